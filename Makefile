@@ -1,0 +1,74 @@
+# Every target sets itself up first. `make help` lists them.
+#
+#   CONFIG=path.yaml   another configuration than <paper>/configs/quick.yaml
+#   ARGS="..."         further arguments for the script, e.g. ARGS="--set steps=500 --out runs/short"
+#   PYTHON=python      use this interpreter (an active conda environment, say) instead of .venv
+
+SHELL  := /bin/bash
+PAPERS := $(patsubst %/train.py,%,$(wildcard */train.py))
+
+EXTRAS := dev,colmap,log
+
+ifdef PYTHON
+PY    := $(PYTHON)
+READY := check-python
+else
+PY    := .venv/bin/python
+READY := .venv/.ready
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help setup test test-all lint bench clean $(foreach p,$(PAPERS),train-$(p) eval-$(p) table-$(p))
+
+help: ## this list
+	@echo "usage: make TARGET [CONFIG=file.yaml] [ARGS=\"...\"] [PYTHON=python]"
+	@echo
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-20s %s\n", $$1, $$2}'
+	@for p in $(PAPERS); do \
+	    printf "  %-20s %s\n" "train-$$p" "train and evaluate $$p (CONFIG=$$p/configs/quick.yaml)"; \
+	    printf "  %-20s %s\n" "eval-$$p" "evaluate a finished run again (ARGS=\"--run DIR\")"; \
+	    printf "  %-20s %s\n" "table-$$p" "train every row of the paper's table and print it"; \
+	done
+
+setup: $(READY) ## create .venv with everything in it (2-10 minutes, downloads PyTorch)
+
+# torch and torchvision are asked for together, so that the index hands out a matching pair.
+.venv/.ready: pyproject.toml
+	@command -v python3 >/dev/null || { echo "python3 (3.11 or newer) is needed but was not found"; exit 1; }
+	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "Python 3.11 or newer is needed; python3 is $$(python3 --version). Try: make PYTHON=python with a conda environment"; exit 1; }
+	python3 -m venv .venv
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check torch torchvision
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[$(EXTRAS)]'
+	@touch $@
+
+.PHONY: check-python
+check-python:
+	@$(PY) -c 'import importlib.util as u, sys; sys.exit(not all(map(u.find_spec, ("torch", "torchvision", "shared"))))' || \
+	    { echo "$(PY) lacks the packages; run once: $(PY) -m pip install --editable '.[$(EXTRAS)]'"; exit 1; }
+
+define PAPER_TARGETS
+train-$(1): $$(READY)
+	$$(PY) -m $(1).train --config $$(or $$(CONFIG),$(1)/configs/quick.yaml) $$(ARGS)
+eval-$(1): $$(READY)
+	$$(PY) -m $(1).eval $$(or $$(ARGS),--run runs/$(1)/$$(basename $$(notdir $$(or $$(CONFIG),quick.yaml))))
+table-$(1): $$(READY)
+	$$(PY) -m $(1).table $$(and $$(CONFIG),--config $$(CONFIG)) $$(ARGS)
+endef
+$(foreach p,$(PAPERS),$(eval $(call PAPER_TARGETS,$(p))))
+
+test: $(READY) ## all tests a newcomer needs (at most 6 minutes on two cores)
+	$(PY) -m pytest -m "not slow" $(ARGS)
+
+test-all: $(READY) ## also the slow ones
+	$(PY) -m pytest $(ARGS)
+
+lint: $(READY) ## ruff
+	$(PY) -m ruff check .
+
+bench: $(READY) ## every hot operation beside its plain twin, as ratios in one run
+	$(PY) -m benchmarks.run $(ARGS)
+
+clean: ## remove caches (never runs or data)
+	rm -rf .pytest_cache .ruff_cache .coverage
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
