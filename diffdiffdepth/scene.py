@@ -1,4 +1,4 @@
-"""What loaders, the EPI detector and COLMAP hand over, and what optimisation, evaluation and prediction take."""
+"""What loaders and point detectors hand over; what optimisation, evaluation and prediction take."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def _moved(instance, device: torch.device | str):
 class SparsePoints:
     """Labelled points in the centre view; pixel (0, 0) is the centre of the top-left pixel.
 
-    `kind` says what `labels` are: "disparity" in pixels per unit of view offset (larger is nearer), or z-"depth" in
-    scene units (smaller is nearer). `weights` are confidences in (0, 1]; None means 1 for every point.
+    `kind` says what `labels` are: "disparity" in pixels per unit of view offset (larger is nearer), or
+    z-"depth" in scene units (smaller is nearer). `weights` are confidences in (0, 1]; None: 1 for every point.
     """
 
     positions_px: Tensor  # [n, 2] x, y
@@ -55,7 +55,9 @@ class SparsePoints:
         if self.kind == "depth":
             _need(bool((self.labels > 0).all()), "depth labels must be positive: points behind the camera")
         if self.weights is not None:
-            _need(tuple(self.weights.shape) == (n,), f"weights must be [{n}], got {tuple(self.weights.shape)}")
+            _need(
+                tuple(self.weights.shape) == (n,), f"weights must be [{n}], got {tuple(self.weights.shape)}"
+            )
             _need(bool(((self.weights > 0) & (self.weights <= 1)).all()), "weights must lie in (0, 1]")
 
     def __len__(self) -> int:
@@ -72,7 +74,8 @@ class SparsePoints:
 
 def _check_images(name: str, centre: Tensor, views: Tensor) -> tuple[int, int, int]:
     _need(
-        centre.ndim == 3 and centre.shape[0] == 3, f"{name}: centre must be [3, H, W], got {tuple(centre.shape)}"
+        centre.ndim == 3 and centre.shape[0] == 3,
+        f"{name}: centre must be [3, H, W], got {tuple(centre.shape)}",
     )
     _need(
         views.ndim == 4 and len(views) > 0 and views.shape[1:] == centre.shape,
@@ -95,9 +98,9 @@ def _check_truth(name: str, truth: Tensor | None, valid: Tensor | None, size: tu
 class LightField:
     """A centre view and its neighbours on a plane.
 
-    A point of disparity d at (x, y) in the centre lies at (x + d du, y + d dv) in the view with offset (du, dv), so on
-    a regular grid with columns u to the right and rows v downwards (du, dv) = (u_centre - u, v_centre - v).
-    `views` does not contain the centre. Images are RGB in [0, 1]; `truth` is disparity of the centre in pixels.
+    A point of disparity d at (x, y) in the centre lies at (x + d du, y + d dv) in the view with offset
+    (du, dv): on a regular grid, columns u to the right, rows v downwards, (du, dv) = (u_c - u, v_c - v).
+    `views` does not contain the centre. Images are RGB in [0, 1]; `truth` is the centre's disparity in pixels.
     """
 
     centre: Tensor  # [3, H, W]
@@ -116,7 +119,8 @@ class LightField:
         )
         _check_truth(self.name, self.truth, self.valid, (height, width))
         _need(
-            self.points is None or self.points.kind == "disparity", f"{self.name}: a light field needs disparities"
+            self.points is None or self.points.kind == "disparity",
+            f"{self.name}: a light field needs disparities",
         )
 
     def to(self, device: torch.device | str) -> LightField:
@@ -145,7 +149,8 @@ class MultiViewScene:
             _need(got == shape, f"{self.name}: {label} must be {list(shape)}, got {list(got)}")
         _check_truth(self.name, self.truth, self.valid, (height, width))
         _need(
-            self.points is None or self.points.kind == "depth", f"{self.name}: a multi-view scene needs depth labels"
+            self.points is None or self.points.kind == "depth",
+            f"{self.name}: a multi-view scene needs depth labels",
         )
 
     def to(self, device: torch.device | str) -> MultiViewScene:
