@@ -1,0 +1,186 @@
+"""SSIM against scikit-image, against a plain loop, and at its singular points."""
+
+import numpy as np
+import pytest
+import torch
+from skimage.metrics import structural_similarity
+from torch.autograd import gradcheck, gradgradcheck
+
+from shared.ssim import SSIM_VARIANTS, ssim, ssim_map
+
+SKIMAGE_ARGUMENTS = {
+    "gaussian11": {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False},
+    "uniform7": {},
+}
+
+
+def image_pair(batch=2, channels=3, height=23, width=31, dtype=torch.float64, seed=0):
+    """Smooth structure plus noise, so that luminance, contrast and structure terms all matter."""
+    generator = torch.Generator().manual_seed(seed)
+    low = torch.rand(batch, channels, 5, 6, generator=generator, dtype=dtype)
+    smooth = torch.nn.functional.interpolate(low, (height, width), mode="bicubic", align_corners=False)
+    noise = torch.rand(batch, channels, height, width, generator=generator, dtype=dtype)
+    image_a = (0.8 * smooth + 0.2 * noise).clamp(0, 1)
+    return image_a, (0.9 * image_a + 0.15 * noise.flip(-1)).clamp(0, 1)
+
+
+def ssim_map_loop(image_a, image_b, variant, data_range):
+    """The definition, pixel by pixel: weighted moments of the two windows about their own means."""
+    if variant.grey:
+        image_a, image_b = (image.mean(axis=0, keepdims=True) for image in (image_a, image_b))
+    reach = variant.size // 2
+    if variant.border != "valid":
+        mode = {"zero": "constant", "reflect": "reflect"}[variant.border]
+        widths = ((0, 0), (reach, reach), (reach, reach))
+        image_a, image_b = (np.pad(image, widths, mode=mode) for image in (image_a, image_b))
+    offset = np.arange(variant.size) - reach
+    if variant.sigma is None:
+        window = np.ones((variant.size, variant.size))
+    else:
+        window = np.exp(-(offset[:, None] ** 2 + offset[None] ** 2) / (2 * variant.sigma**2))
+    window /= window.sum()
+    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
+    channels, height, width = image_a.shape
+    out = np.empty((channels, height - 2 * reach, width - 2 * reach))
+    unbias = variant.size**2 / (variant.size**2 - 1) if variant.sample_covariance else 1.0
+    for c, y, x in np.ndindex(out.shape):
+        a = image_a[c, y : y + variant.size, x : x + variant.size]
+        b = image_b[c, y : y + variant.size, x : x + variant.size]
+        mean_a, mean_b = (window * a).sum(), (window * b).sum()
+        var_a = unbias * (window * (a - mean_a) ** 2).sum()
+        var_b = unbias * (window * (b - mean_b) ** 2).sum()
+        cov = unbias * (window * (a - mean_a) * (b - mean_b)).sum()
+        luminance = (2 * mean_a * mean_b + c1) / (mean_a**2 + mean_b**2 + c1)
+        out[c, y, x] = luminance * (2 * cov + c2) / (var_a + var_b + c2)
+    return out
+
+
+@pytest.mark.parametrize("name", SKIMAGE_ARGUMENTS)
+@pytest.mark.parametrize("data_range", [1.0, 255.0])
+def test_equals_scikit_image(name, data_range):
+    image_a, image_b = (image * data_range for image in image_pair(batch=1))
+    theirs = structural_similarity(
+        image_a[0].numpy(),
+        image_b[0].numpy(),
+        channel_axis=0,
+        data_range=data_range,
+        **SKIMAGE_ARGUMENTS[name],
+    )
+    assert theirs < 0.95  # a pair that is told apart
+    assert ssim(image_a, image_b, name, data_range).item() == pytest.approx(theirs, abs=1e-10)
+    ours_float32 = ssim(image_a.float(), image_b.float(), name, data_range).item()
+    assert ours_float32 == pytest.approx(theirs, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", SSIM_VARIANTS)
+@pytest.mark.parametrize("data_range", [1.0, 2.0])
+def test_map_equals_plain_loop(name, data_range):
+    image_a, image_b = image_pair(batch=2, height=13, width=17)
+    ours = ssim_map(image_a, image_b, name, data_range)
+    for index in range(2):
+        theirs = ssim_map_loop(
+            image_a[index].numpy(), image_b[index].numpy(), SSIM_VARIANTS[name], data_range
+        )
+        np.testing.assert_allclose(ours[index].numpy(), theirs, atol=1e-12)
+
+
+def test_convention_variants_are_five_different_numbers():
+    image_a, image_b = image_pair()
+    values = sorted(ssim(image_a, image_b, name).item() for name in SSIM_VARIANTS)
+    assert min(np.diff(values)) > 1e-3
+    assert all(SSIM_VARIANTS[name].name == name for name in SSIM_VARIANTS)
+    assert len({variant.label for variant in SSIM_VARIANTS.values()}) == len(SSIM_VARIANTS)
+
+
+def test_convention_map_shapes():
+    image_a, image_b = image_pair(height=23, width=31)
+    shapes = {name: tuple(ssim_map(image_a, image_b, name).shape) for name in SSIM_VARIANTS}
+    assert shapes == {
+        "gaussian11": (2, 3, 13, 21),
+        "uniform7": (2, 3, 17, 25),
+        "box3": (2, 3, 23, 31),
+        "gaussian11_zero_pad": (2, 3, 23, 31),
+        "grey11_sigma0.5": (2, 1, 23, 31),
+    }
+
+
+def test_value_of_the_released_defocus_loss():
+    """A ramp and its dimmed copy: 0.98911452 by dfd_selfsup's released loss, whose float32 is 1.5e-6 off here."""
+    ramp = (torch.arange(4096) / 4096).view(1, 1, 64, 64).expand(1, 3, 64, 64)
+    value = ssim(ramp.double(), 0.9 * ramp.double() + 0.02, "gaussian11_zero_pad").item()
+    assert value == pytest.approx(0.98911452, abs=2e-6)
+    assert ssim(ramp, 0.9 * ramp + 0.02, "gaussian11_zero_pad").item() == pytest.approx(value, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", SSIM_VARIANTS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_equal_images_give_exactly_one_and_order_does_not_matter(name, dtype):
+    image_a, image_b = image_pair(dtype=dtype)
+    assert (ssim_map(image_a, image_a.clone(), name) == 1).all()
+    assert torch.equal(ssim_map(image_a, image_b, name), ssim_map(image_b, image_a, name))
+    assert ssim_map(image_a, image_b, name).abs().max() <= 1 + 1e-6
+
+
+@pytest.mark.parametrize("name", SSIM_VARIANTS)
+def test_batch_equals_one_by_one(name):
+    image_a, image_b = image_pair(batch=3)
+    together = ssim(image_a, image_b, name, reduction="image")
+    singly = [ssim(a[None], b[None], name) for a, b in zip(image_a, image_b, strict=True)]
+    assert together.shape == (3,)
+    torch.testing.assert_close(together, torch.stack(singly), rtol=0, atol=1e-14)
+    torch.testing.assert_close(ssim(image_a, image_b, name), together.mean())
+
+
+@pytest.mark.parametrize("name", SSIM_VARIANTS)
+def test_gradients(name):
+    image_a, image_b = image_pair(batch=1, channels=2, height=12, width=13)
+    image_a.requires_grad_()
+    image_b.requires_grad_()
+    fast = {"eps": 1e-6, "atol": 1e-5, "rtol": 1e-3, "fast_mode": True}
+    assert gradcheck(lambda a, b: ssim_map(a, b, name), (image_a, image_b), **fast)
+    assert gradgradcheck(lambda a, b: ssim(a, b, name), (image_a, image_b), **fast)
+
+
+@pytest.mark.parametrize("name", SSIM_VARIANTS)
+@pytest.mark.parametrize("level_a", [0.0, 0.5, 1.0])
+def test_finite_gradients_without_texture(name, level_a):
+    for image_b in (torch.full((1, 3, 12, 15), level_a), torch.zeros(1, 3, 12, 15), torch.rand(1, 3, 12, 15)):
+        image_a = torch.full((1, 3, 12, 15), level_a, requires_grad=True)
+        value = ssim(image_a, image_b, name)
+        value.backward()
+        assert torch.isfinite(value)
+        assert torch.isfinite(image_a.grad).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_computed_in_float32(dtype):
+    image_a, image_b = (image.to(dtype) for image in image_pair())
+    value = ssim(image_a, image_b)
+    assert value.dtype == torch.float32
+    assert value.item() == pytest.approx(ssim(image_a.double(), image_b.double()).item(), abs=1e-5)
+
+
+@pytest.mark.parametrize("name", SSIM_VARIANTS)
+def test_image_of_window_size_works_and_smaller_is_refused(name):
+    size = SSIM_VARIANTS[name].size
+    image = torch.rand(1, 3, size, size)
+    assert ssim(image, image, name) == 1
+    with pytest.raises(ValueError, match=f"{size}x{size} window"):
+        ssim(image[..., 1:, :], image[..., 1:, :], name)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((torch.rand(3, 16, 16), torch.rand(3, 16, 16)), "B, C, H, W"),
+        ((torch.rand(1, 3, 16, 16), torch.rand(1, 1, 16, 16)), "one shape"),
+        ((torch.rand(0, 3, 16, 16), torch.rand(0, 3, 16, 16)), "non-empty"),
+        ((torch.zeros(1, 3, 16, 16, dtype=torch.uint8),) * 2, "floating-point"),
+        ((torch.rand(1, 3, 16, 16), torch.rand(1, 3, 16, 16), "gaussian"), "gaussian11"),
+        ((torch.rand(1, 3, 16, 16), torch.rand(1, 3, 16, 16), "box3", 0.0), "data_range"),
+        ((torch.rand(1, 3, 16, 16), torch.rand(1, 3, 16, 16), "box3", 1.0, "none"), "ssim_map"),
+    ],
+)
+def test_bad_input_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        ssim(*arguments)
