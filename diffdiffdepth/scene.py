@@ -33,7 +33,7 @@ class SparsePoints:
     """Labelled points in the centre view; pixel (0, 0) is the centre of the top-left pixel.
 
     `kind` says what `labels` are: "disparity" in pixels per unit of view offset (larger is nearer), or
-    z-"depth" in scene units (smaller is nearer). `weights` are confidences in (0, 1]; None: 1 for every point.
+    z-"depth" in scene units (smaller is nearer). `weights` are confidences in (0, 1]; None means all 1.
     """
 
     positions_px: Tensor  # [n, 2] x, y
@@ -100,7 +100,7 @@ class LightField:
 
     A point of disparity d at (x, y) in the centre lies at (x + d du, y + d dv) in the view with offset
     (du, dv): on a regular grid, columns u to the right, rows v downwards, (du, dv) = (u_c - u, v_c - v).
-    `views` does not contain the centre. Images are RGB in [0, 1]; `truth` is the centre's disparity in pixels.
+    `views` does not contain the centre. Images are RGB in [0, 1]; `truth` is the centre's disparity.
     """
 
     centre: Tensor  # [3, H, W]
