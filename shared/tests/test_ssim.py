@@ -105,7 +105,7 @@ def test_convention_map_shapes():
 
 
 def test_value_of_the_released_defocus_loss():
-    """A ramp and its dimmed copy: 0.98911452 by dfd_selfsup's released loss, whose float32 is 1.5e-6 off here."""
+    """A ramp and its dimmed copy: 0.98911452 by dfd_selfsup's released loss, 1.5e-6 off in float32."""
     ramp = (torch.arange(4096) / 4096).view(1, 1, 64, 64).expand(1, 3, 64, 64)
     value = ssim(ramp.double(), 0.9 * ramp.double() + 0.02, "gaussian11_zero_pad").item()
     assert value == pytest.approx(0.98911452, abs=2e-6)

@@ -1,0 +1,355 @@
+"""Image, depth and disparity measures against numpy, scikit-image and the lpips package."""
+
+import math
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from skimage.metrics import peak_signal_noise_ratio
+
+from shared.files import DataError
+from shared.metrics import Lpips, bad_pixels, depth_errors, l1, least_squares_scale, mse_x100, psnr, q25
+
+NAMES = ("abs_rel", "sq_rel", "rmse", "rmse_log", "log10", "silog", "delta1", "delta2", "delta3")
+SCALINGS = ("none", "median", "least_squares", "least_squares_shift")
+
+
+def depth_pair(batch=3, height=17, width=23, seed=0, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(seed)
+    truth = 0.5 + 90 * torch.rand(batch, 1, height, width, generator=generator, dtype=dtype) ** 2
+    noise = torch.randn(batch, 1, height, width, generator=generator, dtype=dtype)
+    return (0.6 * truth * torch.exp(0.25 * noise) + 0.3), truth
+
+
+def depth_errors_numpy(prediction, truth, low, high, scaling, clamp):
+    """One image, flat arrays of valid pixels, straight from the definitions."""
+    if scaling == "median":
+        prediction = prediction * np.median(truth) / np.median(prediction)
+    elif scaling != "none":
+        columns = [prediction, np.ones_like(prediction)][: 1 + (scaling == "least_squares_shift")]
+        design = np.stack(columns, axis=1)
+        prediction = design @ np.linalg.lstsq(design, truth, rcond=None)[0]
+    if clamp:
+        prediction = np.clip(prediction, low, high)
+    p, y = prediction, truth
+    p_log = np.maximum(p, 1e-8)
+    g = np.log(p_log) - np.log(y)
+    ratio = np.maximum(y / p_log, p_log / y)
+    return {
+        "abs_rel": np.mean(np.abs(y - p) / y),
+        "sq_rel": np.mean((y - p) ** 2 / y),
+        "rmse": np.sqrt(np.mean((y - p) ** 2)),
+        "rmse_log": np.sqrt(np.mean(g**2)),
+        "log10": np.mean(np.abs(np.log10(y) - np.log10(p_log))),
+        "silog": 100 * np.sqrt(np.mean(g**2) - np.mean(g) ** 2),
+        "delta1": np.mean(ratio < 1.25),
+        "delta2": np.mean(ratio < 1.25**2),
+        "delta3": np.mean(ratio < 1.25**3),
+    }
+
+
+@pytest.mark.parametrize("data_range", [1.0, 255.0])
+def test_psnr_equals_scikit_image(data_range):
+    generator = torch.Generator().manual_seed(0)
+    a = data_range * torch.rand(4, 3, 13, 19, generator=generator, dtype=torch.float64)
+    b = a + data_range * 0.07 * torch.randn(a.shape, generator=generator, dtype=torch.float64)
+    theirs = [
+        peak_signal_noise_ratio(x.numpy(), y.numpy(), data_range=data_range)
+        for x, y in zip(b, a, strict=True)
+    ]
+    np.testing.assert_allclose(psnr(a, b, data_range).numpy(), theirs, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(psnr(a.float(), b.float(), data_range).numpy(), theirs, rtol=0, atol=1e-4)
+
+
+def test_convention_psnr_is_per_image_and_infinite_for_identical_images():
+    target = torch.rand(2, 3, 8, 9)
+    prediction = torch.stack((target[0], target[1] + 0.1))
+    values = psnr(prediction, target)
+    assert values[0] == math.inf
+    assert values[1].item() == pytest.approx(20, abs=1e-4)
+    assert psnr(target.half(), target.half()).dtype == torch.float32
+
+
+@pytest.mark.parametrize("scaling", SCALINGS)
+@pytest.mark.parametrize(
+    ("low", "high", "clamp"), [(1e-3, 80.0, True), (2.0, 40.0, False), (None, None, True)]
+)
+def test_depth_errors_equal_numpy(scaling, low, high, clamp):
+    prediction, truth = depth_pair()
+    mask = torch.rand(truth.shape, generator=torch.Generator().manual_seed(5)) > 0.3
+    ours = depth_errors(prediction, truth, mask, low, high, scaling, clamp)
+    lo, hi = low or 0.0, high or np.inf
+    rows, pixels = [], 0
+    for index in range(3):
+        y, p, m = (maps[index].numpy() for maps in (truth, prediction, mask))
+        m = m & (y > lo) & (y < hi)
+        pixels += m.sum()
+        rows.append(depth_errors_numpy(p[m], y[m], lo, hi, scaling, clamp))
+    for name in NAMES:
+        assert ours[name] == pytest.approx(np.mean([row[name] for row in rows]), rel=1e-10), name
+    record = ours["record"]
+    assert record["pixels"] == pixels
+    assert (record["images"], record["min_depth"], record["max_depth"]) == (3, low, high)
+    assert (record["scaling"], record["clamp_prediction"], record["pooling"]) == (scaling, clamp, "image")
+    assert len(record["alignments"]) == (0 if scaling == "none" else 3)
+
+
+@pytest.mark.parametrize("scaling", SCALINGS)
+def test_depth_errors_pooled_over_the_batch(scaling):
+    prediction, truth = depth_pair()
+    ours = depth_errors(prediction, truth, scaling=scaling, pooling="batch")
+    inside = ((truth > 1e-3) & (truth < 80)).numpy()
+    theirs = depth_errors_numpy(prediction.numpy()[inside], truth.numpy()[inside], 1e-3, 80.0, scaling, True)
+    for name in NAMES:
+        assert ours[name] == pytest.approx(theirs[name], rel=1e-10), name
+    assert ours["record"]["images"] == 3
+    assert ours["rmse"] != pytest.approx(depth_errors(prediction, truth, scaling=scaling)["rmse"], rel=1e-6)
+
+
+def test_depth_errors_of_the_truth_and_of_its_multiples():
+    _, truth = depth_pair()
+    for scaling, prediction in [
+        ("none", truth),
+        ("median", 0.1 * truth),
+        ("least_squares", 7 * truth),
+        ("least_squares_shift", 0.2 * truth + 5),
+    ]:
+        errors = depth_errors(prediction, truth, scaling=scaling)
+        assert [errors[name] for name in NAMES[:6]] == pytest.approx([0] * 6, abs=1e-5), scaling
+        assert [errors[name] for name in NAMES[6:]] == [1, 1, 1]
+    alignment = depth_errors(0.25 * truth, truth, scaling="median")["record"]["alignments"]
+    assert np.array(alignment) == pytest.approx(np.array([[4.0, 0.0]] * 3))
+    uniform = depth_errors(2 * truth, truth, max_depth=None)
+    assert uniform["abs_rel"] == pytest.approx(1)
+    assert uniform["rmse_log"] == pytest.approx(math.log(2))
+    assert uniform["silog"] == pytest.approx(0, abs=1e-5)
+
+
+def test_convention_delta_threshold_itself_does_not_count():
+    truth = torch.full((1, 1, 2, 2), 4.0)
+    assert depth_errors(1.25 * truth, truth)["delta1"] == 0
+    assert depth_errors(1.249 * truth, truth)["delta1"] == 1
+
+
+@pytest.mark.parametrize("scaling", SCALINGS)
+@pytest.mark.parametrize("junk", [math.nan, math.inf, -math.inf, 0.0, -3.0, 1e30])
+def test_depth_outside_the_mask_changes_nothing(scaling, junk):
+    prediction, truth = depth_pair(dtype=torch.float32)
+    mask = torch.rand(truth.shape, generator=torch.Generator().manual_seed(1)) > 0.4
+    clean = depth_errors(prediction, truth, mask, scaling=scaling)
+    assert depth_errors(prediction.where(mask, torch.tensor(junk)), truth, mask, scaling=scaling) == clean
+    assert depth_errors(prediction, truth.where(mask, torch.tensor(junk)), mask, scaling=scaling) == clean
+
+
+def test_depth_of_invalid_truth_is_left_out_without_a_mask():
+    prediction, truth = depth_pair()
+    mask = torch.rand(truth.shape, generator=torch.Generator().manual_seed(1)) > 0.4
+    for junk in (math.nan, math.inf, 0.0, -1.0):
+        holes = truth.where(mask, torch.tensor(junk, dtype=truth.dtype))
+        assert depth_errors(prediction, holes) == depth_errors(prediction, truth, mask)
+
+
+def test_zero_depth_predictions_stay_finite():
+    _, truth = depth_pair()
+    errors = depth_errors(torch.zeros_like(truth), truth, min_depth=None, max_depth=None)
+    assert all(math.isfinite(errors[name]) for name in NAMES)
+    assert errors["abs_rel"] == 1
+
+
+@pytest.mark.parametrize("shift", [False, True])
+def test_least_squares_scale(shift):
+    prediction, truth = depth_pair()
+    mask = torch.rand(truth.shape, generator=torch.Generator().manual_seed(2)) > 0.5
+    p, y = prediction[mask].numpy(), truth[mask].numpy()
+    design = np.stack([p, np.ones_like(p)], axis=1)[:, : 1 + shift]
+    theirs = np.append(np.linalg.lstsq(design, y, rcond=None)[0], [0.0] * (not shift))
+    ours = least_squares_scale(prediction.where(mask, torch.tensor(math.nan)), truth, mask, shift)
+    assert ours == pytest.approx(tuple(theirs), rel=1e-9)
+    if not shift:
+        assert ours[0] == pytest.approx((p * y).sum() / (p * p).sum())
+
+
+@pytest.mark.parametrize(("prediction", "shift", "word"), [(0.0, False, "zero"), (0.3, True, "constant")])
+def test_least_squares_scale_without_an_answer(prediction, shift, word):
+    with pytest.raises(ValueError, match=word):
+        least_squares_scale(torch.full((1, 1, 7, 9), prediction), torch.rand(1, 1, 7, 9), shift=shift)
+
+
+@pytest.mark.parametrize("shape", [(3, 9, 11), (3, 1, 9, 11), (3, 3, 9, 11)])
+@pytest.mark.parametrize("masked", [False, True])
+def test_disparity_measures_equal_numpy(shape, masked):
+    generator = torch.Generator().manual_seed(3)
+    truth = torch.randn(shape, generator=generator, dtype=torch.float64)
+    prediction = truth + 0.2 * torch.randn(shape, generator=generator, dtype=torch.float64)
+    mask_shape = shape if len(shape) == 3 else (3, 1, 9, 11)
+    mask = torch.rand(mask_shape, generator=generator) > 0.4 if masked else None
+    results = {
+        "l1": l1(prediction, truth, mask),
+        "mse": mse_x100(prediction, truth, mask),
+        "bad": bad_pixels(prediction, truth, 0.1, mask),
+        "q25": q25(prediction, truth, mask),
+    }
+    for index in range(3):
+        error = (prediction - truth)[index].abs()
+        error = (error if mask is None else error[mask.expand(shape)[index]]).numpy().ravel()
+        expected = {
+            "l1": error.mean(),
+            "mse": 100 * (error**2).mean(),
+            "bad": 100 * (error > 0.1).mean(),
+            "q25": np.percentile(error, 25),
+        }
+        assert {name: value[index].item() for name, value in results.items()} == pytest.approx(
+            expected, rel=1e-12
+        )
+
+
+@pytest.mark.parametrize("junk", [math.nan, math.inf, 0.0])
+def test_disparity_outside_the_mask_changes_nothing(junk):
+    prediction, truth = depth_pair()
+    mask = torch.rand(truth.shape, generator=torch.Generator().manual_seed(4)) > 0.4
+    junk = torch.tensor(junk, dtype=truth.dtype)
+    for measure in (l1, mse_x100, q25, lambda p, t, m: bad_pixels(p, t, 1.0, m)):
+        clean = measure(prediction, truth, mask)
+        assert torch.equal(measure(prediction.where(mask, junk), truth.where(mask, junk), mask), clean)
+
+
+def test_convention_bad_pixels_exceed_the_threshold_and_nan_is_bad():
+    truth = torch.zeros(1, 2, 2)
+    prediction = torch.tensor([[[0.25, 0.2500001], [math.nan, -1.0]]])
+    assert bad_pixels(prediction, truth, 0.25).item() == 75
+
+
+def test_masked_l1_has_a_finite_gradient_beside_nan():
+    prediction = torch.tensor([[[1.0, math.nan]]], requires_grad=True)
+    l1(prediction, torch.zeros(1, 1, 2), torch.tensor([[[True, False]]])).sum().backward()
+    assert torch.equal(prediction.grad, torch.tensor([[[1.0, 0.0]]]))
+
+
+def test_q25_of_more_values_than_torch_quantile_takes():
+    error = torch.arange(2**24 + 5, dtype=torch.float32).view(1, 1, -1)
+    assert q25(error, torch.zeros_like(error)).item() == pytest.approx(2**22 + 1, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "measure", [depth_errors, l1, mse_x100, q25, lambda p, t, m: bad_pixels(p, t, 1.0, m)]
+)
+def test_empty_mask_names_the_image(measure):
+    prediction, truth = depth_pair()
+    mask = torch.ones_like(truth, dtype=torch.bool)
+    mask[1] = False
+    with pytest.raises(ValueError, match=r"\[1\]"):
+        measure(prediction, truth, mask)
+    with pytest.raises(ValueError, match="no pixel is valid"):
+        least_squares_scale(prediction[1:2], truth[1:2], mask[1:2])
+
+
+DEPTH = torch.rand(2, 1, 8, 8) + 1
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: psnr(DEPTH[0], DEPTH[0]), "4 dimensions"),
+        (lambda: psnr(DEPTH, DEPTH, 0.0), "data_range"),
+        (lambda: psnr(DEPTH, DEPTH.squeeze(1)), "one shape"),
+        (lambda: psnr(DEPTH.byte(), DEPTH.byte()), "floating-point"),
+        (lambda: psnr(DEPTH[:0], DEPTH[:0]), "empty"),
+        (lambda: depth_errors(DEPTH, DEPTH.squeeze(1)), "one shape"),
+        (lambda: depth_errors(DEPTH[0, 0], DEPTH[0, 0]), "3 or 4 dimensions"),
+        (lambda: depth_errors(DEPTH.expand(2, 3, 8, 8), DEPTH.expand(2, 3, 8, 8)), "one channel"),
+        (lambda: depth_errors(DEPTH, DEPTH, DEPTH), "boolean"),
+        (lambda: depth_errors(DEPTH, DEPTH, (DEPTH > 0)[:1]), "does not fit"),
+        (lambda: depth_errors(DEPTH, DEPTH, max_depth=1e-4), "limits"),
+        (lambda: depth_errors(DEPTH, DEPTH, scaling="mean"), "unknown scaling"),
+        (lambda: depth_errors(DEPTH, DEPTH, pooling="all"), "unknown pooling"),
+        (lambda: depth_errors(DEPTH / 0, DEPTH), "not finite"),
+        (lambda: depth_errors(-DEPTH, DEPTH, scaling="median"), "positive median"),
+        (lambda: least_squares_scale(DEPTH / 0, DEPTH), "not finite"),
+        (lambda: bad_pixels(DEPTH, DEPTH, -1.0), "threshold"),
+        (lambda: Lpips("squeeze"), "unknown LPIPS net"),
+    ],
+)
+def test_bad_input_is_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def random_backbone_file(folder, net):
+    """A weight file as torchvision lays it out, with random numbers; classifier entries are ignored."""
+    import torchvision.models
+
+    builder = {"alex": torchvision.models.alexnet, "vgg": torchvision.models.vgg16}[net]
+    with torch.device("meta"):
+        shapes = {
+            name: value.shape for name, value in builder().features.state_dict(prefix="features.").items()
+        }
+    generator = torch.Generator().manual_seed(0)
+    state = {}
+    for name, shape in shapes.items():
+        scale = 0.1 if name.endswith("bias") else math.sqrt(2 / math.prod(shape[1:]))
+        state[name] = scale * torch.randn(shape, generator=generator)
+    state["classifier.6.bias"] = torch.zeros(1000)
+    torch.save(state, folder / "backbone.pth")
+    return folder / "backbone.pth"
+
+
+@pytest.mark.parametrize("net", ["alex", "vgg"])
+def test_lpips_equals_the_package(net, tmp_path):
+    import lpips
+
+    path = random_backbone_file(tmp_path, net)
+    ours = Lpips(net, path)
+    with warnings.catch_warnings(), torch.random.fork_rng(), torch.device("meta"):
+        warnings.simplefilter("ignore")
+        theirs = lpips.LPIPS(net=net, pretrained=False, pnet_rand=True, verbose=False)
+    theirs.scaling_layer = lpips.ScalingLayer()
+    theirs = theirs.to_empty(device="cpu")
+    theirs.scaling_layer = lpips.ScalingLayer()
+    linear = f"{lpips.__path__[0]}/weights/v0.1/{net}.pth"
+    theirs.load_state_dict(torch.load(linear, map_location="cpu", weights_only=True), strict=False)
+    backbone = torch.load(path, weights_only=True)
+    with torch.no_grad():
+        for name, parameter in theirs.net.named_parameters():  # slice2.3.weight is features.3.weight
+            parameter.copy_(backbone["features." + name.split(".", 1)[1]])
+
+    generator = torch.Generator().manual_seed(1)
+    a, b = torch.rand(2, 2, 3, 41, 37, generator=generator)
+    expected = theirs(2 * a - 1, 2 * b - 1).detach().flatten()
+    assert ours(a, b).shape == (2,)
+    assert expected.min() > 1e-3
+    torch.testing.assert_close(ours(a, b), expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(ours.train()(a, b), expected, rtol=0, atol=1e-6)  # no dropout ever
+    assert (ours(a, a) == 0).all()
+    assert not any(parameter.requires_grad for parameter in ours.parameters())
+    small = torch.rand(1, 3, ours.smallest_side, ours.smallest_side)
+    assert torch.isfinite(ours(small, small.flip(-1))).all()
+    with pytest.raises(ValueError, match="at least"):
+        ours(small[..., 1:], small[..., 1:])
+
+
+def test_lpips_leaves_the_random_state_alone(tmp_path):
+    path = random_backbone_file(tmp_path, "alex")
+    before = torch.random.get_rng_state()
+    Lpips("alex", path)
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_lpips_finds_weights_in_the_cache_or_says_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+
+    def no_network(*_, **__):
+        raise AssertionError("a download was started")
+
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", no_network)
+    monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)
+    with pytest.raises(DataError) as caught:
+        Lpips("alex")
+    assert "https://" in caught.value.remedy
+    assert str(tmp_path / "checkpoints") in caught.value.remedy
+    assert caught.value.path.startswith(str(tmp_path / "checkpoints" / "alexnet"))
+
+    (tmp_path / "checkpoints").mkdir()
+    random_backbone_file(tmp_path, "alex").rename(caught.value.path)
+    image = torch.rand(1, 3, 32, 32)
+    assert Lpips("alex")(image, 1 - image).item() > 0
