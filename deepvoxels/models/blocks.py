@@ -1,0 +1,138 @@
+"""Convolution units and U-Nets, in two and three dimensions (released code of DeepVoxels, CVPR 2019).
+
+Every unit is pad -> convolution -> batch norm -> activation -> channel dropout. A convolution has a bias exactly
+when no norm follows it. Images are padded by reflection, volumes by replication; transposed convolutions pad zeros.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = ["ConvUnit", "Down", "UNet", "Up", "channels_last", "coordinate_channels", "unet_widths"]
+
+_PAD_MODE = {2: "reflect", 3: "replicate"}
+_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """Lay out [B, C, ...] with the channels contiguous: CPU convolutions run 1.3 to 3 times faster that way."""
+    return x.contiguous(memory_format=_CHANNELS_LAST[x.dim()])
+
+
+def coordinate_channels(*sides: int, like: Tensor) -> Tensor:
+    """Coordinates (i - n/2) / n in [-0.5, 0.5) of every axis as channels: [1, len(sides), *sides]."""
+    axes = [(torch.arange(n, device=like.device, dtype=like.dtype) - n / 2) / n for n in sides]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij")).unsqueeze(0)
+
+
+def unet_widths(base: int, levels: int, widest: int) -> list[int]:
+    """Channels at each resolution: doubled per level up to `widest`; the deepest level keeps its width."""
+    if levels < 1:
+        raise ValueError(f"a U-Net needs at least one level, got {levels}")
+    widths = [min(base << level, widest) for level in range(levels)]
+    return [*widths, widths[-1]]
+
+
+class ConvUnit(nn.Module):
+    """One convolution with its padding, norm, activation and dropout.
+
+    `kernel` 3 keeps the size, `kernel` 4 with `stride` 2 halves it, `transposed` doubles it.
+    `slope` is the negative slope of the activation (0 is a ReLU, None is no activation).
+    """
+
+    def __init__(self, dims: int, in_channels: int, out_channels: int, *, kernel: int = 3, stride: int = 1,
+                 transposed: bool = False, bias: bool | None = None, norm: bool = True,
+                 slope: float | None = 0.0, dropout: float = 0.0) -> None:
+        super().__init__()
+        bias = not norm if bias is None else bias
+        if transposed:
+            conv = (nn.ConvTranspose2d, nn.ConvTranspose3d)[dims - 2]
+            self.conv = conv(in_channels, out_channels, kernel, stride, padding=1, bias=bias)
+        else:
+            self.conv = (nn.Conv2d, nn.Conv3d)[dims - 2](in_channels, out_channels, kernel, stride, bias=bias)
+        self.norm = (nn.BatchNorm2d, nn.BatchNorm3d)[dims - 2](out_channels) if norm else None
+        self.padding = None if transposed else (1,) * (2 * dims)
+        self.pad_mode = _PAD_MODE[dims]
+        self.slope = slope
+        self.dropout = dropout
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.padding is not None:
+            x = F.pad(x, self.padding, mode=self.pad_mode)
+        x = self.conv(x)
+        if self.norm is not None:
+            x = self.norm(x)
+        if self.slope is not None:  # in place: neither convolution nor norm needs its own output again
+            x = F.leaky_relu(x, self.slope, inplace=True) if self.slope else F.relu(x, inplace=True)
+        if self.dropout and self.training:
+            keep = torch.rand(x.shape[:2], device=x.device).ge_(self.dropout).to(x.dtype) / (1 - self.dropout)
+            x = x * keep.view(*x.shape[:2], *(1,) * (x.dim() - 2))
+        return x
+
+
+class Down(nn.Module):
+    """Halve the side: in 2D a k3 convolution, then k4 stride 2; in 3D only the latter. Leaky ReLU 0.2."""
+
+    def __init__(self, dims: int, in_channels: int, out_channels: int, *, middle: int | None = None,
+                 norm: bool = True, dropout: float = 0.0) -> None:
+        super().__init__()
+        middle = in_channels if middle is None else middle
+        common = {"norm": norm, "slope": 0.2, "dropout": dropout}
+        self.refine = ConvUnit(dims, in_channels, middle, **common) if dims == 2 else nn.Identity()
+        self.resize = ConvUnit(dims, middle if dims == 2 else in_channels, out_channels, kernel=4, stride=2, **common)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.resize(self.refine(x))
+
+
+class Up(nn.Module):
+    """Double the side: transposed k4 stride 2 convolution; in 2D a k3 convolution follows. ReLU."""
+
+    def __init__(self, dims: int, in_channels: int, out_channels: int, *, norm: bool = True,
+                 dropout: float = 0.0) -> None:
+        super().__init__()
+        common = {"norm": norm, "dropout": dropout}
+        self.resize = ConvUnit(dims, in_channels, out_channels, kernel=4, stride=2, transposed=True, **common)
+        self.refine = ConvUnit(dims, out_channels, out_channels, **common) if dims == 2 else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.refine(self.resize(x))
+
+
+class UNet(nn.Module):
+    """U-Net whose level i runs from `widths[i]` to `widths[i + 1]` channels and back, with skip connections.
+
+    The deepest level has no norm: at side 1 there is nothing to normalise over. Input side: a multiple of
+    2 ** levels. The tail ends in a ReLU, so the output is >= 0.
+    """
+
+    def __init__(self, dims: int, in_channels: int, out_channels: int, widths: Sequence[int], *,
+                 dropout: float = 0.0) -> None:
+        super().__init__()
+        levels = len(widths) - 1
+        if levels < 1:
+            raise ValueError(f"a U-Net needs at least two widths, got {list(widths)}")
+        self.head = ConvUnit(dims, in_channels, widths[0], slope=0.2, dropout=dropout)
+        self.downs = nn.ModuleList()
+        self.ups = nn.ModuleList()
+        for level, (outer, inner) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+            deepest = level == levels - 1
+            common = {"norm": not deepest, "dropout": dropout}
+            self.downs.append(Down(dims, outer, inner, **common))
+            self.ups.append(Up(dims, inner if deepest else 2 * inner, outer, **common))
+        self.tail = ConvUnit(dims, 2 * widths[0], out_channels, dropout=dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, in_channels, *sides] -> [B, out_channels, *sides]."""
+        x = self.head(x)
+        skips = []
+        for down in self.downs:
+            skips.append(x)
+            x = down(x)
+        for up, skip in zip(reversed(self.ups), reversed(skips), strict=True):
+            x = torch.cat((skip, up(x)), dim=1)
+        return self.tail(x)

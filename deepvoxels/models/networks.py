@@ -1,0 +1,134 @@
+"""The five networks of DeepVoxels: feature extractor, integration, inpainting, occlusion and rendering."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from deepvoxels.models.blocks import ConvUnit, Down, UNet, Up, channels_last, coordinate_channels, unet_widths
+from deepvoxels.models.options import GeneratorOptions
+
+__all__ = ["DepthCollapse", "FeatureExtractor", "Inpainting", "Integration", "Occlusion", "Renderer"]
+
+
+class FeatureExtractor(nn.Module):
+    """Image to feature map: strided blocks down to the feature side, then a U-Net."""
+
+    def __init__(self, options: GeneratorOptions) -> None:
+        super().__init__()
+        widths = [options.nf0 << i for i in range(options.doublings)]
+        drop = options.extractor_dropout
+        self.downs = nn.ModuleList([Down(2, 3, widths[0], middle=options.nf0, dropout=drop)])
+        self.downs.extend(Down(2, a, b, dropout=drop) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        self.unet = UNet(2, widths[-1], options.grid_features, options.extractor_widths, dropout=drop)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[B, 3, S, S] in [-0.5, 0.5] -> [B, F, h, h], >= 0."""
+        x = channels_last(images)
+        for down in self.downs:
+            x = down(x)
+        return self.unet(x)
+
+
+class Integration(nn.Module):
+    """Convolutional gated recurrent unit that merges a lifted view into the persistent volume (paper, eq. 1 to 4).
+
+    Both gates are one scalar per voxel; the candidate goes through a ReLU. Convolutions also see the voxel's
+    (z, y, x) coordinates. Convolutions that read the same tensor are one convolution here: `from_observation` gives
+    reset, update and candidate (in that order, with all the biases), `gates_from_state` reset and update.
+    """
+
+    def __init__(self, features: int, dropout: float) -> None:
+        super().__init__()
+        self.from_observation = nn.Conv3d(features + 3, 2 + features, 3)
+        self.gates_from_state = nn.Conv3d(features + 3, 2, 3, bias=False)
+        self.candidate_from_state = nn.Conv3d(features + 3, features, 3, bias=False)
+        self.dropout = dropout
+
+    def forward(self, state: Tensor, observation: Tensor) -> Tensor:
+        """Old state and observation, both [B, F, G, G, G] -> new state."""
+        coords = coordinate_channels(*state.shape[2:], like=state).expand(len(state), -1, -1, -1, -1)
+        old = torch.cat((channels_last(state), coords), dim=1)
+        new = F.pad(torch.cat((channels_last(observation), coords), dim=1), (1,) * 6, mode="replicate")
+        gates_new, candidate_new = self.from_observation(new).split((2, state.shape[1]), dim=1)
+        gates = torch.sigmoid(gates_new + self.gates_from_state(F.pad(old, (1,) * 6, mode="replicate")))
+        reset, update = gates.split(1, dim=1)  # [B, 1, G, G, G] each
+        candidate_old = self.candidate_from_state(F.pad(reset * old, (1,) * 6, mode="replicate"))
+        candidate = F.relu(F.dropout3d(candidate_new, self.dropout, self.training)
+                           + F.dropout3d(candidate_old, self.dropout, self.training))
+        return torch.lerp(state, candidate, update)
+
+
+class Inpainting(nn.Module):
+    """3D U-Net that fills in what no view has seen; it reads the state and the voxel coordinates."""
+
+    def __init__(self, features: int, multiples: list[int]) -> None:
+        super().__init__()
+        self.unet = UNet(3, features + 3, features, [features * m for m in multiples])
+
+    def forward(self, state: Tensor) -> Tensor:
+        """[B, F, G, G, G] -> the same, >= 0."""
+        coords = coordinate_channels(*state.shape[2:], like=state).expand(len(state), -1, -1, -1, -1)
+        return self.unet(torch.cat((channels_last(state), coords), dim=1))
+
+
+class Occlusion(nn.Module):
+    """Soft visibility of every sample along a ray of the canonical view volume, and the depth it implies."""
+
+    def __init__(self, options: GeneratorOptions) -> None:
+        super().__init__()
+        base = options.occlusion_base
+        self.compress = ConvUnit(3, options.grid_features + 1, base)
+        self.unet = UNet(3, base, base, unet_widths(base, options.occlusion_depth, options.occlusion_max))
+        self.logits = ConvUnit(3, 2 * base + 1, 1, norm=False, slope=None)
+        self.average = options.collapse == "mean"
+
+    def forward(self, volume: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """View volume [N, F, D, h, w] -> features [N, F, h, w], depth fraction [N, 1, h, w], weights [N, 1, D, h, w].
+
+        The weights sum to 1 over depth; the fraction is their mean of (plane - D/2) / D, in [-0.5, 0.5).
+        """
+        n, _, planes, h, w = volume.shape
+        plane = coordinate_channels(planes, like=volume).view(1, 1, planes, 1, 1)
+        plane_volume = plane.expand(n, 1, planes, h, w)
+        compressed = self.compress(torch.cat((plane_volume, volume), dim=1))
+        logits = self.logits(torch.cat((compressed, self.unet(compressed), plane_volume), dim=1))
+        weights = torch.softmax(logits, dim=2)
+        features = (weights * volume).sum(dim=2)
+        return features / planes if self.average else features, (weights * plane).sum(dim=2), weights
+
+
+class DepthCollapse(nn.Module):
+    """The ablation without an occlusion network: all depth planes as channels of plain 2D convolutions."""
+
+    def __init__(self, options: GeneratorOptions) -> None:
+        super().__init__()
+        widths = [options.grid_features * options.planes, options.nf0 * options.grid_side // 2,
+                  options.nf0 * options.grid_side // 8, options.grid_features]
+        self.layers = nn.Sequential(*(ConvUnit(2, a, b) for a, b in zip(widths[:-1], widths[1:], strict=True)))
+
+    def forward(self, volume: Tensor) -> Tensor:
+        """View volume [N, F, D, h, w] -> features [N, F, h, w]; channel f * D + k is feature f of plane k."""
+        return self.layers(channels_last(volume.flatten(1, 2)))
+
+
+class Renderer(nn.Module):
+    """Feature map to image: a U-Net, upsampling blocks, and two convolutions to colour."""
+
+    def __init__(self, options: GeneratorOptions) -> None:
+        super().__init__()
+        drop = options.renderer_dropout
+        self.unet = UNet(2, options.grid_features, 4 * options.nf0, options.renderer_widths, dropout=drop)
+        ups = [4 * options.nf0, *options.up_widths]
+        self.ups = nn.ModuleList(Up(2, a, b, dropout=drop) for a, b in zip(ups[:-1], ups[1:], strict=True))
+        narrow = max(options.nf0 // 2, 1)
+        self.narrow = ConvUnit(2, ups[-1], narrow)
+        self.colour = ConvUnit(2, narrow, 3, norm=False, slope=None)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[N, F, h, h] -> images [N, 3, S, S] in (-0.5, 0.5)."""
+        x = self.unet(channels_last(features))
+        for up in self.ups:
+            x = up(x)
+        return 0.5 * torch.tanh(self.colour(self.narrow(x)))
