@@ -9,7 +9,7 @@ from shared.scenes.scene import Background, Item, Light, Scene
 from shared.scenes.shapes import Box
 from shared.scenes.textures import Texture
 
-__all__ = ["OBJECT_LIGHT", "WHITE", "letter_cube"]
+__all__ = ["OBJECT_LIGHT", "WHITE", "letter_cube", "make_object"]
 
 WHITE = Background()
 OBJECT_LIGHT = Light(to_sun=(0.5, -0.35, 0.8), shadows=True, occlusion_radius=0.12)
@@ -22,6 +22,14 @@ _CUBE_COLOURS = (
     (0.46, 0.20, 0.56),
     (0.08, 0.52, 0.56),
 )
+
+
+def make_object(name: str, seed: int = 0) -> Scene:
+    """One of the objects by name: cube."""
+    makers = {"cube": letter_cube}
+    if name not in makers:
+        raise ValueError(f"unknown object {name!r}; there are {', '.join(makers)}")
+    return makers[name](seed)
 
 
 def letter_cube(seed: int = 0, side: float = 0.8) -> Scene:

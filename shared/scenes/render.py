@@ -61,10 +61,13 @@ def render_views(
 
 
 def pixel_rays(K: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """Camera-frame directions [3, len(y) * len(x)] with z = 1 through pixel positions x, y, row by row."""
-    grid_y, grid_x = torch.meshgrid(y, x, indexing="ij")
-    pixels = torch.stack([grid_x.flatten(), grid_y.flatten(), torch.ones_like(grid_x).flatten()])
-    return torch.linalg.solve(K, pixels)
+    """Camera-frame directions [3, len(y) * len(x)] with z = 1 through pixel positions x, y, row by row.
+
+    `shared.camera.camera_rays` for any positions, in this package's layout.
+    """
+    ray_y = ((y - K[1, 2]) / K[1, 1])[:, None].expand(-1, len(x))
+    ray_x = (x - K[0, 2]) / K[0, 0] - K[0, 1] / K[0, 0] * ray_y
+    return torch.stack([ray_x.flatten(), ray_y.flatten(), torch.ones_like(ray_x).flatten()])
 
 
 def _positions(span: slice, count: int, like: Tensor) -> Tensor:

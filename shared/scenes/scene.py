@@ -14,7 +14,9 @@ from torch import Tensor
 from shared.scenes.shapes import T_MIN, Shape, ball_interval
 from shared.scenes.textures import Texture
 
-__all__ = ["Background", "Hits", "Item", "Light", "Scene", "beam_candidates", "trace"]
+__all__ = ["SCENES_VERSION", "Background", "Hits", "Item", "Light", "Scene", "beam_candidates", "trace"]
+
+SCENES_VERSION = 1  # raised when any scene comes to look different, so that written data sets are made anew
 
 
 @dataclass(frozen=True)
