@@ -1,0 +1,327 @@
+"""COLMAP models against pycolmap, both ways, and damage that may only end in DataError."""
+
+import math
+import struct
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from shared.camera import invert_pose, look_at, project, transform_points
+from shared.colmap import (
+    ColmapCamera,
+    ColmapImage,
+    ColmapModel,
+    ColmapPoints,
+    find_colmap_model,
+    read_colmap_model,
+    write_colmap_model,
+)
+from shared.files import DataError
+
+CAMERAS = {
+    1: ColmapCamera("SIMPLE_PINHOLE", 640, 480, (525.0, 320.0, 240.0)),
+    2: ColmapCamera("PINHOLE", 641, 359, (500.0, 510.0, 321.25, 180.5)),
+    3: ColmapCamera("SIMPLE_RADIAL", 64, 48, (50.0, 32.0, 24.0, -0.1)),
+    4: ColmapCamera("RADIAL", 64, 48, (50.0, 32.0, 24.0, -0.1, 0.02)),
+    7: ColmapCamera("OPENCV", 64, 48, (50.0, 51.0, 32.0, 24.0, -0.1, 0.02, 1e-3, -2e-3)),
+}
+NAMES = ["a.png", "with space.png", "sub/folder/b c.png", "ümlaut.jpg", "e.png"]
+EXTENSIONS = {True: ".bin", False: ".txt"}
+
+
+def small_model(seed=0, points=6):
+    """Five cameras round a few points, each of which is observed by two to five of them."""
+    generator = torch.Generator().manual_seed(seed)
+    images = {}
+    for index, (camera_id, name) in enumerate(zip(CAMERAS, NAMES, strict=True)):
+        angle = index * 0.7
+        position = torch.tensor([4 * math.cos(angle), 4 * math.sin(angle), 1.5], dtype=torch.float64)
+        world_from_cam = look_at(position)
+        count = 0 if index == 4 else points  # an image without keypoints is a legal image
+        xy = torch.rand(count, 2, generator=generator, dtype=torch.float64) * 40
+        ids = torch.arange(count) * 10 + 3
+        if count:
+            ids[0] = -1
+        images[index + 11] = ColmapImage(name, camera_id, world_from_cam, xy, ids)
+    tracks = [[(11 + view, index) for view in range(4)] for index in range(1, points)]
+    return ColmapModel(
+        cameras=dict(CAMERAS),
+        images=images,
+        points=ColmapPoints(
+            ids=torch.arange(1, points) * 10 + 3,
+            xyz=torch.randn(points - 1, 3, generator=generator, dtype=torch.float64),
+            rgb=torch.randint(0, 256, (points - 1, 3), generator=generator, dtype=torch.uint8),
+            error_px=torch.rand(points - 1, generator=generator, dtype=torch.float64),
+            track_starts=torch.arange(points) * 4,
+            tracks=torch.tensor(tracks).reshape(-1, 2),
+        ),
+    )
+
+
+def assert_same_model(ours, theirs):
+    assert ours.cameras == theirs.cameras
+    assert ours.images.keys() == theirs.images.keys()
+    for image_id, image in ours.images.items():
+        other = theirs.images[image_id]
+        assert (image.name, image.camera_id) == (other.name, other.camera_id)
+        assert torch.allclose(image.world_from_cam, other.world_from_cam, atol=1e-12, rtol=0)
+        assert torch.allclose(image.keypoints_px, other.keypoints_px, atol=1e-12, rtol=0)
+        assert torch.equal(image.point_ids, other.point_ids)
+    for name in ("ids", "xyz", "rgb", "error_px", "track_starts", "tracks"):
+        assert torch.equal(getattr(ours.points, name), getattr(theirs.points, name)), name
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_write_then_read_returns_the_model(tmp_path, binary):
+    model = small_model()
+    write_colmap_model(tmp_path, model, binary=binary)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        f"{name}{EXTENSIONS[binary]}" for name in ("cameras", "images", "points3D")
+    ]
+    assert_same_model(read_colmap_model(tmp_path), model)
+
+
+def test_binary_is_preferred_and_missing_points_are_no_points(tmp_path):
+    write_colmap_model(tmp_path, small_model(seed=1), binary=False)
+    write_colmap_model(tmp_path, small_model(seed=2), binary=True)
+    assert_same_model(read_colmap_model(tmp_path), small_model(seed=2))
+    (tmp_path / "points3D.bin").unlink()
+    points = read_colmap_model(tmp_path).points
+    assert points.xyz.shape == (0, 3)
+    assert points.rgb.shape == (0, 3)
+    assert points.tracks.shape == (0, 2)
+    assert points.track_lengths.shape == (0,)
+
+
+def test_the_model_is_found_at_the_usual_places(tmp_path):
+    assert find_colmap_model(tmp_path) is None
+    write_colmap_model(tmp_path / "sparse" / "0", small_model())
+    assert find_colmap_model(tmp_path) == tmp_path / "sparse" / "0"
+    assert find_colmap_model(tmp_path / "sparse" / "0") == tmp_path / "sparse" / "0"
+
+
+def test_convention_colmap_counts_pixels_from_the_corner():
+    centred = ColmapCamera("SIMPLE_PINHOLE", 4, 2, (10.0, 2.0, 1.0))  # the middle of 4 x 2 pixels
+    assert centred.intrinsics().tolist() == [[10, 0, 1.5], [0, 10, 0.5], [0, 0, 1]]
+
+
+def test_convention_distortion_is_in_opencv_order():
+    assert CAMERAS[1].distortion().tolist() == [0, 0, 0, 0]
+    assert CAMERAS[2].distortion().tolist() == [0, 0, 0, 0]
+    assert CAMERAS[3].distortion().tolist() == [-0.1, 0, 0, 0]
+    assert CAMERAS[4].distortion().tolist() == [-0.1, 0.02, 0, 0]
+    assert CAMERAS[7].distortion().tolist() == [-0.1, 0.02, 1e-3, -2e-3]
+    assert CAMERAS[7].intrinsics().tolist() == [[50, 0, 31.5], [0, 51, 23.5], [0, 0, 1]]
+
+
+# ---- pycolmap as the oracle --------------------------------------------------------------------------------
+
+
+def synthetic(pycolmap, model="PINHOLE", params=(1280.0, 1250.0, 500.0, 380.0)):
+    options = pycolmap.SyntheticDatasetOptions()
+    options.num_points3D = 30
+    options.camera_model_id = getattr(pycolmap.CameraModelId, model)
+    options.camera_params = list(params)
+    pycolmap.set_random_seed(3)
+    return pycolmap.synthesize_dataset(options)
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_we_read_what_pycolmap_writes(tmp_path, binary):
+    pycolmap = pytest.importorskip("pycolmap")
+    theirs = synthetic(pycolmap)
+    theirs.write(tmp_path) if binary else theirs.write_text(tmp_path)
+    ours = read_colmap_model(tmp_path)
+    assert set(ours.images) == set(theirs.images)
+    assert set(ours.points.ids.tolist()) == set(theirs.points3D)
+    for image_id, image in ours.images.items():
+        other = theirs.images[image_id]
+        assert image.name == other.name
+        cam_from_world = other.cam_from_world().matrix()
+        assert np.allclose(invert_pose(image.world_from_cam)[:3].numpy(), cam_from_world, atol=1e-12)
+        keypoints = [point.xy for point in other.points2D]
+        assert np.allclose(image.keypoints_px.numpy() + 0.5, keypoints, atol=1e-9)
+        # the synthetic keypoints have no noise, so our projection must hit them
+        seen = image.point_ids >= 0
+        row = torch.searchsorted(ours.points.ids.sort().values, image.point_ids[seen])
+        xyz = ours.points.xyz[ours.points.ids.argsort()[row]]
+        points_cam = transform_points(invert_pose(image.world_from_cam), xyz)
+        pixels, _ = project(points_cam, ours.cameras[image.camera_id].intrinsics())
+        assert (pixels - image.keypoints_px[seen]).abs().max() < 1e-6
+    for index, point_id in enumerate(ours.points.ids.tolist()):
+        other = theirs.points3D[point_id]
+        assert np.array_equal(ours.points.xyz[index].numpy(), other.xyz)
+        assert np.array_equal(ours.points.rgb[index].numpy(), other.color)
+        start, stop = ours.points.track_starts[index : index + 2].tolist()
+        track = [(e.image_id, e.point2D_idx) for e in other.track.elements]
+        assert [tuple(pair) for pair in ours.points.tracks[start:stop].tolist()] == track
+        assert ours.points.track_lengths[index] == len(track)
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_pycolmap_reads_what_we_write(tmp_path, binary):
+    pycolmap = pytest.importorskip("pycolmap")
+    model = small_model()
+    write_colmap_model(tmp_path, model, binary=binary)
+    theirs = pycolmap.Reconstruction(tmp_path)
+    assert {i: (c.model.name, c.width, c.height, tuple(c.params)) for i, c in theirs.cameras.items()} == {
+        i: (c.model, c.width, c.height, c.params) for i, c in model.cameras.items()
+    }
+    for image_id, image in model.images.items():
+        other = theirs.images[image_id]
+        assert other.name == (image.name if binary else image.name.split()[0])  # theirs stops at the space
+        assert np.allclose(
+            other.cam_from_world().inverse().matrix(), image.world_from_cam[:3].numpy(), atol=1e-12
+        )
+        assert [point.has_point3D() for point in other.points2D] == (image.point_ids >= 0).tolist()
+    assert {i: p.xyz.tolist() for i, p in theirs.points3D.items()} == dict(
+        zip(model.points.ids.tolist(), model.points.xyz.tolist(), strict=True)
+    )
+
+
+@pytest.mark.parametrize("camera_id", sorted(CAMERAS))
+def test_intrinsics_and_distortion_project_as_pycolmap_does(camera_id):
+    pycolmap = pytest.importorskip("pycolmap")
+    ours = CAMERAS[camera_id]
+    theirs = pycolmap.Camera(model=ours.model, width=ours.width, height=ours.height, params=list(ours.params))
+    rays = np.random.default_rng(0).uniform(-0.4, 0.4, (20, 2))
+    k1, k2, p1, p2 = ours.distortion().tolist()
+    x, y = rays.T
+    r2 = x * x + y * y
+    radial = 1 + k1 * r2 + k2 * r2 * r2
+    distorted_x = x * radial + 2 * p1 * x * y + p2 * (r2 + 2 * x * x)
+    distorted_y = y * radial + p1 * (r2 + 2 * y * y) + 2 * p2 * x * y
+    pixels = (ours.intrinsics().numpy() @ np.stack([distorted_x, distorted_y, np.ones(20)]))[:2].T
+    oracle = np.array([theirs.img_from_cam(np.array([*ray, 1.0])) for ray in rays])
+    assert np.allclose(pixels + 0.5, oracle, atol=1e-9)
+
+
+# ---- damage ------------------------------------------------------------------------------------------------
+
+
+def refused(folder, pattern):
+    with pytest.raises(DataError, match=pattern) as info:
+        read_colmap_model(folder)
+    assert str(folder) in str(info.value)
+    assert info.value.remedy
+
+
+def edit(path, old, new):
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+@pytest.fixture
+def text_model(tmp_path):
+    write_colmap_model(tmp_path, small_model(), binary=False)
+    return tmp_path
+
+
+def test_a_folder_without_a_model(tmp_path):
+    refused(tmp_path, "no COLMAP model")
+    refused(tmp_path / "none", "no COLMAP model")
+
+
+@pytest.mark.parametrize("name", ["cameras", "images"])
+def test_missing_or_empty_files(text_model, name):
+    (text_model / f"{name}.txt").write_text("")
+    refused(text_model, "empty")
+    (text_model / f"{name}.txt").unlink()
+    refused(text_model, "does not exist|no COLMAP model")
+
+
+def test_a_model_without_images_is_refused(tmp_path):
+    for binary in (True, False):
+        write_colmap_model(tmp_path, replace(small_model(), images={}), binary=binary)
+        refused(tmp_path, "no images")
+
+
+@pytest.mark.parametrize("model", ["OPENCV_FISHEYE", "FULL_OPENCV", "FOV", "NONSENSE"])
+def test_other_camera_models_are_refused_by_name(text_model, model):
+    edit(text_model / "cameras.txt", "PINHOLE 641", f"{model} 641")
+    refused(text_model, f"line 3: the camera model {model}.*Undistort")
+
+
+def test_other_camera_models_are_refused_by_name_in_binary(tmp_path):
+    write_colmap_model(tmp_path, small_model())
+    data = bytearray((tmp_path / "cameras.bin").read_bytes())
+    data[12:16] = struct.pack("<i", 5)
+    (tmp_path / "cameras.bin").write_bytes(data)
+    refused(tmp_path, "byte 8: the camera model OPENCV_FISHEYE.*Undistort")
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "pattern"),
+    [
+        ("cameras", "641", "641.5", "line 3.*whole numbers"),
+        ("cameras", "641", "0", "camera 2: the size"),
+        ("cameras", "500.0", "nan", "camera 2: NaN"),
+        ("cameras", "525.0", "-525.0", "camera 1: the focal length"),
+        ("cameras", " 240.0", "", "line 2: SIMPLE_PINHOLE has 3 parameters, not 2"),
+        ("cameras", "3 SIMPLE", "2 SIMPLE", "camera id 2 comes twice"),
+        ("cameras", "7 OPENCV", "8 OPENCV", "names camera 7"),
+        ("images", "11 ", "12 ", "image id 12 comes twice"),
+        ("images", "a.png", "e.png", "name comes twice"),
+        ("images", "a.png", "../a.png", "leads out"),
+        ("images", "a.png", "/a.png", "leads out"),
+        ("images", "a.png", "C:\\\\a.png", "leads out"),
+        ("images", " a.png", "", "line 2: the image has no name"),
+        ("points3D", "\n13 ", "\n23 ", "point id 23 comes twice"),
+        ("points3D", "\n13 ", "\n-13 ", "point id -13 is out of range"),
+        ("points3D", " 11 ", " 99 ", "names image 99"),
+        ("points3D", "\n13 ", "\n13 inf ", "line 2|NaN"),
+    ],
+)
+def test_damaged_text_is_named_by_line(text_model, file, old, new, pattern):
+    edit(text_model / f"{file}.txt", old, new)
+    refused(text_model, pattern)
+
+
+@pytest.mark.parametrize("bad", [(0.0, 0.0, 0.0, 0.0), (float("nan"), 0.0, 0.0, 0.0), (2.0, 0.0, 0.0, 0.0)])
+def test_a_pose_that_is_no_rotation(text_model, bad):
+    lines = (text_model / "images.txt").read_text().split("\n")
+    words = lines[1].split(" ")
+    lines[1] = " ".join([words[0], *map(repr, bad), *words[5:]])
+    (text_model / "images.txt").write_text("\n".join(lines))
+    refused(text_model, "a.png.*quaternion")
+
+
+@pytest.mark.parametrize("name", ["cameras", "images", "points3D"])
+def test_every_truncation_is_named_by_byte(tmp_path, name):
+    write_colmap_model(tmp_path, small_model())
+    data = (tmp_path / f"{name}.bin").read_bytes()
+    for size in range(1, len(data), 7):
+        (tmp_path / f"{name}.bin").write_bytes(data[:size])
+        refused(tmp_path, r"byte \d+")
+    (tmp_path / f"{name}.bin").write_bytes(data + b"1")
+    refused(tmp_path, "left over")
+
+
+@pytest.mark.parametrize("binary", [True, False])
+@pytest.mark.parametrize("name", ["cameras", "images", "points3D"])
+def test_damage_ends_in_data_error(tmp_path, name, binary):
+    write_colmap_model(tmp_path, small_model(points=3), binary=binary)
+    path = tmp_path / f"{name}{EXTENSIONS[binary]}"
+    good = path.read_bytes()
+    flips = st.lists(st.tuples(st.integers(0, len(good) - 1), st.integers(0, 7)), min_size=1, max_size=4)
+
+    @settings(max_examples=200, deadline=2000, derandomize=True, suppress_health_check=list(HealthCheck))
+    @given(flips=flips, keep=st.integers(0, len(good)), truncate=st.booleans())
+    def check(flips, keep, truncate):
+        data = bytearray(good)
+        for position, bit in flips:
+            data[position] ^= 1 << bit
+        path.write_bytes(bytes(data[:keep]) if truncate else bytes(data))
+        try:
+            model = read_colmap_model(tmp_path)
+        except DataError:
+            return
+        assert all(torch.isfinite(image.world_from_cam).all() for image in model.images.values())
+        assert torch.isfinite(model.points.xyz).all()
+
+    check()
