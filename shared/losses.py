@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shared.files import DataError
-from shared.ssim import SSIM_VARIANTS, ssim_map
+from shared.ssim import ssim_map
 
 __all__ = [
     "VggFeatures",
@@ -106,9 +106,9 @@ def photometric_l1_ssim(
 
     loss = (1 - alpha) * _valid_mean((prediction - target).abs(), mask) if alpha < 1 else 0.0
     if alpha > 0:
-        if mask is not None and SSIM_VARIANTS[variant].border == "valid":
-            raise ValueError(f"SSIM variant {variant!r} leaves out the border and cannot take a mask")
         distance = 1 - ssim_map(prediction, target, variant)
+        if mask is not None and distance.shape[-2:] != mask.shape[-2:]:
+            raise ValueError(f"SSIM variant {variant!r} leaves out the border and cannot take a mask")
         if dissimilarity == "halved":
             distance = (distance / 2).clamp(0, 1)
         loss = loss + alpha * _valid_mean(distance, mask)

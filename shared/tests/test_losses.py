@@ -1,0 +1,421 @@
+"""Losses against plain twins, SciPy, torchvision, published figures, and at their singular points."""
+
+import math
+
+import numpy as np
+import pytest
+import scipy.ndimage
+import torch
+import torchvision.models
+from torch import nn
+from torch.autograd import gradcheck
+
+from shared.files import DataError
+from shared.losses import (
+    VggFeatures,
+    backbone_state_dict,
+    edge_aware_smoothness,
+    perceptual_loss,
+    photometric_l1_ssim,
+)
+from shared.ssim import SSIM_VARIANTS, ssim_map
+
+FAST = {"eps": 1e-6, "atol": 1e-5, "rtol": 1e-3, "fast_mode": True}
+
+
+def randoms(*shapes, seed=0, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.rand(shape, generator=generator, dtype=dtype) for shape in shapes]
+
+
+# ---------------------------------------------------------------------------------------------- smoothness
+
+
+def gradients_numpy(maps, operator):
+    """[H, W] -> derivative along x and y."""
+    if operator == "forward":
+        return np.diff(maps, axis=1), np.diff(maps, axis=0)
+    if operator == "backward_zero_pad":
+        padded = np.pad(maps, ((1, 0), (1, 0)))
+        return padded[1:, 1:] - padded[1:, :-1], padded[1:, 1:] - padded[:-1, 1:]
+    mode = {"sobel": "nearest", "sobel_zero_pad": "constant"}[operator]
+    return scipy.ndimage.sobel(maps, axis=1, mode=mode), scipy.ndimage.sobel(maps, axis=0, mode=mode)
+
+
+def smoothness_numpy(values, image, edge_weight, operator, edges, mean_normalised):
+    batch, channels = image.shape[:2]
+    total = [0.0, 0.0]
+    for b in range(batch):
+        v = values[b, 0] / (values[b, 0].mean() + 1e-7) if mean_normalised else values[b, 0]
+        slopes = gradients_numpy(v, operator)
+        for axis in range(2):
+            edge = [np.abs(gradients_numpy(image[b, c], operator)[axis]) for c in range(channels)]
+            if edges == "mean":
+                edge = [sum(edge) / channels]
+            weighted = [np.abs(slopes[axis]) * np.exp(-edge_weight * e) for e in edge]
+            total[axis] += np.mean(weighted) / batch
+    return sum(total)
+
+
+@pytest.mark.parametrize("operator", ["forward", "sobel", "sobel_zero_pad", "backward_zero_pad"])
+@pytest.mark.parametrize("edges", ["mean", "per_channel"])
+@pytest.mark.parametrize(("edge_weight", "mean_normalised"), [(1.0, True), (10.0, False)])
+def test_smoothness_equals_plain_twin(operator, edges, edge_weight, mean_normalised):
+    values, image = randoms((2, 1, 7, 11), (2, 3, 7, 11))
+    ours = edge_aware_smoothness(values, image, edge_weight, operator, edges, mean_normalised)
+    theirs = smoothness_numpy(values.numpy(), image.numpy(), edge_weight, operator, edges, mean_normalised)
+    assert ours.item() == pytest.approx(theirs, rel=1e-12)
+
+
+def test_smoothness_of_the_released_defocus_loss():
+    """Computed with the loss that dfd_selfsup's authors released, on a ramp."""
+    ramp = (torch.arange(4096) / 4096).view(1, 1, 64, 64)
+    loss = edge_aware_smoothness(5 * ramp, ramp.expand(1, 3, 64, 64), 1.0, "backward_zero_pad", "per_channel")
+    assert 2.5 * loss.item() == pytest.approx(0.24481417, abs=1e-6)
+
+
+def test_convention_smoothness_forgives_depth_edges_at_image_edges():
+    step = torch.zeros(1, 1, 8, 10)
+    step[..., 5:] = 1
+    elsewhere = torch.zeros_like(step)
+    elsewhere[..., 7:] = 1
+    assert edge_aware_smoothness(step, step, 10.0).item() == pytest.approx(
+        math.exp(-10) / 9
+    )  # nine differences
+    assert edge_aware_smoothness(step, elsewhere, 10.0).item() == pytest.approx(1 / 9)
+
+
+def test_convention_smoothness_at_the_border_and_under_scaling():
+    constant, image = torch.full((1, 1, 6, 9), 2.0), torch.rand(1, 3, 6, 9)
+    assert edge_aware_smoothness(constant, image) == 0
+    assert edge_aware_smoothness(constant, image, gradient="sobel") == 0
+    assert edge_aware_smoothness(constant, image, gradient="sobel_zero_pad") > 0
+    assert edge_aware_smoothness(constant, image, gradient="backward_zero_pad") > 0
+    values = torch.rand(1, 1, 6, 9, dtype=torch.float64) + 0.5
+    small, large = (
+        edge_aware_smoothness(k * values, image.double(), mean_normalised=True) for k in (0.1, 100)
+    )
+    assert small.item() == pytest.approx(large.item(), rel=1e-5)
+    plain = edge_aware_smoothness(values, image.double()).item()
+    assert edge_aware_smoothness(3 * values, image.double()).item() == pytest.approx(3 * plain)
+
+
+@pytest.mark.parametrize("operator", ["forward", "sobel", "sobel_zero_pad", "backward_zero_pad"])
+@pytest.mark.parametrize("mean_normalised", [False, True])
+def test_smoothness_gradients(operator, mean_normalised):
+    values, image = (x.requires_grad_() for x in randoms((2, 1, 5, 6), (2, 3, 5, 6)))
+
+    def loss(v, i):
+        return edge_aware_smoothness(v + 0.5, i, 3.0, operator, "mean", mean_normalised)
+
+    assert gradcheck(loss, (values, image), **FAST)
+    for level in (0.0, 1.0):
+        constant = torch.full((1, 1, 5, 6), level, requires_grad=True)
+        edge_aware_smoothness(constant, constant.expand(1, 3, 5, 6), 3.0, operator).backward()
+        assert torch.isfinite(constant.grad).all()
+
+
+# --------------------------------------------------------------------------------------------- photometric
+
+
+def monodepth2_loss(prediction, target):
+    """As written in monodepth2: reflection padding, average pooling, 0.85 SSIM + 0.15 L1, then the mean."""
+    pad, pool = nn.ReflectionPad2d(1), nn.AvgPool2d(3, 1)
+    x, y = pad(prediction), pad(target)
+    mu_x, mu_y = pool(x), pool(y)
+    var_x, var_y = pool(x**2) - mu_x**2, pool(y**2) - mu_y**2
+    cov = pool(x * y) - mu_x * mu_y
+    n = (2 * mu_x * mu_y + 0.01**2) * (2 * cov + 0.03**2)
+    d = (mu_x**2 + mu_y**2 + 0.01**2) * (var_x + var_y + 0.03**2)
+    dissimilarity = torch.clamp((1 - n / d) / 2, 0, 1).mean(1, True)
+    return (0.85 * dissimilarity + 0.15 * (target - prediction).abs().mean(1, True)).mean()
+
+
+def test_photometric_equals_monodepth2():
+    prediction, target = randoms((2, 3, 9, 13), (2, 3, 9, 13))
+    assert photometric_l1_ssim(prediction, target).item() == pytest.approx(
+        monodepth2_loss(prediction, target).item(), rel=1e-12
+    )
+
+
+def test_photometric_of_the_released_defocus_loss():
+    """0.85 (1 - 0.98911452) + 0.15 * 0.03399269, figures of the loss that dfd_selfsup's authors released."""
+    ramp = (torch.arange(4096) / 4096).view(1, 1, 64, 64).expand(1, 3, 64, 64)
+    loss = photometric_l1_ssim(0.9 * ramp + 0.02, ramp, 0.85, None, "gaussian11_zero_pad", "full")
+    assert loss.item() == pytest.approx(0.85 * (1 - 0.98911452) + 0.15 * 0.03399269, abs=2e-6)
+
+
+@pytest.mark.parametrize("variant", ["box3", "gaussian11_zero_pad", "grey11_sigma0.5"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_photometric_mask_averages_over_valid_pixels_only(variant, channels):
+    prediction, target = randoms((2, 3, 14, 17), (2, 3, 14, 17))
+    mask = torch.rand(2, channels, 14, 17, generator=torch.Generator().manual_seed(1)) > 0.3
+    full = mask.expand(2, 3, 14, 17)
+    distance = (1 - ssim_map(torch.where(full, prediction, target), target, variant)) / 2
+    distance_mask = full if distance.shape[1] == 3 else full.all(dim=1, keepdim=True)
+    expected = 0.85 * distance[distance_mask].mean() + 0.15 * (prediction - target).abs()[full].mean()
+    loss = photometric_l1_ssim(prediction, target, 0.85, mask, variant)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.85, 1.0])
+def test_photometric_outside_the_mask_changes_nothing(alpha):
+    prediction, target = randoms((2, 3, 9, 13), (2, 3, 9, 13))
+    mask = torch.rand(2, 1, 9, 13, generator=torch.Generator().manual_seed(1)) > 0.3
+    clean = photometric_l1_ssim(prediction, target, alpha, mask)
+    for junk in (math.nan, math.inf, 7.0):
+        junk = torch.tensor(junk, dtype=torch.float64)
+        dirty = torch.where(mask, prediction, junk).requires_grad_()
+        loss = photometric_l1_ssim(dirty, target, alpha, mask)
+        loss.backward()
+        assert loss == clean
+        assert torch.isfinite(dirty.grad).all()
+        assert (dirty.grad[~mask.expand_as(dirty)] == 0).all()
+        holes = torch.where(mask, target, torch.tensor(math.nan, dtype=torch.float64))
+        assert torch.isfinite(photometric_l1_ssim(dirty, holes, alpha, mask))
+    assert photometric_l1_ssim(prediction, target, alpha, torch.ones_like(mask)).item() == pytest.approx(
+        photometric_l1_ssim(prediction, target, alpha).item(), rel=1e-12
+    )
+
+
+def test_photometric_without_a_valid_pixel_is_zero_with_zero_gradient():
+    prediction = torch.full((1, 3, 8, 9), math.nan, requires_grad=True)
+    mask = torch.zeros(1, 1, 8, 9, dtype=torch.bool)
+    loss = photometric_l1_ssim(prediction, torch.rand(1, 3, 8, 9), mask=mask)
+    loss.backward()
+    assert loss == 0
+    assert (prediction.grad == 0).all()
+
+
+def test_photometric_gradients():
+    prediction, target = randoms((1, 3, 6, 7), (1, 3, 6, 7))
+    mask = torch.rand(1, 1, 6, 7, generator=torch.Generator().manual_seed(1)) > 0.3
+    prediction.requires_grad_()
+    for chosen in (None, mask):
+        assert gradcheck(lambda p, m=chosen: photometric_l1_ssim(p, target, mask=m), (prediction,), **FAST)
+    for level in (0.0, 1.0):
+        constant = torch.full((1, 3, 6, 7), level, requires_grad=True)
+        for other in (torch.full_like(constant, level), torch.rand(1, 3, 6, 7)):
+            constant.grad = None
+            photometric_l1_ssim(constant, other).backward()
+            assert torch.isfinite(constant.grad).all()
+
+
+def test_photometric_of_identical_images_is_zero():
+    (image,) = randoms((1, 3, 12, 13))
+    for variant in SSIM_VARIANTS:
+        assert photometric_l1_ssim(image, image.clone(), variant=variant) == 0
+
+
+# ------------------------------------------------------------------------------------------------ VGG
+
+
+def random_weight_file(folder, architecture):
+    with torch.device("meta"):
+        model = getattr(torchvision.models, architecture)()
+    generator = torch.Generator().manual_seed(0)
+    state = {}
+    for name, value in model.features.state_dict(prefix="features.").items():
+        scale = 0.1 if name.endswith("bias") else math.sqrt(2 / math.prod(value.shape[1:]))
+        state[name] = scale * torch.randn(value.shape, generator=generator)
+    state["classifier.6.bias"] = torch.zeros(1000)
+    torch.save(state, folder / f"{architecture}.pth")
+    model.features.load_state_dict(
+        {name[9:]: value for name, value in state.items() if "features" in name}, assign=True
+    )
+    return folder / f"{architecture}.pth", model.features.eval()
+
+
+@pytest.mark.parametrize(
+    ("architecture", "taps"),
+    [
+        ("vgg16", {"relu1_2": 3, "relu2_2": 8, "relu3_3": 15, "relu4_3": 22, "relu5_3": 29}),
+        ("vgg19", {"relu5_4": 35, "relu1_1": 1, "relu3_4": 17, "relu4_1": 20}),
+    ],
+)
+def test_vgg_features_equal_torchvision(architecture, taps, tmp_path):
+    path, theirs = random_weight_file(tmp_path, architecture)
+    ours = VggFeatures(tuple(taps), architecture, weights=path)
+    image = torch.rand(2, 3, 33, 21, generator=torch.Generator().manual_seed(1))
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    x, expected = (image - mean.view(3, 1, 1)) / std.view(3, 1, 1), {}
+    with torch.no_grad():
+        for index, layer in enumerate(theirs[: 1 + max(taps.values())]):
+            x = layer(x)
+            expected |= {tap: x.clone() for tap, at in taps.items() if at == index}
+    features = ours(image)
+    assert tuple(features) == tuple(taps)
+    assert len(ours.features) == 1 + max(taps.values())
+    for tap in taps:
+        torch.testing.assert_close(features[tap], expected[tap], rtol=1e-5, atol=1e-5)
+
+
+def test_vgg_is_frozen_shallow_and_reproducible():
+    before = torch.random.get_rng_state()
+    network = VggFeatures(("relu1_2",), weights="random")
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert len(network.features) == 4
+    assert not any(parameter.requires_grad for parameter in network.parameters())
+    assert not nn.ModuleList([network]).train()[0].training
+    image = torch.rand(1, 3, 8, 9, requires_grad=True)
+    features = network(image)["relu1_2"]
+    assert features.shape == (1, 64, 8, 9)
+    assert torch.equal(features, VggFeatures(("relu1_2",), weights="random")(image)["relu1_2"])
+    features.sum().backward()
+    assert image.grad.abs().sum() > 0
+
+
+def test_convention_vgg_normalisation():
+    image = torch.rand(1, 3, 8, 9)
+    imagenet, plain, signed = (
+        VggFeatures(("relu1_1",), weights="random", normalisation=rule)
+        for rule in ("imagenet", "none", "imagenet_on_signed")
+    )
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    mean, std = mean.view(3, 1, 1), std.view(3, 1, 1)
+    close = {"rtol": 1e-4, "atol": 1e-5}
+    torch.testing.assert_close(imagenet(image)["relu1_1"], plain((image - mean) / std)["relu1_1"], **close)
+    torch.testing.assert_close(
+        signed(image)["relu1_1"], plain((2 * image - 1 - mean) / std)["relu1_1"], **close
+    )
+    torch.testing.assert_close(signed(image)["relu1_1"], imagenet(2 * image - 1)["relu1_1"], **close)
+
+
+def test_perceptual_loss_sums_the_taps():
+    network = VggFeatures(("relu1_2", "relu2_2"), weights="random")
+    prediction, target = randoms((2, 3, 12, 10), (2, 3, 12, 10), dtype=torch.float32)
+    a, b = network(prediction), network(target)
+    parts = [(a[tap] - b[tap]).abs().mean() for tap in network.taps]
+    torch.testing.assert_close(perceptual_loss(network, prediction, target), parts[0] + parts[1])
+    torch.testing.assert_close(
+        perceptual_loss(network, prediction, target, tap_weights=(0.5, 2)), 0.5 * parts[0] + 2 * parts[1]
+    )
+    torch.testing.assert_close(
+        perceptual_loss(network, prediction, b), perceptual_loss(network, prediction, target)
+    )
+    assert perceptual_loss(network, target.clone(), target) == 0
+
+
+def test_perceptual_loss_resizes_first():
+    network = VggFeatures(("relu1_1",), weights="random")
+    prediction, target = randoms((1, 3, 12, 10), (1, 3, 12, 10), dtype=torch.float32)
+    small = [
+        nn.functional.interpolate(x, (7, 6), mode="bilinear", align_corners=False)
+        for x in (prediction, target)
+    ]
+    expected = perceptual_loss(network, *small)
+    torch.testing.assert_close(perceptual_loss(network, prediction, target, size=(7, 6)), expected)
+    torch.testing.assert_close(perceptual_loss(network, prediction, network(small[1]), size=(7, 6)), expected)
+
+
+def test_perceptual_gradients():
+    network = VggFeatures(("relu1_2",), weights="random").double()
+    prediction, target = randoms((1, 3, 5, 6), (1, 3, 5, 6))
+    prediction.requires_grad_()
+    target.requires_grad_()
+    assert gradcheck(lambda p: perceptual_loss(network, p, target.detach()), (prediction,), **FAST)
+    perceptual_loss(network, prediction, target).backward()
+    assert target.grad is None
+    assert torch.isfinite(prediction.grad).all()
+    same = prediction.detach().clone().requires_grad_()
+    perceptual_loss(network, same, same.detach()).backward()
+    assert torch.isfinite(same.grad).all()
+
+
+@pytest.mark.parametrize("architecture", ["alexnet", "vgg16", "vgg19"])
+def test_missing_weights_say_which_file_and_where(architecture, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+
+    def no_network(*_, **__):
+        raise AssertionError("a download was started")
+
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", no_network)
+    monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)
+    with pytest.raises(DataError) as caught:
+        backbone_state_dict(architecture)
+    place = str(tmp_path / "checkpoints" / architecture)
+    assert caught.value.path.startswith(place)
+    assert "https://" in caught.value.remedy
+    assert place in caught.value.remedy
+    with pytest.raises(DataError, match=r"elsewhere\.pth"):
+        backbone_state_dict(architecture, tmp_path / "elsewhere.pth")
+
+
+def test_weights_in_the_cache_are_used(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    with pytest.raises(DataError) as caught:
+        VggFeatures(("relu1_1",))
+    (tmp_path / "checkpoints").mkdir()
+    path, theirs = random_weight_file(tmp_path, "vgg16")
+    path.rename(caught.value.path)
+    assert torch.equal(VggFeatures(("relu1_1",)).features[0].weight, theirs[0].weight)
+
+
+class Hostile:
+    def __reduce__(self):
+        return (print, ("executed",))
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "text", "other", "nan", "pickle", "list"])
+def test_damaged_weights_are_refused(damage, tmp_path, capsys):
+    path, _ = random_weight_file(tmp_path, "vgg16")
+    if damage == "truncated":
+        path.write_bytes(path.read_bytes()[:100_000])
+    elif damage == "empty":
+        path.write_bytes(b"")
+    elif damage == "text":
+        path.write_text("<html>404</html>")
+    elif damage == "other":
+        path, _ = random_weight_file(tmp_path, "vgg19")
+    elif damage == "nan":
+        state = torch.load(path, weights_only=True)
+        state["features.2.bias"][3] = math.nan
+        torch.save(state, path)
+    else:
+        torch.save({"features.0.weight": Hostile()} if damage == "pickle" else [1, 2], path)
+    with pytest.raises(DataError) as caught:
+        backbone_state_dict("vgg16", path)
+    assert caught.value.path == str(path)
+    assert "executed" not in capsys.readouterr().out
+
+
+IMAGE = torch.rand(1, 3, 12, 12)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: edge_aware_smoothness(IMAGE, IMAGE), r"\[B, 1, H, W\]"),
+        (lambda: edge_aware_smoothness(IMAGE[:, :1, :, :1], IMAGE[..., :1]), "2x2"),
+        (lambda: edge_aware_smoothness(IMAGE[:, :1, 1:], IMAGE), "differ"),
+        (lambda: edge_aware_smoothness(IMAGE[:, :1].expand(2, 1, 12, 12), IMAGE), "differ"),
+        (lambda: edge_aware_smoothness(IMAGE[:, :1], IMAGE, gradient="scharr"), "unknown gradient"),
+        (lambda: edge_aware_smoothness(IMAGE[:, :1], IMAGE, edges="max"), "unknown edges"),
+        (lambda: photometric_l1_ssim(IMAGE, IMAGE[:, :1]), "one shape"),
+        (lambda: photometric_l1_ssim(IMAGE, IMAGE, alpha=1.5), "alpha"),
+        (lambda: photometric_l1_ssim(IMAGE, IMAGE, dissimilarity="double"), "unknown dissimilarity"),
+        (lambda: photometric_l1_ssim(IMAGE, IMAGE, mask=IMAGE), "boolean"),
+        (lambda: photometric_l1_ssim(IMAGE, IMAGE, mask=IMAGE[:, 0] > 0), "mask"),
+        (lambda: photometric_l1_ssim(IMAGE, IMAGE, mask=IMAGE > 0, variant="uniform7"), "border"),
+        (lambda: photometric_l1_ssim(IMAGE, IMAGE, variant="box"), "unknown SSIM variant"),
+        (lambda: photometric_l1_ssim(IMAGE, IMAGE, mask=IMAGE > 0, variant="box"), "unknown SSIM variant"),
+        (lambda: VggFeatures(("relu1_3",), weights="random"), "relu1_3"),
+        (lambda: VggFeatures((), weights="random"), "no taps"),
+        (lambda: VggFeatures(architecture="vgg13", weights="random"), "architecture"),
+        (lambda: VggFeatures(("relu1_1",), weights="random", normalisation="x"), "normalisation"),
+        (lambda: VggFeatures(("relu4_1",), weights="random")(IMAGE[..., :7]), "at least 8"),
+        (lambda: VggFeatures(("relu1_1",), weights="random")(IMAGE[:, :1]), "RGB"),
+        (
+            lambda: perceptual_loss(VggFeatures(("relu1_1",), weights="random"), IMAGE, IMAGE[..., 1:]),
+            "differ",
+        ),
+        (lambda: perceptual_loss(VggFeatures(("relu1_1",), weights="random"), IMAGE, {}), "lack relu1_1"),
+        (
+            lambda: perceptual_loss(VggFeatures(("relu1_1",), weights="random"), IMAGE, IMAGE, (1, 2)),
+            "tap weights",
+        ),
+    ],
+)
+def test_bad_input_is_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
