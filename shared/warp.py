@@ -242,9 +242,9 @@ def _inside(pixels: Tensor, size: tuple[int, int]) -> Tensor:
 def _covered_pixels(
     centre: Tensor, side: Tensor, drawn: Tensor, height: int, width: int
 ) -> tuple[Tensor, Tensor]:
-    """First (column, row) and number of (columns, rows), both [B, h, w, 2], of squares clipped to the image."""
+    """First (column, row) and number of (columns, rows), both [B, h, w, 2], of the clipped squares."""
     limit = centre.new_tensor([width, height])
-    centre = torch.clamp(centre, -2 - side, limit + 2 + side)  # far outside stays outside, as a small integer
+    centre = torch.clamp(centre, -2 - side, limit + 2 + side)  # stays outside, as a small integer
     first = (centre + 0.5 - side / 2).floor().long()  # pixel i covers [i - 0.5, i + 0.5)
     end = torch.maximum((centre + 0.5 + side / 2).ceil().long(), first + 1)  # at least one pixel
     first, end = first.clamp(min=0), torch.minimum(end, limit.long())
