@@ -202,6 +202,8 @@ def q25(prediction: Tensor, truth: Tensor, mask: Tensor | None = None) -> Tensor
     Arguments as in `l1`.
     """
     error = _masked_error(prediction, truth, mask)
+    if mask is None:
+        return torch.stack([_quantile(e, 0.25) for e in error.flatten(1)])
     valid = _mask_like(mask, error)
     _require_valid(valid)
     return torch.stack([_quantile(e[v], 0.25) for e, v in zip(error, valid, strict=True)])

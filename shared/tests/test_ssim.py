@@ -1,11 +1,15 @@
 """SSIM against scikit-image, against a plain loop, and at its singular points."""
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from skimage.metrics import structural_similarity
 from torch.autograd import gradcheck, gradgradcheck
 
+from shared.files import read_image
 from shared.ssim import SSIM_VARIANTS, ssim, ssim_map
 
 SKIMAGE_ARGUMENTS = {
@@ -70,6 +74,18 @@ def test_equals_scikit_image(name, data_range):
     assert ssim(image_a, image_b, name, data_range).item() == pytest.approx(theirs, abs=1e-10)
     ours_float32 = ssim(image_a.float(), image_b.float(), name, data_range).item()
     assert ours_float32 == pytest.approx(theirs, abs=1e-5)
+
+
+@pytest.mark.skipif("REAL_DATA" not in os.environ, reason="set REAL_DATA to a folder of real images")
+@pytest.mark.parametrize("name", SKIMAGE_ARGUMENTS)
+def test_equals_scikit_image_on_neighbouring_views(name):
+    folder = Path(os.environ["REAL_DATA"]) / "hci_antinous"
+    image_a, image_b = (read_image(folder / f"input_Cam{view:03d}.png") for view in (40, 41))
+    theirs = structural_similarity(
+        image_a.numpy(), image_b.numpy(), channel_axis=0, data_range=1.0, **SKIMAGE_ARGUMENTS[name]
+    )
+    assert theirs < 0.99
+    assert ssim(image_a[None], image_b[None], name).item() == pytest.approx(theirs, abs=1e-5)
 
 
 @pytest.mark.parametrize("name", SSIM_VARIANTS)
