@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ from torch import Tensor
 from shared.scenes.shapes import T_MIN, Shape, ball_interval
 from shared.scenes.textures import Texture
 
-__all__ = ["SCENES_VERSION", "Background", "Hits", "Item", "Light", "Scene", "beam_candidates", "trace"]
+__all__ = ["SCENES_VERSION", "Background", "Hits", "Item", "Light", "Scene", "beam_candidates", "moved", "trace"]
 
 SCENES_VERSION = 1  # raised when any scene comes to look different, so that written data sets are made anew
 
@@ -58,6 +59,16 @@ class Item:
     shape: Shape
     texture: Texture
     blocks_light: bool = True
+
+
+def moved(items: list[Item], world_from_group: Tensor) -> list[Item]:
+    """The same items carried along by a rigid motion [4, 4] of their group's frame; the originals stay."""
+    result = []
+    for item in items:
+        shape = copy.copy(item.shape)
+        shape.world_from_local = world_from_group.to(torch.float64) @ shape.world_from_local
+        result.append(replace(item, shape=shape))
+    return result
 
 
 @dataclass

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["T_MIN", "Box", "Quad", "RoundedBox", "Shape", "Sphere", "nonzero", "placed"]
+__all__ = ["T_MIN", "Box", "Quad", "RoundedBox", "Shape", "Sphere", "aimed", "nonzero", "placed"]
 
 T_MIN = 1e-4  # a hit closer than this to the origin is the surface the ray starts from
 _TINY = 1e-12
@@ -42,6 +42,18 @@ def placed(
     world_from_local = torch.eye(4, dtype=torch.float64)
     world_from_local[:3, :3] = yaw @ pitch @ roll
     world_from_local[:3, 3] = torch.tensor(tuple(at), dtype=torch.float64)
+    return world_from_local
+
+
+def aimed(start: Sequence[float], end: Sequence[float]) -> Tensor:
+    """A `world_from_local` [4, 4] float64 at the middle of two points with local z from start to end."""
+    first, last = torch.tensor(tuple(start), dtype=torch.float64), torch.tensor(tuple(end), dtype=torch.float64)
+    z = torch.nn.functional.normalize(last - first, dim=0)
+    helper = torch.eye(3, dtype=torch.float64)[int(z.abs().argmin())]
+    y = torch.nn.functional.normalize(torch.linalg.cross(z, helper), dim=0)
+    world_from_local = torch.eye(4, dtype=torch.float64)
+    world_from_local[:3, :3] = torch.stack([torch.linalg.cross(y, z), y, z], 1)
+    world_from_local[:3, 3] = (first + last) / 2
     return world_from_local
 
 
