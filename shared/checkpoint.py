@@ -1,0 +1,266 @@
+"""Checkpoints: tensors and plain values in one file, written whole or not at all, read without running code.
+
+A checkpoint is a torch archive of one dict: a header (format, version, paper, step, config, the fingerprint
+of each network), the state dicts and the state of the random generators. It is read with `weights_only=True`;
+a file that is pickled, truncated, foreign or of another network ends in one `CheckpointError` that leaves all
+as it was.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import os
+import pickle
+import uuid
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from shared.files import DataError
+
+__all__ = [
+    "Checkpoint",
+    "CheckpointError",
+    "Stateful",
+    "fingerprint",
+    "load_checkpoint",
+    "remove_stray_files",
+    "save_checkpoint",
+]
+
+FORMAT = "depth-and-views checkpoint"
+VERSION = 1
+ANOTHER_FILE = "Name a checkpoint that train.py wrote (checkpoints/last.pt or best.pt of a run folder)"
+COPY_AGAIN = "Copy it again from where it came from, or use the other checkpoint of the run"
+
+
+class CheckpointError(DataError):
+    """A checkpoint that cannot be read, written or used; the message names file, reason and remedy."""
+
+
+class Stateful(Protocol):
+    """What a checkpoint can keep: a network, an optimiser, a scheduler, a gradient scaler."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state_dict: Any) -> Any: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint as read from its file, on the CPU.
+
+    `step` counts finished steps. `progress` holds the run's own plain values (best score, seconds spent).
+    """
+
+    path: Path
+    paper: str
+    step: int
+    config: dict[str, Any]
+    architecture: dict[str, str]
+    metrics: dict[str, Any]
+    progress: dict[str, Any]
+    rng: list[dict[str, Any]]
+    state: dict[str, dict[str, Any]]
+
+    def load_into(self, objects: Mapping[str, Stateful]) -> None:
+        """Load the named states into networks, optimisers and so on; if one does not fit, nothing changes."""
+        for name, target in objects.items():
+            if name not in self.state:
+                reason = f"it holds no state named {name!r}, only {', '.join(self.state)}"
+                raise CheckpointError(self.path, reason, ANOTHER_FILE)
+            if isinstance(target, nn.Module):
+                self._check_architecture(name, unwrap(target))
+        # Networks come last: they were checked above, whereas the others check themselves while they load.
+        for name, target in sorted(objects.items(), key=lambda item: isinstance(item[1], nn.Module)):
+            try:
+                unwrap(target).load_state_dict(self.state[name])
+            except (ValueError, KeyError, TypeError, RuntimeError) as error:
+                reason = f"the state of {name!r} does not fit: {' '.join(str(error).split())}"
+                raise CheckpointError(self.path, reason, ANOTHER_FILE) from None
+
+    def _check_architecture(self, name: str, module: nn.Module) -> None:
+        held, wanted = tensor_shapes(self.state[name]), tensor_shapes(module.state_dict())
+        differences = [
+            f"{key} is {held.get(key, 'missing')} in the file and {wanted.get(key, 'missing')} here"
+            for key in [*wanted, *(key for key in held if key not in wanted)]
+            if held.get(key) != wanted.get(key)
+        ]
+        if differences:
+            shown = "; ".join(differences[:3])
+            more = f"; and {len(differences) - 3} more" if len(differences) > 3 else ""
+            reason = f"the network {name!r} has another architecture: {shown}{more}"
+            raise CheckpointError(self.path, reason, "Use the config the checkpoint was trained with")
+
+
+def save_checkpoint(
+    path: str | Path,
+    state: Mapping[str, Stateful],
+    *,
+    paper: str,
+    step: int,
+    config: Mapping[str, Any],
+    metrics: Mapping[str, Any] | None = None,
+    progress: Mapping[str, Any] | None = None,
+    rng: list[dict[str, Any]] | None = None,
+    also: str | Path | None = None,
+) -> None:
+    """Write the states and a header to `path` in one step, and under the name `also` if that is given.
+
+    Raises CheckpointError if the file cannot be written; the older file then stays as it was. Raises
+    TypeError for a state that holds anything but tensors, numbers, strings, None, lists, tuples and dicts.
+    """
+    path = Path(path)
+    states = {name: plain(unwrap(item).state_dict(), name) for name, item in state.items()}
+    networks = [name for name, item in state.items() if isinstance(item, nn.Module)]
+    payload = {
+        "format": FORMAT,
+        "version": VERSION,
+        "paper": paper,
+        "step": step,
+        "config": plain(dict(config), "config"),
+        "architecture": {name: fingerprint(states[name]) for name in networks},
+        "metrics": plain(dict(metrics or {}), "metrics"),
+        "progress": plain(dict(progress or {}), "progress"),
+        "rng": plain(rng or [], "rng"),
+        "state": states,
+    }
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _written_whole(path, also) as file:
+            torch.save(payload, file)
+    except (OSError, RuntimeError) as error:  # torch reports a failed write as a RuntimeError
+        cause = error if isinstance(error, OSError) else error.__context__
+        reason = f"cannot be written ({getattr(cause, 'strerror', None) or error}); the older file is intact"
+        raise CheckpointError(path, reason, "Check the free space and the write permission") from None
+
+
+@contextlib.contextmanager
+def _written_whole(path: Path, also: str | Path | None) -> Iterator[BinaryIO]:
+    """Open a temporary neighbour; at the end force it to the disk and give it its name (or names)."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    second = temporary.with_suffix(".second.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        if also is not None:
+            os.link(temporary, second)
+            os.replace(second, also)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+        second.unlink(missing_ok=True)
+
+
+def load_checkpoint(path: str | Path, paper: str | None = None) -> Checkpoint:
+    """Read a checkpoint onto the CPU without running code from it; `paper`, if given, must be its paper.
+
+    Raises CheckpointError for a file that is missing, truncated, damaged, pickled, foreign, of another paper,
+    or whose networks hold NaN.
+    """
+    path = Path(path)
+    payload = _read_archive(path)
+    if not isinstance(payload, dict) or payload.get("format") != FORMAT:
+        raise CheckpointError(path, "it is a torch file, but not a checkpoint of this project", ANOTHER_FILE)
+    if payload.get("version") != VERSION:
+        reason = f"it has format version {payload.get('version')}, this program reads version {VERSION}"
+        raise CheckpointError(path, reason, "Use the version of this project that wrote it")
+    if paper is not None and payload.get("paper") != paper:
+        reason = f"it was trained for the paper {payload.get('paper')!r}, not for {paper!r}"
+        raise CheckpointError(path, reason, ANOTHER_FILE)
+    names = [field.name for field in dataclasses.fields(Checkpoint) if field.name != "path"]
+    missing = [name for name in names if name not in payload]
+    if missing:
+        raise CheckpointError(path, f"its header lacks {', '.join(missing)}", COPY_AGAIN)
+    checkpoint = Checkpoint(path=path, **{name: payload[name] for name in names})
+    for name in checkpoint.architecture:
+        _check_network(checkpoint, name)
+    return checkpoint
+
+
+def _read_archive(path: Path) -> Any:
+    """Read a torch zip archive whose checksums agree, with tensors and plain values only."""
+    if not path.is_file():
+        raise CheckpointError(path, "there is no such file", ANOTHER_FILE)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise CheckpointError(path, f"it is damaged (checksum of {damaged})", COPY_AGAIN)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except zipfile.BadZipFile:
+        raise CheckpointError(path, "it is truncated, or no checkpoint at all", COPY_AGAIN) from None
+    except pickle.UnpicklingError:
+        reason = "it holds Python objects besides tensors and plain values, which could run foreign code"
+        raise CheckpointError(path, reason, ANOTHER_FILE) from None
+    except OSError as error:
+        raise CheckpointError(path, f"cannot be read ({error.strerror or error})", ANOTHER_FILE) from None
+    except (RuntimeError, ValueError, KeyError, EOFError, NotImplementedError) as error:
+        reason = f"it is no readable torch file ({str(error).splitlines()[0]})"
+        raise CheckpointError(path, reason, ANOTHER_FILE) from None
+
+
+def _check_network(checkpoint: Checkpoint, name: str) -> None:
+    state = checkpoint.state.get(name)
+    if state is None or fingerprint(state) != checkpoint.architecture[name]:
+        reason = f"the state of {name!r} is not the one its header describes"
+        raise CheckpointError(checkpoint.path, reason, COPY_AGAIN)
+    for key, value in state.items():
+        if isinstance(value, Tensor) and value.isnan().any():
+            reason = f"{key} of the network {name!r} holds NaN"
+            raise CheckpointError(checkpoint.path, reason, "Use an earlier checkpoint or train again")
+
+
+def tensor_shapes(state: Mapping[str, Any]) -> dict[str, str]:
+    """Describe each tensor of a state dict in words, as in `{"0.weight": "(64, 3, 4, 4)"}`."""
+    return {key: str(tuple(value.shape)) for key, value in state.items() if isinstance(value, Tensor)}
+
+
+def fingerprint(state: Mapping[str, Any]) -> str:
+    """Hash the names and shapes of a network's tensors to 16 hexadecimal digits, whatever their order."""
+    lines = sorted(f"{key} {shape}" for key, shape in tensor_shapes(state).items())
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def unwrap(item: Any) -> Any:
+    """Return the network inside `DistributedDataParallel` or `torch.compile`, so that names stay the same."""
+    while True:
+        if isinstance(item, nn.parallel.DistributedDataParallel):
+            item = item.module
+        elif hasattr(item, "_orig_mod"):  # the wrapper that torch.compile puts around a module
+            item = item._orig_mod
+        else:
+            return item
+
+
+def plain(value: Any, name: str) -> Any:
+    """Reduce a state to tensors and plain values; raises TypeError naming the part that is neither."""
+    if isinstance(value, Tensor):
+        value = value.detach()
+        is_part = value.untyped_storage().nbytes() != value.numel() * value.element_size()
+        return value.clone() if is_part else value  # torch would save the whole storage behind a view
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Mapping):
+        return {key: plain(item, f"{name}.{key}") for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        items = [plain(item, f"{name}.{index}") for index, item in enumerate(value)]
+        return items if isinstance(value, list) else tuple(items)
+    raise TypeError(f"{name}: a checkpoint cannot hold an object of type {type(value).__name__}")
+
+
+def remove_stray_files(folder: str | Path) -> list[Path]:
+    """Delete the temporary files that a killed process left in `folder`; for the holder of the lock only."""
+    stray = [path for path in Path(folder).glob(".*.tmp") if path.is_file()]
+    for path in stray:
+        path.unlink(missing_ok=True)
+    return stray

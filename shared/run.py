@@ -1,0 +1,417 @@
+"""What the training loops have in common: run folder, device, logs, checkpoints, exact resume, a clean stop.
+
+Nothing here calls back into a paper's code: `train.py` keeps its loop and asks a `Run` for help.
+
+    with open_run(config, args, paper="deepvoxels") as run:
+        state = {"model": model, "optimizer": optimizer}
+        start = run.restore(state)                   # finished steps: 0, or those of checkpoints/last.pt
+        for step in run.steps(start, config.steps):  # start + 1, ..., config.steps; step n is the n-th update
+            ...
+            run.check_finite(step, l1=l1, gan=gan)
+            run.log(step, l1=l1, gan=gan)
+            if run.every(step, config.checkpoint_every):
+                run.save(step, state, metrics={"psnr": psnr}, score=psnr)
+        run.finish({"psnr": psnr})
+"""
+
+import argparse
+import contextlib
+import json
+import math
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NoReturn, Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from shared.checkpoint import Checkpoint, Stateful, load_checkpoint, remove_stray_files, save_checkpoint
+from shared.command import (
+    NonFiniteError,
+    RunError,
+    RunStopped,
+    command_line,
+    parse_eval_args,
+    parse_train_args,
+    select_device,
+)
+from shared.config import config_differences, config_to_dict, save_config
+from shared.files import write_bytes
+from shared.pictures import encode_png, to_uint8
+from shared.run_folder import (
+    find_checkpoint,
+    jsonable,
+    lock_folder,
+    make_folder,
+    read_metrics,
+    refuse_existing_run,
+    write_json,
+)
+from shared.seeds import rng_state, seed_everything, set_rng_state, step_generator
+
+__all__ = [
+    "NonFiniteError",
+    "Run",
+    "RunError",
+    "RunStopped",
+    "command_line",
+    "find_checkpoint",
+    "gradient_norm",
+    "load_checkpoint",
+    "open_run",
+    "parse_eval_args",
+    "parse_train_args",
+    "select_device",
+    "step_generator",
+    "write_json",
+]
+
+MAY_CHANGE_AT_RESUME = ("steps", "workers")  # and whatever ends in _every: none of them changes a step
+
+
+class RunConfig(Protocol):
+    """What a paper's config dataclass must have, besides its own fields."""
+
+    seed: int
+    steps: int
+
+
+@contextlib.contextmanager
+def open_run(config: RunConfig, args: argparse.Namespace, paper: str) -> Iterator["Run"]:
+    """Open the run folder for this process alone and hand out the `Run` that keeps it.
+
+    `config` is a dataclass with `seed` and `steps`; `args` come from `parse_train_args`. Raises RunError if
+    the folder holds a run and --resume is not given, if another process writes to it, or if it cannot be
+    written; on --resume also if the config differs from the checkpoint's in more than length and intervals.
+    """
+    folder = args.out or Path("runs") / f"{paper}-{args.config.stem}"
+    device = select_device(args.device, int(os.environ.get("LOCAL_RANK", "0")))
+    with _process_group(device), contextlib.ExitStack() as stack:
+        rank = dist.get_rank() if dist.is_initialized() else 0
+        if rank == 0:
+            make_folder(folder)
+            stack.enter_context(lock_folder(folder))
+            if not args.resume:
+                refuse_existing_run(folder)
+        checkpoint = None
+        if args.resume and (folder / "checkpoints" / "last.pt").exists():
+            checkpoint = load_checkpoint(folder / "checkpoints" / "last.pt", paper)
+            _refuse_changed_config(checkpoint, config, folder)
+        if rank == 0:
+            remove_stray_files(folder)
+            remove_stray_files(folder / "checkpoints")
+            save_config(config, folder / "config.yaml")
+        seed_everything(config.seed, *([rank] if rank else []))
+        run = Run(folder, config, paper, device, checkpoint, resume=args.resume)
+        stack.callback(run.close)
+        yield run
+
+
+def _refuse_changed_config(checkpoint: Checkpoint, config: RunConfig, folder: Path) -> None:
+    differences = {
+        key: pair
+        for key, pair in config_differences(checkpoint.config, config_to_dict(config)).items()
+        if key not in MAY_CHANGE_AT_RESUME and not key.endswith("_every")
+    }
+    if differences:
+        listed = ", ".join(f"{key} was {old} and is now {new}" for key, (old, new) in differences.items())
+        raise RunError(f"{folder}: this is not the config of the run: {listed}; choose another --out")
+
+
+@contextlib.contextmanager
+def _process_group(device: torch.device) -> Iterator[None]:
+    """Join the processes that torchrun started; does nothing in a single process."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+class Run:
+    """One training run: its folder, device and logs. Made by `open_run`; only rank 0 writes.
+
+    Public: `folder`, `config`, `device`, `rank`, `world_size`, `is_main`.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        config: RunConfig,
+        paper: str,
+        device: torch.device,
+        checkpoint: Checkpoint | None,
+        resume: bool,
+    ):
+        self.folder = folder
+        self.config = config
+        self.paper = paper
+        self.device = device
+        self.rank = dist.get_rank() if dist.is_initialized() else 0
+        self.world_size = dist.get_world_size() if dist.is_initialized() else 1
+        self.is_main = self.rank == 0
+        self._checkpoint = checkpoint
+        self._resume = resume
+        self._state: Mapping[str, Stateful] | None = None
+        self._saved_step = 0
+        self._best_score: float | None = None
+        self._started = time.monotonic()
+        self._log_file: Any = None
+        self._board: Any = None
+        self._bar: Any = None
+        self._stop_signal = 0
+
+    # -- start, loop, end
+
+    def restore(self, state: Mapping[str, Stateful]) -> int:
+        """Load the checkpoint of a resumed run into `state` and return the number of finished steps.
+
+        Restores the random generators as well and drops the log entries made after the checkpoint, so that
+        the run goes on as if it had never stopped. Raises CheckpointError if the checkpoint does not fit.
+        """
+        self._state = state
+        checkpoint, self._checkpoint = self._checkpoint, None
+        if checkpoint is None:
+            if self._resume:
+                self.say(f"no checkpoint in {self.folder}: starting at step 0")
+            self._open_log(0)
+            return 0
+        checkpoint.load_into(state)
+        if len(checkpoint.rng) == self.world_size:
+            set_rng_state(checkpoint.rng[self.rank])
+        else:  # another number of processes: a new stream for each, the same at every attempt
+            seed_everything(self.config.seed, self.rank, checkpoint.step)
+        self._saved_step = checkpoint.step
+        self._best_score = checkpoint.progress["best_score"]
+        self._started = time.monotonic() - checkpoint.progress["time_s"]
+        self._open_log(checkpoint.step)
+        self.say(f"resuming {self.folder} after step {checkpoint.step}")
+        return checkpoint.step
+
+    def steps(self, start: int, stop: int) -> Iterator[int]:
+        """Yield start + 1, ..., stop, with a progress bar; Ctrl-C or SIGTERM ends the run after the step.
+
+        The state given to `restore` is then saved and RunStopped raised. A second Ctrl-C ends it at once.
+        """
+        with self._stop_on_signals(), self._progress_bar(start, stop) as self._bar:
+            for step in range(start + 1, stop + 1):
+                yield step
+                self._bar.update()
+                if self._asked_to_stop():
+                    self._stop(step)
+
+    def every(self, step: int, interval: int) -> bool:
+        """Tell whether `step` is a multiple of `interval` or the last step; interval 0 means never."""
+        return interval > 0 and (step % interval == 0 or step == self.config.steps)
+
+    def finish(self, results: Mapping[str, Any] | None = None) -> None:
+        """Write `results`, if given, to eval.json and say where the run is."""
+        if not self.is_main:
+            return
+        if results is not None:
+            write_json(self.folder / "eval.json", results)
+        self.say(f"done after {tqdm.format_interval(time.monotonic() - self._started)}: {self.folder}")
+
+    def close(self) -> None:
+        """Close the logs; called by `open_run`."""
+        if self._log_file is not None:
+            self._log_file.close()
+        if self._board is not None:
+            self._board.close()
+
+    # -- records
+
+    def log(self, step: int, **values: Tensor | float) -> None:
+        """Add the values to metrics.jsonl, the progress bar and, where installed, TensorBoard."""
+        if not self.is_main:
+            return
+        numbers = {name: torch.as_tensor(value).detach().item() for name, value in values.items()}
+        if self._log_file is None:
+            self._open_log(step - 1)
+        row = {"step": step, "time_s": round(time.monotonic() - self._started, 3), **jsonable(numbers)}
+        try:
+            self._log_file.write(json.dumps(row) + "\n")
+        except OSError as error:
+            reason = f"cannot be written ({error.strerror}); free some space and go on with --resume"
+            raise RunError(f"{self._log_file.name}: {reason}") from None
+        for name, number in numbers.items():
+            if self._board is not None:
+                self._board.add_scalar(name, number, step)
+        if self._bar is not None:
+            shown = [f"{name} {number:.4g}" for name, number in list(numbers.items())[:4]]
+            self._bar.set_postfix_str("  ".join(shown), refresh=False)
+
+    def preview(self, step: int, name: str, image: Any) -> None:
+        """Write an image to previews/NAME_STEP.png: a tensor [3 or 1, H, W] in [0, 1] or uint8 [H, W, 3]."""
+        if self.is_main:
+            pixels = to_uint8(image)
+            write_bytes(self.folder / "previews" / f"{name}_{step:07d}.png", encode_png(pixels))
+            if self._board is not None:
+                self._board.add_image(name, pixels, step, dataformats="HWC")
+
+    def say(self, text: str) -> None:
+        """Write a line to stderr without breaking the progress bar."""
+        if self.is_main:
+            tqdm.write(text, file=sys.stderr)
+
+    # -- checkpoints
+
+    def save(
+        self,
+        step: int,
+        state: Mapping[str, Stateful],
+        metrics: Mapping[str, Any] | None = None,
+        score: float | None = None,
+    ) -> None:
+        """Write checkpoints/last.pt after `step`; best.pt too if `score` (higher is better) beats all before.
+
+        With several processes, call it in each: all give their random states, rank 0 writes. Raises
+        NonFiniteError if a network holds NaN or infinity; the files on disk then stay as they are.
+        """
+        self._refuse_nonfinite_networks(step, state)
+        rng = [rng_state()]
+        if self.world_size > 1:
+            gathered: list = [None] * self.world_size
+            dist.all_gather_object(gathered, rng[0])
+            rng = gathered
+        is_best = score is not None and (self._best_score is None or score > self._best_score)
+        if is_best:
+            self._best_score = float(score)
+        self._saved_step = step
+        if not self.is_main:
+            return
+        if self._log_file is not None:
+            os.fsync(self._log_file.fileno())  # the log must not lag behind the checkpoint
+        save_checkpoint(
+            self.folder / "checkpoints" / "last.pt",
+            state,
+            paper=self.paper,
+            step=step,
+            config=config_to_dict(self.config),
+            metrics=metrics,
+            progress={"best_score": self._best_score, "time_s": time.monotonic() - self._started},
+            rng=rng,
+            also=self.folder / "checkpoints" / "best.pt" if is_best else None,
+        )
+
+    def check_finite(self, step: int, samples: Any = None, **terms: Tensor | float) -> None:
+        """Raise NonFiniteError naming the first term that is NaN or infinite, before it can do harm.
+
+        Give it the loss terms, and `gradient_norm(...)` if wished; `samples` (file names, indices) are
+        written to nonfinite.json with the terms, to find the culprit. Synchronises the device once.
+        """
+        names = list(terms)
+        numbers = [torch.as_tensor(terms[name]).detach().float().mean().to(self.device) for name in names]
+        values = torch.stack(numbers).tolist()
+        found = dict(zip(names, values, strict=True))
+        bad = next((name for name in names if not math.isfinite(found[name])), None)
+        if bad is None:
+            return
+        dump = {"step": step, "terms": {name: str(found[name]) for name in names}, "samples": samples}
+        write_json(self.folder / f"nonfinite{self.rank or ''}.json", dump)
+        others = ", ".join(f"{name} {value:.4g}" for name, value in found.items() if name != bad)
+        raise self._nonfinite_error(f"step {step}: {bad} is {found[bad]}{f' ({others})' if others else ''}")
+
+    def wrap_ddp(self, module: nn.Module) -> nn.Module:
+        """Wrap a network in DistributedDataParallel if there are several processes, else return it as is."""
+        if self.world_size == 1:
+            return module
+        devices = [self.device] if self.device.type == "cuda" else None
+        return nn.parallel.DistributedDataParallel(module, device_ids=devices)
+
+    # -- internals
+
+    def _open_log(self, step: int) -> None:
+        """Open metrics.jsonl for the steps after `step`, without the rows an earlier part wrote beyond it."""
+        if not self.is_main:
+            return
+        path = self.folder / "metrics.jsonl"
+        if path.exists():
+            kept = [json.dumps(row) + "\n" for row in read_metrics(path) if row["step"] <= step]
+            write_bytes(path, "".join(kept).encode())
+        self._log_file = open(path, "a", buffering=1)  # noqa: SIM115 - closed by `close`
+        with contextlib.suppress(ImportError):
+            from torch.utils.tensorboard import SummaryWriter
+
+            purge_step = step + 1 if step else None
+            self._board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=purge_step)
+
+    def _progress_bar(self, start: int, stop: int) -> tqdm:
+        stream = sys.stderr if sys.stderr.isatty() else LineStream()
+        return tqdm(
+            initial=start,
+            total=stop,
+            unit="step",
+            disable=not self.is_main,
+            file=stream,
+            dynamic_ncols=sys.stderr.isatty(),
+            mininterval=0.2 if sys.stderr.isatty() else 15,
+        )
+
+    @contextlib.contextmanager
+    def _stop_on_signals(self) -> Iterator[None]:
+        def ask_to_stop(number: int, frame: Any) -> None:
+            self._stop_signal = number
+            signal.signal(number, previous[number])  # the second one acts at once
+
+        previous = {}
+        try:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                with contextlib.suppress(ValueError):  # not in the main thread: nothing to catch there
+                    previous[number] = signal.signal(number, ask_to_stop)
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def _asked_to_stop(self) -> bool:
+        if self.world_size > 1:  # all stop after the same step, or the others would wait for ever
+            asked = torch.tensor(self._stop_signal, device=self.device)
+            dist.all_reduce(asked, dist.ReduceOp.MAX)
+            self._stop_signal = int(asked)
+        return self._stop_signal != 0
+
+    def _stop(self, step: int) -> NoReturn:
+        if self._state is not None and self._saved_step != step:
+            self.save(step, self._state)
+        message = f"stopped after step {step}; go on with --resume --out {self.folder}"
+        raise RunStopped(message, self._stop_signal)
+
+    def _refuse_nonfinite_networks(self, step: int, state: Mapping[str, Stateful]) -> None:
+        for name, item in state.items():
+            if isinstance(item, nn.Module):
+                for key, value in item.named_parameters():
+                    if not value.isfinite().all():
+                        raise self._nonfinite_error(f"step {step}: the weight {key} of {name} is not finite")
+
+    def _nonfinite_error(self, what: str) -> NonFiniteError:
+        kept = f"the checkpoint of step {self._saved_step} is intact"
+        remedy = "lower the learning rate or look at the samples of this step"
+        return NonFiniteError(f"{what}; {kept if self._saved_step else 'no checkpoint yet'}; {remedy}")
+
+
+def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
+    """Return the L2 norm of all gradients together (a scalar; 0 if there are none), for `check_finite`."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    return torch.nn.utils.get_total_norm(gradients) if gradients else torch.tensor(0.0)
+
+
+class LineStream:
+    """Where stderr is no terminal, each update of the progress bar becomes a line of its own."""
+
+    def write(self, text: str) -> None:
+        sys.stderr.write(text.replace("\r", "").rstrip() + "\n" if text.strip() else "")
+
+    def flush(self) -> None:
+        sys.stderr.flush()
