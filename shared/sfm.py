@@ -1,0 +1,236 @@
+"""A folder of photos to a posed, undistorted COLMAP scene, through pycolmap (extra `colmap`, CPU)."""
+
+import importlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from shared.colmap import ColmapModel, read_colmap_model
+from shared.files import DataError, read_image_size
+
+__all__ = ["SfmOptions", "SfmScene", "align_similarity", "list_photos", "reconstruct"]
+
+PHOTO_EXTENSIONS = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp"}
+EXIF_ORIENTATION = 0x0112
+JPEG_QUALITY = 97  # of the written images: they are encoded a second time
+
+
+@dataclass(frozen=True)
+class SfmOptions:
+    """How poses are searched; the defaults suit up to about 200 photos of one thing."""
+
+    camera_model: str = "RADIAL"  # or SIMPLE_PINHOLE, PINHOLE, SIMPLE_RADIAL, OPENCV
+    matching: str = "exhaustive"  # or sequential: video frames, in the order of their names
+    max_image_side: int = 1600  # SIFT looks at no more pixels than this; the written images keep their size
+    min_registered_share: float = 0.5  # fewer posed photos than this share are an error
+    num_threads: int = -1  # -1: all cores; the result is repeatable with 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.camera_model not in ("SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV"):
+            raise ValueError(f"unknown camera_model {self.camera_model!r}")
+        if self.matching not in ("exhaustive", "sequential"):
+            raise ValueError(f"matching must be exhaustive or sequential, not {self.matching!r}")
+
+
+@dataclass(frozen=True)
+class SfmScene:
+    """What `reconstruct` found: `model` has pinhole cameras that belong to the images in `image_dir`."""
+
+    image_dir: Path
+    model_dir: Path
+    model: ColmapModel
+    unregistered: list[str]  # photos that no pose was found for
+    model_count: int  # separate models that COLMAP found; the largest was kept
+
+
+def list_photos(photo_dir: str | os.PathLike) -> list[str]:
+    """Names of the photos in a folder and its sub-folders, relative to it, sorted; DataError without any."""
+    photo_dir = Path(photo_dir)
+    if not photo_dir.is_dir():
+        raise DataError(photo_dir, "is not a folder", "Name a folder of photos")
+    names = sorted(
+        path.relative_to(photo_dir).as_posix()
+        for path in photo_dir.rglob("*")
+        if path.suffix.lower() in PHOTO_EXTENSIONS and path.is_file() and not path.name.startswith(".")
+    )
+    if not names:
+        kinds = " ".join(sorted(PHOTO_EXTENSIONS))
+        raise DataError(photo_dir, f"holds no photos ({kinds})", "Check that this is the right folder")
+    return names
+
+
+def reconstruct(
+    photo_dir: str | os.PathLike, out_dir: str | os.PathLike, options: SfmOptions | None = None
+) -> SfmScene:
+    """Find the poses of photos, undistort them, and write `out_dir/images` and `out_dir/sparse`.
+
+    SIFT, matching, incremental mapping and undistortion are COLMAP's. Photos of one size share one camera;
+    EXIF orientations are applied first. `out_dir` appears only when everything has succeeded.
+    Raises DataError for an unusable folder and when too few photos get a pose; without pycolmap
+    ModuleNotFoundError, which names the extra to install.
+    """
+    options = options or SfmOptions()
+    pycolmap = _import_pycolmap()
+    photo_dir, out_dir = Path(photo_dir), Path(out_dir)
+    names = list_photos(photo_dir)
+    if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
+        raise DataError(out_dir, "the output folder is not empty", "Name a new folder or empty this one")
+    with _workspace(out_dir) as workspace, _quiet(pycolmap):
+        one_size = _stage_upright(photo_dir, names, workspace / "photos")
+        found = _match_and_map(pycolmap, workspace, one_size, options)
+        best = _largest(photo_dir, found, len(names), options.min_registered_share)
+        _undistort(pycolmap, workspace, best, options)
+        model = read_colmap_model(workspace / "scene" / "sparse")
+        if out_dir.exists():
+            out_dir.rmdir()
+        (workspace / "scene").rename(out_dir)
+    registered = {image.name for image in model.images.values()}
+    unregistered = [name for name in names if name not in registered]
+    return SfmScene(out_dir / "images", out_dir / "sparse", model, unregistered, len(found))
+
+
+def align_similarity(source: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The scale, rotation [3, 3] and translation [3] with target ~ scale * rotation @ source + translation.
+
+    Least squares over points [N, 3] that correspond row by row; never a reflection (Umeyama, PAMI 1991).
+    Returned in float64. Raises ValueError for fewer than 3 points or points on one line.
+    """
+    if source.ndim != 2 or source.shape != target.shape or source.shape[1] != 3 or len(source) < 3:
+        raise ValueError(f"need two sets of N >= 3 points [N, 3], got {source.shape} and {target.shape}")
+    source, target = source.to(torch.float64), target.to(torch.float64)
+    source_mean, target_mean = source.mean(0), target.mean(0)
+    source_offset, target_offset = source - source_mean, target - target_mean
+    u, singular_values, vt = torch.linalg.svd(target_offset.T @ source_offset / len(source))
+    if not bool(singular_values[1] > 1e-12 * singular_values[0]):
+        raise ValueError("the points lie on one line, so the rotation about it is undetermined")
+    signs = torch.ones_like(singular_values)
+    signs[2] = torch.sign(torch.linalg.det(u) * torch.linalg.det(vt))
+    rotation = (u * signs) @ vt
+    scale = (singular_values * signs).sum() / source_offset.square().sum(1).mean()
+    return scale, rotation, target_mean - scale * rotation @ source_mean
+
+
+# ---- COLMAP, step by step ----------------------------------------------------------------------------------
+
+
+def _import_pycolmap() -> ModuleType:
+    try:
+        return importlib.import_module("pycolmap")
+    except ModuleNotFoundError:
+        message = "poses of photos are found by pycolmap, which is not installed: pip install -e '.[colmap]'"
+        raise ModuleNotFoundError(message, name="pycolmap") from None
+
+
+@contextmanager
+def _workspace(out_dir: Path) -> Iterator[Path]:
+    """A temporary folder on the same disk as `out_dir`, so that the result can be renamed into place."""
+    try:
+        out_dir.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}.", dir=out_dir.parent))
+    except OSError as error:
+        remedy = "Check the write permission of the folder above it"
+        raise DataError(out_dir, f"cannot be written ({error.strerror or error})", remedy) from None
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _quiet(pycolmap: ModuleType) -> Iterator[None]:
+    """Keep COLMAP's progress log, thousands of lines, off the terminal."""
+    level = pycolmap.logging.minloglevel
+    pycolmap.logging.minloglevel = pycolmap.logging.FATAL.value
+    try:
+        yield
+    finally:
+        pycolmap.logging.minloglevel = level
+
+
+def _stage_upright(photo_dir: Path, names: list[str], staged: Path) -> bool:
+    """Copy the photos, turned as EXIF says (COLMAP ignores that); returns whether all have one size.
+
+    Every photo is decoded here, so that a damaged one is named before the long computation.
+    """
+    sizes = set()
+    for name in names:
+        source, copy = photo_dir / name, staged / name
+        sizes.add(read_image_size(source))
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with Image.open(source) as image:
+                image.load()
+                if image.getexif().get(EXIF_ORIENTATION, 1) == 1:
+                    shutil.copyfile(source, copy)
+                else:
+                    ImageOps.exif_transpose(image).save(copy, quality=JPEG_QUALITY)  # keeps the focal length
+        except OSError as error:
+            remedy = "The file is damaged or incomplete: copy it again, or leave it out"
+            raise DataError(source, f"cannot be decoded ({error})", remedy) from None
+    return len(sizes) == 1
+
+
+def _match_and_map(
+    pycolmap: ModuleType, workspace: Path, one_size: bool, options: SfmOptions
+) -> dict[int, Any]:
+    """Features, matches, and all the models that incremental mapping finds."""
+    photos, database, models = workspace / "photos", workspace / "database.db", workspace / "models"
+    pycolmap.set_random_seed(options.seed)
+
+    reader = pycolmap.ImageReaderOptions()
+    reader.camera_model = options.camera_model
+    extraction = pycolmap.FeatureExtractionOptions()
+    extraction.max_image_size = options.max_image_side
+    extraction.num_threads = options.num_threads
+    mode = pycolmap.CameraMode.SINGLE if one_size else pycolmap.CameraMode.PER_IMAGE
+    pycolmap.extract_features(
+        database, photos, camera_mode=mode, reader_options=reader, extraction_options=extraction,
+        device=pycolmap.Device.cpu,
+    )  # fmt: skip
+
+    matching = pycolmap.FeatureMatchingOptions()
+    matching.num_threads = options.num_threads
+    verification = pycolmap.TwoViewGeometryOptions()
+    verification.ransac.random_seed = options.seed
+    match = pycolmap.match_exhaustive if options.matching == "exhaustive" else pycolmap.match_sequential
+    match(database, matching_options=matching, verification_options=verification, device=pycolmap.Device.cpu)
+
+    mapping = pycolmap.IncrementalPipelineOptions()
+    mapping.num_threads = options.num_threads
+    mapping.random_seed = options.seed
+    mapping.min_model_size = 3
+    models.mkdir()
+    return pycolmap.incremental_mapping(database, photos, models, options=mapping)
+
+
+def _largest(photo_dir: Path, found: dict[int, Any], photo_count: int, min_share: float) -> Any:
+    best = max(found.values(), key=lambda model: model.num_reg_images(), default=None)
+    registered = best.num_reg_images() if best else 0
+    if registered < max(3, min_share * photo_count):
+        remedy = "Take sharper photos with more overlap (each thing in 5 or more of them, no pure rotation)"
+        raise DataError(photo_dir, f"a pose was found for only {registered} of {photo_count} photos", remedy)
+    return best
+
+
+def _undistort(pycolmap: ModuleType, workspace: Path, best: Any, options: SfmOptions) -> None:
+    """Write `scene/images` and `scene/sparse` with pinhole cameras."""
+    chosen, scene = workspace / "chosen", workspace / "scene"
+    chosen.mkdir()
+    best.write(chosen)
+    pycolmap.undistort_images(
+        scene, chosen, workspace / "photos", jpeg_quality=JPEG_QUALITY, num_threads=options.num_threads
+    )
+    for leftover in scene.iterdir():  # folders and scripts for COLMAP's own dense reconstruction
+        if leftover.name not in ("images", "sparse"):
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
