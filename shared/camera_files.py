@@ -59,8 +59,8 @@ def read_nerf_transforms(path: str | os.PathLike) -> NerfTransforms:
     Intrinsics may stand per frame or once for all: fl_x and fl_y, or camera_angle_x; cx, cy (default: the
     middle), k1, k2, p1, p2 (default: 0), w, h (default: the image's). A file_path may lack its extension.
     Pixels in the file are counted from the corner of the image, so 0.5 is taken off cx and cy; OpenGL axes
-    become OpenCV's. Raises DataError for damaged files, poses or intrinsics, fisheye cameras, a size other than
-    the image's, doubled frames, and when no image at all is there.
+    become OpenCV's. Raises DataError for damaged files, poses or intrinsics, fisheye cameras, a size that is
+    not the image's, doubled frames, and when no image at all is there.
     """
     path = Path(path)
     meta = _read_json(path)
@@ -181,7 +181,7 @@ def _check_pinhole(
     """Focal lengths in pixels that make sense, and a principal point (from the corner) inside the image."""
     height, width = height_width
     if not min(focal) > 0:
-        raise DataError(path, f"{place}: the focal length {min(focal):g} <= 0", "It must be positive, in pixels")
+        raise DataError(path, f"{place}: the focal length {min(focal):g} <= 0", "Give it in pixels")
     if max(focal) < 0.05 * max(height, width):
         reason = f"{place}: the focal length {max(focal):g} is tiny beside {width:g} x {height:g} pixels"
         raise DataError(path, reason, "Give focal lengths in pixels, not as a share of the width or in mm")
@@ -211,8 +211,8 @@ def read_deepvoxels_intrinsics(path: str | os.PathLike) -> DeepVoxelsIntrinsics:
     """Read an intrinsics.txt, with the near-plane line (DeepVoxels) or without (SRN, COLMAP wrapper).
 
     Lines: `f cx cy ...`, grid origin `x y z`, near, scale, `height width`, and optionally a flag or camera
-    model that is ignored, as in the released code. Raises DataError for anything else, for values that are not
-    finite or not positive, and for a principal point outside the sensor.
+    model that is ignored, as in the released code. Raises DataError for anything else, for values that are
+    not finite or not positive, and for a principal point outside the sensor.
     """
     path = Path(path)
     lines = enumerate(read_text(path).split("\n"), start=1)

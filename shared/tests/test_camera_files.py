@@ -1,0 +1,289 @@
+"""transforms.json, intrinsics.txt and pose files: conventions, flavours, and what must be refused."""
+
+import json
+import math
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from shared.camera import look_at, project
+from shared.camera_files import (
+    DeepVoxelsIntrinsics,
+    read_deepvoxels_intrinsics,
+    read_nerf_transforms,
+    read_pose,
+    write_deepvoxels_intrinsics,
+    write_pose,
+)
+from shared.files import DataError, write_image
+
+HEIGHT, WIDTH = 6, 8
+POSE = look_at(torch.tensor([3.0, 1.0, 2.0], dtype=torch.float64))
+OPENGL = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=torch.float64))
+
+
+def refused(read, path, pattern):
+    with pytest.raises(DataError, match=pattern) as info:
+        read(path)
+    assert str(path) in str(info.value)
+    assert info.value.remedy
+    return info.value
+
+
+# ---- NeRF --------------------------------------------------------------------------------------------------
+
+
+def nerf_meta(**changes):
+    matrix = (POSE @ OPENGL).tolist()
+    frames = [{"file_path": f"images/{index}.png", "transform_matrix": matrix} for index in range(3)]
+    meta = {"fl_x": 10.0, "fl_y": 11.0, "cx": 4.5, "cy": 2.5, "w": WIDTH, "h": HEIGHT, "frames": frames}
+    return {key: value for key, value in (meta | changes).items() if value is not None}
+
+
+@pytest.fixture
+def nerf(tmp_path):
+    for index in range(3):
+        write_image(tmp_path / "images" / f"{index}.png", torch.zeros(3, HEIGHT, WIDTH))
+
+    def write(meta):
+        path = tmp_path / "transforms.json"
+        path.write_text(meta if isinstance(meta, str) else json.dumps(meta))
+        return path
+
+    return write
+
+
+def test_convention_opengl_axes_and_corner_pixels(nerf):
+    scene = read_nerf_transforms(nerf(nerf_meta(k1=0.1, p2=-0.01)))
+    assert [frame.image_path.name for frame in scene.frames] == ["0.png", "1.png", "2.png"]
+    assert scene.missing == []
+    frame = scene.frames[0]
+    assert torch.allclose(frame.world_from_cam, POSE, atol=1e-12)
+    assert frame.K.tolist() == [[10, 0, 4.0], [0, 11, 2.0], [0, 0, 1]]
+    assert frame.distortion.tolist() == [0.1, 0, 0, -0.01]
+    assert (frame.height, frame.width) == (HEIGHT, WIDTH)
+
+
+def test_an_angle_of_view_reaches_from_border_to_border(nerf):
+    meta = nerf_meta(fl_x=None, fl_y=None, cx=None, cy=None, w=None, h=None, camera_angle_x=0.9)
+    K = read_nerf_transforms(nerf(meta)).frames[0].K
+    edge = torch.tensor([[math.tan(0.45), 0.0, 1.0], [-math.tan(0.45), 0.0, 1.0]], dtype=torch.float64)
+    pixels, _ = project(edge, K)
+    assert torch.allclose(pixels[:, 0], torch.tensor([WIDTH - 0.5, -0.5], dtype=torch.float64))
+    assert K[0, 0] == K[1, 1]
+    K = read_nerf_transforms(nerf(meta | {"camera_angle_y": 0.5})).frames[0].K
+    assert K[1, 1] == pytest.approx(HEIGHT / 2 / math.tan(0.25))
+
+
+def test_per_frame_intrinsics_override_and_extensions_are_found(nerf):
+    meta = nerf_meta()
+    meta["frames"][1] |= {"fl_x": 20.0, "k2": 0.5, "file_path": "./images/1"}
+    frames = read_nerf_transforms(nerf(meta)).frames
+    assert [frame.K[0, 0].item() for frame in frames] == [10, 20, 10]
+    assert [frame.distortion[1].item() for frame in frames] == [0, 0.5, 0]
+    assert frames[1].image_path.is_file()
+
+
+def test_missing_images_are_listed_and_all_missing_is_an_error(nerf):
+    meta = nerf_meta()
+    meta["frames"][1]["file_path"] = "images/none.png"
+    scene = read_nerf_transforms(nerf(meta))
+    assert scene.missing == ["images/none.png"]
+    assert len(scene.frames) == 2
+    for index, frame in enumerate(meta["frames"]):
+        frame["file_path"] = f"elsewhere/{index}"
+    refused(read_nerf_transforms, nerf(meta), "none of its 3 images")
+
+
+@pytest.mark.parametrize(
+    ("changes", "pattern"),
+    [
+        ({"frames": None}, "no list of frames"),
+        ({"frames": []}, "no list of frames"),
+        ({"frames": [{}]}, "frame 0 has no file_path"),
+        ({"w": 800}, "w x h is 800 x 6, the image is 8 x 6"),
+        ({"fl_x": 0}, "focal length"),
+        ({"fl_x": -3.0}, "focal length"),
+        ({"fl_x": "ten"}, "fl_x is 'ten'"),
+        ({"fl_x": None}, "camera_angle_x is None"),
+        ({"fl_x": 0.2, "fl_y": 0.3}, "tiny"),
+        ({"fl_x": None, "camera_angle_x": 170.0}, "between 0 and pi"),
+        ({"cx": 400.0}, "principal point"),
+        ({"cy": float("nan")}, "cy is nan"),
+        ({"k1": 10**400}, "k1 is 1000"),
+        ({"k3": 0.1}, "beyond k1 k2 p1 p2"),
+        ({"camera_model": "OPENCV_FISHEYE"}, "fisheye"),
+        ({"is_fisheye": True}, "fisheye"),
+    ],
+)
+def test_bad_transforms_are_refused(nerf, changes, pattern):
+    refused(read_nerf_transforms, nerf(nerf_meta(**changes)), pattern)
+
+
+def bad_poses():
+    scaled, mirrored, missing, transposed = (POSE.clone() for _ in range(4))
+    scaled[:3, :3] *= 2
+    mirrored[:, 0] *= -1
+    missing[0, 0] = float("nan")
+    huge = POSE.clone()
+    huge[:3, :3] *= 1e200
+    return {
+        "orthonormal": scaled,
+        "left-handed": mirrored,
+        "NaN": missing,
+        "last row": transposed.T,
+        "1e12": huge,
+    }
+
+
+@pytest.mark.parametrize("pattern", sorted(bad_poses()))
+def test_bad_poses_are_refused_everywhere(nerf, tmp_path, pattern):
+    matrix = bad_poses()[pattern]
+    meta = nerf_meta()
+    meta["frames"][2]["transform_matrix"] = matrix.tolist()
+    error = refused(read_nerf_transforms, nerf(meta), pattern)
+    assert "images/2.png" in error.reason
+    (tmp_path / "pose.txt").write_text(" ".join(map(repr, matrix.flatten().tolist())))
+    refused(read_pose, tmp_path / "pose.txt", pattern)
+
+
+@pytest.mark.parametrize(
+    "rows", [None, "text", [[1, 2], [3]], POSE[:3].tolist(), [POSE.tolist()], {"a": 1}, [10**400]]
+)
+def test_matrices_of_another_shape_are_refused(nerf, rows):
+    meta = nerf_meta()
+    meta["frames"][0]["transform_matrix"] = rows
+    refused(read_nerf_transforms, nerf(meta), "transform_matrix|4x4|one")
+
+
+def test_doubled_frames_and_broken_json_are_refused(nerf):
+    meta = nerf_meta()
+    meta["frames"][1]["file_path"] = meta["frames"][0]["file_path"]
+    refused(read_nerf_transforms, nerf(meta), "comes twice")
+    for text in ("{", "[1, 2]", "{" * 5000, "[" * 100_000):
+        refused(read_nerf_transforms, nerf(text), "JSON")
+
+
+# ---- DeepVoxels --------------------------------------------------------------------------------------------
+
+CUBE = DeepVoxelsIntrinsics(525.0, 319.5, 239.5, (0.0, 0.1, -0.2), 0.8, 1.5, 480, 640)
+
+
+def test_intrinsics_round_trip(tmp_path):
+    path = tmp_path / "intrinsics.txt"
+    write_deepvoxels_intrinsics(path, CUBE)
+    assert read_deepvoxels_intrinsics(path) == CUBE
+    write_deepvoxels_intrinsics(path, replace(CUBE, near=None))
+    assert read_deepvoxels_intrinsics(path) == replace(CUBE, near=0.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "near"),
+    [
+        ("525 319.5 239.5 0\n0 0.1 -0.2\n0.8\n1.5\n480 640\n", 0.8),
+        ("525.0 319.5 239.5\r\n0 0.1 -0.2\r\n0\r\n1.5\r\n480 640\r\n1\r\n", 0.0),
+        ("525 319.5 239.5 0.\n0. 0.1 -0.2\n1.5\n480 640\n1\n", None),  # SRN
+        ("525 319.5 239.5 0.\n0. 0.1 -0.2\n1.5\n480 640\nSIMPLE_RADIAL", None),  # the COLMAP wrapper
+        ("\n525 319.5 239.5\n\n0 0.1 -0.2\n1.5\n480. 640.\n", None),
+    ],
+)
+def test_both_variants_of_intrinsics(tmp_path, text, near):
+    path = tmp_path / "intrinsics.txt"
+    path.write_bytes(text.encode())
+    assert read_deepvoxels_intrinsics(path) == replace(CUBE, near=near)
+
+
+@pytest.mark.parametrize(
+    ("text", "pattern"),
+    [
+        ("525 319.5 239.5\n0 0 0\n0.8\n1\n", "lines hold"),
+        ("525 319.5 239.5\n0 0 0\n0.8\n1\n1\n480 640\n", "lines hold"),
+        ("525 319.5\n0 0 0\n0.8\n1\n480 640\n", "line 1"),
+        ("525 319.5 x\n0 0 0\n0.8\n1\n480 640\n", "line 1"),
+        ("525 319.5 239.5\n0 0\n0.8\n1\n480 640\n", "line 2"),
+        ("525 319.5 239.5\n0 nan 0\n0.8\n1\n480 640\n", "line 2"),
+        ("525 319.5 239.5\n0 0 0\n-1\n1\n480 640\n", "near -1"),
+        ("525 319.5 239.5\n0 0 0\n1\n0\n480 640\n", "scale 0"),
+        ("525 319.5 239.5\n0 0 0\n1\n1\n480 0\n", "size 480 x 0"),
+        ("525 319.5 239.5\n0 0 0\n1\n1\n480 640.5\n", "size 480 x 640.5"),
+        ("0 319.5 239.5\n0 0 0\n1\n1\n480 640\n", "focal length"),
+        ("525 319.5 239.5\n0 0 0\n1\n1\n64 64\n", "principal point"),
+        ("0.8 0.5 0.5\n0 0 0\n1\n1\n480 640\n", "tiny"),
+    ],
+)
+def test_bad_intrinsics_are_refused(tmp_path, text, pattern):
+    path = tmp_path / "intrinsics.txt"
+    path.write_text(text)
+    refused(read_deepvoxels_intrinsics, path, pattern)
+
+
+@pytest.mark.parametrize("separator", [" ", "\n", "\t"])
+def test_poses_on_one_line_or_four(tmp_path, separator):
+    path = tmp_path / "000001.txt"
+    path.write_text(separator.join(" ".join(map(repr, row)) for row in POSE.tolist()) + "\n")
+    assert torch.equal(read_pose(path), POSE)
+
+
+def test_pose_round_trip_and_refusals(tmp_path):
+    path = tmp_path / "pose" / "000001.txt"
+    write_pose(path, POSE)
+    assert torch.equal(read_pose(path), POSE)
+    assert len(path.read_text().splitlines()) == 1
+    path.write_text("1 0 0 0 0 1 0 0 0 0 1 0")
+    refused(read_pose, path, "12 numbers")
+    path.write_text("1 0 0 0 0 1 0 0 0 0 1 0 0 0 0 one")
+    refused(read_pose, path, "other than numbers")
+    with pytest.raises(ValueError, match="orthonormal"):
+        write_pose(path, POSE * 2 - torch.diag(torch.tensor([0, 0, 0, 1.0])))
+
+
+# ---- damage ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["transforms", "intrinsics", "pose"])
+def test_damage_ends_in_data_error(nerf, tmp_path, kind):
+    path = nerf(nerf_meta()) if kind == "transforms" else tmp_path / f"{kind}.txt"
+    read_intrinsics = read_deepvoxels_intrinsics
+    readers = {"transforms": read_nerf_transforms, "intrinsics": read_intrinsics, "pose": read_pose}
+    if kind == "intrinsics":
+        write_deepvoxels_intrinsics(path, CUBE)
+    if kind == "pose":
+        write_pose(path, POSE)
+    good = path.read_bytes()
+    flips = st.lists(st.tuples(st.integers(0, len(good) - 1), st.integers(0, 7)), min_size=1, max_size=4)
+
+    @settings(max_examples=200, deadline=2000, derandomize=True, suppress_health_check=list(HealthCheck))
+    @given(flips=flips, keep=st.integers(0, len(good)), truncate=st.booleans())
+    def check(flips, keep, truncate):
+        data = bytearray(good)
+        for position, bit in flips:
+            data[position] ^= 1 << bit
+        path.write_bytes(bytes(data[:keep]) if truncate else bytes(data))
+        try:
+            readers[kind](path)
+        except DataError:
+            return
+
+    check()
+
+
+# ---- real data ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif("REAL_DATA" not in os.environ, reason="the environment variable REAL_DATA is not set")
+def test_the_fox_scene_is_read(tmp_path):
+    scene = read_nerf_transforms(Path(os.environ["REAL_DATA"]) / "fox" / "transforms.json")
+    assert len(scene.frames) == 50
+    assert scene.missing == []
+    assert scene.frames[0].K[0, 2] == pytest.approx(184.3527, abs=1e-3)
+    # all cameras look at the fox: at the point nearest to all optical axes, in front of every one of them
+    poses = torch.stack([frame.world_from_cam for frame in scene.frames])
+    axes, centres = poses[:, :3, 2], poses[:, :3, 3]
+    across = torch.eye(3, dtype=torch.float64) - axes[:, :, None] * axes[:, None, :]
+    middle = torch.linalg.solve(across.sum(0), (across @ centres[..., None]).sum(0)[:, 0])
+    assert bool((((middle - centres) * axes).sum(1) > 0).all())
