@@ -45,7 +45,7 @@ class SfmOptions:
 
 @dataclass(frozen=True)
 class SfmScene:
-    """What `reconstruct` found: `model` has pinhole cameras that belong to the images in `image_dir`."""
+    """What `reconstruct` found: the cameras of `model` have no distortion, like the images."""
 
     image_dir: Path
     model_dir: Path
@@ -224,7 +224,7 @@ def _largest(photo_dir: Path, found: dict[int, Any], photo_count: int, min_share
 
 
 def _undistort(pycolmap: ModuleType, workspace: Path, best: Any, options: SfmOptions) -> None:
-    """Write `scene/images` and `scene/sparse` with pinhole cameras."""
+    """Write `scene/images` and `scene/sparse`, both without lens distortion."""
     chosen, scene = workspace / "chosen", workspace / "scene"
     chosen.mkdir()
     best.write(chosen)

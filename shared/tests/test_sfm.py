@@ -1,0 +1,228 @@
+"""Photos to poses: a rendered room corner with known cameras, the similarity fit, and bad input."""
+
+import math
+import os
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from shared.camera import look_at
+from shared.camera_files import read_nerf_transforms
+from shared.colmap import find_colmap_model
+from shared.files import DataError, read_image, read_image_size
+from shared.sfm import SfmOptions, align_similarity, list_photos, reconstruct
+
+HEIGHT, WIDTH, FOCAL = 180, 240, 260.0
+
+
+# ---- similarity --------------------------------------------------------------------------------------------
+
+
+def rotation(seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    q, _ = torch.linalg.qr(torch.randn(3, 3, dtype=torch.float64, generator=generator))
+    return q * torch.linalg.det(q)
+
+
+@pytest.mark.parametrize("count", [3, 4, 50])
+def test_similarity_is_recovered_exactly(count):
+    source = torch.randn(count, 3, dtype=torch.float64)
+    offset = torch.tensor([1.0, -2.0, 3.0], dtype=torch.float64)
+    scale, turn, shift = align_similarity(source, 2.5 * source @ rotation().T + offset)
+    assert scale == pytest.approx(2.5, rel=1e-9)
+    assert torch.allclose(turn, rotation(), atol=1e-9)
+    assert torch.allclose(shift, offset, atol=1e-8)
+
+
+def test_similarity_is_the_least_squares_optimum_and_never_mirrors():
+    generator = torch.Generator().manual_seed(4)
+    source = torch.randn(20, 3, dtype=torch.float64, generator=generator)
+    mirrored = source * torch.tensor([1.0, 1.0, -1.0]) + 0.05 * torch.randn(20, 3, generator=generator)
+    scale, turn, shift = align_similarity(source, mirrored)
+    assert torch.linalg.det(turn) == pytest.approx(1.0)
+
+    def cost(scale, turn, shift):
+        return (scale * source @ turn.T + shift - mirrored).square().sum()
+
+    best = cost(scale, turn, shift)
+    for seed in range(20):  # every small change makes it worse
+        generator.manual_seed(seed)
+        axis = 0.01 * torch.randn(3, 3, dtype=torch.float64, generator=generator)
+        nearby = torch.linalg.matrix_exp(axis - axis.T) @ turn
+        assert cost(scale, nearby, shift) > best
+        assert cost(scale + 0.01 * axis[0, 0], turn, shift) > best
+        assert cost(scale, turn, shift + axis[0]) > best
+
+
+def test_similarity_refuses_what_is_not_determined():
+    line = torch.arange(5.0)[:, None] * torch.tensor([1.0, 2.0, 3.0])
+    for source, target in ((line, line), (torch.zeros(4, 3), torch.rand(4, 3)), (line[:2], line[:2]),
+                           (line, line[:4]), (line[:, :2], line[:, :2])):  # fmt: skip
+        with pytest.raises(ValueError):
+            align_similarity(source, target)
+
+
+# ---- photos of a room corner -------------------------------------------------------------------------------
+
+
+def corner_photo(world_from_cam, textures):
+    """Three textured squares of side 2 that meet at the origin, each drawn by its own homography."""
+    K = np.array([[FOCAL, 0, (WIDTH - 1) / 2], [0, FOCAL, (HEIGHT - 1) / 2], [0, 0, 1]])
+    cam_from_world = torch.linalg.inv(world_from_cam).numpy()
+    photo = np.full((HEIGHT, WIDTH, 3), 90, np.uint8)
+    for axis, texture in enumerate(textures):
+        u, v = [i for i in range(3) if i != axis]
+        plane = np.stack([cam_from_world[:3, u], cam_from_world[:3, v], cam_from_world[:3, 3]], 1)
+        pixels = K @ plane @ np.diag([2 / texture.shape[1], 2 / texture.shape[0], 1])
+        size = (WIDTH, HEIGHT)
+        drawn = cv2.warpPerspective(texture, pixels, size, flags=cv2.INTER_AREA)
+        everywhere = np.ones(texture.shape[:2], np.uint8)
+        inside = cv2.warpPerspective(everywhere, pixels, size, flags=cv2.INTER_NEAREST)
+        photo = np.where(inside[..., None] > 0, drawn, photo)
+    return photo
+
+
+def write_corner_photos(folder, count=7):
+    rng = np.random.default_rng(5)
+    textures = []
+    for _ in range(3):
+        coarse, fine = (rng.uniform(0, 255, (side, side, 3)).astype(np.float32) for side in (25, 90))
+        blend = sum(cv2.resize(t, (360, 360), interpolation=cv2.INTER_CUBIC) for t in (coarse, fine)) / 2
+        textures.append(np.clip(2 * blend - 128, 0, 255).astype(np.uint8))
+    poses = {}
+    folder.mkdir(parents=True, exist_ok=True)
+    for index in range(count):
+        angle = math.radians(15 + 60 * index / (count - 1))
+        height = 1.8 + 0.5 * math.sin(3 * angle)
+        position = torch.tensor([4 * math.cos(angle), 4 * math.sin(angle), height], dtype=torch.float64)
+        poses[f"{index}.png"] = look_at(position, [0.5, 0.5, 0.6])
+        Image.fromarray(corner_photo(poses[f"{index}.png"], textures)).save(folder / f"{index}.png")
+    return poses
+
+
+@pytest.fixture(scope="module")
+def corner(tmp_path_factory):
+    """The photos, an unrelated photo among them, and their reconstruction."""
+    pytest.importorskip("pycolmap")
+    folder = tmp_path_factory.mktemp("corner")
+    poses = write_corner_photos(folder / "photos")
+    noise = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(folder / "photos" / "stranger.png")
+    turned = Image.open(folder / "photos" / "2.png").transpose(Image.Transpose.ROTATE_90)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # "turn me clockwise to see me upright"
+    turned.save(folder / "photos" / "2.png", exif=exif)
+    options = SfmOptions(camera_model="SIMPLE_PINHOLE", num_threads=1)
+    return folder, poses, reconstruct(folder / "photos", folder / "out", options)
+
+
+def test_cameras_of_the_corner_are_found(corner):
+    folder, poses, scene = corner
+    images = {image.name: image for image in scene.model.images.values()}
+    assert sorted(images) == sorted(poses)
+    assert scene.unregistered == ["stranger.png"]
+    names = sorted(images)
+    found = torch.stack([images[name].world_from_cam for name in names])
+    truth = torch.stack([poses[name] for name in names])
+    scale, turn, shift = align_similarity(found[:, :3, 3], truth[:, :3, 3])
+    distances = (scale * found[:, :3, 3] @ turn.T + shift - truth[:, :3, 3]).norm(dim=1)
+    extent = (truth[:, :3, 3].amax(0) - truth[:, :3, 3].amin(0)).norm()
+    assert distances.max() < 0.02 * extent
+    # all axes agree, not only the centres: the poses are camera to world with x right, y down, z forward
+    cosines = ((turn @ found[:, :3, :3]) * truth[:, :3, :3]).sum(1)
+    assert cosines.min() > math.cos(math.radians(1))
+    assert len(scene.model.cameras) == 1
+    assert next(iter(scene.model.cameras.values())).params[0] == pytest.approx(FOCAL, rel=0.03)
+
+
+def test_the_written_scene_is_complete_and_nothing_else_is_left(corner):
+    folder, poses, scene = corner
+    assert sorted(os.listdir(folder)) == ["out", "photos"]
+    assert sorted(os.listdir(folder / "out")) == ["images", "sparse"]
+    assert find_colmap_model(folder / "out") == scene.model_dir
+    assert sorted(os.listdir(scene.image_dir)) == sorted(poses)
+    for image in scene.model.images.values():
+        camera = scene.model.cameras[image.camera_id]
+        assert read_image_size(scene.image_dir / image.name) == (camera.height, camera.width)
+    upright = read_image(folder / "photos" / "2.png")
+    undistorted = read_image(scene.image_dir / "2.png")
+    assert upright.shape == undistorted.shape == (3, HEIGHT, WIDTH)
+    assert (upright - undistorted).abs().mean() < 0.02
+
+
+def test_a_used_output_folder_is_refused(corner):
+    folder, _, _ = corner
+    with pytest.raises(DataError, match="not empty"):
+        reconstruct(folder / "photos", folder / "out")
+
+
+def test_photos_that_do_not_fit_together_leave_nothing_behind(tmp_path):
+    pytest.importorskip("pycolmap")
+    (tmp_path / "photos").mkdir()
+    for index in range(3):
+        noise = np.random.default_rng(index).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(tmp_path / "photos" / f"{index}.png")
+    with pytest.raises(DataError, match="only 0 of 3 photos.*overlap"):
+        reconstruct(tmp_path / "photos", tmp_path / "out", SfmOptions(num_threads=1))
+    assert os.listdir(tmp_path) == ["photos"]
+
+
+def test_a_damaged_photo_is_named_before_the_work_starts(tmp_path):
+    pytest.importorskip("pycolmap")
+    write_corner_photos(tmp_path / "photos", count=3)
+    path = tmp_path / "photos" / "1.png"
+    path.write_bytes(path.read_bytes()[:3000])
+    with pytest.raises(DataError, match="1.png"):
+        reconstruct(tmp_path / "photos", tmp_path / "out")
+    assert os.listdir(tmp_path) == ["photos"]
+
+
+def test_folders_without_photos_are_refused(tmp_path):
+    (tmp_path / "notes.txt").write_text("no photo")
+    for folder, pattern in ((tmp_path, "no photos"), (tmp_path / "none", "not a folder")):
+        with pytest.raises(DataError, match=pattern):
+            list_photos(folder)
+
+
+def test_photos_are_listed_with_sub_folders(tmp_path):
+    for name in ("b.JPG", "a/c.png", ".hidden.png", "d.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    assert list_photos(tmp_path) == ["a/c.png", "b.JPG"]
+
+
+def test_without_pycolmap_the_extra_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pycolmap", None)
+    with pytest.raises(ModuleNotFoundError, match=r"\[colmap\]"):
+        reconstruct(tmp_path, tmp_path / "out")
+
+
+def test_unknown_options_are_refused():
+    for options in ({"camera_model": "FISHEYE"}, {"matching": "magic"}):
+        with pytest.raises(ValueError):
+            SfmOptions(**options)
+
+
+# ---- real data ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow  # about a minute on two cores
+@pytest.mark.skipif("REAL_DATA" not in os.environ, reason="the environment variable REAL_DATA is not set")
+def test_camera_centres_of_the_fox_are_within_2_percent(tmp_path):
+    pytest.importorskip("pycolmap")
+    fox = Path(os.environ["REAL_DATA"]) / "fox"
+    scene = reconstruct(fox / "images", tmp_path / "out")
+    assert len(scene.model.images) >= 48
+    frames = read_nerf_transforms(fox / "transforms.json").frames
+    truth = {frame.image_path.name: frame.world_from_cam for frame in frames}
+    found = list(scene.model.images.values())
+    source = torch.stack([image.world_from_cam[:3, 3] for image in found])
+    target = torch.stack([truth[image.name][:3, 3] for image in found])
+    scale, turn, shift = align_similarity(source, target)
+    distances = (scale * source @ turn.T + shift - target).norm(dim=1)
+    assert distances.max() < 0.02 * (target.amax(0) - target.amin(0)).norm()
