@@ -226,6 +226,10 @@ def _reproject(
 def _plane_and_parallax(K_from: Tensor, K_to: Tensor, to_from_from: Tensor) -> tuple[Tensor, Tensor]:
     """K' R K⁻¹ [B, 3, 3] and K' t [B, 3] in float64, so that an identity stays one after rounding."""
     K_from, K_to, pose = (m.reshape(-1, *m.shape[-2:]).double() for m in (K_from, K_to, to_from_from))
+    free = K_from.new_tensor(
+        [[1, 1, 1], [0, 1, 1], [0, 0, 0]]
+    )  # the other entries are constants, without gradient
+    K_from, K_to = (K * free + K.new_tensor([0, 0, 1]).diag() for K in (K_from, K_to))
     K_rotation = (K_to[:, :, :, None] * pose[:, None, :3, :3]).sum(-2)
     homography = torch.linalg.solve(K_from, K_rotation, left=False)
     return homography, (K_to * pose[:, None, :3, 3]).sum(-1)
