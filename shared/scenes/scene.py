@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from shared.scenes.shapes import T_MIN, Shape, ball_interval
+from shared.scenes.shapes import T_MIN, Shape, length, unit
 from shared.scenes.textures import Texture
 
 __all__ = ["SCENES_VERSION", "Background", "Hits", "Item", "Light", "Scene", "beam_candidates", "moved", "trace"]
@@ -48,7 +48,7 @@ class Background:
         horizon, zenith = directions.new_tensor([self.horizon, self.zenith])[:, :, None]
         if self.horizon == self.zenith:
             return horizon.expand_as(directions)
-        up = (directions[2] / directions.norm(dim=0)).clamp(0.0, 1.0)
+        up = (directions[2] / length(directions)).clamp(0.0, 1.0)
         return torch.lerp(horizon, zenith, up.sqrt())
 
 
@@ -83,8 +83,11 @@ class Scene:
     @cached_property
     def bounding_balls(self) -> tuple[np.ndarray, np.ndarray]:
         """Centres [S, 3] and radii [S] of the items in the world, float64."""
-        centres = np.stack([item.shape.world_from_local[:3, 3].numpy() for item in self.items])
-        return centres, np.array([item.shape.bounding_radius for item in self.items]) * (1 + 1e-4)
+        shapes = [item.shape for item in self.items]
+        centres = np.stack([
+            (s.world_from_local[:3, :3] @ s.bounds_middle + s.world_from_local[:3, 3:])[:, 0].numpy() for s in shapes
+        ])
+        return centres, np.array([s.bounding_radius for s in shapes]) * (1 + 1e-4)
 
 
 class Hits(NamedTuple):
@@ -101,11 +104,11 @@ def beam_candidates(scene: Scene, origins: Tensor, directions: Tensor) -> list[i
     The rays are bounded by a ball around the origins and a cone around the directions; an item is kept when its
     bounding ball, grown by the ball of origins, meets the cone. Never drops an item that a ray hits.
     """
-    unit = torch.nn.functional.normalize(directions, dim=0)
-    axis = torch.nn.functional.normalize(unit.mean(1), dim=0)
-    half_angle = math.acos(min(1.0, max(-1.0, float((axis @ unit).min())))) + 1e-3
+    towards = unit(directions)
+    axis = unit(towards.mean(1))
+    half_angle = math.acos(min(1.0, max(-1.0, float((axis @ towards).min())))) + 1e-3
     middle = origins.mean(1)
-    spread = float((origins - middle[:, None]).norm(dim=0).max())
+    spread = float(length(origins - middle[:, None]).max())
     centres, radii = scene.bounding_balls
     offset = centres - middle.double().cpu().numpy()
     distance = np.linalg.norm(offset, axis=1)
@@ -143,7 +146,7 @@ def _hit_shape(
     """Rows of the local rays that hit the shape before `limit` [N], with their t and part."""
     rows = None
     if shape.costly:
-        near, far = ball_interval(origins, directions, shape.bounding_radius * (1 + 1e-4))
+        near, far = shape.bounds_interval(origins, directions)
         rows = ((near <= far) & (far > T_MIN) & (near < limit)).nonzero()[:, 0]
         if rows.numel() == 0:
             return rows, limit[:0], None

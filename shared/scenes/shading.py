@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from shared.scenes.scene import Hits, Scene, trace
+from shared.scenes.shapes import length, unit
 
 __all__ = ["shade"]
 
@@ -38,13 +39,13 @@ def _surfaces(
     directions, t, item, part = directions[:, rows], hits.t[rows], hits.item[rows], hits.part[rows]
     points = (origins if origins.shape[1] == 1 else origins[:, rows]) + t * directions
     normals, albedo = torch.empty_like(points), torch.empty_like(points)
-    length = directions.norm(dim=0)
+    stretch = length(directions)
     for index in item.unique().tolist():
         mine = (item == index).nonzero()[:, 0]
         shape, texture = scene.items[index].shape, scene.items[index].texture
         normal, uv, faces = shape.surface(shape.to_local(points[:, mine]), part[mine])
         normal = shape.rotate_to_world(normal)
-        cosine = -(normal * directions[:, mine]).sum(0) / length[mine]
+        cosine = -(normal * directions[:, mine]).sum(0) / stretch[mine]
         normals[:, mine] = torch.where(cosine < 0, -normal, normal)
         # between the footprint's short side (1) and long side (1 / cos): neither shimmer nor mush at grazing angles
         footprint = ray_spread * t[mine] / cosine.abs().clamp_min(0.05).sqrt()
@@ -55,7 +56,7 @@ def _surfaces(
 def _irradiance(scene: Scene, points: Tensor, normals: Tensor) -> Tensor:
     """Linear light [3, N] that arrives at points [3, N] with normals [3, N]."""
     light = scene.light
-    to_sun = torch.nn.functional.normalize(points.new_tensor(light.to_sun), dim=0)
+    to_sun = unit(points.new_tensor(light.to_sun))
     sun, sky, ground = points.new_tensor([light.sun, light.sky, light.ground])[:, :, None]
     facing_sun = (to_sun @ normals).clamp_min(0.0)
     if light.shadows:
@@ -104,7 +105,8 @@ def _openness(scene: Scene, points: Tensor, normals: Tensor, radius: float) -> T
         nearest = torch.full_like(points[0], height)
         for shape in shapes:
             local = shape.to_local(probes)
-            rows = (local.norm(dim=0) < shape.bounding_radius + height).nonzero()[:, 0]
+            excess = (local - shape.bounds_middle.to(local)).abs() - shape.bounds_half.to(local)
+            rows = (excess.amax(0) < height).nonzero()[:, 0]
             if rows.numel():
                 nearest[rows] = torch.minimum(nearest[rows], shape.distance(local[:, rows]))
         openness = openness * (1 - 0.5 * (1 - nearest / height))

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from shared.scenes.shapes import T_MIN, Shape, nonzero, slab_interval
+from shared.scenes.shapes import T_MIN, Shape, length, nonzero, slab_interval, unit
 
 __all__ = ["HeightField", "Prism", "Revolution", "cone", "cylinder"]
 
@@ -52,7 +52,7 @@ class _Polyline:
         length = self.length.to(points)[segment]
         along = ((points - start) * tangent).sum(0).clamp_min(0.0).minimum(length)
         first, last = self.start_normal.to(points)[segment].T, self.end_normal.to(points)[segment].T
-        normal = torch.nn.functional.normalize(torch.lerp(first, last, along / length), dim=0)
+        normal = unit(torch.lerp(first, last, along / length))
         return normal, self.arc.to(points)[segment] + along
 
     def nearest(self, points: Tensor) -> tuple[Tensor, Tensor]:
@@ -80,11 +80,13 @@ class Revolution(Shape):
         world_from_local: Tensor | None = None,
         crease_deg: float = 40.0,
     ) -> None:
-        super().__init__(max(math.hypot(*p) for p in profile), world_from_local)
         if min(p[0] for p in profile) < 0:
             raise ValueError("a profile's radii must not be negative")
+        wide, low, high = max(p[0] for p in profile), min(p[1] for p in profile), max(p[1] for p in profile)
+        reach = max(math.hypot(r, z - (low + high) / 2) for r, z in profile)
+        super().__init__((-wide, -wide, low), (wide, wide, high), world_from_local, reach)
         self.profile = _Polyline(profile, closed=False, crease_deg=crease_deg)
-        self.radius = max(p[0] for p in profile)
+        self.radius = wide
         self.circumference, self.arc_length = 2 * math.pi * self.radius, self.profile.total
         flat = self.profile.tangent[:, 1].abs() < 1e-4
         self._flat, self._sloped = flat.nonzero()[:, 0], (~flat).nonzero()[:, 0]
@@ -186,8 +188,9 @@ class Prism(Shape):
         widths = [half_width + slope[0] * x + slope[1] * z for x, z in outline]
         if min(widths) < 0:
             raise ValueError("the extrusion's width is negative at a point of the outline")
-        reach = max(math.hypot(x, z, w) for (x, z), w in zip(outline, widths, strict=True))
-        super().__init__(reach, world_from_local)
+        (low_x, low_z), (high_x, high_z) = map(min, zip(*outline)), map(max, zip(*outline))
+        width = max(widths)
+        super().__init__((low_x, -width, low_z), (high_x, width, high_z), world_from_local)
         self.outline = _Polyline(outline, closed=True, crease_deg=crease_deg)
         self.half_width, self.slope, self.bevel = float(half_width), tuple(map(float, slope)), bevel
 
@@ -239,14 +242,14 @@ class Prism(Shape):
         rim, arc = self.outline.at(plane, torch.where(on_side, nearest, part - 2))
         side = torch.where(y < 0, -1.0, 1.0).to(points)
         flank = torch.stack([torch.full_like(x, -self.slope[0]), side, torch.full_like(x, -self.slope[1])])
-        flank = torch.nn.functional.normalize(flank, dim=0)
+        flank = unit(flank)
         edge = torch.stack([rim[0], torch.zeros_like(x), rim[1]])
         normal = torch.where(on_side, flank, edge)
         if self.bevel > 0:
             gap = torch.where(on_side, gap, self._width(x, z) - y.abs())
             other = torch.where(on_side, edge, flank)
             weight = 0.5 * (1 - gap / self.bevel).clamp(0.0, 1.0)
-            normal = torch.nn.functional.normalize(torch.lerp(normal, other, weight), dim=0)
+            normal = unit(torch.lerp(normal, other, weight))
         uv = torch.stack([torch.where(on_side, -side * x, y), torch.where(on_side, -z, arc - self.outline.total / 2)])
         return normal, uv, part
 
@@ -281,7 +284,7 @@ class HeightField(Shape):
     ) -> None:
         self.waves, self.bumps = [tuple(w) for w in waves], [tuple(b) for b in bumps]
         self.rise = sum(abs(w[0]) for w in self.waves) + sum(abs(b[0]) for b in self.bumps)  # |h| is at most this
-        super().__init__(math.hypot(half[0], half[1], self.rise), world_from_local)
+        super().__init__((-half[0], -half[1], -self.rise), (*half, self.rise), world_from_local)
         self.half = tuple(float(h) for h in half)
         self.steepest = sum(abs(a) * math.hypot(kx, ky) for a, kx, ky, _ in self.waves)
         self.steepest += sum(abs(h) / (s * math.sqrt(math.e)) for h, _, _, s in self.bumps)
@@ -303,7 +306,7 @@ class HeightField(Shape):
         near, far = slab_interval(origins, directions, box)
         origins = origins.expand_as(directions)
         t = near.clamp_min(T_MIN)
-        speed = directions[2].abs() + self.steepest * directions[:2].norm(dim=0)
+        speed = directions[2].abs() + self.steepest * length(directions[:2])
         found = torch.full_like(t, torch.inf)
         rows = (t <= far).nonzero()[:, 0]
         close = 1e-5 * self.bounding_radius
@@ -334,14 +337,14 @@ class HeightField(Shape):
 
     def surface(self, points: Tensor, part: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         _, hx, hy = self.height(points[0], points[1])
-        normal = torch.nn.functional.normalize(torch.stack([-hx, -hy, torch.ones_like(hx)]), dim=0)
+        normal = unit(torch.stack([-hx, -hy, torch.ones_like(hx)]))
         uv = torch.stack([points[0], -points[1]])
         return normal, uv, torch.zeros_like(points[0], dtype=torch.int64)
 
     def distance(self, points: Tensor) -> Tensor:
         """A lower bound of the distance: vertical gap over the steepest slope, and the gap to the border."""
         border = points.new_tensor(self.half)[:, None]
-        outside = (points[:2].abs() - border).clamp_min(0.0).norm(dim=0)
+        outside = length((points[:2].abs() - border).clamp_min(0.0))
         x, y = points[:2].clamp(-border, border)
         gap = (points[2] - self.height(x, y)[0]).abs() / math.sqrt(1 + self.steepest**2)
         return torch.hypot(gap, outside)
