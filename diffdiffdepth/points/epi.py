@@ -1,0 +1,150 @@
+"""Initial points of a light field: edge lines in the EPIs of its two arms, measured, checked and smoothed.
+
+After the detector that the paper names ("EPI edge filters": Khan et al., ICCV 2019) and the authors' later
+light-field code. The same steps, in the same order:
+
+    views to CIELAB, blur, filter bank, maxima        stacks.py, lines.py
+    greedy choice of lines                            lines.py
+    refinement, outlier test, visibility              align.py: patch alignment in place of three heuristics
+    merging of both arms, trilateral smoothing        here and smooth.py
+
+Any disparity range will do: it is found by a coarse search unless it is given.
+"""
+
+import logging
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from diffdiffdepth.points.align import align_points
+from diffdiffdepth.points.lines import EpiLines, choose_lines, line_candidates, slope_bank
+from diffdiffdepth.points.smooth import trilateral_smooth
+from diffdiffdepth.points.stacks import EpiStack, epi_stacks
+from diffdiffdepth.scene import LightField, SparsePoints
+from shared.files import DataError
+
+__all__ = ["EpiOptions", "disparity_range", "epi_points"]
+
+log = logging.getLogger(__name__)
+
+WIDEST_RANGE_PX = 16.0  # the coarse search looks this far on both sides of zero
+COARSE_STEP_PX = 0.5  # steps of the coarse search, in px of the outermost view
+FINE_STEP_PX = 0.4
+
+
+@dataclass(frozen=True)
+class EpiOptions:
+    """Choices of the edge detector; the defaults suit clean and real light fields alike."""
+
+    disparity_range: tuple[float, float] | None = None  # px per unit of offset; None: searched for
+    blur_sigma_px: float = 0.85
+    min_strength: float = 0.3  # edge height in CIELAB units
+    coarse_residual_px: float = 0.9  # misalignment of a 5 x 1 patch along a line as detected
+    max_residual_px: float = 0.6  # misalignment of the square patch after refinement
+    max_error_px: float = 0.08  # standard error of the position in the outermost view
+    min_views: int = 6  # views that show the point, of both arms; with fewer views, a third of them
+    patch_radius: int = 3
+    occlusion_px: float = 0.5
+    smooth: bool = True
+
+    def __post_init__(self) -> None:
+        if self.disparity_range is not None and not self.disparity_range[0] < self.disparity_range[1]:
+            raise ValueError(f"disparity_range must be (low, high), got {self.disparity_range}")
+        if self.patch_radius < 1 or self.min_views < 3:
+            raise ValueError("patch_radius must be at least 1 and min_views at least 3")
+
+
+@torch.no_grad()
+def epi_points(light_field: LightField, options: EpiOptions | None = None) -> SparsePoints:
+    """Edge points of the centre view with sub-pixel disparities: some 50 thousand for 512 x 512 pixels.
+
+    Only the row and the column of the centre view are used, so cross-hair captures will do. Points are sorted
+    by row. Raises DataError if no edge can be measured (no texture, or offsets of the wrong sign).
+    """
+    options = options or EpiOptions()
+    stacks = epi_stacks(light_field, options.blur_sigma_px)
+    low, high = options.disparity_range or disparity_range(stacks, light_field.name)
+    positions, disparity = _detect(stacks, low, high, options)
+    log.info("%s: %d lines between %.2f and %.2f px", light_field.name, len(disparity), low, high)
+
+    reach = max(stack.reach for stack in stacks)
+    aligned = align_points(
+        stacks,
+        positions,
+        disparity,
+        radius=(options.patch_radius, options.patch_radius),
+        max_change=FINE_STEP_PX / reach,
+        occlusion_px=options.occlusion_px,
+    )
+    views = sum(len(stack.offsets) for stack in stacks)
+    good = aligned.residual_px <= options.max_residual_px
+    good &= aligned.sigma_px * reach <= options.max_error_px
+    good &= aligned.visible.sum(1) >= min(options.min_views, max(3, views // 3))
+    positions, aligned = positions[good], aligned[good]
+    log.info("%s: %d points after alignment", light_field.name, len(positions))
+
+    disparity = aligned.disparity
+    if options.smooth and len(disparity):
+        disparity, supported = trilateral_smooth(
+            positions, disparity, aligned.sigma_px, light_field.centre, sigma_disparity=(high - low) / 40
+        )
+        positions, disparity = positions[supported], disparity[supported]
+        log.info("%s: %d points with enough neighbours", light_field.name, len(disparity))
+    if not len(disparity):
+        raise _no_edges(light_field.name)
+    order = (positions[:, 1].round() * light_field.centre.shape[-1] + positions[:, 0]).argsort(stable=True)
+    return SparsePoints(positions[order], disparity[order], "disparity")
+
+
+@torch.no_grad()
+def disparity_range(stacks: list[EpiStack], name: str = "light field") -> tuple[float, float]:
+    """Lowest and highest disparity of the scene with a margin, from strong and well-aligned edges.
+
+    Looks at about 64 EPIs of each arm between +-16 px (less for narrow images). Two in a thousand edges at
+    each end are not trusted. Raises DataError if no edge aligns at any disparity.
+    """
+    found = []
+    for stack in stacks:
+        limit = min(WIDEST_RANGE_PX, stack.lab.shape[-1] / (3 * stack.reach))
+        slopes = slope_bank(-limit, limit, stack.reach, COARSE_STEP_PX)
+        lines = line_candidates(stack, slopes, min_strength=1.0, every=max(1, stack.lab.shape[2] // 64))
+        found.append(_verified(stack, lines, max_residual_px=0.5).disparity)
+    values = torch.cat(found).sort().values
+    if not len(values):
+        raise _no_edges(name)
+    skip = len(values) // 500
+    low, high = float(values[skip]), float(values[-1 - skip])
+    margin = 0.05 * (high - low) + 2 * COARSE_STEP_PX / max(stack.reach for stack in stacks)
+    return low - margin, high + margin
+
+
+def _detect(stacks: list[EpiStack], low: float, high: float, options: EpiOptions) -> tuple[Tensor, Tensor]:
+    """Positions [n, 2] and coarse disparities [n] of the lines of both arms."""
+    positions, disparity = [], []
+    for stack in stacks:
+        lines = line_candidates(stack, slope_bank(low, high, stack.reach, FINE_STEP_PX), options.min_strength)
+        lines = _verified(stack, lines, options.coarse_residual_px)
+        lines = lines[choose_lines(stack, lines)]
+        positions.append(stack.positions(lines.epi, lines.x))
+        disparity.append(lines.disparity)
+    return torch.cat(positions), torch.cat(disparity)
+
+
+def _verified(stack: EpiStack, lines: EpiLines, max_residual_px: float) -> EpiLines:
+    """Lines along which a 5 x 1 patch stays the same: tested before the greedy choice, where a false line
+    could displace a true one.
+    """
+    positions = stack.positions(lines.epi, lines.x)
+    aligned = align_points(
+        [stack], positions, lines.disparity, radius=(2, 0), iterations=0, occlusion_px=None
+    )
+    return lines[aligned.residual_px <= max_residual_px]
+
+
+def _no_edges(name: str) -> DataError:
+    return DataError(
+        name,
+        "no edge keeps its appearance along a line through the views",
+        "Check the order of the views (columns to the right, rows downwards) and that the scene has texture",
+    )

@@ -1,0 +1,94 @@
+"""The two arms of a light field as stacks of epipolar plane images (EPIs).
+
+Vocabulary of `diffdiffdepth.points`:
+
+    arm      the views in one line with the centre view, horizontal or vertical
+    stack    [U, C, N, X]: view u of the arm, channel, EPI n, position x along the arm's direction. In the
+             horizontal arm EPI n is image row n and x is the image's x; in the vertical one n is the image's
+             x and x its y
+    line     (n, x, d): the track of a point of disparity d px that lies at x in the centre view. In view u it
+             lies at x + d * offset_u
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from diffdiffdepth.colour import lab_from_rgb
+from diffdiffdepth.scene import LightField
+
+__all__ = ["EpiStack", "epi_stacks"]
+
+MIN_ARM_VIEWS = 3
+OFF_AXIS = 0.3  # views whose offset across the arm is below this many view spacings belong to the arm
+
+
+@dataclass(frozen=True)
+class EpiStack:
+    """One arm in CIELAB, blurred; views in order of their offsets, the centre view among them at offset 0."""
+
+    lab: Tensor  # [U, 3, N, X]
+    offsets: Tensor  # [U] ascending
+    vertical: bool
+
+    @property
+    def centre(self) -> int:
+        """Index of the centre view."""
+        return int(self.offsets.abs().argmin())
+
+    @property
+    def reach(self) -> float:
+        """Largest offset: a disparity step of 1 / reach moves the outermost view by one pixel."""
+        return float(self.offsets.abs().max())
+
+    def line(self, positions_px: Tensor) -> tuple[Tensor, Tensor]:
+        """EPI index n (rounded) and position x of image positions [n, 2]."""
+        x, y = positions_px.unbind(1)
+        return (x.round().long(), y) if self.vertical else (y.round().long(), x)
+
+    def positions(self, epi: Tensor, x: Tensor) -> Tensor:
+        """Image positions [n, 2] of lines: the inverse of `line`."""
+        other = epi.to(x.dtype)
+        return torch.stack([other, x] if self.vertical else [x, other], dim=1)
+
+
+def epi_stacks(light_field: LightField, blur_sigma_px: float = 0.85) -> list[EpiStack]:
+    """EPI stacks of the horizontal and the vertical arm: one or two, those with at least three views.
+
+    The views are turned into CIELAB and blurred by a 5 x 5 Gaussian (released light-field code: 0.85 px).
+    Raises ValueError for a light field without a line of three views through the centre.
+    """
+    du, dv = light_field.offsets.unbind(1)
+    stacks = []
+    for vertical, along, across in ((False, du, dv), (True, dv, du)):
+        members = ((across.abs() < OFF_AXIS) & (along.abs() > 2 * OFF_AXIS)).nonzero().flatten()
+        offsets = torch.cat([along[members], along.new_zeros(1)])
+        order = offsets.argsort()
+        if len(order) < MIN_ARM_VIEWS:
+            continue
+        images = torch.cat([light_field.views[members], light_field.centre[None]])[order]
+        lab = _blur(lab_from_rgb(images), blur_sigma_px)
+        if vertical:
+            lab = lab.transpose(-1, -2)
+        stacks.append(EpiStack(lab.contiguous(), offsets[order], vertical))
+    if not stacks:
+        raise ValueError(
+            f"{light_field.name}: edge points need at least {MIN_ARM_VIEWS} views in the row or column "
+            "of the centre view"
+        )
+    return stacks
+
+
+def _blur(images: Tensor, sigma_px: float) -> Tensor:
+    """Separable 5 x 5 Gaussian with replicated borders."""
+    if sigma_px <= 0:
+        return images
+    steps = torch.arange(-2, 3, device=images.device, dtype=images.dtype)
+    taps = torch.exp(-steps.square() / (2 * sigma_px**2))
+    taps = taps / taps.sum()
+    planes = images.flatten(0, 1)[:, None]
+    planes = F.conv2d(F.pad(planes, (2, 2, 0, 0), mode="replicate"), taps.view(1, 1, 1, 5))
+    planes = F.conv2d(F.pad(planes, (0, 0, 2, 2), mode="replicate"), taps.view(1, 1, 5, 1))
+    return planes.view_as(images)
