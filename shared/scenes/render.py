@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from shared.scenes.scene import Hits, Scene, beam_candidates, trace
 from shared.scenes.shading import shade
 
-__all__ = ["Render", "render", "render_views"]
+__all__ = ["Render", "check_camera", "pixel_rays", "render", "render_views", "tiles"]
 
 _RAYS_PER_TILE = 40_000  # keeps the working set of a tile in the processor's cache
 
@@ -36,16 +37,12 @@ def render(
     K [3, 3] in pixels, world_from_cam [4, 4] with OpenCV axes. Device and dtype follow K. Raises ValueError for
     wrong shapes or sizes.
     """
-    _check(K, world_from_cam, height, width, antialias)
+    check_camera(K, world_from_cam, height, width, antialias)
     image, normals = K.new_empty(3, height, width), K.new_empty(3, height, width)
     depth = K.new_empty(height, width)
-    tile = max(8, int((_RAYS_PER_TILE**0.5) / antialias))
-    for top in range(0, height, tile):
-        for left in range(0, width, tile):
-            rows = slice(top, min(top + tile, height))
-            columns = slice(left, min(left + tile, width))
-            part = _render_tile(scene, K, world_from_cam.to(K), rows, columns, antialias)
-            image[:, rows, columns], depth[rows, columns], normals[:, rows, columns] = part
+    for rows, columns in tiles(height, width, antialias):
+        part = _render_tile(scene, K, world_from_cam.to(K), rows, columns, antialias)
+        image[:, rows, columns], depth[rows, columns], normals[:, rows, columns] = part
     return Render(image, depth, depth.isfinite(), normals)
 
 
@@ -58,6 +55,14 @@ def render_views(
     Ks = K.expand(len(world_from_cam), 3, 3)
     views = [render(scene, k, pose, height, width, antialias) for k, pose in zip(Ks, world_from_cam, strict=True)]
     return Render(*(torch.stack(field) for field in zip(*views, strict=True)))
+
+
+def tiles(height: int, width: int, antialias: int) -> Iterator[tuple[slice, slice]]:
+    """Rows and columns of the square tiles a picture is rendered in."""
+    side = max(8, int((_RAYS_PER_TILE**0.5) / antialias))
+    for top in range(0, height, side):
+        for left in range(0, width, side):
+            yield slice(top, min(top + side, height)), slice(left, min(left + side, width))
 
 
 def pixel_rays(K: Tensor, x: Tensor, y: Tensor) -> Tensor:
@@ -100,7 +105,7 @@ def _render_tile(
     return image, depth, normals.view(3, height, antialias, width, antialias)[:, :, middle, :, middle]
 
 
-def _check(K: Tensor, world_from_cam: Tensor, height: int, width: int, antialias: int) -> None:
+def check_camera(K: Tensor, world_from_cam: Tensor, height: int, width: int, antialias: int) -> None:
     if K.shape != (3, 3) or world_from_cam.shape != (4, 4):
         raise ValueError(
             f"K must be [3, 3] and world_from_cam [4, 4], got {list(K.shape)} and {list(world_from_cam.shape)}"
