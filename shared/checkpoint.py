@@ -191,7 +191,10 @@ def _read_archive(path: Path) -> Any:
         raise CheckpointError(path, "there is no such file", ANOTHER_FILE)
     try:
         with zipfile.ZipFile(path) as archive:
+            inside = {Path(name).name for name in archive.namelist()}
             damaged = archive.testzip()
+        if "data.pkl" not in inside or "constants.pkl" in inside:  # the latter is a TorchScript program
+            raise CheckpointError(path, "it is a zip archive, but no checkpoint", ANOTHER_FILE)
         if damaged is not None:
             raise CheckpointError(path, f"it is damaged (checksum of {damaged})", COPY_AGAIN)
         return torch.load(path, map_location="cpu", weights_only=True)
@@ -201,7 +204,8 @@ def _read_archive(path: Path) -> Any:
         reason = "it holds Python objects besides tensors and plain values, which could run foreign code"
         raise CheckpointError(path, reason, ANOTHER_FILE) from None
     except OSError as error:
-        raise CheckpointError(path, f"cannot be read ({error.strerror or error})", ANOTHER_FILE) from None
+        reason = f"cannot be read ({error.strerror or error})"
+        raise CheckpointError(path, reason, "Check that the file is complete and readable") from None
     except (RuntimeError, ValueError, KeyError, EOFError, NotImplementedError) as error:
         reason = f"it is no readable torch file ({str(error).splitlines()[0]})"
         raise CheckpointError(path, reason, ANOTHER_FILE) from None

@@ -39,7 +39,7 @@ def to_uint8(image: Any) -> np.ndarray:
     if image.ndim == 2:
         image = image[..., None]
     if image.ndim != 3 or image.shape[2] not in (1, 3) or image.size == 0:
-        raise ValueError(f"expected an image, torch [3 or 1, H, W] or NumPy [H, W, 3 or 1], got {image.shape}")
+        raise ValueError(f"expected a torch [3 or 1, H, W] or NumPy [H, W, 3 or 1] image, got {image.shape}")
     if image.dtype != np.uint8:
         if not np.issubdtype(image.dtype, np.floating):
             raise ValueError(f"expected floats in [0, 1] or uint8, got {image.dtype}")

@@ -135,6 +135,7 @@ def _process_group(device: torch.device) -> Iterator[None]:
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield
+        dist.barrier()  # one that leaves early would cut the others' last exchange short
     finally:
         dist.destroy_process_group()
 
@@ -226,7 +227,8 @@ class Run:
     def close(self) -> None:
         """Close the logs; called by `open_run`."""
         if self._log_file is not None:
-            self._log_file.close()
+            with contextlib.suppress(OSError):  # a full disk was reported when the row was written
+                self._log_file.close()
         if self._board is not None:
             self._board.close()
 

@@ -61,7 +61,8 @@ def test_every_kind_of_field(tmp_path):
     path = write(
         tmp_path / "full.yaml",
         "steps: 1e5\nname: cube\ndata: some/where\nvariant: paper\ngrid: coarse\ngan: false\n"
-        "size: [3, 5, 7]\nscale: 0.5\noptimizer: {learning_rate: 4e-4, betas: [0, 1], decay_steps: [10, 20]}\n"
+        "size: [3, 5, 7]\nscale: 0.5\n"
+        "optimizer: {learning_rate: 4e-4, betas: [0, 1], decay_steps: [10, 20]}\n"
         "second:\n  learning_rate: 1\nweights: {l1: 200, gan: 1e0}\n",
     )
     config = load_config(ToyConfig, path)
