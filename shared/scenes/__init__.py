@@ -1,7 +1,7 @@
 """Procedural ray-cast scenes with exact depth: the embedded data of all papers."""
 
 from shared.scenes.objects import letter_cube, make_object
-from shared.scenes.render import Render, render, render_views
+from shared.scenes.rendering import Render, render, render_views
 from shared.scenes.scene import SCENES_VERSION, Background, Item, Light, Scene
 
 __all__ = [

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from shared.scenes.render import Render, check_camera, pixel_rays, render, tiles
+from shared.scenes.rendering import Render, check_camera, pixel_rays, render, tiles
 from shared.scenes.scene import Scene, beam_candidates, trace
 from shared.scenes.shading import shade
 
