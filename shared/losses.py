@@ -85,8 +85,8 @@ def photometric_l1_ssim(
     prediction, target: [B, C, H, W] in [0, 1]. mask: bool [B, 1, H, W] or [B, C, H, W], true where valid. The
     prediction outside it (NaN included) changes nothing; SSIM windows that reach out see the target on both
     sides. A mask without a valid pixel gives 0 with zero gradients.
-    dissimilarity: D = clamp((1 - SSIM) / 2, 0, 1) as in monodepth2, or D = 1 - SSIM as in dfd_selfsup, whose
-    variant is "gaussian11_zero_pad". alpha = 0 is plain L1 and takes images of any size (nvs_depth).
+    dissimilarity: D = (1 - SSIM) / 2 as in monodepth2 (whose clamp to [0, 1] never acts), or D = 1 - SSIM as
+    in dfd_selfsup, whose variant is "gaussian11_zero_pad". alpha = 0 is plain L1, of any size (nvs_depth).
     Raises ValueError for other shapes, and for a mask with a variant whose map is smaller than the image.
     """
     if prediction.shape != target.shape or target.ndim != 4:
@@ -110,7 +110,7 @@ def photometric_l1_ssim(
         if mask is not None and distance.shape[-2:] != mask.shape[-2:]:
             raise ValueError(f"SSIM variant {variant!r} leaves out the border and cannot take a mask")
         if dissimilarity == "halved":
-            distance = (distance / 2).clamp(0, 1)
+            distance = distance / 2
         loss = loss + alpha * _valid_mean(distance, mask)
     return loss
 
@@ -225,7 +225,7 @@ def backbone_state_dict(
         raise DataError(path, f"the ImageNet weights of {architecture} are not there", remedy)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # noqa: BLE001  torch.load raises half a dozen kinds for damaged files
+    except Exception as error:  # torch.load raises half a dozen kinds for damaged files
         raise DataError(path, f"cannot be read as weights ({type(error).__name__})", remedy) from error
     expected = _backbone_shapes(architecture)
     for name, shape in expected.items():
@@ -244,9 +244,8 @@ def _gradients(maps: Tensor, operator: GradientOperator) -> tuple[Tensor, Tensor
     if operator == "forward":
         return maps[..., 1:] - maps[..., :-1], maps[..., 1:, :] - maps[..., :-1, :]
     if operator == "backward_zero_pad":  # the first column (row) is the value itself
-        return maps.diff(dim=-1, prepend=torch.zeros_like(maps[..., :1])), maps.diff(
-            dim=-2, prepend=torch.zeros_like(maps[..., :1, :])
-        )
+        padded = F.pad(maps, (1, 0, 1, 0))
+        return maps - padded[..., 1:, :-1], maps - padded[..., :-1, 1:]
     if operator in ("sobel", "sobel_zero_pad"):  # not normalised: a slope of 1 gives 8
         padded = F.pad(maps, (1, 1, 1, 1), mode="replicate" if operator == "sobel" else "constant")
         across, down = padded[..., 2:] - padded[..., :-2], padded[..., 2:, :] - padded[..., :-2, :]

@@ -173,7 +173,7 @@ def l1(prediction: Tensor, truth: Tensor, mask: Tensor | None = None) -> Tensor:
     The value scales with the range of the images: on [-1, 1] it is twice that on [0, 1].
     Raises ValueError for different shapes and for an image without a valid pixel.
     """
-    return _masked_mean(_masked_error(prediction, truth, mask), mask)
+    return _masked_mean(_absolute_error(prediction, truth), mask)
 
 
 def mse_x100(prediction: Tensor, truth: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -181,7 +181,7 @@ def mse_x100(prediction: Tensor, truth: Tensor, mask: Tensor | None = None) -> T
 
     The benchmark also drops a frame of 15 pixels; diffdiffdepth's tables do not. Arguments as in `l1`.
     """
-    return 100 * _masked_mean(_masked_error(prediction, truth, mask).square(), mask)
+    return 100 * _masked_mean(_absolute_error(prediction, truth).square(), mask)
 
 
 def bad_pixels(prediction: Tensor, truth: Tensor, threshold: float, mask: Tensor | None = None) -> Tensor:
@@ -191,8 +191,8 @@ def bad_pixels(prediction: Tensor, truth: Tensor, threshold: float, mask: Tensor
     """
     if not threshold >= 0:
         raise ValueError(f"threshold must not be negative, got {threshold}")
-    within = _masked_error(prediction, truth, mask) <= threshold
-    return 100 * _masked_mean((~within).to(_at_least_float32(prediction).dtype), mask)
+    error = _absolute_error(prediction, truth)
+    return 100 * _masked_mean((~(error <= threshold)).to(error.dtype), mask)  # NaN <= threshold is false
 
 
 def q25(prediction: Tensor, truth: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -201,7 +201,7 @@ def q25(prediction: Tensor, truth: Tensor, mask: Tensor | None = None) -> Tensor
     The 4D light field benchmark (HCI) prints this value times 100. A NaN prediction counts as a large error.
     Arguments as in `l1`.
     """
-    error = _masked_error(prediction, truth, mask)
+    error = _absolute_error(prediction, truth)
     if mask is None:
         return torch.stack([_quantile(e, 0.25) for e in error.flatten(1)])
     valid = _mask_like(mask, error)
@@ -249,14 +249,9 @@ def _quantile(values: Tensor, q: float) -> Tensor:
     return torch.lerp(below, values.kthvalue(rank + 2).values, position - rank)
 
 
-def _masked_error(prediction: Tensor, truth: Tensor, mask: Tensor | None) -> Tensor:
-    """Absolute error, zero outside the mask."""
+def _absolute_error(prediction: Tensor, truth: Tensor) -> Tensor:
     _check_pair(prediction, truth, ndims=(3, 4))
-    difference = _at_least_float32(prediction) - _at_least_float32(truth)
-    if mask is not None:
-        # Before abs(): its gradient at a NaN outside the mask would be NaN.
-        difference = torch.where(_mask_like(mask, truth), difference, torch.zeros_like(difference))
-    return difference.abs()
+    return (_at_least_float32(prediction) - _at_least_float32(truth)).abs()
 
 
 def _masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:

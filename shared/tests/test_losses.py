@@ -314,8 +314,9 @@ def test_perceptual_gradients():
     prediction.requires_grad_()
     target.requires_grad_()
     assert gradcheck(lambda p: perceptual_loss(network, p, target.detach()), (prediction,), **FAST)
-    perceptual_loss(network, prediction, target).backward()
-    assert target.grad is None
+    for reference in (target, network(target)):
+        perceptual_loss(network, prediction, reference).backward()
+        assert target.grad is None
     assert torch.isfinite(prediction.grad).all()
     same = prediction.detach().clone().requires_grad_()
     perceptual_loss(network, same, same.detach()).backward()
