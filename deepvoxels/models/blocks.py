@@ -12,15 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["ConvUnit", "Down", "UNet", "Up", "channels_last", "coordinate_channels", "unet_widths"]
+from deepvoxels.models.fused import norm_activate_drop
+
+__all__ = ["ConvUnit", "Down", "UNet", "Up", "coordinate_channels", "unet_widths"]
 
 _PAD_MODE = {2: "reflect", 3: "replicate"}
-_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
-
-
-def channels_last(x: Tensor) -> Tensor:
-    """Lay out [B, C, ...] with the channels contiguous: CPU convolutions run 1.3 to 3 times faster that way."""
-    return x.contiguous(memory_format=_CHANNELS_LAST[x.dim()])
 
 
 def coordinate_channels(*sides: int, like: Tensor) -> Tensor:
@@ -63,15 +59,18 @@ class ConvUnit(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.padding is not None:
             x = F.pad(x, self.padding, mode=self.pad_mode)
-        x = self.conv(x)
-        if self.norm is not None:
-            x = self.norm(x)
-        if self.slope is not None:  # in place: neither convolution nor norm needs its own output again
-            x = F.leaky_relu(x, self.slope, inplace=True) if self.slope else F.relu(x, inplace=True)
+        return self.finish(self.conv(x))
+
+    def finish(self, x: Tensor) -> Tensor:
+        """Everything after the convolution."""
+        keep = None
         if self.dropout and self.training:
             keep = torch.rand(x.shape[:2], device=x.device).ge_(self.dropout).to(x.dtype) / (1 - self.dropout)
-            x = x * keep.view(*x.shape[:2], *(1,) * (x.dim() - 2))
-        return x
+        if self.norm is not None:
+            return norm_activate_drop(x, self.norm, self.slope, keep)
+        if self.slope is not None:  # in place: a convolution does not need its own output again
+            x = F.leaky_relu(x, self.slope, inplace=True) if self.slope else F.relu(x, inplace=True)
+        return x if keep is None else x * keep.view(*keep.shape, *(1,) * (x.dim() - 2))
 
 
 class Down(nn.Module):

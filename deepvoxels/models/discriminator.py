@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deepvoxels.models.blocks import channels_last
+from deepvoxels.models.layout import channels_last
 
 __all__ = ["Discriminator"]
 

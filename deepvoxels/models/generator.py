@@ -8,10 +8,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from deepvoxels.models.blocks import channels_last
-from deepvoxels.models.networks import DepthCollapse, FeatureExtractor, Inpainting, Integration, Occlusion, Renderer
+from deepvoxels.models.frustum import sample_frustum
+from deepvoxels.models.layout import channels_last
+from deepvoxels.models.networks import (
+    DepthCollapse,
+    FeatureExtractor,
+    Inpainting,
+    Integration,
+    Occlusion,
+    Renderer,
+)
 from deepvoxels.models.options import GeneratorOptions
-from deepvoxels.models.volume import SparseMap, VolumeGeometry, resample
+from deepvoxels.models.volume import FrustumMap, SparseMap, VolumeGeometry, lift
 
 __all__ = ["Generator", "Rendering"]
 
@@ -67,7 +75,7 @@ class Generator(nn.Module):
         """Sparse map of a source camera; K [3, 3] is that of the image_side x image_side image."""
         return geometry.lifting(K, world_from_cam, self.options.image_side, self.options.feature_side)
 
-    def projection(self, geometry: VolumeGeometry, K: Tensor, world_from_cam: Tensor) -> SparseMap:
+    def projection(self, geometry: VolumeGeometry, K: Tensor, world_from_cam: Tensor) -> FrustumMap:
         """Sparse map of a target camera; K as in `lifting`."""
         return geometry.projection(K, world_from_cam, self.options.image_side, self.options.feature_side)
 
@@ -77,7 +85,7 @@ class Generator(nn.Module):
         Returns [1, F, G, G, G] with a graph through the extractor and the integration; the buffer is left alone.
         """
         maps = [lifting] if isinstance(lifting, SparseMap) else list(lifting)
-        observations = resample(self.extractor(source_images - 0.5), maps)
+        observations = lift(self.extractor(source_images - 0.5), maps, self.options.grid_side)
         state = self.state.detach().clone()
         for observation in observations.split(1):
             state = self.integration(state, observation)
@@ -92,23 +100,23 @@ class Generator(nn.Module):
         """State [1, F, G, G, G] -> volume to render from, >= 0."""
         return self.inpainting(state)
 
-    def render(self, volume: Tensor, projections: SparseMap | Sequence[SparseMap]) -> Rendering:
+    def render(self, volume: Tensor, projections: FrustumMap | Sequence[FrustumMap]) -> Rendering:
         """Views of an inpainted volume [1, F, G, G, G] from N cameras."""
-        maps = [projections] if isinstance(projections, SparseMap) else list(projections)
+        maps = [projections] if isinstance(projections, FrustumMap) else list(projections)
         if self.options.batch_targets or len(maps) == 1:
             return self._render(volume, maps)
         parts = zip(*(self._render(volume, [m]) for m in maps), strict=True)
         return Rendering(*(None if part[0] is None else torch.cat(part) for part in parts))
 
     def forward(self, source_images: Tensor, lifting: SparseMap | Sequence[SparseMap],
-                projections: SparseMap | Sequence[SparseMap]) -> tuple[Rendering, Tensor]:
+                projections: FrustumMap | Sequence[FrustumMap]) -> tuple[Rendering, Tensor]:
         """One training step's rendering and the new state, which the caller hands to `remember`."""
         state = self.observe(source_images, lifting)
         return self.render(self.inpaint(state), projections), state
 
-    def _render(self, volume: Tensor, maps: list[SparseMap]) -> Rendering:
-        view_volume = resample(volume, maps)  # [N, F, D, h, h]
+    def _render(self, volume: Tensor, maps: list[FrustumMap]) -> Rendering:
+        samples = sample_frustum(volume, maps)
         if self.occlusion is None:
-            return Rendering(self.renderer(self.collapse(view_volume)) + 0.5, None, None)
-        features, depth_fraction, visibility = self.occlusion(view_volume)
+            return Rendering(self.renderer(self.collapse(samples)) + 0.5, None, None)
+        features, depth_fraction, visibility = self.occlusion(samples)
         return Rendering(self.renderer(features) + 0.5, depth_fraction, visibility)

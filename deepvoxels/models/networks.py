@@ -6,7 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deepvoxels.models.blocks import ConvUnit, Down, UNet, Up, channels_last, coordinate_channels, unet_widths
+from deepvoxels.models.blocks import ConvUnit, Down, UNet, Up, coordinate_channels, unet_widths
+from deepvoxels.models.frustum import FrustumSamples, collapse, convolve, dense
+from deepvoxels.models.layout import channels_last
 from deepvoxels.models.options import GeneratorOptions
 
 __all__ = ["DepthCollapse", "FeatureExtractor", "Inpainting", "Integration", "Occlusion", "Renderer"]
@@ -74,7 +76,11 @@ class Inpainting(nn.Module):
 
 
 class Occlusion(nn.Module):
-    """Soft visibility of every sample along a ray of the canonical view volume, and the depth it implies."""
+    """Soft visibility of every sample along a ray of the canonical view volume, and the depth it implies.
+
+    The depth coordinate (k - D/2) / D of plane k is the first input channel of `compress` and the last of `logits`.
+    It is the same at every pixel, so its share of a convolution is one number per plane, added afterwards.
+    """
 
     def __init__(self, options: GeneratorOptions) -> None:
         super().__init__()
@@ -84,19 +90,29 @@ class Occlusion(nn.Module):
         self.logits = ConvUnit(3, 2 * base + 1, 1, norm=False, slope=None)
         self.average = options.collapse == "mean"
 
-    def forward(self, volume: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """View volume [N, F, D, h, w] -> features [N, F, h, w], depth fraction [N, 1, h, w], weights [N, 1, D, h, w].
+    def forward(self, samples: FrustumSamples) -> tuple[Tensor, Tensor, Tensor]:
+        """Features [N, F, h, w], depth fraction [N, 1, h, w] and weights [N, 1, D, h, w] of N view volumes.
 
         The weights sum to 1 over depth; the fraction is their mean of (plane - D/2) / D, in [-0.5, 0.5).
         """
-        n, _, planes, h, w = volume.shape
-        plane = coordinate_channels(planes, like=volume).view(1, 1, planes, 1, 1)
-        plane_volume = plane.expand(n, 1, planes, h, w)
-        compressed = self.compress(torch.cat((plane_volume, volume), dim=1))
-        logits = self.logits(torch.cat((compressed, self.unet(compressed), plane_volume), dim=1))
+        planes = samples.shape[1]
+        plane = coordinate_channels(planes, like=samples.rows).view(planes)
+        weight = self.compress.conv.weight
+        compressed = convolve(samples, weight[:, 1:]) + _plane_profile(weight[:, 0], plane)
+        compressed = self.compress.finish(compressed)
+        both = F.pad(torch.cat((compressed, self.unet(compressed)), dim=1), (1,) * 6, mode="replicate")
+        weight = self.logits.conv.weight
+        logits = F.conv3d(both, weight[:, :-1], self.logits.conv.bias) + _plane_profile(weight[:, -1], plane)
         weights = torch.softmax(logits, dim=2)
-        features = (weights * volume).sum(dim=2)
-        return features / planes if self.average else features, (weights * plane).sum(dim=2), weights
+        features = collapse(samples, weights)
+        depth_fraction = torch.einsum("nckhw,k->nchw", weights, plane)
+        return features / planes if self.average else features, depth_fraction, weights
+
+
+def _plane_profile(weight: Tensor, plane: Tensor) -> Tensor:
+    """Replicate-padded convolution of values that depend on the plane only: [C, 3, 3, 3], [D] -> [C, D, 1, 1]."""
+    padded = F.pad(plane.view(1, 1, -1), (1, 1), mode="replicate")
+    return F.conv1d(padded, weight.sum(dim=(2, 3)).unsqueeze(1)).squeeze(0)[..., None, None]
 
 
 class DepthCollapse(nn.Module):
@@ -108,9 +124,9 @@ class DepthCollapse(nn.Module):
                   options.nf0 * options.grid_side // 8, options.grid_features]
         self.layers = nn.Sequential(*(ConvUnit(2, a, b) for a, b in zip(widths[:-1], widths[1:], strict=True)))
 
-    def forward(self, volume: Tensor) -> Tensor:
-        """View volume [N, F, D, h, w] -> features [N, F, h, w]; channel f * D + k is feature f of plane k."""
-        return self.layers(channels_last(volume.flatten(1, 2)))
+    def forward(self, samples: FrustumSamples) -> Tensor:
+        """Features [N, F, h, w] of N view volumes; channel f * D + k is feature f of plane k."""
+        return self.layers(channels_last(dense(samples).flatten(1, 2)))
 
 
 class Renderer(nn.Module):

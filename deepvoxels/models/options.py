@@ -28,7 +28,7 @@ class GeneratorOptions:
     depth_planes: int = 0  # 0: 2 * grid_side
     nf0: int = 64  # base width of the 2D networks
 
-    extractor_levels: int = 6
+    extractor_levels: int = 0  # 0: down to an odd side (1 for a power of two)
     extractor_max: int = 0  # 0: 8 * nf0
     extractor_dropout: float = 0.0
 
@@ -41,7 +41,7 @@ class GeneratorOptions:
     occlusion_levels: int = 0  # 0: as often as depth planes and feature side can be halved
     collapse: str = "mean"  # of weight * feature over depth, as released; or "sum", as in the paper's text
 
-    renderer_levels: int = 6
+    renderer_levels: int = 0  # as for the extractor
     renderer_base: int = 0  # 0: nf0 * image_side / feature_side
     renderer_max: int = 0  # 0: 8 * nf0
     renderer_up_widths: list[int] = field(default_factory=list)  # one per doubling; empty: nf0 each
@@ -73,19 +73,22 @@ class GeneratorOptions:
     @property
     def extractor_widths(self) -> list[int]:
         """Channels of the extractor's U-Net."""
-        return unet_widths(self.nf0 << (self.doublings - 1), self.extractor_levels,
+        return unet_widths(self.nf0 << (self.doublings - 1), self._levels(self.extractor_levels),
                            self.extractor_max or 8 * self.nf0)
 
     @property
     def renderer_widths(self) -> list[int]:
         """Channels of the renderer's U-Net."""
-        return unet_widths(self.renderer_base or self.nf0 << self.doublings, self.renderer_levels,
+        return unet_widths(self.renderer_base or self.nf0 << self.doublings, self._levels(self.renderer_levels),
                            self.renderer_max or 8 * self.nf0)
 
     @property
     def up_widths(self) -> list[int]:
         """Output channels of the renderer's upsampling blocks."""
         return self.renderer_up_widths or [self.nf0] * self.doublings
+
+    def _levels(self, levels: int) -> int:
+        return levels or _factors_of_two(self.feature_side)
 
     def _check_choices(self) -> None:
         if self.lattice not in LATTICES:
@@ -109,8 +112,8 @@ class GeneratorOptions:
         if len(self.up_widths) != self.doublings:
             raise ValueError(f"renderer_up_widths needs {self.doublings} entries for image_side {self.image_side} "
                              f"over feature_side {self.feature_side}, got {self.renderer_up_widths}")
-        divisible = {"extractor_levels": (self.feature_side, self.extractor_levels),
-                     "renderer_levels": (self.feature_side, self.renderer_levels),
+        divisible = {"extractor_levels": (self.feature_side, self._levels(self.extractor_levels)),
+                     "renderer_levels": (self.feature_side, self._levels(self.renderer_levels)),
                      "inpainting_widths": (self.grid_side, len(self.inpainting_widths) - 1)}
         for name, (side, levels) in divisible.items():
             if levels < 1 or side % (1 << levels):

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from deepvoxels.models.options import LATTICES
 
-__all__ = ["SparseMap", "VolumeGeometry", "resample"]
+__all__ = ["FrustumMap", "SparseMap", "VolumeGeometry", "lift", "project"]
 
 
 @dataclass(frozen=True)
@@ -112,13 +112,12 @@ class VolumeGeometry:
     def frustum_coordinates(self, K_map: Tensor, world_from_cam: Tensor, map_side: int) -> tuple[Tensor, Tensor]:
         """Voxel coordinates (x, y, z) of every sample of a camera's view volume, and which lie in the grid.
 
-        Samples are at the pixels of the map and the depth planes, in the order u + h v + h^2 k: [D h^2, 3], [D h^2].
+        Samples are at the pixels of the map and the depth planes, ray by ray: [h, h, D, 3] (v, u, plane), [h, h, D].
         """
         pixels = torch.arange(map_side, device=K_map.device, dtype=K_map.dtype)
-        z, v, u = torch.meshgrid(self.plane_depths(K_map), pixels, pixels, indexing="ij")
+        v, u, z = torch.meshgrid(pixels, pixels, self.plane_depths(K_map), indexing="ij")
         x, y = (u - K_map[0, 2]) / K_map[0, 0] * z, (v - K_map[1, 2]) / K_map[1, 1] * z
-        points_cam = torch.stack((x, y, z), dim=-1).view(-1, 3)
-        points_world = points_cam @ world_from_cam[:3, :3].T + world_from_cam[:3, 3]
+        points_world = torch.stack((x, y, z), dim=-1) @ world_from_cam[:3, :3].T + world_from_cam[:3, 3]
         coords = (points_world - K_map.new_tensor(self.origin)) / self.voxel_size + self.grid_side / 2
         inside = ((coords >= 0) & (coords < self.grid_side)).all(dim=-1)
         return coords - self._half, inside
@@ -130,38 +129,42 @@ class VolumeGeometry:
         """
         K_map = self.map_intrinsics(K, image_side, map_side)
         uv, _, visible = self.project_voxels(K_map, world_from_cam, map_side)
-        return SparseMap.interpolating(uv, visible, (map_side,) * 2, (self.grid_side,) * 3)
+        return SparseMap.interpolating(uv, visible, (map_side,) * 2)
 
-    def projection(self, K: Tensor, world_from_cam: Tensor, image_side: int, map_side: int) -> SparseMap:
-        """Map from the grid [G, G, G] to a camera's view volume [D, h, h]; samples outside the grid become 0.
+    def projection(self, K: Tensor, world_from_cam: Tensor, image_side: int, map_side: int) -> FrustumMap:
+        """Map from the grid [G, G, G] to the samples of a camera's view volume [D, h, h] that lie inside the grid.
 
         Arguments as in `lifting`.
         """
         K_map = self.map_intrinsics(K, image_side, map_side)
         coords, inside = self.frustum_coordinates(K_map, world_from_cam, map_side)
-        return SparseMap.interpolating(coords, inside, (self.grid_side,) * 3, (self.depth_planes, map_side, map_side))
+        sparse = SparseMap.interpolating(coords[inside], None, (self.grid_side,) * 3)
+        pixel, plane = inside.view(-1, self.depth_planes).nonzero().unbind(dim=1)
+        starts = F.pad(inside.view(-1, self.depth_planes).sum(dim=1).cumsum(dim=0), (1, 0))
+        return FrustumMap(sparse, (plane * map_side**2 + pixel), starts.to(torch.int32),
+                          (self.depth_planes, map_side, map_side))
 
 
 @dataclass(frozen=True)
 class SparseMap:
-    """A linear map between two grids as compressed sparse rows: row r sums `weights[i] * input[columns[i]]`.
+    """A linear map as compressed sparse rows: row r sums `weights[i] * input[columns[i]]`.
 
-    i runs from `starts[r]` to `starts[r + 1]`. `visible` counts the rows that are not empty: 0 means that the
-    camera does not see the grid at all, and the output is all zeros.
+    i runs from `starts[r]` to `starts[r + 1]`. `visible` counts the rows that are not empty.
     """
 
     columns: Tensor  # [n] int32
     starts: Tensor  # [rows + 1] int32
     weights: Tensor  # [n]
-    in_shape: tuple[int, ...]
-    out_shape: tuple[int, ...]
+    inputs: int
     visible: int
 
     @classmethod
-    def interpolating(cls, coords: Tensor, valid: Tensor, in_shape: tuple[int, ...],
-                      out_shape: tuple[int, ...]) -> SparseMap:
-        """Multilinear interpolation at `coords` [rows, d] = (x, y[, z]) where `valid`; the border is replicated."""
-        kept = coords[valid]
+    def interpolating(cls, coords: Tensor, valid: Tensor | None, in_shape: tuple[int, ...]) -> SparseMap:
+        """Multilinear interpolation at `coords` [rows, d] = (x, y[, z]); the border is replicated.
+
+        Rows that are not `valid` are empty; None means that all are.
+        """
+        kept = coords if valid is None else coords[valid]
         columns = torch.zeros(len(kept), 1, device=kept.device, dtype=torch.int32)
         weights = torch.ones(len(kept), 1, device=kept.device, dtype=kept.dtype)
         stride = 1
@@ -174,56 +177,77 @@ class SparseMap:
             columns = (pair.unsqueeze(-1) + columns.unsqueeze(1)).flatten(1)  # [kept, 2 ** (axis + 1)]
             weights = (torch.cat((1 - upper, upper), dim=1).unsqueeze(-1) * weights.unsqueeze(1)).flatten(1)
             stride *= side
-        counts = valid.to(torch.int32) * columns.shape[1]
-        starts = F.pad(counts.cumsum(0, dtype=torch.int32), (1, 0))
-        return cls(columns.view(-1), starts, weights.view(-1), in_shape, out_shape, len(kept))
+        if valid is None:
+            valid = torch.ones(len(kept), device=kept.device, dtype=torch.bool)
+        starts = F.pad((valid * columns.shape[1]).cumsum(0), (1, 0)).to(torch.int32)
+        return cls(columns.view(-1), starts, weights.view(-1), stride, len(kept))
+
+    @property
+    def rows(self) -> int:
+        """Number of outputs, empty ones included."""
+        return len(self.starts) - 1
 
     @cached_property
     def transposed(self) -> SparseMap:
         """The transposed map, which carries gradients back; built on first use and kept."""
-        rows = torch.repeat_interleave(torch.arange(len(self.starts) - 1, device=self.starts.device,
-                                                    dtype=torch.int32), self.starts.diff())
+        row = torch.arange(self.rows, device=self.starts.device, dtype=torch.int32)
         order = torch.argsort(self.columns, stable=True)
-        counts = torch.bincount(self.columns, minlength=math.prod(self.in_shape))
-        starts = F.pad(counts.cumsum(0).to(torch.int32), (1, 0))
-        return SparseMap(rows[order], starts, self.weights[order], self.out_shape, self.in_shape,
-                         int((counts > 0).sum()))
+        counts = torch.bincount(self.columns, minlength=self.inputs)
+        starts = F.pad(counts.cumsum(0), (1, 0)).to(torch.int32)
+        return SparseMap(torch.repeat_interleave(row, self.starts.diff())[order], starts, self.weights[order],
+                         self.rows, int((counts > 0).sum()))
+
+    def apply(self, table: Tensor) -> Tensor:
+        """Rows of a table [inputs, F] -> [rows, F], without a graph."""
+        return F.embedding_bag(self.columns, table, self.starts, mode="sum", include_last_offset=True,
+                               per_sample_weights=self.weights.to(table.dtype))
 
 
-def resample(volumes: Tensor, maps: Sequence[SparseMap]) -> Tensor:
-    """Apply sparse maps: [1, F, *in_shape] or [N, F, *in_shape] with N maps -> [N, F, *out_shape].
+@dataclass(frozen=True)
+class FrustumMap:
+    """How one camera's view volume samples the grid. Only samples inside the grid exist, ordered ray by ray."""
 
-    The result has its channels contiguous. Differentiable in `volumes`, not in the cameras.
-    """
-    first = maps[0]
-    if any(m.in_shape != first.in_shape or m.out_shape != first.out_shape for m in maps):
-        raise ValueError("all maps of one call must share their input and output shapes")
-    if tuple(volumes.shape[2:]) != first.in_shape or volumes.shape[0] not in (1, len(maps)):
-        raise ValueError(f"{len(maps)} map(s) from {first.in_shape} do not fit a tensor of shape "
-                         f"{tuple(volumes.shape)}")
-    table = volumes.movedim(1, -1).flatten(0, -2)  # [N' * inputs, F]; a view for channels-last input
-    rows = _SparseMatmul.apply(table, tuple(maps), len(volumes) > 1)
-    return rows.view(len(maps), *first.out_shape, -1).movedim(-1, 1)
+    sparse: SparseMap  # a row per sample
+    position: Tensor  # [n] index of each sample in [D, h, w], flattened
+    ray_starts: Tensor  # [h w + 1] int32, the samples of ray r are ray_starts[r] ... ray_starts[r + 1] - 1
+    shape: tuple[int, int, int]  # D, h, w
+
+    @property
+    def visible(self) -> int:
+        """Number of samples; 0 means that the camera does not see the grid at all."""
+        return self.sparse.visible
 
 
 class _SparseMatmul(torch.autograd.Function):
-    """Block-structured sparse matrix times dense table, written as embedding bags (sums of weighted rows)."""
+    """Sparse matrix times dense table, both ways as sums of weighted rows (embedding bags)."""
 
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, table: Tensor, maps: tuple[SparseMap, ...],
-                own_input: bool) -> Tensor:
-        ctx.maps, ctx.own_input = maps, own_input
-        inputs = len(table) // len(maps) if own_input else 0
-        return torch.cat([_weighted_rows(table[i * inputs :] if own_input else table, m)
-                          for i, m in enumerate(maps)])
+    def forward(ctx: torch.autograd.function.FunctionCtx, table: Tensor, matrix: SparseMap) -> Tensor:
+        ctx.matrix = matrix
+        return matrix.apply(table)
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor, None, None]:
-        parts = [_weighted_rows(part, m.transposed) for part, m in zip(grad.chunk(len(ctx.maps)), ctx.maps,
-                                                                         strict=True)]
-        return torch.cat(parts) if ctx.own_input else torch.stack(parts).sum(0), None, None
+    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor, None]:
+        return ctx.matrix.transposed.apply(grad.contiguous()), None
 
 
-def _weighted_rows(table: Tensor, m: SparseMap) -> Tensor:
-    return F.embedding_bag(m.columns, table, m.starts, mode="sum", include_last_offset=True,
-                           per_sample_weights=m.weights.to(table.dtype))
+def lift(features: Tensor, liftings: Sequence[SparseMap], grid_side: int) -> Tensor:
+    """Feature maps [B, F, h, w] of B cameras -> what every voxel sees [B, F, G, G, G].
+
+    Differentiable in the features. The result has its channels contiguous.
+    """
+    if len(features) != len(liftings) or features[0, 0].numel() != liftings[0].inputs:
+        raise ValueError(f"{len(liftings)} lifting map(s) over {liftings[0].inputs} pixels do not fit feature maps "
+                         f"of shape {tuple(features.shape)}")
+    tables = features.movedim(1, -1).flatten(1, 2)  # [B, h w, F]; a view for channels-last features
+    rows = [_SparseMatmul.apply(table, m) for table, m in zip(tables, liftings, strict=True)]
+    return torch.stack(rows).view(len(rows), *(grid_side,) * 3, -1).movedim(-1, 1)
+
+
+def project(volume: Tensor, maps: Sequence[FrustumMap]) -> list[Tensor]:
+    """Grid [1, F, G, G, G] -> its samples [n, F] along the rays of each camera. Differentiable in the volume."""
+    if len(volume) != 1 or any(m.sparse.inputs != volume[0, 0].numel() for m in maps):
+        raise ValueError(f"projection maps of {maps[0].sparse.inputs} voxels do not fit a volume of shape "
+                         f"{tuple(volume.shape)}")
+    table = volume[0].movedim(0, -1).flatten(0, 2)  # [G^3, F]
+    return [_SparseMatmul.apply(table, m.sparse) for m in maps]

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from deepvoxels.models.frustum import dense
 from deepvoxels.models.generator import Generator
 from deepvoxels.models.options import preset
 from deepvoxels.models.released import import_released
@@ -110,9 +111,9 @@ def stages() -> dict[str, torch.Tensor]:
     views, state = generator(image + 0.5, lifting, projection)
 
     (_, lifted), _ = seen["integration"]
-    (view_volume,), (collapsed, depth, visibility) = seen["occlusion"]
+    (samples,), (collapsed, depth, visibility) = seen["occlusion"]
     out = {"image in": image, "features": seen["extractor"][1], "lifted": lifted, "state": state,
-           "inpainted": seen["inpainting"][1], "view volume": view_volume, "visibility": visibility, "depth": depth,
+           "inpainted": seen["inpainting"][1], "view volume": dense(samples), "visibility": visibility, "depth": depth,
            "collapsed": collapsed, "image out": views.images - 0.5}
     return {name: tensor[0] for name, tensor in out.items()}
 

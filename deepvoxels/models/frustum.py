@@ -1,0 +1,153 @@
+"""Operations on a camera's view volume that touch only the samples inside the grid.
+
+The view volume [N, F, D, h, w] is mostly empty (three quarters at the released setting), and zero outside the grid.
+Here it is never built: `FrustumSamples` holds the rows that exist, and the two operations that read the volume, the
+first convolution of the occlusion network and the weighted sum along rays, work on those rows.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from deepvoxels.models.volume import FrustumMap, project
+
+__all__ = ["FrustumSamples", "collapse", "convolve", "dense", "sample_frustum"]
+
+
+@dataclass(frozen=True)
+class FrustumSamples:
+    """Samples of N view volumes in one table. Indices run over all views, a view after another."""
+
+    rows: Tensor  # [n, F], ordered by view, ray, depth
+    position: Tensor  # [n] index in [N, D, h, w], flattened
+    ray_starts: Tensor  # [N h w + 1] int32, samples of each ray
+    shape: tuple[int, int, int, int]  # N, D, h, w
+
+
+def sample_frustum(volume: Tensor, maps: Sequence[FrustumMap]) -> FrustumSamples:
+    """Sample the grid [1, F, G, G, G] along the rays of N cameras. Differentiable in the volume."""
+    shape = maps[0].shape
+    if any(m.shape != shape for m in maps):
+        raise ValueError("all cameras of one call must share the shape of their view volumes")
+    size = shape[0] * shape[1] * shape[2]
+    starts, seen = [maps[0].ray_starts.new_zeros(1)], 0
+    for m in maps:
+        starts.append(m.ray_starts[1:] + seen)
+        seen += m.visible
+    return FrustumSamples(torch.cat(project(volume, maps)),
+                          torch.cat([m.position + i * size for i, m in enumerate(maps)]),
+                          torch.cat(starts), (len(maps), *shape))
+
+
+def dense(samples: FrustumSamples) -> Tensor:
+    """The whole view volumes [N, F, D, h, w], zero outside the grid, channels contiguous."""
+    n, d, h, w = samples.shape
+    volume = samples.rows.new_zeros(n * d * h * w, samples.rows.shape[1])
+    return volume.index_copy(0, samples.position, samples.rows).view(n, d, h, w, -1).movedim(-1, 1)
+
+
+def collapse(samples: FrustumSamples, weights: Tensor) -> Tensor:
+    """Sum of weight times feature along every ray: weights [N, 1, D, h, w] -> [N, F, h, w]."""
+    n, _, h, w = samples.shape
+    rows = _RaySum.apply(samples.rows, weights.reshape(-1)[samples.position], samples.ray_starts)
+    return rows.view(n, h, w, -1).movedim(-1, 1)
+
+
+def convolve(samples: FrustumSamples, weight: Tensor) -> Tensor:
+    """3x3x3 convolution of the view volumes, borders replicated: weight [C, F, 3, 3, 3] -> [N, C, D, h, w]."""
+    channels, features = weight.shape[:2]
+    kernel = weight.permute(1, 2, 3, 4, 0).reshape(features, 27 * channels)  # a row of 27 C numbers per feature
+    return _AddTaps.apply(samples.rows @ kernel, samples.position, samples.shape)
+
+
+class _RaySum(torch.autograd.Function):
+    """Weighted sum of consecutive rows [n, F] per ray -> [rays, F]."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, rows: Tensor, weights: Tensor, starts: Tensor) -> Tensor:
+        ctx.save_for_backward(rows, weights, starts)
+        order = torch.arange(len(rows), device=rows.device, dtype=starts.dtype)
+        return F.embedding_bag(order, rows, starts, mode="sum", per_sample_weights=weights, include_last_offset=True)
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        rows, weights, starts = ctx.saved_tensors
+        of_sample = torch.repeat_interleave(grad, starts.diff(), dim=0, output_size=len(rows))
+        return of_sample * weights.unsqueeze(1), (of_sample * rows).sum(dim=1), None
+
+
+class _AddTaps(torch.autograd.Function):
+    """Add up what each sample contributes to its 27 neighbours: [n, 27 C] -> [N, C, D, h, w].
+
+    Contributions go to a buffer with a margin of 2, whose inner part is the result. A sample on the border of the
+    view volume also stands for its replicas outside, which contribute like samples of their own.
+    """
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, taps: Tensor, position: Tensor,
+                shape: tuple[int, int, int, int]) -> Tensor:
+        n, d, h, w = shape
+        inner = (n, d + 4, h + 4, w + 4)
+        offsets = _tap_offsets(inner, taps.device)
+        own = _spread(_buffer_index(position, shape, (0, 0, 0)), offsets)
+        replica, source = _replicas(position, shape)
+        replicas = _spread(replica, offsets)
+        buffer = taps.new_zeros(n * (d + 4) * (h + 4) * (w + 4), taps.shape[1] // 27)
+        buffer.index_add_(0, own, taps.reshape(len(own), -1))
+        if len(source):
+            buffer.index_add_(0, replicas, taps[source].view(len(replicas), -1))
+        ctx.save_for_backward(own, replicas, source)
+        ctx.inner = inner
+        return buffer.view(*inner, -1)[:, 2:-2, 2:-2, 2:-2].movedim(-1, 1)
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor, None, None]:
+        own, replicas, source = ctx.saved_tensors
+        table = F.pad(grad.movedim(1, -1), (0, 0, 2, 2, 2, 2, 2, 2)).flatten(0, 3)  # zero in the margin
+        taps = table.index_select(0, own).view(len(own) // 27, -1)
+        if len(source):
+            taps.index_add_(0, source, table.index_select(0, replicas).view(len(source), -1))
+        return taps, None, None
+
+
+def _tap_offsets(buffer: tuple[int, int, int, int], device: torch.device) -> Tensor:
+    """Where tap (z, y, x) of a sample goes, relative to the sample: the neighbour that sees it at that tap."""
+    steps = torch.arange(1, -2, -1, device=device)
+    z, y, x = torch.meshgrid(steps, steps, steps, indexing="ij")
+    return ((z * buffer[2] + y) * buffer[3] + x).view(-1)
+
+
+def _spread(index: Tensor, offsets: Tensor) -> Tensor:
+    return (index.unsqueeze(1) + offsets).view(-1)  # int64: index_add_ is five times slower on int32
+
+
+def _buffer_index(position: Tensor, shape: tuple[int, int, int, int], step: tuple[int, int, int]) -> Tensor:
+    """Index in the buffer of positions moved by `step` = (z, y, x)."""
+    _, d, h, w = shape
+    view, rest = position // (d * h * w), position % (d * h * w)
+    plane, pixel = rest // (h * w), rest % (h * w)
+    v, u = pixel // w, pixel % w
+    return ((view * (d + 4) + plane + 2 + step[0]) * (h + 4) + v + 2 + step[1]) * (w + 4) + u + 2 + step[2]
+
+
+def _replicas(position: Tensor, shape: tuple[int, int, int, int]) -> tuple[Tensor, Tensor]:
+    """Buffer index of every replica outside the view volume, and the sample it repeats."""
+    _, d, h, w = shape
+    axes = (position // (h * w) % d, position // w % h, position % w)
+    beyond = {(axis, step): axes[axis] == (0 if step < 0 else side - 1)
+              for axis, side in enumerate((d, h, w)) for step in (-1, 1)}
+    index, source = [position[:0]], [position[:0]]
+    for step in itertools.product((-1, 0, 1), repeat=3):
+        if any(step):
+            conditions = [beyond[axis, s] for axis, s in enumerate(step) if s]
+            samples = functools.reduce(torch.logical_and, conditions).nonzero().view(-1)
+            index.append(_buffer_index(position[samples], shape, step))
+            source.append(samples)
+    return torch.cat(index), torch.cat(source)
