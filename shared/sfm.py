@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from shared.colmap import ColmapModel, read_colmap_model
-from shared.files import DataError, read_image_size
+from shared.files import DataError, new_folder, read_image_size
 
 __all__ = ["SfmOptions", "SfmScene", "align_similarity", "list_photos", "reconstruct"]
 
@@ -84,17 +84,13 @@ def reconstruct(
     pycolmap = _import_pycolmap()
     photo_dir, out_dir = Path(photo_dir), Path(out_dir)
     names = list_photos(photo_dir)
-    if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
-        raise DataError(out_dir, "the output folder is not empty", "Name a new folder or empty this one")
-    with _workspace(out_dir) as workspace, _quiet(pycolmap):
+    with new_folder(out_dir) as scene, tempfile.TemporaryDirectory() as temporary, _quiet(pycolmap):
+        workspace = Path(temporary)
         one_size = _stage_upright(photo_dir, names, workspace / "photos")
         found = _match_and_map(pycolmap, workspace, one_size, options)
         best = _largest(photo_dir, found, len(names), options.min_registered_share)
-        _undistort(pycolmap, workspace, best, options)
-        model = read_colmap_model(workspace / "scene" / "sparse")
-        if out_dir.exists():
-            out_dir.rmdir()
-        (workspace / "scene").rename(out_dir)
+        _undistort(pycolmap, workspace, best, scene, options.num_threads)
+        model = read_colmap_model(scene / "sparse")
     registered = {image.name for image in model.images.values()}
     unregistered = [name for name in names if name not in registered]
     return SfmScene(out_dir / "images", out_dir / "sparse", model, unregistered, len(found))
@@ -130,21 +126,6 @@ def _import_pycolmap() -> ModuleType:
     except ModuleNotFoundError:
         message = "poses of photos are found by pycolmap, which is not installed: pip install -e '.[colmap]'"
         raise ModuleNotFoundError(message, name="pycolmap") from None
-
-
-@contextmanager
-def _workspace(out_dir: Path) -> Iterator[Path]:
-    """A temporary folder on the same disk as `out_dir`, so that the result can be renamed into place."""
-    try:
-        out_dir.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}.", dir=out_dir.parent))
-    except OSError as error:
-        remedy = "Check the write permission of the folder above it"
-        raise DataError(out_dir, f"cannot be written ({error.strerror or error})", remedy) from None
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
@@ -223,13 +204,13 @@ def _largest(photo_dir: Path, found: dict[int, Any], photo_count: int, min_share
     return best
 
 
-def _undistort(pycolmap: ModuleType, workspace: Path, best: Any, options: SfmOptions) -> None:
+def _undistort(pycolmap: ModuleType, workspace: Path, best: Any, scene: Path, num_threads: int) -> None:
     """Write `scene/images` and `scene/sparse`, both without lens distortion."""
-    chosen, scene = workspace / "chosen", workspace / "scene"
+    chosen = workspace / "chosen"
     chosen.mkdir()
     best.write(chosen)
     pycolmap.undistort_images(
-        scene, chosen, workspace / "photos", jpeg_quality=JPEG_QUALITY, num_threads=options.num_threads
+        scene, chosen, workspace / "photos", jpeg_quality=JPEG_QUALITY, num_threads=num_threads
     )
     for leftover in scene.iterdir():  # folders and scripts for COLMAP's own dense reconstruction
         if leftover.name not in ("images", "sparse"):

@@ -18,6 +18,7 @@ from PIL import Image, ImageOps
 
 from shared.files import (
     DataError,
+    new_folder,
     read_bytes,
     read_depth_png,
     read_image,
@@ -271,6 +272,31 @@ def test_writing_makes_parents_but_not_through_a_file(tmp_path):
     write_bytes(tmp_path / "x" / "y" / "a.bin", b"1")
     with pytest.raises(DataError, match="cannot be written"):
         write_bytes(tmp_path / "x" / "y" / "a.bin" / "b.bin", b"1")
+
+
+def test_a_new_folder_appears_only_when_complete(tmp_path):
+    with new_folder(tmp_path / "a" / "b") as folder:
+        (folder / "x.txt").write_text("1")
+        assert not (tmp_path / "a" / "b").exists()
+    assert (tmp_path / "a" / "b" / "x.txt").read_text() == "1"
+
+    def fail_halfway():
+        with new_folder(tmp_path / "a" / "c") as folder:
+            (folder / "x.txt").write_text("1")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail_halfway()
+    assert os.listdir(tmp_path / "a") == ["b"]
+    (tmp_path / "empty").mkdir()
+    with new_folder(tmp_path / "empty") as folder:
+        (folder / "y.txt").write_text("1")
+    assert os.listdir(tmp_path / "empty") == ["y.txt"]
+    for used in (tmp_path / "empty", tmp_path / "empty" / "y.txt"):
+        with pytest.raises(DataError, match="not an empty folder"), new_folder(used):
+            pass
+    with pytest.raises(DataError, match="cannot be written"), new_folder(tmp_path / "empty" / "y.txt" / "z"):
+        pass
 
 
 # ---- PFM, depth, PLY ---------------------------------------------------------------------------------------

@@ -157,7 +157,7 @@ def test_the_written_scene_is_complete_and_nothing_else_is_left(corner):
 
 def test_a_used_output_folder_is_refused(corner):
     folder, _, _ = corner
-    with pytest.raises(DataError, match="not empty"):
+    with pytest.raises(DataError, match="not an empty folder"):
         reconstruct(folder / "photos", folder / "out")
 
 

@@ -1,0 +1,238 @@
+"""The three layouts a posed scene may have on disk, each as the same list of views.
+
+    deepvoxels   intrinsics.txt, rgb/NAME.png, pose/NAME.txt, optionally depth/NAME.png  (the released scenes)
+    nerf         transforms.json beside its images, or transforms_train.json and transforms_test.json
+    colmap       a sparse model (in sparse/0, sparse or the folder itself) and the photos in images/
+
+The released code pairs images and poses by their order; here they are paired by name.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from shared.camera_files import (
+    DeepVoxelsIntrinsics,
+    NerfTransforms,
+    read_deepvoxels_intrinsics,
+    read_nerf_transforms,
+    read_pose,
+)
+from shared.colmap import find_colmap_model, read_colmap_model
+from shared.files import DataError, read_image_size
+
+__all__ = ["LAYOUTS", "SPLITS", "Listing", "View", "find_layout", "list_views", "split_views"]
+
+LAYOUTS = ("deepvoxels", "nerf", "colmap")
+SPLITS = ("all", "train", "test")
+HELD_OUT_EVERY = 8  # where a layout has no test views of its own, views 0, 8, 16, ... are held out
+IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg")
+NO_DISTORTION = torch.zeros(4, dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class View:
+    """One posed image on disk; `K` and `distortion` (k1 k2 p1 p2) belong to its full size."""
+
+    name: str
+    image_path: Path
+    height: int
+    width: int
+    world_from_cam: Tensor  # float64 [4, 4], OpenCV axes
+    K: Tensor  # float64 [3, 3], pixel centres at integers
+    distortion: Tensor  # float64 [4]
+    depth_path: Path | None = None
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Everything a folder says about its scene, images unread."""
+
+    layout: str
+    views: list[View]  # of all splits, in the order of their names
+    test_names: frozenset[str]
+    intrinsics: DeepVoxelsIntrinsics | None = None  # only in the layout deepvoxels
+    points: Tensor | None = None  # float64 [M, 3], only in the layout colmap
+    notes: tuple[str, ...] = ()  # what was left out and why
+
+
+def find_layout(path: Path) -> str:
+    """The layout of a scene, by what is there; DataError when it is none of the three."""
+    if (path / "intrinsics.txt").is_file():
+        return "deepvoxels"
+    if path.suffix == ".json" or any((path / f"transforms{end}.json").is_file() for end in ("", "_train")):
+        return "nerf"
+    if find_colmap_model(path) is not None:
+        return "colmap"
+    if not path.is_dir():
+        raise DataError(path, "the folder does not exist", "Check the path and the name")
+    if not any(path.iterdir()):
+        raise DataError(path, "the folder is empty", "Put a scene there, or let prepare.py make one")
+    reason = "holds no posed scene (no intrinsics.txt, transforms.json, or COLMAP model in sparse/0)"
+    remedy = "For bare photos run: python -m deepvoxels.prepare colmap IMAGES --out DIR"
+    raise DataError(path, reason, remedy)
+
+
+def list_views(path: Path, layout: str = "auto") -> Listing:
+    """List the views of a scene; `layout` is "auto" or one of LAYOUTS. Raises DataError for bad files."""
+    if layout == "auto":
+        layout = find_layout(path)
+    readers = {"deepvoxels": _list_deepvoxels, "nerf": _list_nerf, "colmap": _list_colmap}
+    if layout not in readers:
+        raise ValueError(f"layout must be auto or one of {LAYOUTS}, not {layout!r}")
+    return readers[layout](path)
+
+
+def split_views(listing: Listing, split: str) -> list[View]:
+    """The views of "all", "train" or "test"."""
+    if split not in SPLITS:
+        raise ValueError(f"split must be one of {SPLITS}, not {split!r}")
+    if split == "all":
+        return listing.views
+    return [view for view in listing.views if (view.name in listing.test_names) == (split == "test")]
+
+
+def _every_eighth(views: list[View]) -> frozenset[str]:
+    return frozenset(view.name for view in views[::HELD_OUT_EVERY])
+
+
+# ---- deepvoxels --------------------------------------------------------------------------------------------
+
+
+def _list_deepvoxels(path: Path) -> Listing:
+    intrinsics = read_deepvoxels_intrinsics(path / "intrinsics.txt")
+    images = _by_stem(path / "rgb", IMAGE_EXTENSIONS)
+    poses = _by_stem(path / "pose", (".txt",))
+    _require_pairs(path, images, "image", poses, "pose")
+    depths = _by_stem(path / "depth", (".png",)) if (path / "depth").is_dir() else {}
+    if depths:
+        _require_pairs(path, images, "image", depths, "depth map")
+    first_size = None
+    views = []
+    for stem, image_path in sorted(images.items()):
+        size = read_image_size(image_path)
+        first_size = first_size or size
+        if size != first_size:
+            reason = f"is {size[1]} x {size[0]} pixels, those before it {first_size[1]} x {first_size[0]}"
+            raise DataError(image_path, reason, "All images of a scene have one size: convert or remove it")
+        views.append(
+            View(
+                name=stem,
+                image_path=image_path,
+                height=size[0],
+                width=size[1],
+                world_from_cam=read_pose(poses[stem]),
+                K=_full_size_intrinsics(path, intrinsics, size),
+                distortion=NO_DISTORTION,
+                depth_path=depths.get(stem),
+            )
+        )
+    return Listing("deepvoxels", views, _every_eighth(views), intrinsics)
+
+
+def _by_stem(folder: Path, extensions: tuple[str, ...]) -> dict[str, Path]:
+    if not folder.is_dir():
+        raise DataError(folder, "the folder does not exist", "A scene has rgb/, pose/ and intrinsics.txt")
+    files: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() not in extensions or path.name.startswith("."):
+            continue
+        if path.stem in files:
+            raise DataError(path, f"{files[path.stem].name} has the same name", "Remove one of them")
+        files[path.stem] = path
+    if not files:
+        raise DataError(folder, f"holds no files ({' '.join(extensions)})", "Copy the scene again")
+    return files
+
+
+def _require_pairs(path: Path, first: dict, first_kind: str, second: dict, second_kind: str) -> None:
+    problems = []
+    for here, there, kind in ((first, second, second_kind), (second, first, first_kind)):
+        lonely = sorted(here.keys() - there.keys())
+        if lonely:
+            shown = ", ".join(lonely[:5]) + (", ..." if len(lonely) > 5 else "")
+            problems.append(f"{len(lonely)} without {kind}: {shown}")
+    if problems:
+        counts = f"{len(first)} {first_kind}s and {len(second)} {second_kind}s do not pair by name"
+        raise DataError(path, f"{counts} ({'; '.join(problems)})", "Add what is missing or remove the others")
+
+
+def _full_size_intrinsics(path: Path, intrinsics: DeepVoxelsIntrinsics, size: tuple[int, int]) -> Tensor:
+    """K of the full image from the reference sensor of intrinsics.txt.
+
+    The released scenes have a 640 x 480 sensor and square images: the square is the middle of the sensor, so
+    f and cy scale by the height, cx by the width. An image of the sensor's own shape is a plain resize of it.
+    """
+    height, width = size
+    i = intrinsics
+    off_by_a_pixel = max(i.sensor_height, i.sensor_width)
+    same_shape = abs(width * i.sensor_height - height * i.sensor_width) <= off_by_a_pixel
+    if height != width and not same_shape:
+        reason = f"the sensor is {i.sensor_width} x {i.sensor_height}, the images are {width} x {height}"
+        raise DataError(path / "intrinsics.txt", reason, "Images are square or have the sensor's shape")
+    scale_x, scale_y = width / i.sensor_width, height / i.sensor_height
+    focal = i.focal_px * scale_y
+    cx, cy = (i.cx_px + 0.5) * scale_x - 0.5, (i.cy_px + 0.5) * scale_y - 0.5
+    return torch.tensor([[focal, 0, cx], [0, focal, cy], [0, 0, 1]], dtype=torch.float64)
+
+
+# ---- nerf and colmap ---------------------------------------------------------------------------------------
+
+
+def _list_nerf(path: Path) -> Listing:
+    folder = path.parent if path.suffix == ".json" else path
+    single = path if path.suffix == ".json" else path / "transforms.json"
+    if single.is_file() or path.suffix == ".json":
+        transforms = read_nerf_transforms(single)
+        views = _nerf_views(transforms)
+        test_names = _every_eighth(views)
+        missing = transforms.missing
+    else:
+        train = read_nerf_transforms(folder / "transforms_train.json")
+        test = read_nerf_transforms(folder / "transforms_test.json")
+        views, test_views = _nerf_views(train), _nerf_views(test)
+        test_names = frozenset(view.name for view in test_views)
+        doubled = test_names & {view.name for view in views}
+        if doubled:
+            raise DataError(folder, f"{min(doubled)!r} is a training and a test view", "Remove one of them")
+        views += test_views
+        missing = train.missing + test.missing
+    notes = (f"{len(missing)} frames without image left out: {', '.join(missing[:5])}",) if missing else ()
+    return Listing("nerf", views, test_names, notes=notes)
+
+
+def _nerf_views(transforms: NerfTransforms) -> list[View]:
+    frames = sorted(transforms.frames, key=lambda frame: frame.name)
+    return [
+        View(f.name, f.image_path, f.height, f.width, f.world_from_cam, f.K, f.distortion) for f in frames
+    ]
+
+
+def _list_colmap(path: Path) -> Listing:
+    model_dir = find_colmap_model(path)
+    if model_dir is None:
+        raise DataError(path, "holds no COLMAP model", "Put it into sparse/0, beside images/")
+    model = read_colmap_model(model_dir)
+    image_dir = path / "images"
+    if not image_dir.is_dir():
+        raise DataError(image_dir, "the folder does not exist", "The photos of a COLMAP model lie in images/")
+    views, missing = [], []
+    for image in sorted(model.images.values(), key=lambda image: image.name):
+        camera = model.cameras[image.camera_id]
+        image_path = image_dir / image.name
+        if not image_path.is_file():
+            missing.append(image.name)
+            continue
+        height, width = read_image_size(image_path)
+        if (height, width) != (camera.height, camera.width):
+            reason = f"is {width} x {height} pixels, its camera {camera.width} x {camera.height}"
+            raise DataError(image_path, reason, "Use the photos that the model was made from")
+        K, distortion = camera.intrinsics(), camera.distortion()
+        views.append(View(image.name, image_path, height, width, image.world_from_cam, K, distortion))
+    if not views:
+        reason = f"holds none of the {len(missing)} images of the model, such as {missing[0]!r}"
+        raise DataError(image_dir, reason, "Copy the photos there")
+    notes = (f"{len(missing)} posed images not found, left out: {', '.join(missing[:5])}",) if missing else ()
+    return Listing("colmap", views, _every_eighth(views), points=model.points.xyz, notes=notes)

@@ -1,0 +1,288 @@
+"""A posed scene in memory: square images of one size, their cameras, and where the voxel grid lies."""
+
+import math
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import cv2
+import torch
+from torch import Tensor
+
+from deepvoxels.datasets.layouts import Listing, View, list_views, split_views
+from deepvoxels.datasets.volume_fit import Volume, depth_range, fit_volume, visible_share
+from shared.camera import check_pose, crop_intrinsics, pixel_grid, project, resize_intrinsics, unproject
+from shared.camera_files import DeepVoxelsIntrinsics
+from shared.distortion import distort_normalized, undistort_image
+from shared.files import DataError, read_depth_png, read_image
+
+__all__ = ["PosedScene", "check_scene", "load_scene", "nearest_views"]
+
+DEFAULT_NEAR = math.sqrt(3) / 2  # of the released code, where intrinsics.txt says 0
+DEPTH_UNIT = 1e-4  # of the released depth maps, in scene units
+DEPTH_BACKGROUND = 10000
+WHITE = (1.0, 1.0, 1.0)
+INTRINSICS_RULES = ("half_pixel", "released")
+
+
+@dataclass(frozen=True)
+class PosedScene:
+    """N views of one scene, square, S pixels a side."""
+
+    path: Path
+    layout: str
+    names: list[str]
+    images: Tensor  # uint8 [N, 3, S, S], RGB
+    world_from_cam: Tensor  # float32 [N, 4, 4], OpenCV axes
+    K: Tensor  # float32 [N, 3, 3] at S pixels
+    grid_origin: tuple[float, float, float]  # the grid's middle in world coordinates
+    grid_side_length: float  # scene units
+    near: float  # z-depth of the first depth plane
+    far: float  # largest z-depth of the grid over all views
+    depth: Tensor | None = None  # float32 [N, S, S], z-depth in scene units
+    depth_valid: Tensor | None = None  # bool [N, S, S]
+    blind_views: tuple[str, ...] = ()  # views that show no voxel
+    notes: tuple[str, ...] = ()  # what was left out or assumed
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def image_side(self) -> int:
+        """S, pixels."""
+        return self.images.shape[-1]
+
+    def image(self, index: int) -> Tensor:
+        """View `index` as float32 [3, S, S] in [0, 1]."""
+        return self.images[index].to(torch.float32) / 255
+
+
+def load_scene(
+    path: str | os.PathLike,
+    layout: str = "auto",
+    *,
+    image_side: int,
+    split: str = "all",
+    sampling: str = "all",
+    intrinsics_rule: str = "half_pixel",
+    background: tuple[float, float, float] = WHITE,
+) -> PosedScene:
+    """Load a scene in one of the layouts of `deepvoxels.datasets.layouts`.
+
+    Images are undistorted, cut to the square in their middle and area-averaged to `image_side`; transparency
+    goes on `background`. `split` "train" and "test" part the views by the layout's own test file or, where
+    there is none, hold out every 8th; `sampling` "skip_n" then keeps every (n+1)-th. The grid is the file's,
+    or fitted to all views whatever the split. `intrinsics_rule` "released" scales the principal point without
+    the half-pixel term, as the released code does. Raises DataError for whatever is wrong with the files.
+    """
+    path = Path(path)
+    if image_side < 8 or intrinsics_rule not in INTRINSICS_RULES:
+        raise ValueError(f"image_side {image_side} < 8, or intrinsics_rule {intrinsics_rule!r} is unknown")
+    step = _sampling_step(sampling)
+    listing = list_views(path, layout)
+    if intrinsics_rule == "released" and listing.intrinsics is None:
+        raise ValueError("the released intrinsics rule is for the layout deepvoxels only")
+    square_K = _square_intrinsics(listing.views)
+    volume, notes = _volume(path, listing, square_K, image_side)
+
+    views = split_views(listing, split)[::step]
+    if not views:
+        raise DataError(path, f"the split {split!r} has no views", "Add views or use another split")
+    images = [_load_image(view, square_K[view.name], image_side, background) for view in views]
+    depth, depth_valid = _load_depth(views, image_side)
+    if intrinsics_rule == "released":
+        K = _released_intrinsics(listing.intrinsics, image_side).expand(len(views), -1, -1)
+    else:
+        K = torch.stack([_at_side(square_K[view.name], view, image_side) for view in views])
+    scene = PosedScene(
+        path=path,
+        layout=listing.layout,
+        names=[view.name for view in views],
+        images=torch.stack(images),
+        world_from_cam=torch.stack([view.world_from_cam for view in views]).to(torch.float32),
+        K=K.to(torch.float32).contiguous(),
+        grid_origin=volume.origin,
+        grid_side_length=volume.side_length,
+        near=volume.near,
+        far=volume.far,
+        depth=depth,
+        depth_valid=depth_valid,
+        notes=listing.notes + notes,
+    )
+    return check_scene(scene)
+
+
+def check_scene(scene: PosedScene) -> PosedScene:
+    """Check what training relies on; returns the scene with `blind_views` filled in.
+
+    Raises DataError, naming the view, for counts that differ, images that are not square or not uint8, a pose
+    that is not finite, orthonormal and right-handed, intrinsics that are no pinhole, a grid without size or
+    with its far end before `near`, and when no view at all shows a voxel.
+    """
+    count, side = len(scene.names), scene.images.shape[-1]
+    counts = {"images": len(scene.images), "poses": len(scene.world_from_cam), "intrinsics": len(scene.K)}
+    if count == 0 or any(number != count for number in counts.values()):
+        found = ", ".join(f"{number} {kind}" for kind, number in counts.items())
+        raise DataError(scene.path, f"{count} views but {found}", "Each view needs one of each")
+    if scene.images.dtype != torch.uint8 or scene.images.shape[1:] != (3, side, side):
+        reason = f"images are {scene.images.dtype} {tuple(scene.images.shape)}, not uint8 [N, 3, S, S]"
+        raise DataError(scene.path, reason, "Load them with load_scene")
+    for name, pose, K in zip(scene.names, scene.world_from_cam, scene.K, strict=True):
+        try:
+            check_pose(pose, f"view {name}")
+        except ValueError as error:
+            raise DataError(scene.path, str(error), "Mend or remove this view") from None
+        if not (bool(torch.isfinite(K).all()) and K[0, 0] > 0 and K[1, 1] > 0):
+            reason = f"view {name}: the intrinsics are {K.tolist()}"
+            raise DataError(scene.path, reason, "Focal lengths are positive, in pixels")
+    numbers = (*scene.grid_origin, scene.grid_side_length, scene.near, scene.far)
+    if not all(map(math.isfinite, numbers)) or scene.grid_side_length <= 0 or not 0 < scene.near < scene.far:
+        grid = f"the grid has origin {scene.grid_origin} and side {scene.grid_side_length:g}"
+        reason = f"{grid}, its depth runs from near {scene.near:g} to {scene.far:g}"
+        remedy = "Near must lie before the grid's far end: check scale, near and the unit of the poses"
+        raise DataError(scene.path, reason, remedy)
+    shares = visible_share(scene.world_from_cam, scene.K, side, scene.grid_origin, scene.grid_side_length)
+    blind = tuple(name for name, share in zip(scene.names, shares.tolist(), strict=True) if share == 0)
+    if len(blind) == count:
+        remedy = "Poses are camera to world with z forward; check them and the grid's origin and scale"
+        raise DataError(scene.path, f"the grid is outside all of the {count} views", remedy)
+    return replace(scene, blind_views=blind)
+
+
+def nearest_views(world_from_cam: Tensor, count: int) -> Tensor:
+    """For each camera [N, 4, 4] the `count` others with the most similar viewing direction, best first.
+
+    The measure is the cosine between optical axes, as in the released code; positions play no part.
+    Returns int64 [N, count]. Raises ValueError for fewer than `count` other cameras.
+    """
+    if not 1 <= count < len(world_from_cam):
+        raise ValueError(f"{len(world_from_cam)} views have no {count} neighbours each")
+    axes = torch.nn.functional.normalize(world_from_cam[:, :3, 2], dim=1)
+    cosines = axes @ axes.T
+    cosines.fill_diagonal_(-torch.inf)
+    return cosines.topk(count, dim=1).indices
+
+
+# ---- loading, step by step ---------------------------------------------------------------------------------
+
+
+def _sampling_step(sampling: str) -> int:
+    """1 for "all", n + 1 for "skip_n"."""
+    if sampling == "all":
+        return 1
+    prefix, _, number = sampling.partition("_")
+    if prefix != "skip" or not number.isdecimal():
+        raise ValueError(f"sampling must be all or skip_n with a number n, not {sampling!r}")
+    return int(number) + 1
+
+
+def _square_intrinsics(views: list[View]) -> dict[str, Tensor]:
+    """By view name, K of the undistorted square in the middle of the full-size image, float64 [3, 3]."""
+    found: dict[str, Tensor] = {}
+    known: dict[tuple, Tensor] = {}  # most scenes have one camera
+    for view in views:
+        key = (view.height, view.width, *view.K.flatten().tolist(), *view.distortion.tolist())
+        if key not in known:
+            side = min(view.height, view.width)
+            left, top = (view.width - side) // 2, (view.height - side) // 2
+            known[key] = _zoom_until_filled(view, crop_intrinsics(view.K, left, top), side)
+        found[view.name] = known[key]
+    return found
+
+
+def _zoom_until_filled(view: View, K: Tensor, side: int) -> Tensor:
+    """K with the focal lengths prolonged, in steps of 0.5 %, until the photo covers every pixel."""
+    if not bool(view.distortion.any()):
+        return K
+    grid = pixel_grid(side, side, dtype=torch.float64)
+    border = torch.cat([grid[0], grid[-1], grid[:, 0], grid[:, -1]])
+    last = K.new_tensor([view.width - 1, view.height - 1])
+    for percent in range(0, 101):
+        zoomed = K.clone()
+        zoomed[0, 0] *= 1 + percent / 200
+        zoomed[1, 1] *= 1 + percent / 200
+        ideal = unproject(border, border.new_ones(len(border)), zoomed)[:, :2]
+        distorted = distort_normalized(ideal, view.distortion)
+        pixels, _ = project(torch.nn.functional.pad(distorted, (0, 1), value=1.0), view.K)
+        if bool(((pixels >= -0.5) & (pixels <= last + 0.5)).all()):
+            return zoomed
+    reason = f"the distortion {view.distortion.tolist()} leaves no usable square"
+    raise DataError(view.image_path, reason, "Check k1 k2 p1 p2, or undistort the images first")
+
+
+def _at_side(square_K: Tensor, view: View, image_side: int) -> Tensor:
+    side = min(view.height, view.width)
+    return resize_intrinsics(square_K, (side, side), (image_side, image_side))
+
+
+def _released_intrinsics(intrinsics: DeepVoxelsIntrinsics, image_side: int) -> Tensor:
+    """K [3, 3] as the released code has it: everything times a ratio, no half pixel."""
+    i = intrinsics
+    focal = i.focal_px * image_side / i.sensor_height
+    cx, cy = i.cx_px * image_side / i.sensor_width, i.cy_px * image_side / i.sensor_height
+    return torch.tensor([[focal, 0, cx], [0, focal, cy], [0, 0, 1]], dtype=torch.float64)
+
+
+def _volume(
+    path: Path, listing: Listing, square_K: dict[str, Tensor], image_side: int
+) -> tuple[Volume, tuple[str, ...]]:
+    """Grid and depth range, from intrinsics.txt or fitted, and what was assumed."""
+    poses = torch.stack([view.world_from_cam for view in listing.views])
+    try:
+        if listing.intrinsics is None:
+            K = torch.stack([_at_side(square_K[view.name], view, image_side) for view in listing.views])
+            return fit_volume(poses, K, image_side, listing.points), ()
+        origin, side_length = listing.intrinsics.grid_origin, listing.intrinsics.grid_side_length
+        near, far = depth_range(poses, origin, side_length)
+    except ValueError as error:
+        raise DataError(path, str(error), "Check the poses: camera to world, z forward") from None
+    notes = ()
+    if listing.intrinsics.near is None:
+        notes = (f"intrinsics.txt has no near plane: {near:.4g}, where the grid begins, is taken",)
+    elif listing.intrinsics.near == 0:
+        near = DEFAULT_NEAR
+        notes = (f"near is 0 in intrinsics.txt: the released default {near:.4g} is taken",)
+    else:
+        near = listing.intrinsics.near
+    return Volume(origin, side_length, near, far), notes
+
+
+def _load_image(view: View, square_K: Tensor, image_side: int, background: tuple) -> Tensor:
+    """Read, undistort, cut and resize one view: uint8 [3, S, S]."""
+    image = read_image(view.image_path, background=background)
+    side = min(view.height, view.width)
+    if bool(view.distortion.any()):
+        K, new_K, distortion = (t.to(torch.float32) for t in (view.K, square_K, view.distortion))
+        image = undistort_image(image[None], K, distortion, new_K, (side, side))[0][0]
+    else:
+        image = _middle_square(image)
+    pixels = image.permute(1, 2, 0).numpy()
+    if side != image_side:  # area average; enlarging is bilinear
+        interpolation = cv2.INTER_AREA if side > image_side else cv2.INTER_LINEAR
+        pixels = cv2.resize(pixels, (image_side, image_side), interpolation=interpolation)
+    return torch.from_numpy(pixels).permute(2, 0, 1).mul(255).round().to(torch.uint8)
+
+
+def _middle_square(maps: Tensor) -> Tensor:
+    """[..., H, W] -> [..., m, m] with m = min(H, W)."""
+    height, width = maps.shape[-2:]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return maps[..., top : top + side, left : left + side]
+
+
+def _load_depth(views: list[View], image_side: int) -> tuple[Tensor | None, Tensor | None]:
+    """Depth float32 and its mask bool, [N, S, S], of the nearest pixels; None where there is no depth."""
+    if any(view.depth_path is None for view in views):
+        return None, None
+    depths, masks = [], []
+    for view in views:
+        depth, valid = read_depth_png(view.depth_path, unit_m=DEPTH_UNIT, invalid=(DEPTH_BACKGROUND,))
+        if depth.shape != (view.height, view.width):
+            reason = f"is {depth.shape[1]} x {depth.shape[0]} pixels, its image {view.width} x {view.height}"
+            raise DataError(view.depth_path, reason, "Depth maps have the size of the images")
+        depth, valid = _middle_square(depth), _middle_square(valid)
+        nearest = ((torch.arange(image_side) + 0.5) * (len(depth) / image_side)).long()
+        depths.append(depth[nearest][:, nearest])
+        masks.append(valid[nearest][:, nearest])
+    return torch.stack(depths), torch.stack(masks)
