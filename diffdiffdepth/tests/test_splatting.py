@@ -1,0 +1,212 @@
+"""Splatting beside a loop over the points, the paper's arithmetic in numbers, and its invariances."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from diffdiffdepth.models import splatting
+from diffdiffdepth.models.splatting import splat
+
+DENSITY, ATTENUATION = 6.2 * math.sqrt(2 * math.pi), 15.520111953874297
+
+
+def plain_splat(positions_px, labels, weights, size, near_is_large, supersampling=1, half_size=3):
+    """The plain twin: one point after the other, front to back, in its window of the grid. Differentiable."""
+    height, width = (side * supersampling for side in size)
+    label_map, weight_map, depth = (labels.new_zeros(height, width) for _ in range(3))
+    for k in torch.argsort(labels, descending=near_is_large, stable=True).tolist():
+        x, y = (positions_px[k] + 0.5) * supersampling - 0.5
+        left, top = math.ceil(x.item() - half_size), math.ceil(y.item() - half_size)
+        right, bottom = min(left + 2 * half_size + 1, width), min(top + 2 * half_size + 1, height)
+        left, top = max(left, 0), max(top, 0)
+        if left >= right or top >= bottom:
+            continue
+        xs, ys = torch.arange(left, right), torch.arange(top, bottom)
+        window = (slice(top, bottom), slice(left, right))
+        squared = (xs - x).square() + (ys - y).square()[:, None]
+        profile = torch.exp(-squared / (2 * 1.3**2))
+        seen = torch.exp(-ATTENUATION * depth[window])
+        label_map[window] += seen * labels[k] * (1 - torch.exp(-DENSITY * profile))
+        weight_map[window] += seen * weights[k] * torch.exp(-((squared / (2 * 0.7054**2)) ** 2))
+        depth[window] += profile
+    return label_map, weight_map
+
+
+def random_points(count, size, seed, margin=4.0, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(seed)
+    height, width = size
+    unit = torch.rand(count, 2, generator=generator, dtype=dtype)
+    extent = torch.tensor([width - 1 + 2 * margin, height - 1 + 2 * margin], dtype=dtype)
+    labels = 1 + 3 * torch.rand(count, generator=generator, dtype=dtype)
+    return unit * extent - margin, labels, torch.rand(count, generator=generator, dtype=dtype)
+
+
+def test_reference_values():
+    # two points, grid 9 x 10, disparity order; written out by hand from the formulas
+    points = torch.tensor([[4.3, 4.7], [6.2, 4.1]]), torch.tensor([1.5, 0.5]), torch.tensor([1.0, 0.5])
+    labels, weights = splat(*points, (9, 10), near_is_large=True)
+    expected = [[0, 0, 1.40975, 1.49957, 1.5, 1.49999, 1.49672, 1.28911, 0.70784, 0.39102]]
+    expected += [[0, 0, 1.4366, 1.49985, 1.5, 1.5, 1.4984, 1.32656, 0.7283, 0.34976]]
+    np.testing.assert_allclose(labels[4:6].numpy(), expected, atol=1e-5)
+    expected = [[0, 0, 0, 0.00824, 0.71201, 0.37919, 0.00166, 0.06904, 0.00001, 0]]
+    expected += [[0, 0, 0, 0.0408, 0.96781, 0.71201, 0.00052, 0.01042, 0, 0]]
+    np.testing.assert_allclose(weights[4:6].numpy(), expected, atol=1e-5)
+
+
+def test_profile_of_a_single_point():
+    # distances, opacity by the released code's quadrature, analytic opacity, weight
+    table = [(0, 0.99884, 1, 1), (0.5, 0.99971, 1, 0.9388), (1, 1.00023, 0.99999, 0.3643)]
+    table += [(2, 0.99030, 0.99143, 0), (2.5, 0.91277, 0.91334, 0), (3, 0.66150, 0.66180, 0)]
+    for distance, sampled, analytic, weight in table:
+        position = torch.tensor([[8.0 - distance, 5.0]])
+        for opacity, expected in (("quadrature", sampled), ("analytic", analytic)):
+            labels, weights = splat(
+                position, torch.ones(1), torch.ones(1), (11, 17), near_is_large=True, opacity=opacity
+            )
+            assert abs(labels[5, 8].item() - expected) < 2e-5
+            assert abs(weights[5, 8].item() - weight) < 1e-4
+
+
+def test_a_near_point_hides_and_contaminates_a_far_one():
+    points = torch.tensor([[10.0, 6.0], [12.0, 6.0]]), torch.tensor([2.0, 1.0]), torch.ones(2)
+    labels, weights = splat(*points, (13, 24), near_is_large=True, opacity="quadrature")
+    row = [1.323, 1.981, 2, 1.998, 2, 1.989, 1.662, 0.990, 0.662, 0]
+    np.testing.assert_allclose(labels[6, 7:17].numpy(), row, atol=6e-4)
+    np.testing.assert_allclose(weights[6, 9:14].numpy(), [0.364, 1, 0.364, 0.009, 0.123], atol=1e-3)
+
+
+@pytest.mark.parametrize("near_is_large", [True, False])
+@pytest.mark.parametrize(("size", "factor", "half_size"), [((13, 21), 1, 3), ((17, 6), 2, 3), ((1, 9), 3, 5)])
+def test_agrees_with_the_plain_twin(size, factor, half_size, near_is_large, monkeypatch):
+    points = [x.requires_grad_() for x in random_points(120, size, 0)]
+    expected = plain_splat(*points, size, near_is_large, factor, half_size)
+    generator = torch.Generator().manual_seed(1)
+    directions = [torch.randn(x.shape, generator=generator, dtype=x.dtype) for x in expected]
+    wanted = torch.autograd.grad(expected, points, directions)
+    for entries in (1 << 17, 900):  # one band, and as many as there can be
+        monkeypatch.setattr(splatting, "ENTRIES_PER_BAND", entries)
+        found = splat(*points, size, near_is_large=near_is_large, supersampling=factor, half_size=half_size)
+        for a, b in zip(found, expected, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+        for a, b in zip(torch.autograd.grad(found, points, directions), wanted, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-10)
+
+
+@pytest.mark.parametrize("opacity", ["analytic", "quadrature"])
+@pytest.mark.parametrize("near_is_large", [True, False])
+def test_gradients(opacity, near_is_large):
+    points = [x.requires_grad_() for x in random_points(9, (6, 8), 3, margin=2)]
+
+    def maps(*inputs):
+        return splat(*inputs, (6, 8), near_is_large=near_is_large, opacity=opacity)
+
+    assert torch.autograd.gradcheck(maps, points)
+
+
+def test_gradients_at_singular_places_are_finite():
+    # on a pixel centre, on top of each other, at the kernel's edge, and far outside
+    positions = torch.tensor(
+        [[3.0, 3.0], [3.0, 3.0], [0.0, 0.0], [-3.0, 2.0], [1e6, -1e6]], requires_grad=True
+    )
+    labels, weights = torch.ones(5, requires_grad=True), torch.zeros(5, requires_grad=True)
+    maps = splat(positions, labels, weights, (5, 7), near_is_large=False)
+    (maps[0].sum() + maps[1].square().sum() + maps[1].sum()).backward()
+    for tensor in (positions, labels, weights):
+        assert torch.isfinite(tensor.grad).all()
+    assert labels.grad[4] == 0
+    assert positions.grad[4].abs().sum() == 0
+
+
+def test_order_of_the_input_does_not_matter():
+    positions, labels, weights = random_points(300, (19, 14), 5)
+    mixed = torch.randperm(300, generator=torch.Generator().manual_seed(0))
+    for near_is_large in (True, False):
+        first = splat(positions, labels, weights, (19, 14), near_is_large=near_is_large)
+        second = splat(positions[mixed], labels[mixed], weights[mixed], (19, 14), near_is_large=near_is_large)
+        torch.testing.assert_close(second, first, rtol=1e-12, atol=1e-12)
+
+
+def test_coincident_points_show_the_nearer_label():
+    position, weights = torch.tensor([[4.0, 4.0]]).expand(2, 2), torch.tensor([1.0, 1.0])
+    for near_is_large, expected in ((True, 4.0), (False, 2.0)):
+        for labels in (torch.tensor([2.0, 4.0]), torch.tensor([4.0, 2.0])):
+            label_map, weight_map = splat(position, labels, weights, (9, 9), near_is_large=near_is_large)
+            assert abs(label_map[4, 4].item() - expected) < 1e-4
+            assert abs(weight_map[4, 4].item() - 1) < 1e-4
+
+
+def test_shifting_the_points_shifts_the_maps(monkeypatch):
+    monkeypatch.setattr(splatting, "ENTRIES_PER_BAND", 4000)
+    positions, labels, weights = random_points(400, (30, 34), 6, margin=0, dtype=torch.float64)
+    positions = (positions * 2**20).round() / 2**20  # shifts by whole pixels are then exact
+    maps = splat(positions, labels, weights, (44, 48), near_is_large=True)
+    for dx, dy in ((1, 0), (0, 1), (3, 7), (5, 2)):
+        moved = splat(positions + torch.tensor([dx, dy]), labels, weights, (44, 48), near_is_large=True)
+        for a, b in zip(moved, maps, strict=True):
+            torch.testing.assert_close(a[dy:, dx:], b[: 44 - dy, : 48 - dx], rtol=1e-9, atol=1e-12)
+
+
+def test_supersampling_keeps_the_place():
+    # the centre of mass of the weights stays at the point, whatever the factor
+    position, one = torch.tensor([[6.3, 4.6]], dtype=torch.float64), torch.ones(1, dtype=torch.float64)
+    for factor in (1, 2, 3, 4):
+        _, weights = splat(position, one, one, (10, 13), near_is_large=True, supersampling=factor)
+        assert weights.shape == (10 * factor, 13 * factor)
+        fine_y, fine_x = (torch.arange(n * factor, dtype=torch.float64) for n in (10, 13))
+        centre = (
+            torch.stack([(weights.sum(0) * fine_x).sum(), (weights.sum(1) * fine_y).sum()]) / weights.sum()
+        )
+        torch.testing.assert_close((centre + 0.5) / factor - 0.5, position[0], atol=0.08, rtol=0)
+
+
+def test_labels_are_blends_and_empty_places_are_zero():
+    positions, labels, weights = random_points(60, (40, 40), 7, margin=-8)
+    label_map, weight_map = splat(positions, labels, weights, (40, 40), near_is_large=True)
+    assert label_map.max() <= labels.max() + 1e-9
+    assert label_map.min() >= 0
+    assert (label_map[:4] == 0).all()
+    assert (weight_map[:4] == 0).all()
+    heavy = weight_map > 0.2
+    assert label_map[heavy].min() > 0.98 * labels.min()
+
+
+def test_many_points_on_one_pixel():
+    count = 3000
+    generator = torch.Generator().manual_seed(0)
+    positions = 5 + 0.2 * torch.rand(count, 2, generator=generator)
+    labels, weights = torch.rand(count, generator=generator), torch.ones(count)
+    label_map, weight_map = splat(positions, labels, weights, (11, 11), near_is_large=True)
+    assert abs(label_map[5, 5] - labels.max()) < 1e-4
+    assert weight_map.max() <= 1.001
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda p, z, w: (p[:, :1], z, w), "positions_px"),
+        (lambda p, z, w: (p, z[1:], w), "positions_px"),
+        (lambda p, z, w: (p * torch.nan, z, w), "positions_px of the points contain NaN"),
+        (lambda p, z, w: (p, z / 0, w), "labels of the points contain NaN or infinity"),
+    ],
+)
+def test_bad_points_are_refused(change, message):
+    points = random_points(5, (6, 6), 0)
+    with pytest.raises(ValueError, match=message):
+        splat(*change(*points), (6, 6), near_is_large=True)
+
+
+def test_bad_settings_are_refused():
+    points = random_points(5, (6, 6), 0)
+    with pytest.raises(ValueError, match="impossible size"):
+        splat(*points, (0, 6), near_is_large=True)
+    with pytest.raises(ValueError, match="opacity"):
+        splat(*points, (6, 6), near_is_large=True, opacity="exact")
+
+
+def test_no_points_give_empty_maps():
+    empty = torch.zeros(0, 2), torch.zeros(0), torch.zeros(0)
+    for raster in splat(*empty, (5, 4), near_is_large=True):
+        assert raster.shape == (5, 4)
+        assert (raster == 0).all()
