@@ -1,0 +1,288 @@
+"""The report of a run: one HTML file that holds its pictures, videos, curves and tables and needs no network.
+
+    write_report(
+        run.folder,
+        "DeepVoxels: the embedded cube",
+        [
+            Section("Novel views", ["Four held-out views.", Picture(sheet, "input, prediction, error")]),
+            Section("Depth", [Picture(depth_picture(depth, mask, unit="m", status="metric"), "view 3")]),
+            Section("Results", [table]),
+            Section("Training", [Curves(["l1", "gan", "psnr"])]),
+        ],
+    )
+"""
+
+import base64
+import dataclasses
+import html
+import io
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from shared.curves import curve_svg, series
+from shared.files import read_bytes, read_text, write_bytes
+from shared.pictures import (
+    colorize_depth,
+    contact_sheet,
+    depth_legend,
+    depth_picture,
+    depth_range,
+    encode_png,
+    to_uint8,
+)
+from shared.run_folder import read_metrics
+from shared.tables import Column, ResultsTable
+from shared.video import write_video
+
+__all__ = [
+    "Column",
+    "Curves",
+    "Facts",
+    "Picture",
+    "ResultsTable",
+    "Section",
+    "Video",
+    "colorize_depth",
+    "contact_sheet",
+    "depth_legend",
+    "depth_picture",
+    "depth_range",
+    "write_report",
+    "write_video",
+]
+
+LARGEST_PNG = 600_000  # bytes; beyond it a JPEG is embedded, to keep the file easy to send
+NARROW = 320  # pictures below this width are shown enlarged, without interpolation
+MEDIA_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".gif": "image/gif", ".mp4": "video/mp4"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """An image (see `shared.pictures`) or an image file, with its caption."""
+
+    image: Any
+    caption: str = ""
+
+    def html(self, rows: Sequence[Mapping]) -> str:
+        data, media_type = _encode(self.image)
+        with Image.open(io.BytesIO(data)) as image:
+            width, height = image.size
+        if width < NARROW:
+            size = f'class="narrow" width="{NARROW}" height="{round(height * NARROW / width)}"'
+        else:
+            size = f'width="{width}" height="{height}"'
+        alt = html.escape(self.caption or "picture")
+        return _figure(f'<img {size} alt="{alt}" src="{_data_uri(data, media_type)}">', self.caption)
+
+
+@dataclasses.dataclass(frozen=True)
+class Video:
+    """A video file (mp4 or GIF, as `write_video` returns it), with its caption."""
+
+    path: str | Path
+    caption: str = ""
+
+    def html(self, rows: Sequence[Mapping]) -> str:
+        suffix = Path(self.path).suffix.lower()
+        if suffix != ".mp4":
+            return Picture(self.path, self.caption).html(rows)
+        source = _data_uri(read_bytes(self.path), MEDIA_TYPES[suffix])
+        label = html.escape(self.caption or "video")
+        tag = f'<video controls loop muted playsinline aria-label="{label}" src="{source}"></video>'
+        return _figure(tag, self.caption)
+
+
+@dataclasses.dataclass(frozen=True)
+class Curves:
+    """Curves of values logged to metrics.jsonl, one chart for each name."""
+
+    names: Sequence[str]
+
+    def html(self, rows: Sequence[Mapping]) -> str:
+        charts = []
+        for name in self.names:
+            points = series(rows, name)
+            last = f"last {points[-1][1]:.4g}" if points else ""
+            title = f"<b>{html.escape(name)}</b> <span>{last}</span>"
+            charts.append(f"<figure><figcaption>{title}</figcaption>{curve_svg(points, name)}</figure>")
+        return f'<div class="charts">{"".join(charts)}</div>'
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """Short facts as pairs of a name and a value."""
+
+    values: Mapping[str, Any]
+
+    def html(self, rows: Sequence[Mapping]) -> str:
+        pairs = [
+            f"<div><dt>{html.escape(str(name))}</dt><dd>{html.escape(str(value))}</dd></div>"
+            for name, value in self.values.items()
+        ]
+        return f'<dl class="facts">{"".join(pairs)}</dl>'
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """A heading and what stands under it; a plain string is a paragraph."""
+
+    heading: str
+    items: Sequence[str | Picture | Video | Curves | Facts | ResultsTable]
+
+    def html(self, rows: Sequence[Mapping]) -> str:
+        parts = [f'<section id="{_anchor(self.heading)}"><h2>{html.escape(self.heading)}</h2>']
+        for item in self.items:
+            if isinstance(item, str):
+                parts.append(f"<p>{html.escape(item)}</p>")
+            elif isinstance(item, ResultsTable):
+                parts.append(item.html())
+            else:
+                parts.append(item.html(rows))
+        return "\n".join([*parts, "</section>"])
+
+
+def write_report(
+    run_folder: str | Path,
+    title: str,
+    sections: Sequence[Section],
+    *,
+    summary: str = "",
+    facts: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write report.html into the run folder and return its path.
+
+    Curves come from metrics.jsonl and the config from config.yaml of that folder, where they exist. All text
+    is escaped, everything is embedded. Raises DataError for a picture or video that cannot be read.
+    """
+    folder = Path(run_folder)
+    log, config = folder / "metrics.jsonl", folder / "config.yaml"
+    rows = read_metrics(log) if log.exists() else []
+    all_facts = _run_facts(rows) | dict(facts or {})
+    links = [f'<a href="#{_anchor(s.heading)}">{html.escape(s.heading)}</a>' for s in sections]
+    body = [
+        f"<header><h1>{html.escape(title)}</h1>",
+        f"<p>{html.escape(summary)}</p>" if summary else "",
+        Facts(all_facts).html(rows) if all_facts else "",
+        f"<nav>{''.join(links)}</nav></header>" if len(links) > 1 else "</header>",
+        *[section.html(rows) for section in sections],
+    ]
+    if config.exists():
+        text = html.escape(read_text(config))
+        body.append(f"<details><summary>Configuration of this run</summary><pre>{text}</pre></details>")
+    page = PAGE.format(title=html.escape(title), style=STYLE, body="\n".join(part for part in body if part))
+    path = folder / "report.html"
+    write_bytes(path, page.encode())
+    return path
+
+
+def _run_facts(rows: Sequence[Mapping]) -> dict[str, str]:
+    """Steps and training time as the log has them."""
+    if not rows:
+        return {}
+    facts = {"Steps": f"{max(row['step'] for row in rows):,}"}
+    seconds = max((row.get("time_s", 0) for row in rows), default=0)
+    if seconds > 0:
+        minutes, hours = seconds / 60, seconds / 3600
+        facts["Training time"] = f"{hours:.1f} h" if hours >= 1 else f"{minutes:.1f} min"
+    return facts
+
+
+def _encode(image: Any) -> tuple[bytes, str]:
+    """Return the bytes and the media type of a picture; image files are embedded as they are."""
+    if isinstance(image, str | Path):
+        suffix = Path(image).suffix.lower().replace(".jpeg", ".jpg")
+        if suffix not in MEDIA_TYPES:
+            raise ValueError(f"{image}: a report can show PNG, JPEG, GIF and mp4 files")
+        return read_bytes(image), MEDIA_TYPES[suffix]
+    data = encode_png(image)
+    if len(data) <= LARGEST_PNG:
+        return data, "image/png"
+    buffer = io.BytesIO()
+    Image.fromarray(to_uint8(image)).save(buffer, format="JPEG", quality=92)
+    return buffer.getvalue(), "image/jpeg"
+
+
+def _data_uri(data: bytes, media_type: str) -> str:
+    return f"data:{media_type};base64,{base64.b64encode(data).decode()}"
+
+
+def _figure(content: str, caption: str) -> str:
+    below = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
+    return f"<figure>{content}{below}</figure>"
+
+
+def _anchor(heading: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", heading.lower()).strip("-") or "section"
+
+
+PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>{style}</style>
+</head>
+<body><main>
+{body}
+</main></body>
+</html>
+"""
+
+STYLE = """
+:root { color-scheme: light dark; --page: #fbfbfa; --ink: #1d2127; --quiet: #667080; --rule: #dfe3e8;
+  --accent: #2563a8; --card: #ffffff; --mark: #eef4fb; }
+@media (prefers-color-scheme: dark) { :root { --page: #15181c; --ink: #e3e6ea; --quiet: #99a3b0;
+  --rule: #30363e; --accent: #7fb2ea; --card: #1c2026; --mark: #223040; } }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--page); color: var(--ink);
+  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "DejaVu Sans", sans-serif; }
+main { max-width: 1040px; margin: 0 auto; padding: 40px 24px 80px; }
+h1 { font-size: 1.75rem; line-height: 1.2; font-weight: 650; letter-spacing: -0.01em; margin: 0 0 .4em; }
+h2 { font-size: 1.2rem; font-weight: 620; margin: 0 0 .6em; }
+p { max-width: 44em; margin: .5em 0 1em; }
+header { margin-bottom: 8px; }
+section, details { border-top: 1px solid var(--rule); padding-top: 22px; margin-top: 30px; }
+nav { display: flex; flex-wrap: wrap; gap: 4px 18px; margin-top: 18px; }
+a { color: var(--accent); text-decoration: none; } a:hover { text-decoration: underline; }
+.facts { display: flex; flex-wrap: wrap; gap: 12px 34px; margin: 18px 0 0; }
+.facts dt { color: var(--quiet); font-size: .8rem; }
+.facts dd { margin: 0; font-size: 1.05rem; font-weight: 550; font-variant-numeric: tabular-nums; }
+figure { margin: 18px 0 26px; }
+figcaption { color: var(--quiet); font-size: .875rem; margin-top: 8px; max-width: 50em; }
+img, video { display: block; max-width: 100%; height: auto; border-radius: 4px; }
+.narrow { image-rendering: pixelated; }
+video { width: 640px; background: #000; }
+.charts { display: grid; gap: 12px 28px;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 400px), 1fr)); }
+.charts figure { margin: 0; }
+.charts figcaption { color: var(--ink); margin: 0 0 4px; }
+.charts span { color: var(--quiet); margin-left: .6em; font-variant-numeric: tabular-nums; }
+.curve { display: block; width: 100%; height: auto; font-size: 12px; }
+.curve text { fill: var(--quiet); }
+.curve .grid { stroke: var(--rule); }
+.curve .line { fill: none; stroke: var(--accent); stroke-width: 1.8; stroke-linejoin: round; }
+.curve .band { fill: var(--accent); opacity: .16; }
+.curve .dot { fill: var(--accent); }
+.scroll { overflow-x: auto; margin: 14px 0; }
+table { border-collapse: collapse; font-size: .92rem; }
+caption { text-align: left; font-weight: 550; padding-bottom: 8px; }
+th, td { text-align: left; padding: 7px 16px 7px 0; white-space: nowrap; }
+tr { border-bottom: 1px solid var(--rule); }
+th { font-weight: 550; color: var(--quiet); }
+.groups { border-bottom: 0; }
+.groups th { color: var(--ink); padding-bottom: 0; padding-left: 16px; }
+.groups th:first-child { padding-left: 0; }
+.number { text-align: right; padding-left: 16px; padding-right: 8px; font-variant-numeric: tabular-nums; }
+.best { font-weight: 650; background: var(--mark); }
+.note { color: var(--quiet); font-size: .85rem; margin: .3em 0; max-width: 60em; }
+summary { cursor: pointer; font-weight: 550; }
+pre { overflow-x: auto; background: var(--card); border: 1px solid var(--rule); border-radius: 4px;
+  padding: 14px 16px; font-size: .82rem; line-height: 1.45; }
+@media (max-width: 600px) { main { padding: 24px 16px 60px; } h1 { font-size: 1.4rem; } }
+@media print { body { background: #fff; } section { break-inside: avoid; } }
+"""

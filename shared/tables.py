@@ -1,0 +1,177 @@
+"""Tables of results: the paper's figures and a run's side by side, as terminal text, Markdown and HTML.
+
+A figure says nothing without its data set and the definition of its metric; no column of figures lacks them.
+"""
+
+import dataclasses
+import html
+import itertools
+import math
+import numbers
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+__all__ = ["Column", "ResultsTable"]
+
+MISSING = "–"
+ARROWS = {"higher": " ↑", "lower": " ↓", None: ""}
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """One column: words (the name of a method, a note) or, with all of the fields below `label`, a metric.
+
+    `source` says whose figures they are ("paper", "this run"), `dataset` on what they were measured,
+    `definition` how ("Gaussian window 11, sigma 1.5, RGB mean, full frame"). The best entry is marked if
+    `better` is given.
+    """
+
+    key: str
+    label: str
+    source: str = ""
+    dataset: str = ""
+    definition: str = ""
+    better: Literal["higher", "lower"] | None = None
+    digits: int = 2
+
+    def __post_init__(self) -> None:
+        given = [bool(self.source), bool(self.dataset), bool(self.definition)]
+        if any(given) != all(given) or (self.better and not all(given)):
+            raise ValueError(f"column {self.key!r}: give source, dataset and definition, or none of them")
+
+    @property
+    def group(self) -> str:
+        """Heading over the columns that share source and data set."""
+        return f"{self.source}: {self.dataset}" if self.source else ""
+
+    @property
+    def heading(self) -> str:
+        return self.label + ARROWS[self.better]
+
+    def format(self, value: Any) -> str:
+        """Numbers with the column's digits, None and NaN as a dash, words as they are."""
+        if value is None or (isinstance(value, numbers.Real) and math.isnan(value)):
+            return MISSING
+        if isinstance(value, numbers.Real) and not isinstance(value, numbers.Integral):
+            return f"{value:.{self.digits}f}"
+        return str(value)
+
+
+@dataclasses.dataclass(frozen=True)
+class ResultsTable:
+    """Rows of results under labelled columns; a row is a dict by column key, absent keys show as a dash."""
+
+    title: str
+    columns: Sequence[Column]
+    rows: Sequence[Mapping[str, Any]]
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        known = {column.key for column in self.columns}
+        if len(known) != len(self.columns):
+            raise ValueError("two columns of the table have the same key")
+        for row in self.rows:
+            if unknown := sorted(set(row) - known):
+                raise ValueError(f"the table has no column {unknown[0]!r}; it has {', '.join(sorted(known))}")
+
+    def text(self) -> str:
+        """The table for a terminal, with the definitions of its metrics below."""
+        headings = [column.heading for column in self.columns]
+        cells = [headings, *self._cells()]
+        widths = [max(len(line[i]) for line in cells) for i in range(len(self.columns))]
+        groups = self._groups()
+        for label, members in groups:  # a long heading widens its last column
+            room = sum(widths[i] for i in members) + 3 * (len(members) - 1)
+            widths[members[-1]] += max(0, len(label) - room)
+        spans = [sum(widths[i] for i in members) + 3 * (len(members) - 1) for _, members in groups]
+        lines = [self.title] if self.title else []
+        if any(label for label, _ in groups):
+            padded = [label.ljust(span) for (label, _), span in zip(groups, spans, strict=True)]
+            lines.append(" | ".join(padded))
+        lines.append(" | ".join(self._align(headings, widths)))
+        lines.append("-+-".join("-" * width for width in widths))
+        lines += [" | ".join(self._align(line, widths)) for line in cells[1:]]
+        return "\n".join(line.rstrip() for line in [*lines, *self._notes()]) + "\n"
+
+    def markdown(self) -> str:
+        """The table as GitHub shows it; the best entry of a column is bold."""
+        headings = [f"{c.group}<br>{c.heading}" if c.group else c.heading for c in self.columns]
+        rules = ["---:" if c.source else "---" for c in self.columns]
+        best = self._best()
+        lines = [f"**{self.title}**", ""] if self.title else []
+        lines.append(f"| {' | '.join(_pipe_safe(text) for text in headings)} |")
+        lines.append(f"| {' | '.join(rules)} |")
+        for r, row in enumerate(self._cells()):
+            marked = [f"**{_pipe_safe(t)}**" if (r, c) in best else _pipe_safe(t) for c, t in enumerate(row)]
+            lines.append(f"| {' | '.join(marked)} |")
+        notes = self._notes()
+        return "\n".join([*lines, "", *[f"{line}  " for line in notes]]).rstrip() + "\n"
+
+    def html(self) -> str:
+        """The table as an HTML fragment (classes `results`, `number`, `best`), all text escaped."""
+        out = ['<div class="scroll"><table class="results">']
+        if self.title:
+            out.append(f"<caption>{html.escape(self.title)}</caption>")
+        out.append("<thead>")
+        groups = self._groups()
+        if any(label for label, _ in groups):
+            spans = [f'<th colspan="{len(members)}">{html.escape(label)}</th>' for label, members in groups]
+            out.append(f'<tr class="groups">{"".join(spans)}</tr>')
+        cells = [f"<th{_css(c)}>{html.escape(c.heading)}</th>" for c in self.columns]
+        out.append(f"<tr>{''.join(cells)}</tr></thead><tbody>")
+        best = self._best()
+        for r, row in enumerate(self._cells()):
+            cells = [
+                f"<td{_css(column, (r, c) in best)}>{html.escape(text)}</td>"
+                for c, (column, text) in enumerate(zip(self.columns, row, strict=True))
+            ]
+            out.append(f"<tr>{''.join(cells)}</tr>")
+        out.append("</tbody></table></div>")
+        out += [f'<p class="note">{html.escape(line)}</p>' for line in self._notes()]
+        return "\n".join(out)
+
+    def _cells(self) -> list[list[str]]:
+        return [[column.format(row.get(column.key)) for column in self.columns] for row in self.rows]
+
+    def _groups(self) -> list[tuple[str, list[int]]]:
+        """Neighbouring columns of the same source and data set."""
+        indices = itertools.groupby(range(len(self.columns)), key=lambda i: self.columns[i].group)
+        return [(label, list(members)) for label, members in indices]
+
+    def _best(self) -> set[tuple[int, int]]:
+        """(row, column) of the best figures, as printed; a column of a single figure has none."""
+        best = set()
+        for c, column in enumerate(self.columns):
+            shown = {}
+            for r, row in enumerate(self.rows):
+                value = row.get(column.key)
+                if column.better and isinstance(value, numbers.Real) and math.isfinite(value):
+                    shown[r] = float(column.format(value))
+            if len(shown) > 1:
+                top = (max if column.better == "higher" else min)(shown.values())
+                best |= {(r, c) for r, value in shown.items() if value == top}
+        return best
+
+    def _align(self, texts: Sequence[str], widths: Sequence[int]) -> list[str]:
+        triples = zip(self.columns, texts, widths, strict=True)
+        return [text.rjust(width) if column.source else text.ljust(width) for column, text, width in triples]
+
+    def _notes(self) -> list[str]:
+        """The definitions, one line for each that differs, then the note."""
+        sources = {column.source for column in self.columns if column.source}
+        used_by: dict[str, dict[str, None]] = {}
+        for column in self.columns:
+            if column.definition:
+                used_by.setdefault(f"{column.label}: {column.definition}", {})[column.source] = None
+        everywhere = len(sources)
+        lines = [t if len(by) == everywhere else f"{t} ({', '.join(by)})" for t, by in used_by.items()]
+        return [*lines, self.note] if self.note else lines
+
+
+def _pipe_safe(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _css(column: Column, best: bool = False) -> str:
+    names = ["number"] * bool(column.source) + ["best"] * best
+    return f' class="{" ".join(names)}"' if names else ""
