@@ -7,6 +7,7 @@ import math
 import numpy as np
 from scipy.interpolate import PchipInterpolator
 
+from shared.scenes.cars import car, random_car_style
 from shared.scenes.furniture import CLOTHS, WOODS, armchair, bar, chair, random_chair_style, strut
 from shared.scenes.patterns import blend, fractal_noise, glyph_mask, marble, stone, wood
 from shared.scenes.pictures import vase_bands
@@ -22,6 +23,7 @@ __all__ = [
     "letter_cube",
     "make_object",
     "pedestal",
+    "random_car",
     "random_chair",
     "vase",
 ]
@@ -179,3 +181,10 @@ def random_chair(seed: int) -> Scene:
     style = random_chair_style(seed)
     items = chair(style, np.random.default_rng((seed, 1)))
     return Scene(moved(items, placed((0, 0, -(style.seat_height + style.back_height) / 2))), OBJECT_LIGHT, WHITE)
+
+
+def random_car(seed: int) -> Scene:
+    """A car drawn at random, 0.95 units long, nose towards +x; equal seeds give equal cars."""
+    style = random_car_style(seed)
+    items = car(style, np.random.default_rng((seed, 2)), length=0.95)
+    return Scene(moved(items, placed((0, 0, -0.475 * style.roof))), OBJECT_LIGHT, WHITE)
