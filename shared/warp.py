@@ -109,16 +109,16 @@ def forward_warp(
     size: tuple[int, int] | None = None,
     near: float = 1e-3,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Splat `features_source` [B, C, h, w] into the target view: features, depth and validity [B, C | 1 | 1,
-    H, W].
+    """Splat `features_source` [B, C, h, w] into the target view; returns features, depth and validity there.
 
-    Every source pixel is drawn with its depth [B, 1, h, w] as the square it covers in the target (side =
-    ratio of depths times ratio of focal lengths, cut at `max_footprint_px`), or as one pixel with
-    `footprint="pixel"`. The nearest wins and is copied unblended; at equal depth (to 5e-7) the nearest
-    centre, then the first source pixel. `size` is the target's (H, W), by default the source's. Pixels nobody
-    hits are 0 in features and depth. The same on every run and device. Gradients reach the features only, as
-    in the direct warper of Hou et al. and of "Depth self-supervision for single image novel view synthesis"
-    (IROS 2023), whose race at equal depth is gone.
+    These are [B, C, H, W], [B, 1, H, W] and [B, 1, H, W] with (H, W) = `size`, by default the source's. Every
+    source pixel is drawn with its depth [B, 1, h, w] as the square it covers in the target (side = ratio of
+    depths times ratio of focal lengths, cut at `max_footprint_px`), or as one pixel with `footprint="pixel"`.
+    The nearest wins and is copied unblended; at equal depth (to 5e-7) the nearest centre, then the first
+    source pixel: the same on every run and for any number of threads. Pixels nobody hits are 0.
+    Gradients reach the features only, as in the direct-warper extension that "Depth self-supervision for
+    single image novel view synthesis" (IROS 2023) uses; there equal depths are a race. Raises ValueError
+    for wrong shapes.
     """
     _check_maps(features_source, depth_source, "features_source", "depth_source", same_size=True)
     if footprint not in ("square", "pixel"):
@@ -199,7 +199,8 @@ def _reproject(
     """Where the pixels of `depth` [B, 1, h, w] land: pixels [B, h, w, 2], depth ratio, in front, both [B, h,
     w].
 
-    The ratio is new depth / old depth. Where `in_front` is false, pixels are (-1, -1) and the ratio is 1.
+    The ratio is new depth / old depth. Where `in_front` is false, the ratio is 1 and the pixels mean
+    nothing, but both are finite with finite gradients, for the caller to mask.
     """
     dtype = torch.promote_types(depth.dtype, torch.float32)
     for matrix, n in ((K_from, 3), (K_to, 3), (to_from_from, 4)):
@@ -219,8 +220,7 @@ def _reproject(
     )  # each [B, h, w]
     in_front = usable & (q_z * depth > near)
     depth_ratio = torch.where(in_front, q_z, 1.0)
-    pixels = torch.stack([q_x / depth_ratio, q_y / depth_ratio], dim=-1)
-    return torch.where(in_front[..., None], pixels, -1.0), depth_ratio, in_front
+    return torch.stack([q_x / depth_ratio, q_y / depth_ratio], dim=-1), depth_ratio, in_front
 
 
 def _plane_and_parallax(K_from: Tensor, K_to: Tensor, to_from_from: Tensor) -> tuple[Tensor, Tensor]:

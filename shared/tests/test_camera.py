@@ -203,6 +203,12 @@ def test_look_at_along_up(position, up):
     torch.testing.assert_close(pose[:3, 2], -torch.tensor(position) / 2, atol=1e-4, rtol=0)
 
 
+def test_look_at_is_orthonormal_close_to_any_up():
+    up = torch.tensor([0.3, -0.5, 0.8])
+    poses = look_at(2 * up + 1e-4 * torch.randn(100, 3), up=up)
+    check_pose(poses, "almost parallel", tolerance=1e-6)
+
+
 def test_look_at_batches_and_refuses_no_direction():
     poses = look_at(torch.randn(2, 3, 3), torch.zeros(3))
     assert poses.shape == (2, 3, 4, 4)

@@ -61,7 +61,7 @@ def test_undistort_reports_points_that_no_ideal_point_reaches():
     # r (1 - 0.3 r²) has its maximum 0.703 at r = 1.054: nothing is seen further out.
     distortion = torch.tensor([-0.3, 0.0, 0.0, 0.0], dtype=F64)
     distorted = torch.tensor(
-        [[0.70, 0.0], [0.71, 0.0], [0.0, 5.0], [0.0, 0.0]], dtype=F64, requires_grad=True
+        [[0.70, 0.0], [0.71, 0.0], [0.0, 1e120], [0.0, 0.0]], dtype=F64, requires_grad=True
     )
     ideal, found = undistort_normalized(distorted, distortion)
     assert found.tolist() == [True, False, False, True]

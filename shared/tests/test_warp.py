@@ -299,7 +299,7 @@ def test_backward_warp_at_infinity_only_rotates():
 
 
 class Board:
-    """A painted wall, z = 4, behind a painted square, z = 2, |x|, |y| < 0.5; everything exact by ray casting."""
+    """A painted wall, z = 4, behind a painted square, z = 2, |x|, |y| < 0.5: exact by ray casting."""
 
     def render(self, K: Tensor, world_from_cam: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
         origin, direction = camera_rays(K, world_from_cam, height, width)
@@ -425,7 +425,7 @@ def test_convention_disparity_warp():
 
 @pytest.mark.parametrize("source_view", [(1, 0), (0, 1), (-1, 2), (2, -1)])
 def test_convention_disparity_warp_offset_is_target_minus_source(source_view):
-    # Cameras on a grid, columns to the right, rows down; the target is view (0, 0); z = 3 is in focus.
+    # Cameras on a grid, columns to the right, rows down; target (0, 0); z = 3 is in focus.
     focal, baseline, focus = 60.0, 0.1, 3.0
     height, width = 48, 56
     K = intrinsics_matrix(focal, focal, 27.5, 23.5, dtype=F64)
@@ -492,7 +492,7 @@ def test_forward_warp_identity_is_exact(size, footprint):
 
 @pytest.mark.parametrize("shift", [3.0, 3.3, 2.7, -1.49])
 def test_forward_warp_shift_goes_to_the_nearest_pixel(shift):
-    # A fraction of a pixel makes every pixel of a plane cover two columns at equal depth: the nearer centre wins.
+    # A fraction of a pixel makes the squares of a plane overlap at equal depth: the nearer centre wins.
     features = torch.rand(1, 2, 9, 33)
     K = intrinsics_matrix(40.0, 40.0, 16.0, 4.0)
     pose = torch.eye(4)
@@ -555,7 +555,7 @@ def test_forward_warp_gradients_reach_features_only():
     ],
 )
 def test_convention_forward_warp_footprint(new_depth, cap_px, columns):
-    # The side of the square is old depth / new depth, up to the cap; every touched pixel is drawn, at least one.
+    # The side of the square is old / new depth, up to the cap; every touched pixel is drawn, at least one.
     features, depth = torch.ones(1, 1, 9, 9), torch.full((1, 1, 9, 9), math.nan)
     depth[0, 0, 4, 4] = 2.0
     K = intrinsics_matrix(8.0, 8.0, 3.5, 3.5)  # the pixel lies half a pixel right of and below the axis
@@ -573,14 +573,18 @@ def test_convention_forward_warp_footprint(new_depth, cap_px, columns):
 
 
 def test_forward_warp_nearest_wins_and_ties_are_deterministic():
-    # Both pixels land on the same target pixel through a camera of focal length almost 0.
+    # Both pixels land on the same target pixel; the second one nearer to its centre.
     features = torch.tensor([1.0, 2.0]).reshape(1, 1, 1, 2)
-    K, tiny = intrinsics_matrix(1.0, 1.0, 0.0, 0.0), intrinsics_matrix(1e-6, 1e-6, 0.0, 0.0)
-    for depths, winner in [((2.0, 1.0), 2.0), ((1.0, 2.0), 1.0), ((1.5, 1.5), 1.0)]:
+    K, tiny = intrinsics_matrix(1.0, 1.0, 1.0, 0.0), intrinsics_matrix(0.2, 0.2, 0.0, 0.0)
+    rounding, more = 1.5 + 2.0**-23, 1.5 + 2.0**-18
+    for depths, winner in [((2, 1), 2), ((1, 2), 1), ((1.5, 1.5), 2), ((1.5, rounding), 2), ((1.5, more), 1)]:
         depth = torch.tensor(depths).reshape(1, 1, 1, 2)
         warped, depth_target, _ = forward_warp(features, depth, K, tiny, IDENTITY, size=(1, 1))
         assert warped.item() == winner
-        assert depth_target.item() == min(depths)
+        assert depth_target.item() == depths[winner - 1]
+    same_place = intrinsics_matrix(1e-6, 1e-6, 0.0, 0.0)
+    warped, _, _ = forward_warp(features, torch.ones(1, 1, 1, 2), K, same_place, IDENTITY, size=(1, 1))
+    assert warped.item() == 1.0  # the first source pixel
 
 
 def test_forward_warp_is_the_same_for_any_number_of_threads():
@@ -612,6 +616,22 @@ def test_forward_warp_survives_extreme_points():
         assert not depth_target.isnan().any()
         warped.sum().backward()
     assert torch.isfinite(features.grad).all()
+
+
+@pytest.mark.parametrize("place", [(0, 0), (0, 2), (2, 2)])
+def test_warps_through_nan_cameras_are_invalid(place):
+    features, depth, K = (
+        torch.rand(1, 2, 4, 5),
+        torch.rand(1, 1, 4, 5) + 1,
+        intrinsics_matrix(5.0, 5.0, 2.0, 2.0),
+    )
+    K_nan, pose_nan = K.clone(), torch.eye(4)
+    K_nan[0, min(place[1], 2)] = math.nan
+    pose_nan[place] = math.nan
+    for K_other, pose in ((K_nan, IDENTITY), (K, pose_nan)):
+        assert not backward_warp(features, depth, K, K_other, pose)[1].any()
+        assert not forward_warp(features, depth, K, K_other, pose)[2].any()
+        assert not visible_in_source(depth, depth, K, K_other, pose).any()
 
 
 def test_warps_of_a_batch_equal_single_ones():
