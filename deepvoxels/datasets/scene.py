@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -54,7 +55,11 @@ class PosedScene:
 
     def image(self, index: int) -> Tensor:
         """View `index` as float32 [3, S, S] in [0, 1]."""
-        return self.images[index].to(torch.float32) / 255
+        return self.batch([index])[0]
+
+    def batch(self, indices: Sequence[int] | Tensor) -> Tensor:
+        """Views `indices` as float32 [len(indices), 3, S, S] in [0, 1]."""
+        return self.images[torch.as_tensor(indices)].to(torch.float32) / 255
 
 
 def load_scene(
