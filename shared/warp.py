@@ -55,8 +55,7 @@ def backward_warp(
     padding: Literal["border", "zeros"] = "border",
     near: float = 1e-3,
 ) -> tuple[Tensor, Tensor]:
-    """Image [B, C, h, w] and validity [B, 1, h, w] of the target view, fetched from `image_source` [B, C, H,
-    W].
+    """The target view fetched from `image_source` [B, C, H, W]: image [B, C, h, w] and validity [B, 1, h, w].
 
     `depth_target` [B, 1, h, w] is z-depth of the target view, in the unit of the translation; `K_*` are [...,
     3, 3] and `source_from_target` [..., 4, 4], with batch B or none. Valid: depth above `near` in both
@@ -77,8 +76,7 @@ def disparity_warp(
     view_offset: Tensor,
     padding: Literal["border", "zeros"] = "border",
 ) -> tuple[Tensor, Tensor]:
-    """Light-field warp, target(x) = source(x + disparity * view_offset): image [B, C, H, W], validity [B, 1,
-    H, W].
+    """Light-field warp, target(x) = source(x + disparity * view_offset), and its validity [B, 1, H, W].
 
     `disparity_px` [B, 1, H, W] belongs to the target view: pixels between adjacent views, positive in front
     of the focus plane. `view_offset` [2] or [B, 2] is (column, row) of the target view minus that of the
@@ -91,6 +89,7 @@ def disparity_warp(
         raise ValueError(f"view_offset must be [2] or [B, 2], got {list(view_offset.shape)}")
     finite = disparity_px[:, 0].isfinite()
     disparity = torch.where(finite, disparity_px[:, 0], 0.0)[..., None]  # [B, H, W, 1]
+    disparity = disparity.to(torch.promote_types(disparity.dtype, torch.float32))
     grid = pixel_grid(*image_source.shape[-2:], disparity.device, disparity.dtype)
     pixels = grid + disparity * view_offset.reshape(-1, 1, 1, 2)
     image_target = sample_pixels(image_source, pixels, padding)

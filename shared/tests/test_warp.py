@@ -463,6 +463,13 @@ def test_disparity_warp_equals_its_twin(padding):
     assert_same_gradients(((warped * weight).sum(), (twin * weight).sum()), (image, disparity))
 
 
+def test_disparity_warp_keeps_half_precision_maps_in_place():
+    image = torch.rand(1, 1, 2, 4096)
+    warped, valid = disparity_warp(image, torch.zeros(1, 1, 2, 4096, dtype=torch.bfloat16), torch.ones(2))
+    assert torch.equal(warped, image)
+    assert valid.all()
+
+
 def test_disparity_warp_gradcheck_and_bad_disparity():
     image = torch.rand(1, 2, 4, 5, dtype=F64, requires_grad=True)
     disparity = torch.rand(1, 1, 4, 5, dtype=F64, requires_grad=True)
@@ -616,6 +623,20 @@ def test_forward_warp_survives_extreme_points():
         assert not depth_target.isnan().any()
         warped.sum().backward()
     assert torch.isfinite(features.grad).all()
+
+
+def test_near_plane_bounds_the_depth_in_both_views():
+    image, K = torch.rand(1, 1, 3, 3), intrinsics_matrix(3.0, 3.0, 1.0, 1.0)
+    for old_depth, new_depth in ((2.0, 0.25), (0.25, 2.0)):
+        depth = torch.full((1, 1, 3, 3), math.nan)
+        depth[0, 0, 1, 1] = old_depth  # on the optical axis
+        pose = torch.eye(4)
+        pose[2, 3] = new_depth - old_depth
+        for near, expected in ((0.2, 1), (0.3, 0)):
+            assert backward_warp(image, depth, K, K, pose, near=near)[1].sum() == expected
+            assert forward_warp(image, depth, K, K, pose, footprint="pixel", near=near)[2].sum() == expected
+            surface = torch.full_like(depth, new_depth)
+            assert visible_in_source(depth, surface, K, K, pose, near=near).sum() == expected
 
 
 @pytest.mark.parametrize("place", [(0, 0), (0, 2), (2, 2)])
