@@ -32,7 +32,7 @@ def fit_volume(world_from_cam: Tensor, K: Tensor, image_side: int, points: Tenso
     """Fit grid and depth range to cameras [N, 4, 4], [N, 3, 3] of square images, and sparse points [M, 3].
 
     With points, the grid is the smallest cube round the 2nd to 98th percentile of those in the view of at
-    least half of the cameras (what all look at, not the background of a few). With too few of them, its middle
+    least half of the cameras (what all look at, not the background of a few). With too few, its middle
     is where the optical axes meet in the least-squares sense, and its side the diameter of the ball that just
     fills the typical camera's view. The depth range brackets the cube for every camera.
     Raises ValueError when the cameras meet nowhere in front of them (all parallel, or looking outwards).
