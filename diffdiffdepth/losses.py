@@ -1,0 +1,187 @@
+"""What a dense map is judged by: how well it warps the other views onto the centre (paper, Eq. 14-15).
+
+    total = E - edge * mean |grad sum_i e_i| + smoothness * E_S + ssim * (1 - SSIM)
+
+e_i is the distance of view i, warped into the centre, from the centre view; E is its mean over the views that
+see the pixel. Where a view does not see a pixel, its warped image shows the centre view itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from diffdiffdepth.scene import LightField, MultiViewScene
+from shared.camera import pixel_grid, project, transform_points, unproject
+from shared.losses import VggFeatures, edge_aware_smoothness
+from shared.ssim import ssim_map
+from shared.warp import backward_warp, disparity_warp
+
+__all__ = ["LossWeights", "ReprojectionLoss", "feature_network", "supervised_loss", "warp_to_centre"]
+
+OCCLUSION_BINS = 32
+FEATURES = "relu1_2"  # 64 channels at full resolution
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """Factors of the terms beside the data term; these are the released code's for light fields.
+
+    For multi-view scenes its smoothness is 0.0075 and its SSIM weight 0.05 (with the wrong sign there).
+    """
+
+    edge: float = 0.01
+    smoothness: float = 0.05
+    ssim: float = 0.0
+
+    def __post_init__(self) -> None:
+        if min(self.edge, self.smoothness, self.ssim) < 0:
+            raise ValueError(f"loss weights must not be negative, got {self}")
+
+
+def feature_network(weights: str | None = None) -> VggFeatures:
+    """VGG-16 up to relu1_2 on images in [0, 1] without normalisation, as in the released code.
+
+    `weights` is a local file, by default torchvision's in torch hub's cache; DataError if it is not there.
+    """
+    return VggFeatures((FEATURES,), "vgg16", weights, normalisation="none")
+
+
+class ReprojectionLoss:
+    """Self-supervised loss of dense maps of one scene; keeps the centre's features between calls.
+
+    `features` (see `feature_network`) compares VGG features, None compares RGB. `unit` is the disparity or
+    depth that counts as one in the smoothness term, which so does not depend on the scale of the scene.
+    """
+
+    def __init__(
+        self,
+        scene: LightField | MultiViewScene,
+        weights: LossWeights,
+        features: VggFeatures | None = None,
+        unit: float = 1.0,
+    ):
+        self.scene, self.weights, self.features, self.unit = scene, weights, features, unit
+        self.centre = scene.centre[None]  # [1, 3, H, W]
+        with torch.no_grad():
+            self.centre_features = self._describe(self.centre)
+
+    def __call__(self, dense: Tensor, views: Tensor | None = None) -> dict[str, Tensor]:
+        """Loss terms of a disparity or depth map [H, W] against some views (indices), by default all.
+
+        Returns the unweighted "data", "edge", "smoothness" and "ssim" (those with a weight) and their
+        weighted "total". Differentiable in `dense`; which pixels a view sees is taken as given.
+        """
+        warped, visible = warp_to_centre(self.scene, dense, views)
+        warped = torch.where(visible, warped, self.centre)
+        distance = self._distances(warped).sum(0)  # [H, W]
+        seen_by = visible.sum(dim=(0, 1)).clamp(min=1)
+        terms = {"data": (distance / seen_by).mean()}
+        if self.weights.edge > 0:
+            terms["edge"] = -_gradient_magnitude(distance).mean()
+        if self.weights.smoothness > 0:
+            terms["smoothness"] = edge_aware_smoothness(
+                dense[None, None] / self.unit, self.centre, gradient="sobel"
+            )
+        if self.weights.ssim > 0:
+            similarity = ssim_map(warped, self.centre.expand_as(warped), "gaussian11_zero_pad")
+            terms["ssim"] = 1 - similarity.mean()
+        weighted = [getattr(self.weights, name) * value for name, value in terms.items() if name != "data"]
+        return {**terms, "total": sum(weighted, terms["data"])}
+
+    def _describe(self, images: Tensor) -> Tensor:
+        return images if self.features is None else self.features(images)[FEATURES]
+
+    def _distances(self, warped: Tensor) -> Tensor:
+        """Mean absolute difference from the centre over the channels, [m, H, W]."""
+        if self.features is None:
+            return (warped - self.centre_features).abs().mean(1)
+        distances = [  # one by one: the features of a view are as large as 20 images
+            (self._describe(view) - self.centre_features).abs().mean(1) for view in warped.split(1)
+        ]
+        return torch.cat(distances)
+
+
+def warp_to_centre(
+    scene: LightField | MultiViewScene, dense: Tensor, views: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Views [m, 3, H, W] as the centre camera would see them, and which pixels they see [m, 1, H, W].
+
+    `dense` [H, W] is the centre's disparity (light field) or z-depth (multi-view scene); `views` selects
+    views by index. A pixel is seen if it lands within the view, in front of its camera, and nothing nearer
+    lands on the same pixel there.
+    """
+    chosen = slice(None) if views is None else views
+    images = scene.views[chosen]
+    maps = dense.expand(len(images), 1, *dense.shape)
+    with torch.no_grad():
+        landing = _landing_pixels(scene, dense, chosen)
+    if isinstance(scene, LightField):
+        warped, valid = disparity_warp(images, maps, scene.offsets[chosen])
+        nearness = dense.detach()
+    else:
+        poses = scene.view_from_centre[chosen]
+        warped, valid = backward_warp(images, maps, scene.view_K[chosen], scene.centre_K, poses)
+        nearness = -dense.detach()
+    return warped, valid & _unoccluded(landing, nearness, valid[:, 0])[:, None]
+
+
+def _landing_pixels(scene: LightField | MultiViewScene, dense: Tensor, chosen) -> Tensor:
+    """Where the centre's pixels land in the views, [m, H, W, 2]."""
+    grid = pixel_grid(*dense.shape, dense.device, dense.dtype)
+    if isinstance(scene, LightField):
+        return grid + dense[..., None] * scene.offsets[chosen, None, None].to(dense)
+    points_centre = unproject(grid, dense, scene.centre_K.to(dense))
+    points_view = transform_points(scene.view_from_centre[chosen].to(dense), points_centre[None])
+    return project(points_view, scene.view_K[chosen].to(dense))[0]
+
+
+def _unoccluded(landing: Tensor, nearness: Tensor, valid: Tensor) -> Tensor:
+    """Z-buffer at pixel precision: False [m, H, W] where a pixel of a nearer bin lands on the same spot.
+
+    landing: [m, H, W, 2], nearness: [H, W], larger is nearer, valid: [m, H, W], pixels that take part. Bins
+    divide the range of all but the outermost 0.2 % of the values, and keep a slanted surface from hiding
+    itself.
+    """
+    views, (height, width) = len(landing), nearness.shape
+    sample = nearness.flatten()[:: max(1, nearness.numel() // 20_000)]
+    low, high = torch.quantile(sample, torch.tensor([0.002, 0.998]).to(sample))
+    share = (nearness - low) / (high - low).clamp(min=1e-12)
+    bins = (share * OCCLUSION_BINS).clamp(0, OCCLUSION_BINS - 1).int().expand(views, -1, -1)
+    x, y = landing.nan_to_num().round().unbind(-1)
+    pixel = y.clamp(0, height - 1).long() * width + x.clamp(0, width - 1).long()
+    pixel = pixel.masked_fill_(~valid, height * width).flatten(1)  # one place more, for those outside
+    nearest = bins.new_full((views, height * width + 1), -1)
+    nearest.scatter_reduce_(1, pixel, bins.flatten(1), "amax")
+    return (bins.flatten(1) >= nearest.gather(1, pixel)).view(views, height, width)
+
+
+def _gradient_magnitude(values: Tensor) -> Tensor:
+    """Magnitude [H, W] of the unnormalised Sobel gradient of a map, the border repeated."""
+    kernel = values.new_tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]])
+    padded = F.pad(values[None, None], (1, 1, 1, 1), mode="replicate")
+    gradient = F.conv2d(padded, torch.stack([kernel, kernel.T])[:, None])[0]  # [2, H, W]
+    return (gradient.square().sum(0) + 1e-10).sqrt()
+
+
+def supervised_loss(dense: Tensor, truth: Tensor, image: Tensor, valid: Tensor | None = None) -> Tensor:
+    """Loss against ground truth [H, W], with which the paper validates the representation; a scalar.
+
+    Mean absolute error plus 0.00075 times the sum of (exp(-|grad L*|) |grad D|)^2, with forward differences
+    and L* the lightness (0 to 100) of `image` [3, H, W]. `valid` is bool [H, W].
+    """
+    error = (dense - truth).abs()
+    error = error.mean() if valid is None else error[valid].mean()
+    luminance = (image.clamp(min=0).pow(2.2) * image.new_tensor([0.2126, 0.7152, 0.0722])[:, None, None]).sum(
+        0
+    )
+    lightness = 116 * luminance.clamp(min=1e-12).pow(1 / 3) - 16
+    slopes = []
+    for values in (lightness, dense):
+        across = F.pad(values.diff(dim=1), (0, 1))
+        below = F.pad(values.diff(dim=0), (0, 0, 0, 1))
+        slopes.append((across.square() + below.square() + 1e-10).sqrt())
+    return error + 0.00075 * (torch.exp(-slopes[0]) * slopes[1]).square().sum()

@@ -1,0 +1,278 @@
+"""Losses on scenes with known depth: true maps cost less, hidden pixels are found, every sign is right."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from diffdiffdepth.losses import LossWeights, ReprojectionLoss, supervised_loss, warp_to_centre
+from diffdiffdepth.scene import LightField, MultiViewScene
+from shared.losses import VggFeatures
+from shared.ssim import ssim
+
+HEIGHT, WIDTH = 41, 54
+DATA_ONLY = LossWeights(edge=0, smoothness=0, ssim=0)
+
+
+def texture(x, y, phase=0.0):
+    """A smooth colour pattern, defined everywhere, [3, ...]."""
+    waves = [
+        0.5 + 0.4 * torch.sin(0.45 * x + 0.2 * y + phase + c) * torch.cos(0.37 * y - c) for c in range(3)
+    ]
+    return torch.stack(waves)
+
+
+def layered(x, y, shift_near, shift_far, square):
+    """A textured square (left, top, right, bottom) before a textured wall, each shifted by its own vector."""
+    near_x, near_y = x - shift_near[0], y - shift_near[1]
+    left, top, right, bottom = square
+    inside = (near_x >= left) & (near_x <= right) & (near_y >= top) & (near_y <= bottom)
+    wall = texture(x - shift_far[0], y - shift_far[1])
+    return torch.where(inside, texture(near_x, near_y, 2.0), wall), inside
+
+
+def pixels():
+    y, x = torch.meshgrid(torch.arange(HEIGHT).float(), torch.arange(WIDTH).float(), indexing="ij")
+    return x, y
+
+
+SQUARE = (20, 12, 35, 28)
+NEAR, FAR = 2.0, -1.0
+
+
+def light_field(directions=((1, 0), (-1, 0), (0, 1), (0, -1), (2, -1))):
+    """View at grid position (u, v) right and below the centre: what is nearer moves left and up."""
+    x, y = pixels()
+    centre, inside = layered(x, y, (0, 0), (0, 0), SQUARE)
+    views = []
+    for u, v in directions:
+        views.append(layered(x, y, (-u * NEAR, -v * NEAR), (-u * FAR, -v * FAR), SQUARE)[0])
+    offsets = -torch.tensor(directions, dtype=torch.float32)
+    truth = torch.where(inside, NEAR, FAR)
+    return LightField(centre, torch.stack(views), offsets, truth=truth)
+
+
+def multi_view():
+    """Two fronto-parallel planes at depth 2 and 4 seen by cameras moved right, down, and forwards."""
+    x, y = pixels()
+    focal, cx, cy = 60.0, (WIDTH - 1) / 2, (HEIGHT - 1) / 2
+    K = torch.tensor([[focal, 0, cx], [0, focal, cy], [0, 0, 1]])
+    moves = torch.tensor([[0.12, 0, 0], [-0.1, 0.05, 0], [0, -0.12, 0.0], [0.02, 0.0, 0.2]])
+
+    def look(move):
+        image, hit = texture(x * 0, x * 0), torch.zeros_like(x, dtype=torch.bool)
+        for depth, square, phase in ((4.0, (-1e9, -1e9, 1e9, 1e9), 0.0), (2.0, SQUARE, 2.0)):
+            z = depth - move[2]
+            # back to the pixel of the centre view that sees the same point of the plane
+            u = ((x - cx) * z / focal + move[0]) * focal / depth + cx
+            v = ((y - cy) * z / focal + move[1]) * focal / depth + cy
+            hit = (u >= square[0]) & (v >= square[1]) & (u <= square[2]) & (v <= square[3])
+            image = torch.where(hit, texture(u, v, phase), image)
+        return image, hit
+
+    centre, inside = look(torch.zeros(3))
+    poses = torch.eye(4).repeat(len(moves), 1, 1)
+    poses[:, :3, 3] = -moves
+    views = torch.stack([look(move)[0] for move in moves])
+    truth = torch.where(inside, 2.0, 4.0)
+    return MultiViewScene(centre, views, K, K.expand(len(moves), 3, 3), poses, truth=truth)
+
+
+@pytest.mark.parametrize("make", [light_field, multi_view])
+def test_true_map_warps_the_views_onto_the_centre(make):
+    scene = make()
+    warped, visible = warp_to_centre(scene, scene.truth)
+    error = torch.where(visible, (warped - scene.centre).abs(), torch.zeros(())).mean(1)
+    # bilinear interpolation of the pattern, and mixed colours along the outline of the square
+    assert error[visible[:, 0]].median() < 0.01
+    assert (error > 0.1).float().mean() < 0.03
+    assert 0.7 < visible.float().mean() < 0.99
+
+
+@pytest.mark.parametrize("make", [light_field, multi_view])
+def test_true_map_costs_less_than_others(make):
+    scene = make()
+    loss = ReprojectionLoss(scene, DATA_ONLY)
+    best = loss(scene.truth)["total"]
+    noise = torch.randn(HEIGHT, WIDTH, generator=torch.Generator().manual_seed(0))
+    for other in (scene.truth + 0.4, scene.truth - 0.4, scene.truth + 0.3 * noise, scene.truth.flip(1)):
+        assert loss(other)["total"] > 1.3 * best
+    assert (
+        loss(scene.truth, torch.tensor([0, 2]))["total"]
+        < loss(scene.truth + 0.2, torch.tensor([0, 2]))["total"]
+    )
+
+
+def test_offsets_are_centre_minus_view():
+    scene = light_field()
+    turned = LightField(scene.centre, scene.views, -scene.offsets)
+    right, wrong = (ReprojectionLoss(s, DATA_ONLY)(scene.truth)["data"] for s in (scene, turned))
+    assert right < 0.1 * wrong
+
+
+@pytest.mark.parametrize("make", [light_field, multi_view])
+def test_visibility_agrees_with_a_loop(make):
+    scene = make()
+    dense = scene.truth + 0.3 * torch.sin(pixels()[0] / 7)  # slanted parts, several bins
+    _, visible = warp_to_centre(scene, dense)
+    near = dense if isinstance(scene, LightField) else -dense
+    sample = near.flatten()[:: max(1, near.numel() // 20_000)]
+    low, high = np.quantile(sample.numpy(), [0.002, 0.998])
+    for view in range(len(scene.views)):
+        first = {}
+        places = {}
+        for y in range(HEIGHT):
+            for x in range(WIDTH):
+                d = dense[y, x].item()
+                if isinstance(scene, LightField):
+                    px = x + d * scene.offsets[view, 0].item()
+                    py = y + d * scene.offsets[view, 1].item()
+                else:
+                    K = scene.centre_K
+                    ray = torch.tensor([(x - K[0, 2]) / K[0, 0], (y - K[1, 2]) / K[1, 1], 1.0])
+                    point = ray * d + scene.view_from_centre[view, :3, 3]
+                    px, py, pz = (scene.view_K[view] @ point).tolist()
+                    px, py = px / pz, py / pz
+                if not (-1e-3 <= px <= WIDTH - 1 + 1e-3 and -1e-3 <= py <= HEIGHT - 1 + 1e-3):
+                    continue
+                step = min(max(int((near[y, x].item() - low) / (high - low) * 32), 0), 31)
+                places[y, x] = (round(px), round(py), step)
+                key = places[y, x][:2]
+                first[key] = max(first.get(key, -1), step)
+        expected = torch.zeros(HEIGHT, WIDTH, dtype=torch.bool)
+        for (y, x), (px, py, step) in places.items():
+            expected[y, x] = first[px, py] == step
+        # a position half-way between two pixels, or a value on the edge of a bin, may fall either way
+        assert (expected != visible[view, 0]).float().mean() < 0.01
+        assert 20 < (~expected).sum() < 0.5 * expected.numel()
+
+
+def test_hidden_pixels_are_found_and_a_map_nobody_sees_costs_nothing():
+    scene = light_field(((2, 0),))
+    warped, visible = warp_to_centre(scene, scene.truth)
+    # the square moves left by 4 px while the wall moves right by 2: the 6 px left of the square are hidden
+    hidden = ~visible[0, 0, 13:28, 15:20]
+    assert hidden.all()
+    far_off = torch.full((HEIGHT, WIDTH), 1e4, requires_grad=True)  # no view sees anything
+    terms = ReprojectionLoss(scene, DATA_ONLY)(far_off)
+    terms["total"].backward()
+    assert terms["data"] == 0
+    assert (far_off.grad == 0).all()
+
+
+def test_error_is_averaged_over_the_views_that_see_a_pixel():
+    scene = light_field(((1, 0), (-1, 0)))
+    both = ReprojectionLoss(scene, DATA_ONLY)(torch.zeros(HEIGHT, WIDTH))["data"]
+    singles = [
+        ReprojectionLoss(scene, DATA_ONLY)(torch.zeros(HEIGHT, WIDTH), torch.tensor([i]))["data"]
+        for i in (0, 1)
+    ]
+    torch.testing.assert_close(both, sum(singles) / 2)
+    away = LightField(scene.centre, scene.views, torch.tensor([[1.0, 0], [1e4, 0]]))
+    one = ReprojectionLoss(away, DATA_ONLY)(torch.full((HEIGHT, WIDTH), 1.0))["data"]
+    torch.testing.assert_close(
+        one, ReprojectionLoss(away, DATA_ONLY)(torch.ones(HEIGHT, WIDTH), torch.tensor([0]))["data"]
+    )
+
+
+@pytest.mark.parametrize("make", [light_field, multi_view])
+def test_gradient_matches_finite_differences(make):
+    scene = make()
+    dtype = torch.float64
+    fields = {
+        k: v.to(dtype)
+        for k, v in vars(scene).items()
+        if isinstance(v, torch.Tensor) and v.dtype != torch.bool
+    }
+    scene = type(scene)(**{**vars(scene), **fields})
+    loss = ReprojectionLoss(scene, LossWeights(edge=0.1, smoothness=0.1, ssim=0.1), unit=0.5)
+    generator = torch.Generator().manual_seed(0)
+    base = scene.truth + 0.1 * torch.rand(HEIGHT, WIDTH, generator=generator, dtype=dtype)
+    dense = base.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(loss(dense)["total"], dense)
+    for _ in range(3):
+        direction = torch.randn(HEIGHT, WIDTH, generator=generator, dtype=dtype)
+        ends = [loss(base + step * direction)["total"] for step in (1e-7, -1e-7)]
+        slope = (ends[0] - ends[1]) / 2e-7
+        torch.testing.assert_close((gradient * direction).sum(), slope, rtol=1e-3, atol=1e-7)
+
+
+def test_edges_of_the_error_are_rewarded():
+    # two maps with the same data term on average: the one whose error is concentrated has the lower edge term
+    scene = light_field()
+    loss = ReprojectionLoss(scene, LossWeights(edge=1, smoothness=0))
+    evenly = loss(scene.truth + 0.02)
+    lump = scene.truth.clone()
+    lump[5:9, 5:9] += 4
+    concentrated = loss(lump)
+    assert concentrated["edge"] < evenly["edge"] < 0
+    torch.testing.assert_close(evenly["total"], evenly["data"] + evenly["edge"])
+
+
+def test_smoothness_and_ssim_have_the_right_sign_and_scale():
+    scene = light_field()
+    x = pixels()[0]
+    steep = ReprojectionLoss(scene, LossWeights(edge=0, smoothness=1))(x)
+    assert steep["smoothness"] > 0
+    flat = ReprojectionLoss(scene, LossWeights(edge=0, smoothness=1))(torch.ones_like(x))
+    assert flat["smoothness"] == 0  # also at the border
+    halved = ReprojectionLoss(scene, LossWeights(edge=0, smoothness=1), unit=2.0)(x)
+    torch.testing.assert_close(halved["smoothness"], steep["smoothness"] / 2)
+    loss = ReprojectionLoss(scene, LossWeights(edge=0, smoothness=0, ssim=0.05))
+    good, bad = loss(scene.truth), loss(scene.truth + 0.7)
+    assert 0 <= good["ssim"] < bad["ssim"]
+    torch.testing.assert_close(good["total"], good["data"] + 0.05 * good["ssim"])
+    warped, visible = warp_to_centre(scene, scene.truth)
+    filled = torch.where(visible, warped, scene.centre)
+    expected = 1 - ssim(filled, scene.centre.expand_as(filled), "gaussian11_zero_pad")
+    torch.testing.assert_close(good["ssim"], expected)
+
+
+def test_feature_distance_keeps_the_centre():
+    scene = light_field()
+    network = VggFeatures(("relu1_2",), "vgg16", "random", normalisation="none")
+    calls = []
+    network.register_forward_hook(lambda *_: calls.append(1))
+    loss = ReprojectionLoss(scene, DATA_ONLY, network)
+    assert len(calls) == 1
+    dense = (scene.truth + 0.3).requires_grad_()
+    terms = loss(dense, torch.tensor([1, 3]))
+    assert len(calls) == 3
+    terms["total"].backward()
+    assert dense.grad.abs().sum() > 0
+    assert loss(scene.truth)["data"] < terms["data"]
+    warped, visible = warp_to_centre(scene, dense.detach(), torch.tensor([1, 3]))
+    filled = torch.where(visible, warped, scene.centre)
+    distance = (network(filled)["relu1_2"] - network(scene.centre[None])["relu1_2"]).abs().mean(1)
+    expected = (distance.sum(0) / visible.sum((0, 1)).clamp(min=1)).mean()
+    torch.testing.assert_close(terms["data"], expected)
+
+
+def test_supervised_loss_against_a_loop():
+    generator = torch.Generator().manual_seed(0)
+    dense, truth = torch.rand(2, 5, 6, generator=generator)
+    image = torch.rand(3, 5, 6, generator=generator)
+    total = 0.0
+    Y = 0.2126 * image[0] ** 2.2 + 0.7152 * image[1] ** 2.2 + 0.0722 * image[2] ** 2.2
+    L = 116 * Y ** (1 / 3) - 16
+    for y in range(5):
+        for x in range(6):
+            slopes = []
+            for m in (L, dense):
+                right = m[y, x + 1] - m[y, x] if x < 5 else 0.0
+                below = m[y + 1, x] - m[y, x] if y < 4 else 0.0
+                slopes.append(math.sqrt(right**2 + below**2 + 1e-10))
+            total += (math.exp(-slopes[0]) * slopes[1]) ** 2
+    expected = (dense - truth).abs().mean().item() + 0.00075 * total
+    assert abs(supervised_loss(dense, truth, image).item() - expected) < 1e-5
+    valid = torch.zeros(5, 6, dtype=torch.bool)
+    valid[2, 3] = True
+    smooth = supervised_loss(dense, dense, image)
+    masked = supervised_loss(dense, torch.where(valid, truth, torch.nan), image, valid)
+    torch.testing.assert_close(masked - smooth, (dense - truth)[2, 3].abs())
+
+
+def test_negative_weights_are_refused():
+    with pytest.raises(ValueError, match="negative"):
+        LossWeights(edge=-0.01)
