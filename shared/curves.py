@@ -35,8 +35,6 @@ def curve_svg(points: Sequence[tuple[float, float]], name: str) -> str:
     else:
         ticks = _linear_ticks(low, high)
         bottom, top = min(low, ticks[0]), max(high, ticks[-1])
-    if top == bottom:
-        bottom, top = bottom - 0.5, top + 0.5
     first, last = points[0][0], points[-1][0]
 
     def x_at(step: float) -> float:
@@ -98,10 +96,13 @@ def _line(stretches: Sequence[tuple[float, float, float, float]], x_at: Any, y_a
 
 def _linear_ticks(low: float, high: float) -> list[float]:
     """Multiples of 1, 2 or 5 times a power of ten, about four of them, around [low, high]."""
-    span = high - low or abs(high) or 1.0
+    scale = max(abs(low), abs(high)) or 1.0
+    span = high - low if high - low > 1e-9 * scale else scale  # constant up to rounding
     power = 10.0 ** math.floor(math.log10(span / 4))
     step = next(power * m for m in (1, 2, 5, 10) if span / (power * m) <= 5)
     start, stop = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    if start == stop:
+        start, stop = start - 1, stop + 1
     return [i * step for i in range(start, stop + 1)]
 
 

@@ -5,6 +5,7 @@ that is uint8 or float in [0, 1], and returns a uint8 RGB array [H, W, 3].
 """
 
 import io
+import unicodedata
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -26,6 +27,7 @@ __all__ = [
 Colormap = Literal["turbo", "magma"]
 COLORMAPS = {"turbo": cv2.COLORMAP_TURBO, "magma": cv2.COLORMAP_MAGMA}
 INVALID_GREY = 128
+PLAIN_LETTERS = {"×": "x", "–": "-", "—": "-", "−": "-", "→": "->", "±": "+-", "°": " deg", "µ": "u"}
 INK = (32, 36, 42)
 PAPER = (255, 255, 255)
 
@@ -98,14 +100,12 @@ def depth_legend(
 
     `unit` is e.g. "m" or "scene units"; `status` is e.g. "metric", "up to scale", "median-aligned".
     """
-    size = int(np.clip(width // 20, 10, 16))
-    ramp = np.repeat(np.linspace(vmin, vmax, max(width, 2))[None], size // 2, axis=0)
+    bar_height, size = max(8, width // 40), 13
+    ramp = np.repeat(np.linspace(vmin, vmax, max(width, 2))[None], bar_height, axis=0)
     bar = colorize_depth(ramp, None, vmin, vmax, colormap)[:, :width]
-    low, high = f"{vmin:.4g}", f"{vmax:.4g} {unit}"
-    lines = [_text_strip(width, size, left=low, right=high)]
-    if status:
-        lines.append(_text_strip(width, size, left=status))
-    return np.concatenate([bar, *lines])
+    ends = _text_strip(width, size, left=f"{vmin:.4g}", right=f"{vmax:.4g} {unit}")
+    lines = [_text_strip(width, size, left=line) for line in _wrapped(status, size, width)]
+    return np.concatenate([bar, ends, *lines])
 
 
 def depth_picture(
@@ -117,7 +117,7 @@ def depth_picture(
     vmin: float | None = None,
     vmax: float | None = None,
     colormap: Colormap = "turbo",
-    min_width: int = 192,
+    min_width: int = 320,
 ) -> np.ndarray:
     """Colour a depth map and put its legend (range, unit, scale status, share of invalid pixels) below.
 
@@ -214,17 +214,37 @@ def _pad(image: np.ndarray, height: int, top: int = 0) -> np.ndarray:
 
 
 def _join(images: Sequence[np.ndarray], gap: int) -> np.ndarray:
-    parts = [part for image in images for part in (image, _blank(image.shape[0], gap))]
-    return np.concatenate([part for part in parts[:-1] if part.shape[1]], axis=1)
+    parts = [part for image in images if image.shape[1] for part in (image, _blank(image.shape[0], gap))]
+    return np.concatenate(parts[:-1], axis=1)
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)
+    return ImageFont.load_default(size)  # the only font that is there wherever Pillow is
+
+
+def _drawable(text: str) -> str:
+    """Put plain letters in place of what the font may lack, which is most of Unicode."""
+    for character, replacement in PLAIN_LETTERS.items():
+        text = text.replace(character, replacement)
+    return unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+
+
+def _wrapped(text: str, size: int, width: int) -> list[str]:
+    """Break a text into lines that fit the width."""
+    lines: list[str] = []
+    for word in _drawable(text).split():
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and _font(size).getlength(longer) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines
 
 
 def _text_strip(width: int, size: int, left: str = "", right: str = "") -> np.ndarray:
     """Draw a line of text on white; text that is too long is drawn smaller, and cut at last."""
-    strip = Image.new("RGB", (max(width, 1), round(size * 1.5)), PAPER)
+    left, right = _drawable(left), _drawable(right)
+    strip = Image.new("RGB", (max(width, 1), round(size * 1.6)), PAPER)
     draw = ImageDraw.Draw(strip)
     font = _font(size)
     wanted = font.getlength(f"{left}  {right}" if left and right else left + right)

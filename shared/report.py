@@ -71,20 +71,21 @@ class Picture:
         data, media_type = _encode(self.image)
         with Image.open(io.BytesIO(data)) as image:
             width, height = image.size
-        if width < NARROW:
-            size = f'class="narrow" width="{NARROW}" height="{round(height * NARROW / width)}"'
-        else:
-            size = f'width="{width}" height="{height}"'
+        shown = max(width, NARROW)
+        size = f'width="{shown}" height="{round(height * shown / width)}"'
         alt = html.escape(self.caption or "picture")
-        return _figure(f'<img {size} alt="{alt}" src="{_data_uri(data, media_type)}">', self.caption)
+        look = ' class="narrow"' if width < NARROW else ""
+        tag = f'<img{look} {size} alt="{alt}" src="{_data_uri(data, media_type)}">'
+        return _figure(tag, self.caption, shown)
 
 
 @dataclasses.dataclass(frozen=True)
 class Video:
-    """A video file (mp4 or GIF, as `write_video` returns it), with its caption."""
+    """A video file (mp4 or GIF, as `write_video` returns it), its caption and its width on the page."""
 
     path: str | Path
     caption: str = ""
+    width: int = 480
 
     def html(self, rows: Sequence[Mapping]) -> str:
         suffix = Path(self.path).suffix.lower()
@@ -93,7 +94,7 @@ class Video:
         source = _data_uri(read_bytes(self.path), MEDIA_TYPES[suffix])
         label = html.escape(self.caption or "video")
         tag = f'<video controls loop muted playsinline aria-label="{label}" src="{source}"></video>'
-        return _figure(tag, self.caption)
+        return _figure(tag, self.caption, self.width)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +110,8 @@ class Curves:
             last = f"last {points[-1][1]:.4g}" if points else ""
             title = f"<b>{html.escape(name)}</b> <span>{last}</span>"
             charts.append(f"<figure><figcaption>{title}</figcaption>{curve_svg(points, name)}</figure>")
-        return f'<div class="charts">{"".join(charts)}</div>'
+        note = "Line: mean over stretches of steps. Band: from the lowest to the highest value of each."
+        return f'<div class="charts">{"".join(charts)}</div><p class="note">{note}</p>'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,9 +212,9 @@ def _data_uri(data: bytes, media_type: str) -> str:
     return f"data:{media_type};base64,{base64.b64encode(data).decode()}"
 
 
-def _figure(content: str, caption: str) -> str:
+def _figure(content: str, caption: str, width: int) -> str:
     below = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
-    return f"<figure>{content}{below}</figure>"
+    return f'<figure style="width:{width}px">{content}{below}</figure>'
 
 
 def _anchor(heading: str) -> str:
@@ -244,19 +246,22 @@ body { margin: 0; background: var(--page); color: var(--ink);
 main { max-width: 1040px; margin: 0 auto; padding: 40px 24px 80px; }
 h1 { font-size: 1.75rem; line-height: 1.2; font-weight: 650; letter-spacing: -0.01em; margin: 0 0 .4em; }
 h2 { font-size: 1.2rem; font-weight: 620; margin: 0 0 .6em; }
-p { max-width: 44em; margin: .5em 0 1em; }
+p { max-width: 44em; margin: .4em 0 .9em; }
 header { margin-bottom: 8px; }
+section { display: flex; flex-wrap: wrap; column-gap: 28px; }
+section > * { flex: 0 0 100%; min-width: 0; }
+section > figure { flex: 0 1 auto; }
 section, details { border-top: 1px solid var(--rule); padding-top: 22px; margin-top: 30px; }
 nav { display: flex; flex-wrap: wrap; gap: 4px 18px; margin-top: 18px; }
 a { color: var(--accent); text-decoration: none; } a:hover { text-decoration: underline; }
 .facts { display: flex; flex-wrap: wrap; gap: 12px 34px; margin: 18px 0 0; }
 .facts dt { color: var(--quiet); font-size: .8rem; }
 .facts dd { margin: 0; font-size: 1.05rem; font-weight: 550; font-variant-numeric: tabular-nums; }
-figure { margin: 18px 0 26px; }
+figure { margin: 14px 0 22px; max-width: 100%; }
 figcaption { color: var(--quiet); font-size: .875rem; margin-top: 8px; max-width: 50em; }
 img, video { display: block; max-width: 100%; height: auto; border-radius: 4px; }
 .narrow { image-rendering: pixelated; }
-video { width: 640px; background: #000; }
+video { width: 100%; background: #000; }
 .charts { display: grid; gap: 12px 28px;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 400px), 1fr)); }
 .charts figure { margin: 0; }
@@ -275,9 +280,9 @@ th, td { text-align: left; padding: 7px 16px 7px 0; white-space: nowrap; }
 tr { border-bottom: 1px solid var(--rule); }
 th { font-weight: 550; color: var(--quiet); }
 .groups { border-bottom: 0; }
-.groups th { color: var(--ink); padding-bottom: 0; padding-left: 16px; }
-.groups th:first-child { padding-left: 0; }
-.number { text-align: right; padding-left: 16px; padding-right: 8px; font-variant-numeric: tabular-nums; }
+.groups th { color: var(--ink); padding: 0 16px 0 24px; white-space: normal; vertical-align: bottom; }
+th:first-child, td:first-child { position: sticky; left: 0; background: var(--page); padding-left: 0; }
+.number { text-align: right; padding: 7px 8px 7px 24px; font-variant-numeric: tabular-nums; }
 .best { font-weight: 650; background: var(--mark); }
 .note { color: var(--quiet); font-size: .85rem; margin: .3em 0; max-width: 60em; }
 summary { cursor: pointer; font-weight: 550; }

@@ -50,7 +50,8 @@ def write_video(path: str | Path, frames: Iterable[Any], fps: float = 25) -> Pat
         reason = error.strerror or str(error).replace(str(temporary), path.name)
         raise DataError(path, f"cannot be written ({reason})", REMEDY) from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
     return path
 
 
