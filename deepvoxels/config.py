@@ -1,0 +1,77 @@
+"""The configuration of a DeepVoxels run; `configs/*.yaml` fill it in, `--set a.b=value` overrides."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from deepvoxels.models.baselines import BaselineOptions
+from deepvoxels.models.options import GeneratorOptions
+
+__all__ = ["DataConfig", "EmbeddedConfig", "TrainConfig", "VolumeConfig"]
+
+
+@dataclass
+class EmbeddedConfig:
+    """A procedural scene, rendered into the data folder on first use."""
+
+    train_views: int = 128
+    validation_views: int = 8
+    test_views: int = 64
+    image_side: int = 128
+    seed: int = 0
+
+
+@dataclass
+class DataConfig:
+    """Where the views are. `scene` names a folder below {train,test}/ of the official layout."""
+
+    root: str = "data/deepvoxels"
+    scene: str = ""  # empty: `root` itself is one scene (NeRF or COLMAP) and every 8th view is held out
+    layout: Literal["auto", "deepvoxels", "nerf", "colmap"] = "auto"
+    intrinsics: Literal["half_pixel", "released"] = "half_pixel"  # how K follows a resized image
+    sampling: str = "all"  # or skip_N: every (N + 1)-th training view
+    embedded: EmbeddedConfig | None = None
+
+
+@dataclass
+class VolumeConfig:
+    """Corrections to the grid that the data set describes; null keeps its value (scene units)."""
+
+    origin: tuple[float, float, float] | None = None
+    side_length: float | None = None
+    near: float | None = None
+    fit_planes: bool = False  # depth planes just span the grid as all training cameras see it; else: one voxel each
+
+
+@dataclass
+class TrainConfig:
+    """Everything a run depends on. Defaults are the paper's and its released code's."""
+
+    method: Literal["deepvoxels", "pix2pix", "tatarchenko", "worrall", "nearest_neighbour"] = "deepvoxels"
+    data: DataConfig = field(default_factory=DataConfig)
+    volume: VolumeConfig = field(default_factory=VolumeConfig)
+    model: GeneratorOptions = field(default_factory=GeneratorOptions)
+    baseline: BaselineOptions = field(default_factory=BaselineOptions)
+
+    seed: int = 0
+    steps: int = 191_600  # 400 epochs of 479 views
+    targets: int = 2  # per step: the drawn view and random others
+    nearest_sources: int = 4  # the source is one of this many nearest views; the paper says 5, its code draws 4
+    l1_weight: float = 200.0
+    gan_weight: float = 1.0  # 0: no discriminator at all
+    border_px: int = 5  # cut from rendered and true image before any loss or (primary) measure
+    learning_rate: float = 4e-4
+    decay_steps: int = 0  # over the last this many steps the learning rate falls linearly to a twentieth
+    map_cache_mb: int = 2000  # sampling maps kept in memory; views beyond it are computed anew each time
+
+    log_every: int = 10
+    preview_every: int = 250
+    checkpoint_every: int = 1000
+    evaluate_views: int = 0  # test views measured at the end; 0: all
+
+    def __post_init__(self) -> None:
+        if self.targets < 1 or self.nearest_sources < 1 or self.steps < 0:
+            raise ValueError("targets and nearest_sources must be at least 1 and steps at least 0")
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
+        if 2 * self.border_px >= self.model.image_side:
+            raise ValueError(f"border_px {self.border_px} leaves nothing of a {self.model.image_side} px image")

@@ -1,0 +1,140 @@
+"""Measure a trained run on its test views, and set the figures beside the paper's table 1.
+
+    python eval.py --run runs/deepvoxels-quick
+
+Writes eval.json (per view and mean), a contact sheet, a video of an orbit in colour and depth, and report.html.
+"""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from deepvoxels.config import TrainConfig
+from deepvoxels.datasets.scene import PosedScene
+from deepvoxels.datasets.views import load_views
+from deepvoxels.losses import crop_border
+from deepvoxels.methods import Method, NearestNeighbourMethod, NovelViews, build_method
+from deepvoxels.published import METHOD_NAMES, row_name
+from deepvoxels.report import comparison_table, write_run_report
+from shared.config import config_from_dict
+from shared.metrics import depth_errors, psnr
+from shared.run import command_line, find_checkpoint, load_checkpoint, parse_eval_args, select_device, write_json
+from shared.ssim import ssim
+
+__all__ = ["DEFINITIONS", "evaluate", "load_run", "measure", "render_views", "summary"]
+
+# The paper does not define its measure; the first of these is the authors' own practice one year later.
+DEFINITIONS = {
+    "cut": "PSNR over RGB; SSIM uniform 7x7; border cut as in training",
+    "full": "PSNR over RGB; SSIM uniform 7x7; full frame",
+    "gaussian": "PSNR over RGB; SSIM Gaussian 11x11, sigma 1.5; border cut as in training",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse_eval_args(__doc__, argv)
+    config, method, train_views, test_views = load_run(args.run, args.checkpoint, select_device(args.device))
+    results = evaluate(config, method, train_views, test_views, args.run)
+    write_json(args.run / "eval.json", results)
+    print(comparison_table(results).text())  # noqa: T201
+    print(summary(results))  # noqa: T201
+
+
+def load_run(
+    folder: Path, which: str, device: torch.device
+) -> tuple[TrainConfig, Method, PosedScene, PosedScene]:
+    """Rebuild the method of a run folder with its trained weights, and load the views it was trained on."""
+    checkpoint = load_checkpoint(find_checkpoint(folder, which), paper="deepvoxels")
+    config = config_from_dict(TrainConfig, checkpoint.config, str(checkpoint.path))
+    train_views, test_views = load_views(config)
+    method = build_method(config, train_views, device)
+    checkpoint.load_into({"model": method.network})
+    return config, method, train_views, test_views
+
+
+def evaluate(
+    config: TrainConfig, method: Method, train_views: PosedScene, test_views: PosedScene, folder: Path
+) -> dict[str, Any]:
+    """Render the test views, measure them, write pictures, video and report.html to `folder`; returns the results."""
+    started = time.perf_counter()
+    views = render_views(method, test_views)
+    seconds_per_view = (time.perf_counter() - started) / len(test_views)
+    nearest = render_views(NearestNeighbourMethod(train_views), test_views)
+    rows = measure(views.images, test_views, config.border_px)
+    results = {
+        "paper": "deepvoxels",
+        "method": METHOD_NAMES[row_name(config.method, config.model.occlusion)],
+        "data": f"{config.data.scene or test_views.path.name}"
+        + (", embedded scene" if config.data.embedded is not None else ""),
+        "image_side": test_views.image_side,
+        "training_views": len(train_views),
+        "test_views": len(test_views),
+        "definitions": DEFINITIONS,
+        "mean": _means(rows),
+        "nearest_neighbour": _means(measure(nearest.images, test_views, config.border_px)),
+        "depth": measure_depth(views.depth, test_views),
+        "seconds_per_view": seconds_per_view,
+        "per_view": [{"view": name, **row} for name, row in zip(test_views.names, rows, strict=True)],
+    }
+    write_run_report(config, method, train_views, test_views, views, results, folder)
+    return results
+
+
+@torch.no_grad()
+def render_views(method: Method, scene: PosedScene) -> NovelViews:
+    """All views of a scene from its own cameras, on the CPU; the network is left in the mode it was in."""
+    was_training = method.network is not None and method.network.training
+    if was_training:
+        method.network.eval()
+    batches = list(method.novel_views(scene.world_from_cam, scene.K))
+    if was_training:
+        method.network.train()
+    images = torch.cat([batch.images.float().cpu() for batch in batches])
+    if batches[0].depth is None:
+        return NovelViews(images, None)
+    return NovelViews(images, torch.cat([batch.depth.float().cpu() for batch in batches]))
+
+
+def measure(images: Tensor, scene: PosedScene, border_px: int) -> list[dict[str, float]]:
+    """PSNR and SSIM of every view in the three definitions, one row per view."""
+    truth = scene.batch(range(len(scene)))
+    cut, cut_truth = crop_border(images, border_px), crop_border(truth, border_px)
+    columns = {
+        "psnr": psnr(cut, cut_truth),
+        "ssim": ssim(cut, cut_truth, "uniform7", reduction="image"),
+        "psnr_full": psnr(images, truth),
+        "ssim_full": ssim(images, truth, "uniform7", reduction="image"),
+        "ssim_gaussian": ssim(cut, cut_truth, "gaussian11", reduction="image"),
+    }
+    return [{name: float(values[i]) for name, values in columns.items()} for i in range(len(images))]
+
+
+def measure_depth(depth: Tensor | None, scene: PosedScene) -> dict[str, Any] | None:
+    """Errors of rendered z-depth [N, h, h] against the scene's own, where it has one, on the object only."""
+    if depth is None or scene.depth is None:
+        return None
+    full = F.interpolate(depth[:, None], size=scene.depth.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
+    seen = scene.depth_valid.flatten(1).any(1)
+    return depth_errors(full[seen], scene.depth[seen], scene.depth_valid[seen], max_depth=None)
+
+
+def summary(results: dict[str, Any]) -> str:
+    """The result in one line."""
+    mean, nearest = results["mean"], results["nearest_neighbour"]
+    text = f"{results['method']} on {results['data']}: PSNR {mean['psnr']:.2f} dB, SSIM {mean['ssim']:.3f}"
+    text += f" ({mean['psnr'] - nearest['psnr']:+.2f} dB against the nearest training view)"
+    depth = results["depth"]
+    return text if depth is None else f"{text}; depth off by {depth['abs_rel']:.1%}"
+
+
+def _means(rows: list[dict[str, float]]) -> dict[str, float]:
+    return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
+
+
+if __name__ == "__main__":
+    command_line(main)
