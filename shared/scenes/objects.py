@@ -101,7 +101,7 @@ def vase(seed: int = 0) -> Scene:
     r = PchipInterpolator(heights, radii)(z)
     body = Revolution([(0.0, -0.49), *zip(r, z, strict=True), (0.15, 0.487)])
     inside = Revolution([(0.15, 0.487), (0.10, 0.36), (0.13, 0.29), (0.2, 0.2), (0.0, 0.05)])
-    bands = vase_bands(1024, 512, rng, heights=(z - z[0]) / (z[-1] - z[0]))
+    bands = vase_bands(1024, 512, rng)
     paint = Texture(bands, (body.circumference, body.arc_length))
     clay, glaze = solid(0.28, 0.14, 0.09), Texture(stone(128, rng, (0.17, 0.14, 0.13), (0.10, 0.08, 0.08)), (0.3, 0.3))
     items = [Item(body, paint), Item(inside, clay)]
