@@ -29,8 +29,8 @@ RELEASED_VIEWS = {"train": 479, "validation": None, "test": 1000}  # per scene, 
 RELEASED_SCENES = ("armchair", "cube", "greek", "vase")
 WHERE_TO_GET = (
     "The released scenes are in the Google Drive folder that the README of github.com/vsitzmann/deepvoxels "
-    "links to (id 1ScsRlnzy9Bd_n-xw83SP-0t548v63mPH); the code there is under the MIT licence, none is stated "
-    "for the data. Without them, configs/quick.yaml trains on an embedded scene"
+    "links to (id 1ScsRlnzy9Bd_n-xw83SP-0t548v63mPH); the code there is under the MIT licence, none is "
+    "stated for the data. Without them, configs/quick.yaml trains on an embedded scene"
 )
 CHECKED_SIDE = 64  # pixels; every image is decoded in full whatever the side
 

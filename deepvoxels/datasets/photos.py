@@ -30,8 +30,8 @@ def prepare_photos(
     """Find poses, undistort, and write a scene whose grid origin, scale and near plane are fitted.
 
     Writes rgb/ (the square in the middle of each photo), pose/, intrinsics.txt, sparse.ply (COLMAP's points)
-    and photos.json (which photo became which view). `out_dir` appears only when everything has succeeded. World
-    units are COLMAP's, which are arbitrary. Returns the photos that no pose was found for; raises what
+    and photos.json (which photo became which view). `out_dir` appears only when everything has succeeded.
+    World units are COLMAP's, which are arbitrary. Returns the photos that no pose was found for; raises what
     `shared.sfm.reconstruct` raises, and DataError when the cameras look at nothing in common.
     """
     with new_folder(out_dir) as folder, tempfile.TemporaryDirectory() as temporary:
