@@ -39,7 +39,9 @@ class VolumeConfig:
     origin: tuple[float, float, float] | None = None
     side_length: float | None = None
     near: float | None = None
-    fit_planes: bool = False  # depth planes just span the grid as all training cameras see it; else: one voxel each
+    fit_planes: bool = (
+        False  # depth planes just span the grid as all training cameras see it; else: one voxel each
+    )
 
 
 @dataclass
@@ -55,7 +57,9 @@ class TrainConfig:
     seed: int = 0
     steps: int = 191_600  # 400 epochs of 479 views
     targets: int = 2  # per step: the drawn view and random others
-    nearest_sources: int = 4  # the source is one of this many nearest views; the paper says 5, its code draws 4
+    nearest_sources: int = (
+        4  # the source is one of this many nearest views; the paper says 5, its code draws 4
+    )
     l1_weight: float = 200.0
     gan_weight: float = 1.0  # 0: no discriminator at all
     border_px: int = 5  # cut from rendered and true image before any loss or (primary) measure
@@ -74,4 +78,6 @@ class TrainConfig:
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
         if 2 * self.border_px >= self.model.image_side:
-            raise ValueError(f"border_px {self.border_px} leaves nothing of a {self.model.image_side} px image")
+            raise ValueError(
+                f"border_px {self.border_px} leaves nothing of a {self.model.image_side} px image"
+            )

@@ -2,7 +2,7 @@
 
     python eval.py --run runs/deepvoxels-quick
 
-Writes eval.json (per view and mean), a contact sheet, a video of an orbit in colour and depth, and report.html.
+Writes eval.json (per view and mean), test_views.png, a video in colour and depth, and report.html.
 """
 
 import time
@@ -18,15 +18,22 @@ from deepvoxels.config import TrainConfig
 from deepvoxels.datasets.scene import PosedScene
 from deepvoxels.datasets.views import load_views
 from deepvoxels.losses import crop_border
-from deepvoxels.methods import Method, NearestNeighbourMethod, NovelViews, build_method
+from deepvoxels.methods import Method, NearestNeighbourMethod, build_method, render_views
 from deepvoxels.published import METHOD_NAMES, row_name
 from deepvoxels.report import comparison_table, write_run_report
 from shared.config import config_from_dict
 from shared.metrics import depth_errors, psnr
-from shared.run import command_line, find_checkpoint, load_checkpoint, parse_eval_args, select_device, write_json
+from shared.run import (
+    command_line,
+    find_checkpoint,
+    load_checkpoint,
+    parse_eval_args,
+    select_device,
+    write_json,
+)
 from shared.ssim import ssim
 
-__all__ = ["DEFINITIONS", "evaluate", "load_run", "measure", "render_views", "summary"]
+__all__ = ["DEFINITIONS", "evaluate", "load_run", "measure", "summary"]
 
 # The paper does not define its measure; the first of these is the authors' own practice one year later.
 DEFINITIONS = {
@@ -54,17 +61,18 @@ def load_run(
     train_views, test_views = load_views(config)
     method = build_method(config, train_views, device)
     checkpoint.load_into({"model": method.network})
+    method.network.eval()
     return config, method, train_views, test_views
 
 
 def evaluate(
     config: TrainConfig, method: Method, train_views: PosedScene, test_views: PosedScene, folder: Path
 ) -> dict[str, Any]:
-    """Render the test views, measure them, write pictures, video and report.html to `folder`; returns the results."""
+    """Render and measure the test views; pictures, video and report.html go to `folder`."""
     started = time.perf_counter()
-    views = render_views(method, test_views)
+    views = render_views(method, test_views.world_from_cam, test_views.K)
     seconds_per_view = (time.perf_counter() - started) / len(test_views)
-    nearest = render_views(NearestNeighbourMethod(train_views), test_views)
+    nearest = render_views(NearestNeighbourMethod(train_views), test_views.world_from_cam, test_views.K)
     rows = measure(views.images, test_views, config.border_px)
     results = {
         "paper": "deepvoxels",
@@ -85,21 +93,6 @@ def evaluate(
     return results
 
 
-@torch.no_grad()
-def render_views(method: Method, scene: PosedScene) -> NovelViews:
-    """All views of a scene from its own cameras, on the CPU; the network is left in the mode it was in."""
-    was_training = method.network is not None and method.network.training
-    if was_training:
-        method.network.eval()
-    batches = list(method.novel_views(scene.world_from_cam, scene.K))
-    if was_training:
-        method.network.train()
-    images = torch.cat([batch.images.float().cpu() for batch in batches])
-    if batches[0].depth is None:
-        return NovelViews(images, None)
-    return NovelViews(images, torch.cat([batch.depth.float().cpu() for batch in batches]))
-
-
 def measure(images: Tensor, scene: PosedScene, border_px: int) -> list[dict[str, float]]:
     """PSNR and SSIM of every view in the three definitions, one row per view."""
     truth = scene.batch(range(len(scene)))
@@ -118,7 +111,9 @@ def measure_depth(depth: Tensor | None, scene: PosedScene) -> dict[str, Any] | N
     """Errors of rendered z-depth [N, h, h] against the scene's own, where it has one, on the object only."""
     if depth is None or scene.depth is None:
         return None
-    full = F.interpolate(depth[:, None], size=scene.depth.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
+    full = F.interpolate(depth[:, None], size=scene.depth.shape[-2:], mode="bilinear", align_corners=False)[
+        :, 0
+    ]
     seen = scene.depth_valid.flatten(1).any(1)
     return depth_errors(full[seen], scene.depth[seen], scene.depth_valid[seen], max_depth=None)
 

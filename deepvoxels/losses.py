@@ -11,7 +11,7 @@ __all__ = ["crop_border", "discriminator_loss", "generator_gan_loss", "l1_loss"]
 
 
 def crop_border(image: Tensor, border_px: int) -> Tensor:
-    """Cut `border_px` pixels from each side of `image` [..., H, W]; raises ValueError if nothing would remain."""
+    """Cut `border_px` pixels from each side of `image` [..., H, W]; ValueError if nothing would remain."""
     height, width = image.shape[-2:]
     if border_px < 0 or 2 * border_px >= min(height, width):
         raise ValueError(f"cannot crop {border_px} px from each side of a {height}x{width} image")

@@ -1,7 +1,7 @@
-"""The rows of the paper's table behind one interface: DeepVoxels, its ablation, and the baselines it is compared with.
+"""The rows of the paper's table behind one interface: DeepVoxels, its ablation, and its baselines.
 
-The training loop needs of a method only what `Method` says: views for a training step, what to remember of the
-step, and novel views once it has learned.
+The training loop needs of a method only what `Method` says: views for a training step, what to remember
+of the step, and novel views once it has learned.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,15 @@ from deepvoxels.models.baselines import build_baseline, nearest_neighbour
 from deepvoxels.models.generator import Generator
 from deepvoxels.models.volume import FrustumMap, SparseMap, VolumeGeometry
 
-__all__ = ["BaselineMethod", "Method", "NearestNeighbourMethod", "NovelViews", "VoxelMethod", "build_method"]
+__all__ = [
+    "BaselineMethod",
+    "Method",
+    "NearestNeighbourMethod",
+    "NovelViews",
+    "VoxelMethod",
+    "build_method",
+    "render_views",
+]
 
 VIEWS_AT_ONCE = 8  # novel views rendered in one batch
 
@@ -50,7 +58,9 @@ class Method(Protocol):
 class VoxelMethod:
     """DeepVoxels proper: a persistent grid of features, fed by one source view per step."""
 
-    def __init__(self, network: Generator, geometry: VolumeGeometry, scene: PosedScene, cache_bytes: int) -> None:
+    def __init__(
+        self, network: Generator, geometry: VolumeGeometry, scene: PosedScene, cache_bytes: int
+    ) -> None:
         self.network = network
         self.geometry = geometry
         self.scene = scene
@@ -61,7 +71,9 @@ class VoxelMethod:
     def training_views(self, source: int, targets: Sequence[int]) -> Tensor:
         images = self.scene.batch([source]).to(self.network.state.device)
         lifting = self._map("lifting", source)
-        rendering, self._new_state = self.network(images, lifting, [self._map("projection", i) for i in targets])
+        rendering, self._new_state = self.network(
+            images, lifting, [self._map("projection", i) for i in targets]
+        )
         return rendering.images
 
     def remember(self) -> None:
@@ -71,7 +83,9 @@ class VoxelMethod:
     def novel_views(self, world_from_cam: Tensor, K: Tensor) -> Iterator[NovelViews]:
         device = self.network.state.device
         volume = self.network.inpaint(self.network.state)  # once for all views
-        for poses, intrinsics in zip(world_from_cam.split(VIEWS_AT_ONCE), K.split(VIEWS_AT_ONCE), strict=True):
+        for poses, intrinsics in zip(
+            world_from_cam.split(VIEWS_AT_ONCE), K.split(VIEWS_AT_ONCE), strict=True
+        ):
             cameras = zip(intrinsics.to(device), poses.to(device), strict=True)
             maps = [self.network.projection(self.geometry, *camera) for camera in cameras]
             rendering = self.network.render(volume, maps)
@@ -139,6 +153,21 @@ class NearestNeighbourMethod:
         for poses in world_from_cam.split(VIEWS_AT_ONCE):
             nearest = nearest_neighbour(self.scene.world_from_cam, poses)
             yield NovelViews(self.scene.batch(nearest), None)
+
+
+@torch.no_grad()
+def render_views(method: Method, world_from_cam: Tensor, K: Tensor) -> NovelViews:
+    """Views from all cameras [N, 4, 4], [N, 3, 3], on the CPU; the network stays in the mode it was in."""
+    training = method.network is not None and method.network.training
+    if training:
+        method.network.eval()
+    batches = list(method.novel_views(world_from_cam, K))
+    if training:
+        method.network.train()
+    images = torch.cat([batch.images.float().cpu() for batch in batches])
+    if batches[0].depth is None:
+        return NovelViews(images, None)
+    return NovelViews(images, torch.cat([batch.depth.float().cpu() for batch in batches]))
 
 
 def _tensor_bytes(value: object) -> int:

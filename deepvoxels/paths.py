@@ -1,4 +1,4 @@
-"""Camera paths for videos of a scene: an orbit, the paper's test spiral, or a tour through the training cameras."""
+"""Camera paths for videos: an orbit, the paper's test spiral, or a tour through the training cameras."""
 
 import math
 from typing import Literal
@@ -15,11 +15,14 @@ PATHS = ("auto", "orbit", "spiral", "tour")
 TOUR_STOPS = 8
 
 
-def camera_path(scene: PosedScene, frames: int, kind: Literal["auto", "orbit", "spiral", "tour"] = "auto") -> Tensor:
+def camera_path(
+    scene: PosedScene, frames: int, kind: Literal["auto", "orbit", "spiral", "tour"] = "auto"
+) -> Tensor:
     """`world_from_cam` [frames, 4, 4] for a video of the scene, at the training cameras' distance and level.
 
-    `auto` is an orbit where the training cameras surround the grid and a tour (smooth interpolation through some of
-    them) where they do not: no method can be asked for what no camera has seen. Raises ValueError for another kind.
+    `auto` is an orbit where the training cameras surround the grid and a tour (smooth interpolation
+    through some of them) where they do not: no method can show what no camera has seen. Raises ValueError
+    for another kind.
     """
     if kind not in PATHS:
         raise ValueError(f"unknown camera path {kind!r}; choose one of {', '.join(PATHS)}")
@@ -59,7 +62,9 @@ def _surrounded(scene: PosedScene) -> bool:
 
 def _tour(world_from_cam: Tensor, frames: int) -> Tensor:
     """A smooth ride through some of the cameras, each stop the nearest one not yet visited."""
-    stops = world_from_cam[torch.linspace(0, len(world_from_cam) - 1, min(TOUR_STOPS, len(world_from_cam))).long()]
+    stops = world_from_cam[
+        torch.linspace(0, len(world_from_cam) - 1, min(TOUR_STOPS, len(world_from_cam))).long()
+    ]
     order, left = [0], list(range(1, len(stops)))
     while left:
         distance = (stops[left, :3, 3] - stops[order[-1], :3, 3]).norm(dim=1)
@@ -71,6 +76,9 @@ def _tour(world_from_cam: Tensor, frames: int) -> Tensor:
     leg = place.floor().long().clamp(max=len(stops) - 2)
     fraction = place - leg
     eased = fraction * fraction * (3 - 2 * fraction)
-    return torch.cat([
-        interpolate_poses(stops[index], stops[index + 1], eased[leg == index]) for index in range(len(stops) - 1)
-    ])
+    return torch.cat(
+        [
+            interpolate_poses(stops[index], stops[index + 1], eased[leg == index])
+            for index in range(len(stops) - 1)
+        ]
+    )

@@ -1,7 +1,7 @@
 """Figures printed in the paper, for tables that set them beside one's own.
 
-The paper measures PSNR in dB and SSIM on the released renderings (512 x 512, 479 training and 1000 test views) without
-saying which SSIM; the authors' next paper used scikit-image's defaults, a uniform 7x7 window.
+The paper measures PSNR in dB and SSIM on the released renderings (512 x 512, 479 training and 1000 test
+views) without saying which SSIM; the authors' next paper used scikit-image's defaults, a uniform 7x7 window.
 """
 
 __all__ = ["ABLATION", "METHOD_NAMES", "PAPER_DATA", "TABLE_1", "row_name"]

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from deepvoxels.config import TrainConfig
 from deepvoxels.datasets.scene import PosedScene
-from deepvoxels.methods import Method, NovelViews
+from deepvoxels.methods import Method, NovelViews, render_views
 from deepvoxels.paths import camera_path
-from deepvoxels.published import METHOD_NAMES, PAPER_DATA, TABLE_1
-from shared.pictures import contact_sheet, depth_picture, encode_png
+from deepvoxels.published import ABLATION, METHOD_NAMES, PAPER_DATA, TABLE_1
 from shared.files import write_bytes
+from shared.pictures import contact_sheet, depth_picture, encode_png
 from shared.report import Column, Curves, Picture, ResultsTable, Section, Video, write_report, write_video
 
 __all__ = ["comparison_table", "comparison_sheet", "preview_sheet", "write_run_report", "write_view_video"]
@@ -25,42 +25,27 @@ UNIT, STATUS = "scene units", "z-depth, in the units of the camera poses"
 
 
 def preview_sheet(method: Method, scene: PosedScene) -> np.ndarray:
-    """True and rendered image, and depth, of a few test views while training goes on."""
+    """True and rendered image, and depth, of a few views of a scene."""
     chosen = _evenly(len(scene))
-    method.network.eval()
-    with torch.no_grad():
-        batches = list(method.novel_views(scene.world_from_cam[chosen], scene.K[chosen]))
-    method.network.train()
-    images = torch.cat([batch.images.float().cpu() for batch in batches])
-    depths = None if batches[0].depth is None else torch.cat([batch.depth.float().cpu() for batch in batches])
-    return _sheet(scene, chosen, images, depths)
+    views = render_views(method, scene.world_from_cam[chosen], scene.K[chosen])
+    return _sheet(scene, chosen, views.images, views.depth)
 
 
 def comparison_sheet(scene: PosedScene, views: NovelViews) -> np.ndarray:
-    """True and rendered image, and depth, of a few test views."""
+    """The same of views that were rendered already, one for each view of the scene."""
     chosen = _evenly(len(scene))
     return _sheet(scene, chosen, views.images[chosen], None if views.depth is None else views.depth[chosen])
 
 
-def write_view_video(
-    path: Path, method: Method, scene: PosedScene, world_from_cam: Tensor, *, fps: float = 24
-) -> Path:
-    """Write a video of the scene from given cameras [N, 4, 4], colour beside depth; returns the file made."""
-    K = scene.K[:1].expand(len(world_from_cam), 3, 3)
-    method.network.eval() if method.network is not None else None
-    with torch.no_grad():
-        batches = [NovelViews(*(None if t is None else t.float().cpu() for t in batch))
-                   for batch in method.novel_views(world_from_cam, K)]
-    images = torch.cat([batch.images for batch in batches])
-    if batches[0].depth is None:
-        return write_video(path, images, fps)
-    depths = torch.cat([batch.depth for batch in batches])
-    low, high = scene.near, scene.far
-    side = max(images.shape[-1], 256)
+def write_view_video(path: Path, scene: PosedScene, views: NovelViews, *, fps: float = 24) -> Path:
+    """Write rendered views as a video, colour beside depth where there is depth; returns the file made."""
+    if views.depth is None:
+        return write_video(path, views.images, fps)
+    side = max(views.images.shape[-1], 256)
+    limits = {"unit": UNIT, "status": STATUS, "vmin": scene.near, "vmax": scene.far, "min_width": side}
     frames = (
-        contact_sheet([[image, depth_picture(depth, unit=UNIT, status=STATUS, vmin=low, vmax=high, min_width=side)]],
-                      columns=("rendered", "depth"), cell_width=side)
-        for image, depth in zip(images, depths, strict=True)
+        contact_sheet([[image, depth_picture(depth, **limits)]], ("rendered", "depth"), cell_width=side)
+        for image, depth in zip(views.images, views.depth, strict=True)
     )
     return write_video(path, frames, fps)
 
@@ -69,7 +54,11 @@ def comparison_table(results: Mapping[str, Any]) -> ResultsTable:
     """The rows of the paper's table 1 with this run's figures beside them, each under its own data set."""
     scene = results["data"].split(",")[0]
     paper = {"source": "paper", "dataset": PAPER_DATA, "better": "higher"}
-    run = {"source": "this run", "dataset": f"{results['data']}, {results['image_side']} px", "better": "higher"}
+    run = {
+        "source": "this run",
+        "dataset": f"{results['data']}, {results['image_side']} px",
+        "better": "higher",
+    }
     definition = results["definitions"]["cut"]
     column = scene if scene in TABLE_1["deepvoxels"] else "mean"
     columns = [
@@ -79,12 +68,17 @@ def comparison_table(results: Mapping[str, Any]) -> ResultsTable:
         Column("psnr", "PSNR", definition=definition, **run),
         Column("ssim", "SSIM", definition=definition, digits=3, **run),
     ]
-    own = {results["method"]: results["mean"], METHOD_NAMES["nearest_neighbour"]: results["nearest_neighbour"]}
+    own = {
+        results["method"]: results["mean"],
+        METHOD_NAMES["nearest_neighbour"]: results["nearest_neighbour"],
+    }
     rows = []
     for key, name in METHOD_NAMES.items():
         row = {"method": name}
         if key in TABLE_1:
             row |= dict(zip(("paper_psnr", "paper_ssim"), TABLE_1[key][column], strict=True))
+        elif column in ABLATION:
+            row["paper_psnr"] = ABLATION[column]
         if name in own:
             row |= {"psnr": own[name]["psnr"], "ssim": own[name]["ssim"]}
         rows.append(row)
@@ -104,7 +98,8 @@ def write_run_report(
     sheet = comparison_sheet(test_views, views)
     write_bytes(folder / "test_views.png", encode_png(sheet))
     path = camera_path(train_views, ORBIT_FRAMES)
-    video = write_view_video(folder / "orbit.mp4", method, train_views, path)
+    K = train_views.K[:1].expand(len(path), 3, 3)
+    video = write_view_video(folder / "orbit.mp4", train_views, render_views(method, path, K))
     mean, nearest = results["mean"], results["nearest_neighbour"]
     facts = {
         "PSNR": f"{mean['psnr']:.2f} dB",
@@ -145,9 +140,7 @@ def _sheet(scene: PosedScene, chosen: Tensor, images: Tensor, depths: Tensor | N
         rows.append([depth_picture(depth, **limits) for depth in depths])
         captions.append("depth")
     if scene.depth is not None:
-        rows.append([
-            depth_picture(scene.depth[i], scene.depth_valid[i], **limits) for i in chosen.tolist()
-        ])
+        rows.append([depth_picture(scene.depth[i], scene.depth_valid[i], **limits) for i in chosen.tolist()])
         captions.append("true depth")
     return contact_sheet(rows, columns=[scene.names[i] for i in chosen.tolist()], row_captions=captions)
 

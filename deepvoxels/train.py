@@ -4,8 +4,8 @@
     python train.py --config configs/quick.yaml --set steps=4000 model.grid_side=48 --out runs/longer
     python train.py --resume --out runs/longer
 
-Each step takes one source view and a few target views. The source is lifted into the voxel grid and merged with
-what earlier steps left there; the targets are rendered from the grid and compared with the true images.
+Each step takes one source view and a few target views. The source is lifted into the voxel grid and merged
+with what earlier steps left there; the targets are rendered from the grid and compared with the true images.
 """
 
 from collections.abc import Sequence
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def train(run: Run, config: TrainConfig, method: Method, views: PosedScene, test_views: PosedScene) -> None:
-    """Minimise 200 x L1 + GAN over random source and target views; both networks take a step per iteration."""
+    """Minimise 200 x L1 + GAN over random source and target views; both networks step in every iteration."""
     network = method.network
     discriminator = Discriminator().to(run.device) if config.gan_weight > 0 else None
     state = {"model": network, "optimizer": adam(network, config)}
@@ -97,8 +97,8 @@ def draw_views(step: int, config: TrainConfig, neighbours: Tensor) -> tuple[int,
 def gan_losses(discriminator: nn.Module, rendered: Tensor, truth: Tensor) -> dict[str, Tensor]:
     """What the discriminator has to minimise, and the generator against it.
 
-    Both are taken before either network moves. The discriminator's weights are frozen for the generator's term, so
-    that this term cannot leak into the discriminator's own gradient.
+    Both are taken before either network moves. The discriminator's weights are frozen for the generator's
+    term, so that this term cannot leak into the discriminator's own gradient.
     """
     own = discriminator_loss(discriminator(truth), discriminator(rendered.detach()))
     discriminator.requires_grad_(False)
@@ -112,7 +112,9 @@ def describe(train_views: PosedScene, test_views: PosedScene) -> list[str]:
     lines = [f"{train_views.path}: {len(train_views)} training and {len(test_views)} test views"]
     lines += [f"note: {note}" for note in train_views.notes]
     if train_views.blind_views:
-        lines.append(f"note: {len(train_views.blind_views)} views show no voxel: {', '.join(train_views.blind_views)}")
+        lines.append(
+            f"note: {len(train_views.blind_views)} views show no voxel: {', '.join(train_views.blind_views)}"
+        )
     return lines
 
 

@@ -13,9 +13,9 @@ __all__ = ["load_views"]
 
 
 def load_views(config: TrainConfig) -> tuple[PosedScene, PosedScene]:
-    """Load the training and the test views, both with the training views' grid; an embedded scene is made first.
+    """Load the training and the test views, both with the grid of the training views.
 
-    Raises DataError for what is missing or broken.
+    An embedded scene is rendered first. Raises DataError for what is missing or broken.
     """
     data, side = config.data, config.model.image_side
     common = {"layout": data.layout, "image_side": side}
@@ -50,7 +50,7 @@ def _folders(data: DataConfig) -> tuple[Path, Path]:
     train, test = root / "train" / data.scene, root / "test" / data.scene
     for folder in (train, test):
         if not folder.is_dir():
-            remedy = f"Run `python -m deepvoxels.prepare check {root}` to see what is there and where to get the rest"
+            remedy = f"`python -m deepvoxels.prepare check {root}` says what is missing and where to get it"
             raise DataError(folder, "the folder does not exist", remedy)
     return train, test
 
@@ -65,5 +65,7 @@ def _with_volume(scene: PosedScene, volume: VolumeConfig) -> PosedScene:
             near, far = depth_range(scene.world_from_cam, origin, side_length)
         except ValueError as error:
             raise DataError(scene.path, str(error), "Check volume.origin and volume.side_length") from None
-    moved = replace(scene, grid_origin=origin, grid_side_length=side_length, near=volume.near or near, far=far)
+    moved = replace(
+        scene, grid_origin=origin, grid_side_length=side_length, near=volume.near or near, far=far
+    )
     return check_scene(moved)
