@@ -74,9 +74,11 @@ def evaluate(
     seconds_per_view = (time.perf_counter() - started) / len(test_views)
     nearest = render_views(NearestNeighbourMethod(train_views), test_views.world_from_cam, test_views.K)
     rows = measure(views.images, test_views, config.border_px)
+    row = row_name(config.method, config.model.occlusion)
     results = {
         "paper": "deepvoxels",
-        "method": METHOD_NAMES[row_name(config.method, config.model.occlusion)],
+        "row": row,
+        "method": METHOD_NAMES[row],
         "data": f"{config.data.scene or test_views.path.name}"
         + (", embedded scene" if config.data.embedded is not None else ""),
         "image_side": test_views.image_side,

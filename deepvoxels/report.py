@@ -17,7 +17,14 @@ from shared.files import write_bytes
 from shared.pictures import contact_sheet, depth_picture, encode_png
 from shared.report import Column, Curves, Picture, ResultsTable, Section, Video, write_report, write_video
 
-__all__ = ["comparison_table", "comparison_sheet", "preview_sheet", "write_run_report", "write_view_video"]
+__all__ = [
+    "comparison_sheet",
+    "comparison_table",
+    "preview_sheet",
+    "table_of_methods",
+    "write_run_report",
+    "write_view_video",
+]
 
 SHEET_VIEWS = 6
 ORBIT_FRAMES = 60
@@ -51,27 +58,33 @@ def write_view_video(path: Path, scene: PosedScene, views: NovelViews, *, fps: f
 
 
 def comparison_table(results: Mapping[str, Any]) -> ResultsTable:
-    """The rows of the paper's table 1 with this run's figures beside them, each under its own data set."""
-    scene = results["data"].split(",")[0]
-    paper = {"source": "paper", "dataset": PAPER_DATA, "better": "higher"}
-    run = {
+    """A run's figures, and those of the nearest training view, in the rows of the paper's table 1."""
+    nearest = {**results, "mean": results["nearest_neighbour"]}
+    return table_of_methods({"nearest_neighbour": nearest, results["row"]: results})
+
+
+def table_of_methods(results: Mapping[str, Mapping[str, Any]]) -> ResultsTable:
+    """The rows of the paper's table 1 with one's own figures beside them, each under its own data set.
+
+    `results` holds the content of an eval.json for each row, all measured on the same views.
+    """
+    any_run = next(iter(results.values()))
+    scene = any_run["data"].split(",")[0]
+    column = scene if scene in TABLE_1["deepvoxels"] else "mean"
+    paper = {"source": "paper", "dataset": PAPER_DATA, "definition": "not stated", "better": "higher"}
+    own = {
         "source": "this run",
-        "dataset": f"{results['data']}, {results['image_side']} px",
+        "dataset": f"{any_run['data']}, {any_run['image_side']} px",
         "better": "higher",
     }
-    definition = results["definitions"]["cut"]
-    column = scene if scene in TABLE_1["deepvoxels"] else "mean"
+    own["definition"] = any_run["definitions"]["cut"]
     columns = [
         Column("method", "Method"),
-        Column("paper_psnr", f"PSNR {column}", definition="not stated", **paper),
-        Column("paper_ssim", f"SSIM {column}", definition="not stated", **paper),
-        Column("psnr", "PSNR", definition=definition, **run),
-        Column("ssim", "SSIM", definition=definition, digits=3, **run),
+        Column("paper_psnr", f"PSNR {column}", **paper),
+        Column("paper_ssim", f"SSIM {column}", **paper),
+        Column("psnr", "PSNR", **own),
+        Column("ssim", "SSIM", digits=3, **own),
     ]
-    own = {
-        results["method"]: results["mean"],
-        METHOD_NAMES["nearest_neighbour"]: results["nearest_neighbour"],
-    }
     rows = []
     for key, name in METHOD_NAMES.items():
         row = {"method": name}
@@ -79,8 +92,8 @@ def comparison_table(results: Mapping[str, Any]) -> ResultsTable:
             row |= dict(zip(("paper_psnr", "paper_ssim"), TABLE_1[key][column], strict=True))
         elif column in ABLATION:
             row["paper_psnr"] = ABLATION[column]
-        if name in own:
-            row |= {"psnr": own[name]["psnr"], "ssim": own[name]["ssim"]}
+        if key in results:
+            row |= {name: results[key]["mean"][name] for name in ("psnr", "ssim")}
         rows.append(row)
     return ResultsTable("Table 1 of the paper, and this run", columns, rows)
 
