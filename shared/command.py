@@ -1,4 +1,4 @@
-"""The command line of every script: its arguments, its device, and its errors as one line."""
+"""The command line of every script: its arguments, device and progress bar, and its errors as one line."""
 
 import argparse
 import signal
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
+from tqdm import tqdm
 
 from shared.config import ConfigError
 from shared.files import DataError
@@ -19,6 +20,7 @@ __all__ = [
     "command_line",
     "parse_eval_args",
     "parse_train_args",
+    "progress_bar",
     "select_device",
 ]
 
@@ -118,3 +120,27 @@ def select_device(name: str = "auto", local_rank: int = 0) -> torch.device:
         found = f"{torch.cuda.device_count()} found"
         raise RunError(f"process {local_rank} has no CUDA device of its own ({found}); start fewer processes")
     return torch.device("cuda", local_rank)
+
+
+def progress_bar(start: int, stop: int, visible: bool = True) -> tqdm:
+    """Make a bar with rate and remaining time; where stderr is no terminal it prints a line now and then."""
+    terminal = sys.stderr.isatty()
+    return tqdm(
+        initial=start,
+        total=stop,
+        unit="step",
+        disable=not visible,
+        file=sys.stderr if terminal else _LineStream(),
+        dynamic_ncols=terminal,
+        mininterval=0.2 if terminal else 15,
+    )
+
+
+class _LineStream:
+    """Turns each update of a progress bar into a line of its own."""
+
+    def write(self, text: str) -> None:
+        sys.stderr.write(text.replace("\r", "").rstrip() + "\n" if text.strip() else "")
+
+    def flush(self) -> None:
+        sys.stderr.flush()

@@ -21,8 +21,9 @@ import math
 import os
 import signal
 import sys
+import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
@@ -39,6 +40,7 @@ from shared.command import (
     command_line,
     parse_eval_args,
     parse_train_args,
+    progress_bar,
     select_device,
 )
 from shared.config import config_differences, config_to_dict, save_config
@@ -72,7 +74,7 @@ __all__ = [
     "write_json",
 ]
 
-MAY_CHANGE_AT_RESUME = ("steps", "workers")  # and whatever ends in _every: none of them changes a step
+MAY_CHANGE_AT_RESUME = ("steps", "workers")  # a longer run, other machinery; and whatever ends in _every
 
 
 class RunConfig(Protocol):
@@ -83,12 +85,15 @@ class RunConfig(Protocol):
 
 
 @contextlib.contextmanager
-def open_run(config: RunConfig, args: argparse.Namespace, paper: str) -> Iterator["Run"]:
+def open_run(
+    config: RunConfig, args: argparse.Namespace, paper: str, may_change: Collection[str] = ()
+) -> Iterator["Run"]:
     """Open the run folder for this process alone and hand out the `Run` that keeps it.
 
     `config` is a dataclass with `seed` and `steps`; `args` come from `parse_train_args`. Raises RunError if
     the folder holds a run and --resume is not given, if another process writes to it, or if it cannot be
-    written; on --resume also if the config differs from the checkpoint's in more than length and intervals.
+    written; on --resume also if the config differs from the checkpoint's in more than `steps`, intervals
+    (`*_every`) and the dotted keys in `may_change`.
     """
     folder = args.out or Path("runs") / f"{paper}-{args.config.stem}"
     device = select_device(args.device, int(os.environ.get("LOCAL_RANK", "0")))
@@ -102,22 +107,25 @@ def open_run(config: RunConfig, args: argparse.Namespace, paper: str) -> Iterato
         checkpoint = None
         if args.resume and (folder / "checkpoints" / "last.pt").exists():
             checkpoint = load_checkpoint(folder / "checkpoints" / "last.pt", paper)
-            _refuse_changed_config(checkpoint, config, folder)
+            _refuse_changed_config(checkpoint, config, folder, may_change)
         if rank == 0:
             remove_stray_files(folder)
             remove_stray_files(folder / "checkpoints")
             save_config(config, folder / "config.yaml")
-        seed_everything(config.seed, *([rank] if rank else []))
+        seed_everything(config.seed, *((rank,) if rank else ()))
         run = Run(folder, config, paper, device, checkpoint, resume=args.resume)
         stack.callback(run.close)
         yield run
 
 
-def _refuse_changed_config(checkpoint: Checkpoint, config: RunConfig, folder: Path) -> None:
+def _refuse_changed_config(
+    checkpoint: Checkpoint, config: RunConfig, folder: Path, may_change: Collection[str]
+) -> None:
+    allowed = {*MAY_CHANGE_AT_RESUME, *may_change}
     differences = {
         key: pair
         for key, pair in config_differences(checkpoint.config, config_to_dict(config)).items()
-        if key not in MAY_CHANGE_AT_RESUME and not key.endswith("_every")
+        if key not in allowed and not key.endswith("_every")
     }
     if differences:
         listed = ", ".join(f"{key} was {old} and is now {new}" for key, (old, new) in differences.items())
@@ -165,6 +173,7 @@ class Run:
         self._checkpoint = checkpoint
         self._resume = resume
         self._state: Mapping[str, Stateful] | None = None
+        self._last_step = config.steps
         self._saved_step = 0
         self._best_score: float | None = None
         self._started = time.monotonic()
@@ -205,7 +214,8 @@ class Run:
 
         The state given to `restore` is then saved and RunStopped raised. A second Ctrl-C ends it at once.
         """
-        with self._stop_on_signals(), self._progress_bar(start, stop) as self._bar:
+        self._last_step = stop
+        with self._stop_on_signals(), progress_bar(start, stop, self.is_main) as self._bar:
             for step in range(start + 1, stop + 1):
                 yield step
                 self._bar.update()
@@ -214,7 +224,7 @@ class Run:
 
     def every(self, step: int, interval: int) -> bool:
         """Tell whether `step` is a multiple of `interval` or the last step; interval 0 means never."""
-        return interval > 0 and (step % interval == 0 or step == self.config.steps)
+        return interval > 0 and (step % interval == 0 or step == self._last_step)
 
     def finish(self, results: Mapping[str, Any] | None = None) -> None:
         """Write `results`, if given, to eval.json and say where the run is."""
@@ -242,13 +252,10 @@ class Run:
         if self._log_file is None:
             self._open_log(step - 1)
         row = {"step": step, "time_s": round(time.monotonic() - self._started, 3), **jsonable(numbers)}
-        try:
+        with self._clear_log_errors():
             self._log_file.write(json.dumps(row) + "\n")
-        except OSError as error:
-            reason = f"cannot be written ({error.strerror}); free some space and go on with --resume"
-            raise RunError(f"{self._log_file.name}: {reason}") from None
-        for name, number in numbers.items():
-            if self._board is not None:
+        if self._board is not None:
+            for name, number in numbers.items():
                 self._board.add_scalar(name, number, step)
         if self._bar is not None:
             shown = [f"{name} {number:.4g}" for name, number in list(numbers.items())[:4]]
@@ -288,24 +295,23 @@ class Run:
             dist.all_gather_object(gathered, rng[0])
             rng = gathered
         is_best = score is not None and (self._best_score is None or score > self._best_score)
-        if is_best:
-            self._best_score = float(score)
-        self._saved_step = step
-        if not self.is_main:
-            return
-        if self._log_file is not None:
-            os.fsync(self._log_file.fileno())  # the log must not lag behind the checkpoint
-        save_checkpoint(
-            self.folder / "checkpoints" / "last.pt",
-            state,
-            paper=self.paper,
-            step=step,
-            config=config_to_dict(self.config),
-            metrics=metrics,
-            progress={"best_score": self._best_score, "time_s": time.monotonic() - self._started},
-            rng=rng,
-            also=self.folder / "checkpoints" / "best.pt" if is_best else None,
-        )
+        best_score = float(score) if is_best else self._best_score
+        if self.is_main:
+            if self._log_file is not None:
+                with self._clear_log_errors():  # the log must not lag behind the checkpoint
+                    os.fsync(self._log_file.fileno())
+            save_checkpoint(
+                self.folder / "checkpoints" / "last.pt",
+                state,
+                paper=self.paper,
+                step=step,
+                config=config_to_dict(self.config),
+                metrics=metrics,
+                progress={"best_score": best_score, "time_s": time.monotonic() - self._started},
+                rng=rng,
+                also=self.folder / "checkpoints" / "best.pt" if is_best else None,
+            )
+        self._best_score, self._saved_step = best_score, step
 
     def check_finite(self, step: int, samples: Any = None, **terms: Tensor | float) -> None:
         """Raise NonFiniteError naming the first term that is NaN or infinite, before it can do harm.
@@ -313,14 +319,16 @@ class Run:
         Give it the loss terms, and `gradient_norm(...)` if wished; `samples` (file names, indices) are
         written to nonfinite.json with the terms, to find the culprit. Synchronises the device once.
         """
-        names = list(terms)
-        numbers = [torch.as_tensor(terms[name]).detach().float().mean().to(self.device) for name in names]
-        values = torch.stack(numbers).tolist()
-        found = dict(zip(names, values, strict=True))
-        bad = next((name for name in names if not math.isfinite(found[name])), None)
+        if not terms:
+            return
+        values = [torch.as_tensor(term, dtype=torch.float64).detach() for term in terms.values()]
+        means = torch.stack([value.mean().to(self.device) for value in values])
+        found = dict(zip(terms, means.tolist(), strict=True))
+        bad = next((name for name, value in found.items() if not math.isfinite(value)), None)
         if bad is None:
             return
-        dump = {"step": step, "terms": {name: str(found[name]) for name in names}, "samples": samples}
+        texts = {name: str(value) for name, value in found.items()}  # JSON has no word for NaN
+        dump = {"step": step, "terms": texts, "samples": samples}
         write_json(self.folder / f"nonfinite{self.rank or ''}.json", dump)
         others = ", ".join(f"{name} {value:.4g}" for name, value in found.items() if name != bad)
         raise self._nonfinite_error(f"step {step}: {bad} is {found[bad]}{f' ({others})' if others else ''}")
@@ -342,24 +350,21 @@ class Run:
         if path.exists():
             kept = [json.dumps(row) + "\n" for row in read_metrics(path) if row["step"] <= step]
             write_bytes(path, "".join(kept).encode())
-        self._log_file = open(path, "a", buffering=1)  # noqa: SIM115 - closed by `close`
+        with self._clear_log_errors():
+            self._log_file = open(path, "a", buffering=1)  # noqa: SIM115 - closed by `close`
         with contextlib.suppress(ImportError):
             from torch.utils.tensorboard import SummaryWriter
 
             purge_step = step + 1 if step else None
             self._board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=purge_step)
 
-    def _progress_bar(self, start: int, stop: int) -> tqdm:
-        stream = sys.stderr if sys.stderr.isatty() else LineStream()
-        return tqdm(
-            initial=start,
-            total=stop,
-            unit="step",
-            disable=not self.is_main,
-            file=stream,
-            dynamic_ncols=sys.stderr.isatty(),
-            mininterval=0.2 if sys.stderr.isatty() else 15,
-        )
+    @contextlib.contextmanager
+    def _clear_log_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            reason = f"cannot be written ({error.strerror}); free some space and go on with --resume"
+            raise RunError(f"{self.folder / 'metrics.jsonl'}: {reason}") from None
 
     @contextlib.contextmanager
     def _stop_on_signals(self) -> Iterator[None]:
@@ -367,11 +372,13 @@ class Run:
             self._stop_signal = number
             signal.signal(number, previous[number])  # the second one acts at once
 
-        previous = {}
+        # None stands for a handler that was not set from Python and cannot be put back.
+        previous = {n: signal.getsignal(n) or signal.SIG_DFL for n in (signal.SIGINT, signal.SIGTERM)}
+        if threading.current_thread() is not threading.main_thread():
+            previous = {}  # only the main thread may catch signals
         try:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                with contextlib.suppress(ValueError):  # not in the main thread: nothing to catch there
-                    previous[number] = signal.signal(number, ask_to_stop)
+            for number in previous:
+                signal.signal(number, ask_to_stop)
             yield
         finally:
             for number, handler in previous.items():
@@ -392,10 +399,12 @@ class Run:
 
     def _refuse_nonfinite_networks(self, step: int, state: Mapping[str, Stateful]) -> None:
         for name, item in state.items():
-            if isinstance(item, nn.Module):
-                for key, value in item.named_parameters():
-                    if not value.isfinite().all():
-                        raise self._nonfinite_error(f"step {step}: the weight {key} of {name} is not finite")
+            if not isinstance(item, nn.Module):
+                continue
+            bad = [key for key, value in item.named_parameters() if not value.isfinite().all()]
+            bad += [key for key, value in item.named_buffers() if value.isnan().any()]
+            if bad:
+                raise self._nonfinite_error(f"step {step}: {bad[0]} of {name} is not finite")
 
     def _nonfinite_error(self, what: str) -> NonFiniteError:
         kept = f"the checkpoint of step {self._saved_step} is intact"
@@ -407,13 +416,3 @@ def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
     """Return the L2 norm of all gradients together (a scalar; 0 if there are none), for `check_finite`."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     return torch.nn.utils.get_total_norm(gradients) if gradients else torch.tensor(0.0)
-
-
-class LineStream:
-    """Where stderr is no terminal, each update of the progress bar becomes a line of its own."""
-
-    def write(self, text: str) -> None:
-        sys.stderr.write(text.replace("\r", "").rstrip() + "\n" if text.strip() else "")
-
-    def flush(self) -> None:
-        sys.stderr.flush()

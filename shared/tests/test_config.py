@@ -96,7 +96,7 @@ def test_saved_config_loads_back_equal(tmp_path):
     assert config_from_dict(ToyConfig, config_to_dict(config), "here") == config
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     name=st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=20),
     rate=st.floats(allow_nan=False),

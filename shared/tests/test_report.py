@@ -485,6 +485,12 @@ def test_small_pictures_are_shown_enlarged_and_sharp(tmp_path):
     assert 'class="narrow" width="320" height="160"' in text
 
 
+def test_a_gif_stands_in_for_the_video(tmp_path):
+    video = Video(write_video(tmp_path / "orbit.gif", solid_frames(16, 16)), "orbit")
+    page = Page(write_report(tmp_path, "t", [Section("s", [video])]).read_text())
+    assert page.addresses[0].startswith("data:image/gif")
+
+
 def test_a_missing_or_unknown_picture_is_refused_and_no_report_is_left(tmp_path):
     with pytest.raises(DataError, match=r"gone\.png"):
         write_report(tmp_path, "t", [Section("s", [Picture(tmp_path / "gone.png")])])

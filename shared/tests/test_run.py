@@ -273,6 +273,9 @@ def test_resume_with_another_config_is_refused_by_key(tmp_path):
         pass
     with open_run(ToyConfig(steps=9, save_every=1), arguments(tmp_path / "r", resume=True), "toy") as run:
         assert run.restore(toy_state()) == 5
+    again = arguments(tmp_path / "r", resume=True)
+    with open_run(ToyConfig(learning_rate=0.5), again, "toy", may_change=["learning_rate"]) as run:
+        assert run.restore(toy_state()) == 5
 
 
 def test_resume_of_another_paper_or_network_is_refused_and_changes_nothing(tmp_path):
@@ -400,6 +403,19 @@ def test_stray_files_are_removed_at_the_next_start(tmp_path):
     assert not list((tmp_path / "r").rglob("*.tmp"))
 
 
+def test_a_save_that_failed_does_not_count(tmp_path, monkeypatch):
+    state = toy_state()
+    with open_run(ToyConfig(), arguments(tmp_path / "r"), "toy") as run:
+        run.restore(state)
+        run.save(1, state, score=1.0)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", lambda descriptor: os.write(-1, b""))
+            with pytest.raises(RunError, match="Bad file descriptor"):
+                run.save(2, state, score=2.0)
+        run.save(3, state, score=1.5)
+    assert load_checkpoint(find_checkpoint(tmp_path / "r")).step == 3
+
+
 def test_full_disk_at_the_log(tmp_path):
     with open_run(ToyConfig(), arguments(tmp_path / "r"), "toy") as run:
         run.restore(toy_state())
@@ -480,7 +496,7 @@ BAD_CHECKPOINTS = {
     ),
     "state not of its header": (lambda p: saved(p, state={"model": {}}), "not the one its header describes"),
     "NaN weights": (
-        lambda p: saved(p, state={"model": {"weight": torch.zeros(2, 3), "bias": torch.full((2,), torch.nan)}}),
+        lambda p: saved(p, state={"model": {"weight": torch.zeros(2, 3), "bias": torch.ones(2) / 0 * 0}}),
         "bias of the network 'model' holds NaN",
     ),
 }
@@ -574,8 +590,15 @@ def test_nan_guard_names_the_term_and_keeps_the_checkpoint(tmp_path, value):
             run.check_finite(6, samples=["0007.png"], l1=0.5, gan=torch.tensor([1.0, value]))
         with torch.no_grad():
             state["model"][0].weight[0, 0, 0, 0] = value
-        with pytest.raises(NonFiniteError, match="the weight 0.weight of model is not finite"):
+        with pytest.raises(NonFiniteError, match="0.weight of model is not finite"):
             run.save(6, state, score=1e9)
+        with torch.no_grad():
+            state["model"][0].weight[0, 0, 0, 0] = 0
+            state["model"][1].running_var[2] = torch.nan
+        with pytest.raises(NonFiniteError, match=r"1\.running_var of model is not finite"):
+            run.save(6, state, score=1e9)
+        run.check_finite(6)
+        run.check_finite(6, large=1e300)
     dump = json.loads((tmp_path / "r" / "nonfinite.json").read_text())
     assert dump == {"step": 6, "terms": {"l1": "0.5", "gan": str(value)}, "samples": ["0007.png"]}
     assert (tmp_path / "r" / "checkpoints" / "last.pt").read_bytes() == good
@@ -653,8 +676,8 @@ def test_train_arguments(tmp_path, capsys):
     with pytest.raises(SystemExit):
         parse_train_args("doc", [])
     assert "--config FILE is needed" in capsys.readouterr().err
-    args = parse_train_args("doc", ["--config", "x", "--all"], lambda p: p.add_argument("--all", action="count"))
-    assert args.all == 1
+    args = parse_train_args("doc", ["--config", "x", "--n", "3"], lambda p: p.add_argument("--n", type=int))
+    assert args.n == 3
 
 
 def test_eval_arguments():
@@ -735,7 +758,7 @@ def train(out, until, resume=False):
     args = argparse.Namespace(config=Path("c.yaml"), out=Path(out), resume=resume, device="cpu")
     with open_run(Config(steps=until), args, "toy") as run:
         model = run.wrap_ddp(torch.nn.Linear(3, 1))  # starts from rank 0's weights
-        optimizer = torch.optim.Adam(model.parameters())
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
         state = {"model": model, "optimizer": optimizer}
         for step in run.steps(run.restore(state), until):
             loss = model(torch.randn(4, 3)).square().mean()
@@ -769,7 +792,7 @@ def test_two_processes_share_one_run(tmp_path):
         )
         for rank in range(2)
     ]
-    errors = [process.communicate(timeout=100)[1] for process in processes]
+    errors = [process.communicate(timeout=200)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], errors
     whole, parts = (load_checkpoint(find_checkpoint(tmp_path / name, "last")) for name in ("whole", "parts"))
     assert whole.step == parts.step == 4
