@@ -1,0 +1,140 @@
+"""Every script as a user runs it, from the paper's folder and as a module, and the folder on its own."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import deepvoxels
+import shared
+from deepvoxels import eval as evaluation
+from deepvoxels import predict, table
+from shared.files import DataError
+
+PAPER = Path(deepvoxels.__file__).parent
+SHARED = Path(shared.__file__).parent
+
+
+def call(*command: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
+    """Run a Python script the way a terminal does."""
+    env = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    return subprocess.run(
+        [sys.executable, *command], cwd=cwd, env=env, capture_output=True, text=True, timeout=200
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_config_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder made by `python train.py` inside the paper's folder."""
+    out = tmp_path_factory.mktemp("scripts") / "run"
+    result = call("train.py", "--config", str(tiny_config_file), "--out", str(out), cwd=PAPER)
+    assert result.returncode == 0, result.stderr
+    assert "against the nearest training view" in result.stderr
+    return out
+
+
+def test_eval_reproduces_what_training_wrote(trained: Path, capsys: pytest.CaptureFixture) -> None:
+    written = json.loads((trained / "eval.json").read_text())
+    evaluation.main(["--run", str(trained), "--device", "cpu"])
+    again = json.loads((trained / "eval.json").read_text())
+    del written["seconds_per_view"], again["seconds_per_view"]
+    assert again == written
+    printed = capsys.readouterr().out
+    assert "28.42" in printed  # the paper's figure for the cube
+    assert f"{again['mean']['psnr']:.2f}" in printed
+    assert "paper's renderings" in printed
+    assert "cube, embedded scene" in printed
+
+
+def test_predict_writes_video_frames_and_depth_with_its_unit(trained: Path, tmp_path: Path) -> None:
+    command = ["--run", str(trained), "--path", "spiral", "--frames", "3", "--device", "cpu"]
+    predict.main([*command, "--out", str(tmp_path / "view.mp4"), "--frames-dir", str(tmp_path / "frames")])
+    assert (tmp_path / "view.mp4").stat().st_size > 0
+    names = sorted(path.name for path in (tmp_path / "frames").iterdir())
+    assert names == [*(f"{i:05d}{end}" for i in range(3) for end in (".png", "_depth.npy")), "depth.json"]
+    depth = np.load(tmp_path / "frames" / "00000_depth.npy")
+    assert depth.dtype == np.float32
+    assert 0.5 < depth.min() <= depth.max() < 3.0  # the camera is 1.7 from the unit cube's middle
+    assert "scene units" in (tmp_path / "frames" / "depth.json").read_text()
+
+
+def test_predict_follows_given_poses(trained: Path, tmp_path: Path, tiny_config) -> None:
+    poses = Path(tiny_config.data.root) / "test" / "cube" / "pose"
+    assert predict.read_poses(poses).shape == (4, 4, 4)
+    predict.main(["--run", str(trained), "--poses", str(poses), "--out", str(tmp_path / "view.gif")])
+    assert (tmp_path / "view.gif").stat().st_size > 0
+    with pytest.raises(DataError, match="holds no pose files"):
+        predict.read_poses(tmp_path / "nothing")
+
+
+def test_table_trains_missing_rows_once_and_prints_all(
+    tiny_config_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    command = ["--config", str(tiny_config_file), "--out", str(tmp_path), "--set", "steps=1"]
+    table.main([*command, "--rows", "nearest_neighbour", "worrall"])
+    first = (tmp_path / "worrall" / "eval.json").stat().st_mtime_ns
+    table.main(command)
+    assert (tmp_path / "worrall" / "eval.json").stat().st_mtime_ns == first
+    results = table.finished_results(tmp_path)
+    assert set(results) == set(table.ROWS)
+    printed = capsys.readouterr().out
+    for result in results.values():
+        assert f"{result['mean']['psnr']:.2f}" in printed
+    assert (tmp_path / "table.md").read_text().count("\n") > 8
+
+
+def test_known_errors_are_one_line_and_exit_code_2(tmp_path: Path) -> None:
+    (tmp_path / "bad.yaml").write_text("modle:\n  grid_side: 8\n")
+    result = call(
+        "train.py", "--config", str(tmp_path / "bad.yaml"), "--out", str(tmp_path / "run"), cwd=PAPER
+    )
+    assert result.returncode == 2
+    assert result.stderr.count("\n") == 1
+    assert "did you mean model?" in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_folder_copied_out_with_shared_runs_on_its_own(tiny_config_file: Path, tmp_path: Path) -> None:
+    for folder in (PAPER, SHARED):
+        ignore = shutil.ignore_patterns("tests", "__pycache__", "runs", "data")
+        shutil.copytree(folder, tmp_path / folder.name, ignore=ignore)
+    where = call(
+        "-c",
+        "import deepvoxels, shared; print(deepvoxels.__file__, shared.__file__)",
+        cwd=tmp_path,
+        PYTHONPATH=str(tmp_path),
+    )
+    assert where.stdout.count(str(tmp_path)) == 2
+    out = tmp_path / "run"
+    command = [
+        "-m",
+        "deepvoxels.train",
+        "--config",
+        str(tiny_config_file),
+        "--out",
+        str(out),
+        "--set",
+        "steps=1",
+    ]
+    result = call(*command, cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    assert result.returncode == 0, result.stderr
+    assert (out / "report.html").exists()
+
+
+def test_every_config_loads_and_builds_its_network() -> None:
+    from deepvoxels.config import TrainConfig
+    from deepvoxels.models.generator import Generator
+    from shared.config import load_config
+
+    files = sorted((PAPER / "configs").rglob("*.yaml"))
+    assert files
+    for file in files:
+        config = load_config(TrainConfig, file)
+        with torch.device("meta"):
+            Generator(config.model)
