@@ -33,7 +33,7 @@ class SparsePoints:
     """Labelled points in the centre view; pixel (0, 0) is the centre of the top-left pixel.
 
     `kind` says what `labels` are: "disparity" in pixels per unit of view offset (larger is nearer), or
-    z-"depth" in scene units (smaller is nearer). `weights` are confidences in (0, 1]; None means all 1.
+    z-"depth" in scene units (smaller is nearer). `weights` are positive; None means all 1.
     """
 
     positions_px: Tensor  # [n, 2] x, y
@@ -58,7 +58,7 @@ class SparsePoints:
             _need(
                 tuple(self.weights.shape) == (n,), f"weights must be [{n}], got {tuple(self.weights.shape)}"
             )
-            _need(bool(((self.weights > 0) & (self.weights <= 1)).all()), "weights must lie in (0, 1]")
+            _need(bool((self.weights > 0).all()), "weights must be positive")
 
     def __len__(self) -> int:
         return self.labels.numel()

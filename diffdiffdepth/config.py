@@ -1,0 +1,114 @@
+"""The configuration of a run; `configs/*.yaml` fill it in, `--set a.b=value` overrides."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from diffdiffdepth.losses import LossWeights
+from diffdiffdepth.models.point_depth import GROUPS, DepthOptions, Group
+
+__all__ = ["DataConfig", "EmbeddedConfig", "PointsConfig", "RateConfig", "ScheduleConfig", "TrainConfig"]
+
+
+@dataclass
+class EmbeddedConfig:
+    """The procedural still life, rendered into the data folder on first use."""
+
+    kind: Literal["light_field", "multi_view"] = "light_field"
+    height: int = 128
+    width: int = 160
+    points: int = 500  # of the multi-view scene's sparse model
+    seed: int = 0
+
+
+@dataclass
+class PointsConfig:
+    """Where the points come from, and noise added to them on purpose."""
+
+    source: Literal["auto", "epi", "model", "file"] = "auto"  # auto: EPI edges, or the COLMAP model's points
+    file: str = ""  # .npz with x, y, label, kind and maybe weight, for source "file"
+    label_noise: float = 0.0  # standard deviation: px for disparity, share for depth
+    position_noise_px: float = 0.0
+    outlier_share: float = 0.0  # of points that get the label of another point
+
+
+@dataclass
+class DataConfig:
+    """A light field (HCI, Stanford, cross-hair) or one image of a COLMAP scene, told apart by their files."""
+
+    root: str = "data/diffdiffdepth"
+    embedded: EmbeddedConfig | None = None
+    views: Literal["all", "cross"] = "all"  # of a light field: all, or the centre's row and column
+    image: str = ""  # of a COLMAP scene: the centre's name; empty: the first
+    neighbours: int = 4  # of a COLMAP scene: so many other views
+    max_side: int | None = None  # of a COLMAP scene: larger images are reduced
+    points: PointsConfig = field(default_factory=PointsConfig)
+
+
+@dataclass
+class RateConfig:
+    """Learning rate of a group, and its factor from pass to pass."""
+
+    rate: float
+    decay: float
+
+
+@dataclass
+class ScheduleConfig:
+    """Turns of one group at a time: `passes` times over all groups, `iterations` each (paper, Sec. 3.5).
+
+    13 iterations for light fields, 25 for multi-view scenes; those start with `preliminary` iterations of the
+    smoothness alone, after which edge pixels with the map's depth are added until there are `densify` times
+    the points. Rates are the released code's; labels count in units of `LabelScale`, positions in pixels.
+    """
+
+    iterations: int = 13
+    passes: int = 5
+    groups: tuple[Group, ...] = GROUPS
+    smoothness: RateConfig = field(default_factory=lambda: RateConfig(0.015, 0.9))
+    labels: RateConfig = field(default_factory=lambda: RateConfig(0.015, 0.9))
+    weights: RateConfig = field(default_factory=lambda: RateConfig(0.015, 0.8))
+    positions: RateConfig = field(default_factory=lambda: RateConfig(0.1, 0.75))
+    preliminary: int = 0
+    densify: int = 1
+
+    def __post_init__(self) -> None:
+        if self.iterations < 1 or self.passes < 0 or self.preliminary < 0 or self.densify < 1:
+            raise ValueError("iterations and densify must be at least 1, passes and preliminary at least 0")
+        if not self.groups or len(set(self.groups)) < len(self.groups):
+            raise ValueError(f"groups must be different and at least one, got {self.groups}")
+        for name in GROUPS:
+            chosen = getattr(self, name)
+            if chosen.rate <= 0 or not 0 < chosen.decay <= 1:
+                raise ValueError(f"{name}: rate must be positive and decay in (0, 1], got {chosen}")
+
+
+@dataclass
+class TrainConfig:
+    """Everything a run depends on. Defaults are the paper's for light fields."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    depth: DepthOptions = field(default_factory=DepthOptions)
+    label_unit: float | None = None  # px or scene units; None: 90 % of the labels span four units
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    loss: LossWeights = field(default_factory=LossWeights)
+    features: Literal["rgb", "vgg"] = "rgb"  # what images are compared by; vgg is the paper's choice
+    vgg_weights: str | None = None  # a local file; None: torchvision's in torch hub's cache
+    views_per_step: int = 5  # drawn anew for every step
+    views_from: Literal["all", "cross", "corners"] = "all"  # of a light field, those the loss draws from
+
+    seed: int = 0
+    log_every: int = 1
+    preview_every: int = 52
+    checkpoint_every: int = 26
+
+    def __post_init__(self) -> None:
+        if self.views_per_step < 1:
+            raise ValueError(f"views_per_step must be at least 1, got {self.views_per_step}")
+
+    @property
+    def steps(self) -> int:
+        """Loss evaluations of the whole schedule: 260 for the paper's light fields."""
+        schedule = self.schedule
+        return schedule.preliminary + schedule.passes * len(schedule.groups) * schedule.iterations

@@ -1,0 +1,215 @@
+"""The dense map of a set of points, and the four groups of numbers it is optimised by (paper, Sec. 3.4-3.5).
+
+smoothness  Q [H, W]   theta = exp(-Q), low where depth may jump; at first 6 times the image gradient
+labels      Z [n]      disparity or depth of every point, in units of `LabelScale`
+weights     R [n]      the label counts exp(-R)
+positions   P [n, 2]   pixels of the centre view
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from diffdiffdepth.models.diffusion import DiffusionReport, EdgeRule, diffuse
+from diffdiffdepth.models.splatting import Opacity, splat
+from diffdiffdepth.scene import SparsePoints
+
+__all__ = ["GROUPS", "DepthOptions", "Group", "LabelScale", "PointDepth", "image_edges", "sobel_magnitude"]
+
+Group = Literal["smoothness", "labels", "weights", "positions"]
+GROUPS: tuple[Group, ...] = ("smoothness", "labels", "weights", "positions")
+
+
+@dataclass(frozen=True)
+class DepthOptions:
+    """How points become a map; `edge_rule`, `ghost_border`, `opacity` know the released code's variants."""
+
+    supersampling: int = 2  # splatting and diffusion run on a grid finer by this factor; 1 is the fast mode
+    half_size: int = 3  # of the splatting kernel, in pixels of the finer grid
+    opacity: Opacity = "analytic"
+    edge_rule: EdgeRule = "backward"
+    ghost_border: bool = False
+    smoothness_gain: float = 6.0  # initial Q per unit of image gradient
+    tolerance: float = 1e-4  # of the diffusion and of its adjoint
+    inverse_depth: bool = (
+        False  # depth labels: diffuse 1 / depth, in which planes are exact, instead of depth
+    )
+
+    def __post_init__(self) -> None:
+        if self.supersampling < 1 or self.half_size < 1:
+            raise ValueError("supersampling and half_size must be at least 1")
+        if not 0 < self.tolerance < 1:
+            raise ValueError(f"tolerance must lie between 0 and 1, got {self.tolerance}")
+
+
+@dataclass(frozen=True)
+class LabelScale:
+    """What the labels mean that are diffused and optimised: disparity, depth or inverse depth over a unit."""
+
+    kind: Literal["disparity", "depth", "inverse_depth"]
+    unit: float
+
+    @classmethod
+    def of(cls, points: SparsePoints, inverse_depth: bool = False, unit: float | None = None) -> LabelScale:
+        """The scale of a point set; by default 90 % of the labels span four units.
+
+        So a step of one learning rate means the same for every scene: in the paper's light fields, with
+        disparities from about -2 to 2 px, a unit is about a pixel.
+        """
+        kind = points.kind if points.kind == "disparity" or not inverse_depth else "inverse_depth"
+        values = cls(kind, 1.0).encode(points.labels)
+        if unit is None:
+            low, high = torch.quantile(values.double(), torch.tensor([0.05, 0.95]).to(values.device).double())
+            unit = max((high - low).item() / 4, 1e-3 * values.abs().mean().item(), 1e-12)
+        return cls(kind, unit)
+
+    @property
+    def near_is_large(self) -> bool:
+        return self.kind != "depth"
+
+    def encode(self, values: Tensor) -> Tensor:
+        """Labels of disparities or depths."""
+        return (1 / values if self.kind == "inverse_depth" else values) / self.unit
+
+    def decode(self, labels: Tensor) -> Tensor:
+        """Disparities or depths of labels; depths stay positive."""
+        if self.kind == "disparity":
+            return labels * self.unit
+        # far below any label of a point: only a wild optimisation step gets there
+        positive = (labels * self.unit).clamp(min=1e-3 * self.unit)
+        return 1 / positive if self.kind == "inverse_depth" else positive
+
+
+class PointDepth:
+    """Points, their diffusion into a dense map, and the numbers that optimisation may change.
+
+    The state is kept by `state_dict` and `load_state_dict`, also if points were added meanwhile.
+    """
+
+    def __init__(self, points: SparsePoints, image: Tensor, options: DepthOptions, scale: LabelScale):
+        self.options, self.scale = options, scale
+        self.size = tuple(image.shape[-2:])
+        weights = torch.ones_like(points.labels) if points.weights is None else points.weights
+        self.groups: dict[str, Tensor] = {
+            "smoothness": options.smoothness_gain * sobel_magnitude(image),
+            "labels": scale.encode(points.labels),
+            "weights": -weights.log(),
+            "positions": points.positions_px.clone(),
+        }
+        if options.ghost_border:  # the released code softens the pull of its border this way
+            q = self.groups["smoothness"]
+            q[0], q[-1], q[:, 0], q[:, -1] = (q.max(),) * 4
+        self.report = DiffusionReport()
+        self._start: Tensor | None = None  # the last solution
+        self._splatted: tuple[Tensor, Tensor] | None = None
+
+    def choose(self, group: Group | None) -> Tensor | None:
+        """Let gradients reach one group only (None: no group); returns its tensor."""
+        for name, values in self.groups.items():
+            self.groups[name] = values.detach().requires_grad_(name == group)
+        self._splatted = None
+        return None if group is None else self.groups[group]
+
+    def dense(self) -> Tensor:
+        """The map [H, W], disparity or depth in the scene's unit; starts from the last solution."""
+        label_map, weight_map = self._splat()
+        theta = torch.exp(-self.groups["smoothness"])
+        factor = self.options.supersampling
+        if factor > 1:
+            theta = F.interpolate(
+                theta[None, None], scale_factor=factor, mode="bilinear", align_corners=False
+            )[0, 0]
+        solution = diffuse(
+            weight_map,
+            label_map,
+            theta,
+            edge_rule=self.options.edge_rule,
+            ghost_border=self.options.ghost_border,
+            start=self._start,
+            tolerance=self.options.tolerance,
+            report=self.report,
+        )
+        self._start = solution.detach()
+        if factor > 1:
+            solution = F.avg_pool2d(solution[None, None], factor)[0, 0]
+        return self.scale.decode(solution)
+
+    def _splat(self) -> tuple[Tensor, Tensor]:
+        """Label and weight map; kept while no point can have moved."""
+        if self._splatted is not None:
+            return self._splatted
+        maps = splat(
+            self.groups["positions"],
+            self.groups["labels"],
+            torch.exp(-self.groups["weights"]),
+            self.size,
+            near_is_large=self.scale.near_is_large,
+            supersampling=self.options.supersampling,
+            half_size=self.options.half_size,
+            opacity=self.options.opacity,
+        )
+        if not any(values.requires_grad for name, values in self.groups.items() if name != "smoothness"):
+            self._splatted = maps
+        return maps
+
+    def points(self) -> SparsePoints:
+        """The points as they are now, in the scene's unit."""
+        positions, labels, weights = (self.groups[n].detach() for n in ("positions", "labels", "weights"))
+        kind = "disparity" if self.scale.kind == "disparity" else "depth"
+        return SparsePoints(positions.clone(), self.scale.decode(labels), kind, torch.exp(-weights))
+
+    def add_points(self, positions_px: Tensor, dense: Tensor) -> None:
+        """Add points [k, 2] on pixels, labelled from a dense map [H, W]; all weights become 1 again."""
+        x, y = positions_px.long().unbind(1)
+        added = {"positions": positions_px.to(dense), "labels": self.scale.encode(dense[y, x])}
+        for name, values in added.items():
+            self.groups[name] = torch.cat([self.groups[name].detach(), values.detach()])
+        self.groups["weights"] = torch.zeros_like(self.groups["labels"])
+        self.choose(None)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            **{name: values.detach() for name, values in self.groups.items()},
+            "start": self._start,
+            "kind": self.scale.kind,
+            "unit": self.scale.unit,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if tuple(state["smoothness"].shape) != self.size:
+            held = f"{state['smoothness'].shape[1]} x {state['smoothness'].shape[0]}"
+            raise ValueError(f"the state is of {held} pixels, the image has {self.size[1]} x {self.size[0]}")
+        like = self.groups["smoothness"]
+        self.groups = {name: state[name].to(like.device) for name in GROUPS}
+        self._start = None if state["start"] is None else state["start"].to(like.device)
+        self._splatted = None
+        self.scale = LabelScale(state["kind"], state["unit"])
+
+
+def sobel_magnitude(image: Tensor) -> Tensor:
+    """Gradient magnitude [H, W] of the luminance of an RGB image [3, H, W], as in scikit-image's `sobel`.
+
+    Sobel kernels over 4, border mirrored, root mean square of the two directions.
+    """
+    luminance = (image * image.new_tensor([0.2125, 0.7154, 0.0721])[:, None, None]).sum(0)
+    smooth, slope = image.new_tensor([1.0, 2.0, 1.0]) / 4, image.new_tensor([-1.0, 0.0, 1.0])
+    kernels = torch.stack([torch.outer(smooth, slope), torch.outer(slope, smooth)])[:, None]
+    # replicating one pixel is what scipy.ndimage calls "reflect"
+    padded = F.pad(luminance[None, None], (1, 1, 1, 1), mode="replicate")
+    return (F.conv2d(padded, kernels)[0].square().sum(0) / 2).sqrt()
+
+
+def image_edges(image: Tensor) -> Tensor:
+    """Edge pixels [k, 2] (x, y) of the red channel of an image [3, H, W]: Canny, as in the released code."""
+    red = cv2.GaussianBlur(image[0].detach().cpu().float().numpy(), (0, 0), 1.0)
+    levels = np.rint(np.clip(red, 0, 1) * 255).astype(np.uint8)
+    edges = cv2.Canny(levels, 0.1 * 255, 0.2 * 255, L2gradient=True)
+    y, x = np.nonzero(edges)
+    return torch.from_numpy(np.stack([x, y], 1)).to(image)

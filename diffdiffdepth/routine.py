@@ -1,0 +1,67 @@
+"""The optimisation routine's two helpers: whose turn it is, and Adam on one group at a time (Sec. 3.5)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffdiffdepth.config import ScheduleConfig
+from diffdiffdepth.models.point_depth import Group, PointDepth
+
+__all__ = ["GroupAdam", "Turn", "turns"]
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Steps first..last, in which only `group` moves."""
+
+    group: Group
+    rate: float
+    first: int
+    last: int
+    densify: int = 1  # at the end, add points until there are so many times as many
+
+
+def turns(schedule: ScheduleConfig) -> list[Turn]:
+    """All turns in order; step n is the n-th update, counted from 1."""
+    plan: list[Turn] = []
+    if schedule.preliminary:
+        plan.append(Turn("smoothness", schedule.smoothness.rate, 1, schedule.preliminary, schedule.densify))
+    for number in range(schedule.passes):
+        for group in schedule.groups:
+            chosen = getattr(schedule, group)
+            first = plan[-1].last + 1 if plan else 1
+            rate = chosen.rate * chosen.decay**number
+            plan.append(Turn(group, rate, first, first + schedule.iterations - 1))
+    return plan
+
+
+class GroupAdam:
+    """Adam with PyTorch's default momenta on one group of a `PointDepth`, started afresh for every turn."""
+
+    def __init__(self, model: PointDepth):
+        self.model = model
+        self.group: Group | None = None
+        self._adam: torch.optim.Adam | None = None
+
+    def start(self, group: Group, rate: float) -> None:
+        """Forget the moments and move this group from now on."""
+        self.group = group
+        self._adam = torch.optim.Adam([self.model.choose(group)], lr=rate)
+
+    def step(self, loss: Tensor) -> None:
+        self._adam.zero_grad(set_to_none=True)
+        loss.backward()
+        self._adam.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"group": self.group, "adam": None if self._adam is None else self._adam.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on in the middle of a turn; the model must be loaded before."""
+        if state["group"] is not None:
+            self.start(state["group"], 1.0)
+            self._adam.load_state_dict(state["adam"])

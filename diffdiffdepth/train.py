@@ -1,0 +1,123 @@
+"""Optimise the points of one scene until their diffusion explains the other views.
+
+    python train.py --config configs/quick.yaml
+    python train.py --config configs/hci.yaml --set data.root=data/hci/dino --out runs/dino
+    python train.py --resume --out runs/dino
+
+Points are splatted into a label and a weight map, diffused into a dense map, and the other views are warped
+onto the centre by it. The gradient of the remaining difference moves one group of numbers at a time: the
+smoothness of the diffusion, then the labels, the weights and the positions of the points.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffdiffdepth.config import TrainConfig
+from diffdiffdepth.inputs import load_scene
+from diffdiffdepth.losses import ReprojectionLoss, feature_network
+from diffdiffdepth.models.point_depth import LabelScale, PointDepth, image_edges
+from diffdiffdepth.points.store import save_points
+from diffdiffdepth.previews import progress_sheet
+from diffdiffdepth.routine import GroupAdam, turns
+from diffdiffdepth.scene import LightField, MultiViewScene
+from shared.config import load_config
+from shared.run import Run, command_line, open_run, parse_train_args, step_generator
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse_train_args(__doc__, argv)
+    config = load_config(TrainConfig, args.config, args.set)
+    with open_run(config, args, paper="diffdiffdepth") as run:
+        scene = load_scene(config.data, config.seed).to(run.device)
+        size = "x".join(str(side) for side in scene.centre.shape[-2:])
+        run.say(f"{scene.name}: {size} pixels, {len(scene.views)} views, {len(scene.points)} points")
+        model = build_model(config, scene)
+        optimise(run, config, scene, model)
+        save_results(run, scene, model)
+        run.finish()
+
+
+def build_model(config: TrainConfig, scene: LightField | MultiViewScene) -> PointDepth:
+    """The model before any step: its map is the plain diffusion of the initial points."""
+    scale = LabelScale.of(scene.points, config.depth.inverse_depth, config.label_unit)
+    return PointDepth(scene.points, scene.centre, config.depth, scale)
+
+
+def optimise(run: Run, config: TrainConfig, scene: LightField | MultiViewScene, model: PointDepth) -> None:
+    """Take turns: every group has its own learning rate, and a new Adam at the start of each of its turns."""
+    features = feature_network(config.vgg_weights).to(run.device) if config.features == "vgg" else None
+    loss = ReprojectionLoss(scene, config.loss, features, model.scale.unit)
+    adam = GroupAdam(model)
+    state = {"model": model, "adam": adam}
+    candidates = loss_views(scene, config.views_from)
+
+    start = run.restore(state)
+    turn_of = {step: turn for turn in turns(config.schedule) for step in range(turn.first, turn.last + 1)}
+    for step in run.steps(start, config.steps):
+        turn = turn_of[step]
+        if step == turn.first:
+            adam.start(turn.group, turn.rate)
+        dense = model.dense()
+        terms = loss(dense, draw_views(config, step, candidates))
+        run.check_finite(step, **terms)
+        adam.step(terms["total"])
+        if step == turn.last and turn.densify > 1:
+            densify(model, scene.centre, (turn.densify - 1) * len(scene.points), config.seed)
+
+        if run.every(step, config.log_every):
+            run.log(step, **terms, **solver_record(model))
+        if run.every(step, config.preview_every):
+            run.preview(step, "progress", progress_sheet(scene, dense.detach(), model.points()))
+        if run.every(step, config.checkpoint_every):
+            run.save(step, state)
+
+
+def loss_views(scene: LightField | MultiViewScene, preset: str) -> Tensor:
+    """Indices of the views the loss may use; presets other than "all" are for light fields."""
+    every = torch.arange(len(scene.views))
+    if preset == "all" or not isinstance(scene, LightField):
+        return every
+    offsets = scene.offsets.abs().cpu()
+    if preset == "cross":
+        return every[offsets.min(1).values < 0.25]
+    farthest = offsets.max(0).values
+    return every[(offsets > farthest - 0.5).all(1)]
+
+
+def draw_views(config: TrainConfig, step: int, candidates: Tensor) -> Tensor:
+    """The views of a step: a random subset that depends on nothing but the seed and the step."""
+    order = torch.randperm(len(candidates), generator=step_generator(config.seed, step, "views"))
+    return candidates[order[: config.views_per_step]].sort().values
+
+
+@torch.no_grad()
+def densify(model: PointDepth, image: Tensor, count: int, seed: int) -> None:
+    """Add `count` points (as far as there are edge pixels), labelled by the map as it is now."""
+    model.choose(None)
+    edges = image_edges(image)
+    order = torch.randperm(len(edges), generator=torch.Generator().manual_seed(seed))
+    model.add_points(edges[order[:count].to(edges.device)], model.dense())
+
+
+def solver_record(model: PointDepth) -> dict[str, float]:
+    """Iterations of the two solves of a step, for the log."""
+    report = model.report
+    return {"solve_steps": report.forward.iterations, "adjoint_steps": report.adjoint.iterations}
+
+
+@torch.no_grad()
+def save_results(run: Run, scene: LightField | MultiViewScene, model: PointDepth) -> None:
+    """Write the final map (NumPy float32) and points, and the initial points for comparison."""
+    model.choose(None)
+    dense = model.dense().cpu().numpy().astype(np.float32)
+    kind = "disparity" if isinstance(scene, LightField) else "depth"
+    np.save(run.folder / f"{kind}.npy", dense)
+    save_points(run.folder / "points.npz", model.points())
+    save_points(run.folder / "points_initial.npz", scene.points)
+
+
+if __name__ == "__main__":
+    command_line(main)
