@@ -51,7 +51,7 @@ define PAPER_TARGETS
 train-$(1): $$(READY)
 	$$(PY) -m $(1).train --config $$(or $$(CONFIG),$(1)/configs/quick.yaml) $$(ARGS)
 eval-$(1): $$(READY)
-	$$(PY) -m $(1).eval $$(or $$(ARGS),--run runs/$(1)/$$(basename $$(notdir $$(or $$(CONFIG),quick.yaml))))
+	$$(PY) -m $(1).eval $$(or $$(ARGS),--run runs/$(1)-$$(basename $$(notdir $$(or $$(CONFIG),quick.yaml))))
 table-$(1): $$(READY)
 	$$(PY) -m $(1).table $$(and $$(CONFIG),--config $$(CONFIG)) $$(ARGS)
 endef
