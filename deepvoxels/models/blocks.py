@@ -12,12 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deepvoxels.models.fused import norm_activate_drop
+from deepvoxels.models.fused import activate_drop, norm_activate_drop, padded_conv
 
 __all__ = ["ConvUnit", "Down", "UNet", "Up", "coordinate_channels", "unet_widths"]
-
-_PAD_MODE = {2: "reflect", 3: "replicate"}
-
 
 def coordinate_channels(*sides: int, like: Tensor) -> Tensor:
     """Coordinates (i - n/2) / n in [-0.5, 0.5) of every axis as channels: [1, len(sides), *sides]."""
@@ -51,15 +48,14 @@ class ConvUnit(nn.Module):
         else:
             self.conv = (nn.Conv2d, nn.Conv3d)[dims - 2](in_channels, out_channels, kernel, stride, bias=bias)
         self.norm = (nn.BatchNorm2d, nn.BatchNorm3d)[dims - 2](out_channels) if norm else None
-        self.padding = None if transposed else (1,) * (2 * dims)
-        self.pad_mode = _PAD_MODE[dims]
+        self.transposed = transposed
         self.slope = slope
         self.dropout = dropout
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.padding is not None:
-            x = F.pad(x, self.padding, mode=self.pad_mode)
-        return self.finish(self.conv(x))
+        conv = self.conv
+        x = conv(x) if self.transposed else padded_conv(x, conv.weight, conv.bias, conv.stride[0])
+        return self.finish(x)
 
     def finish(self, x: Tensor) -> Tensor:
         """Everything after the convolution."""
@@ -68,9 +64,7 @@ class ConvUnit(nn.Module):
             keep = torch.rand(x.shape[:2], device=x.device).ge_(self.dropout).to(x.dtype) / (1 - self.dropout)
         if self.norm is not None:
             return norm_activate_drop(x, self.norm, self.slope, keep)
-        if self.slope is not None:  # in place: a convolution does not need its own output again
-            x = F.leaky_relu(x, self.slope, inplace=True) if self.slope else F.relu(x, inplace=True)
-        return x if keep is None else x * keep.view(*keep.shape, *(1,) * (x.dim() - 2))
+        return x if self.slope is None else activate_drop(x, self.slope, keep)
 
 
 class Down(nn.Module):

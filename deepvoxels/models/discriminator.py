@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from deepvoxels.models.fused import padded_conv
 from deepvoxels.models.layout import channels_last
 
 __all__ = ["Discriminator"]
@@ -30,8 +31,8 @@ class Discriminator(nn.Module):
         """Logits of patches [B, 1, h, w] for images [B, 3, H, W] in [0, 1]; a sigmoid makes them probabilities."""
         x = channels_last(images - 0.5)
         for layer, conv in enumerate(self.convs):
-            x = conv(F.pad(x, (1, 1, 1, 1), mode="reflect"))
+            x = padded_conv(x, conv.weight, conv.bias, conv.stride[0])
             if layer:
                 x = F.dropout2d(self.norms[layer - 1](x), self.dropout, self.training)
             x = F.leaky_relu(x, 0.2)
-        return self.last(F.pad(x, (1, 1, 1, 1), mode="reflect"))
+        return padded_conv(x, self.last.weight, self.last.bias)

@@ -93,39 +93,37 @@ class _AddTaps(torch.autograd.Function):
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, taps: Tensor, position: Tensor,
                 shape: tuple[int, int, int, int]) -> Tensor:
+        ctx.save_for_backward(position)
+        ctx.shape = shape
         n, d, h, w = shape
-        inner = (n, d + 4, h + 4, w + 4)
-        offsets = _tap_offsets(inner, taps.device)
-        own = _spread(_buffer_index(position, shape, (0, 0, 0)), offsets)
-        replica, source = _replicas(position, shape)
-        replicas = _spread(replica, offsets)
+        own, replicas, source = _tap_targets(position, shape)
         buffer = taps.new_zeros(n * (d + 4) * (h + 4) * (w + 4), taps.shape[1] // 27)
         buffer.index_add_(0, own, taps.reshape(len(own), -1))
-        if len(source):
-            buffer.index_add_(0, replicas, taps[source].view(len(replicas), -1))
-        ctx.save_for_backward(own, replicas, source)
-        ctx.inner = inner
-        return buffer.view(*inner, -1)[:, 2:-2, 2:-2, 2:-2].movedim(-1, 1)
+        buffer.index_add_(0, replicas, taps[source].view(len(replicas), -1))
+        return buffer.view(n, d + 4, h + 4, w + 4, -1)[:, 2:-2, 2:-2, 2:-2].movedim(-1, 1)
 
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor, None, None]:
-        own, replicas, source = ctx.saved_tensors
+        own, replicas, source = _tap_targets(*ctx.saved_tensors, ctx.shape)
         table = F.pad(grad.movedim(1, -1), (0, 0, 2, 2, 2, 2, 2, 2)).flatten(0, 3)  # zero in the margin
         taps = table.index_select(0, own).view(len(own) // 27, -1)
-        if len(source):
-            taps.index_add_(0, source, table.index_select(0, replicas).view(len(source), -1))
+        taps.index_add_(0, source, table.index_select(0, replicas).view(len(source), -1))
         return taps, None, None
 
 
-def _tap_offsets(buffer: tuple[int, int, int, int], device: torch.device) -> Tensor:
-    """Where tap (z, y, x) of a sample goes, relative to the sample: the neighbour that sees it at that tap."""
-    steps = torch.arange(1, -2, -1, device=device)
+def _tap_targets(position: Tensor, shape: tuple[int, int, int, int]) -> tuple[Tensor, Tensor, Tensor]:
+    """Buffer rows that the 27 taps of every sample, and of every replica, add to; and the replicas' samples.
+
+    Tap (z, y, x) of a sample is seen by the neighbour at minus that step. Indices are int64, on which `index_add_`
+    is five times faster than on int32.
+    """
+    _, _, h, w = shape
+    steps = torch.arange(1, -2, -1, device=position.device)
     z, y, x = torch.meshgrid(steps, steps, steps, indexing="ij")
-    return ((z * buffer[2] + y) * buffer[3] + x).view(-1)
-
-
-def _spread(index: Tensor, offsets: Tensor) -> Tensor:
-    return (index.unsqueeze(1) + offsets).view(-1)  # int64: index_add_ is five times slower on int32
+    offsets = ((z * (h + 4) + y) * (w + 4) + x).view(-1)
+    own = _buffer_index(position, shape, (0, 0, 0)).unsqueeze(1) + offsets
+    replica, source = _replicas(position, shape)
+    return own.view(-1), (replica.unsqueeze(1) + offsets).view(-1), source
 
 
 def _buffer_index(position: Tensor, shape: tuple[int, int, int, int], step: tuple[int, int, int]) -> Tensor:

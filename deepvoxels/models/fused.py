@@ -1,8 +1,9 @@
-"""Batch norm, activation and channel dropout in one differentiable step that keeps only its input.
+"""Steps between a convolution and the next, written to keep little for the backward pass and to suit CPUs.
 
-Autograd would keep the convolution's output and the activation; here the backward pass computes the activation's
-sign again. Statistics are taken over rows of 64 or more contiguous numbers, so narrow channels-last tensors, which
-the stock CPU kernels walk through channel by channel, run about ten times faster.
+`padded_conv` keeps the unpadded input and pads again in the backward pass; autograd would keep both. `norm_activate_
+drop` is batch norm, activation and channel dropout. For narrow channels-last tensors, which the stock CPU kernels
+walk through channel by channel, it takes statistics over rows of 64 numbers (about ten times faster) and keeps its
+input only. Both are once differentiable.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from torch import Tensor, nn
 
 from deepvoxels.models.layout import channels_last
 
-__all__ = ["norm_activate_drop"]
+__all__ = ["activate_drop", "norm_activate_drop", "padded_conv"]
+
 
 _NARROW = 16  # channels; wider tensors suit the stock kernels
 _SMALL = 1 << 14  # elements; below, the overhead of many small calls outweighs what they save
@@ -25,9 +27,7 @@ def norm_activate_drop(x: Tensor, norm: nn.modules.batchnorm._BatchNorm, slope: 
     Equal to `keep * leaky_relu(norm(x), slope)`; updates the running statistics of `norm` in training mode.
     """
     if not norm.training or x.shape[1] >= _NARROW or x.numel() < _SMALL or x.is_cuda:
-        y = norm(x)
-        y = F.leaky_relu(y, slope, inplace=True) if slope else F.relu(y, inplace=True)
-        return y if keep is None else y * keep.view(*keep.shape, *(1,) * (x.dim() - 2))
+        return activate_drop(norm(x), slope, keep)
     y, mean, var = _NormActivateDrop.apply(channels_last(x), norm.weight, norm.bias, keep, norm.eps, slope)
     with torch.no_grad():
         n = x.numel() // x.shape[1]
@@ -35,6 +35,72 @@ def norm_activate_drop(x: Tensor, norm: nn.modules.batchnorm._BatchNorm, slope: 
         norm.running_var.lerp_(var * (n / (n - 1)), norm.momentum)
         norm.num_batches_tracked += 1
     return y
+
+
+def activate_drop(x: Tensor, slope: float, keep: Tensor | None) -> Tensor:
+    """Leaky ReLU of x [B, C, ...] times `keep` [B, C] >= 0 if given, written into x."""
+    if keep is None:
+        return F.leaky_relu(x, slope, inplace=True) if slope else F.relu(x, inplace=True)
+    return _ActivateDrop.apply(x, slope, keep.view(*keep.shape, *(1,) * (x.dim() - 2)))
+
+
+def padded_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int = 1) -> Tensor:
+    """Convolution of x [B, C, ...] padded by one: images [B, C, H, W] by reflection, volumes by replication."""
+    if torch.is_autocast_enabled(x.device.type):
+        convolve = F.conv2d if x.dim() == 4 else F.conv3d
+        return convolve(_pad(x), weight, bias, stride)
+    return _PaddedConv.apply(x, weight, bias, stride)
+
+
+def _pad(x: Tensor) -> Tensor:
+    return F.pad(x, (1,) * (2 * x.dim() - 4), mode="reflect" if x.dim() == 4 else "replicate")
+
+
+class _ActivateDrop(torch.autograd.Function):
+    """In place: where a channel is kept, the result has the sign of the input, so the input need not stay."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, slope: float, keep: Tensor) -> Tensor:
+        y = (F.leaky_relu_(x, slope) if slope else x.relu_()).mul_(keep)
+        ctx.mark_dirty(x)
+        ctx.save_for_backward(y, keep)
+        ctx.slope = slope
+        return y
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor, None, None]:
+        y, keep = ctx.saved_tensors
+        return _activation_backward(grad, y, ctx.slope).mul_(keep), None, None
+
+
+def _activation_backward(grad: Tensor, y: Tensor, slope: float) -> Tensor:
+    """Gradient before a leaky ReLU from that after it; y has the sign of the activation's input or output."""
+    aten = torch.ops.aten
+    return aten.leaky_relu_backward(grad, y, slope, True) if slope else aten.threshold_backward(grad, y, 0)
+
+
+class _PaddedConv(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor | None,
+                stride: int) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.stride, ctx.bias_sizes = stride, None if bias is None else list(bias.shape)
+        return (F.conv2d if x.dim() == 4 else F.conv3d)(_pad(x), weight, bias, stride)
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        dims = x.dim() - 2
+        needed = [*ctx.needs_input_grad[:2], ctx.bias_sizes is not None]
+        grad_padded, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
+            grad, _pad(x), weight, ctx.bias_sizes, [ctx.stride] * dims, [0] * dims, [1] * dims, False, [0] * dims, 1,
+            needed)
+        grad_x = None
+        if needed[0]:
+            aten = torch.ops.aten
+            backward = aten.reflection_pad2d_backward if dims == 2 else aten.replication_pad3d_backward
+            grad_x = backward(grad_padded, x, [1] * (2 * dims))
+        return grad_x, grad_weight, grad_bias, None
 
 
 class _NormActivateDrop(torch.autograd.Function):
@@ -63,11 +129,7 @@ class _NormActivateDrop(torch.autograd.Function):
         scale, shift = _affine(weight * inv_std, bias, keep)
         centred = rows - _per_lane(mean, rows)
         y = torch.addcmul(_per_lane(shift, rows), centred, _per_lane(scale, rows))
-        grad = _rows(channels_last(grad))
-        if ctx.slope:
-            grad = torch.ops.aten.leaky_relu_backward(grad, y, ctx.slope, False)
-        else:
-            grad = torch.ops.aten.threshold_backward(grad, y, 0)
+        grad = _activation_backward(_rows(channels_last(grad)), y, ctx.slope)
         kept = torch.ones_like(scale) if keep is None else keep  # [B or 1, C]
         grad_bias = (kept * _per_channel(grad.sum(dim=1), channels)).sum(dim=0)
         product = torch.mul(grad, centred, out=y)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from deepvoxels.models.blocks import ConvUnit, Down, UNet, Up, coordinate_channels, unet_widths
 from deepvoxels.models.frustum import FrustumSamples, collapse, convolve, dense
+from deepvoxels.models.fused import padded_conv
 from deepvoxels.models.layout import channels_last
 from deepvoxels.models.options import GeneratorOptions
 
@@ -52,11 +53,12 @@ class Integration(nn.Module):
         """Old state and observation, both [B, F, G, G, G] -> new state."""
         coords = coordinate_channels(*state.shape[2:], like=state).expand(len(state), -1, -1, -1, -1)
         old = torch.cat((channels_last(state), coords), dim=1)
-        new = F.pad(torch.cat((channels_last(observation), coords), dim=1), (1,) * 6, mode="replicate")
-        gates_new, candidate_new = self.from_observation(new).split((2, state.shape[1]), dim=1)
-        gates = torch.sigmoid(gates_new + self.gates_from_state(F.pad(old, (1,) * 6, mode="replicate")))
+        new = torch.cat((channels_last(observation), coords), dim=1)
+        from_new = padded_conv(new, self.from_observation.weight, self.from_observation.bias)
+        gates_new, candidate_new = from_new.split((2, state.shape[1]), dim=1)
+        gates = torch.sigmoid(gates_new + padded_conv(old, self.gates_from_state.weight))
         reset, update = gates.split(1, dim=1)  # [B, 1, G, G, G] each
-        candidate_old = self.candidate_from_state(F.pad(reset * old, (1,) * 6, mode="replicate"))
+        candidate_old = padded_conv(reset * old, self.candidate_from_state.weight)
         candidate = F.relu(F.dropout3d(candidate_new, self.dropout, self.training)
                            + F.dropout3d(candidate_old, self.dropout, self.training))
         return torch.lerp(state, candidate, update)
@@ -100,9 +102,9 @@ class Occlusion(nn.Module):
         weight = self.compress.conv.weight
         compressed = convolve(samples, weight[:, 1:]) + _plane_profile(weight[:, 0], plane)
         compressed = self.compress.finish(compressed)
-        both = F.pad(torch.cat((compressed, self.unet(compressed)), dim=1), (1,) * 6, mode="replicate")
+        both = torch.cat((compressed, self.unet(compressed)), dim=1)
         weight = self.logits.conv.weight
-        logits = F.conv3d(both, weight[:, :-1], self.logits.conv.bias) + _plane_profile(weight[:, -1], plane)
+        logits = padded_conv(both, weight[:, :-1], self.logits.conv.bias) + _plane_profile(weight[:, -1], plane)
         weights = torch.softmax(logits, dim=2)
         features = collapse(samples, weights)
         depth_fraction = torch.einsum("nckhw,k->nchw", weights, plane)
