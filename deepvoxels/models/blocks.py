@@ -1,7 +1,8 @@
 """Convolution units and U-Nets, in two and three dimensions (released code of DeepVoxels, CVPR 2019).
 
-Every unit is pad -> convolution -> batch norm -> activation -> channel dropout. A convolution has a bias exactly
-when no norm follows it. Images are padded by reflection, volumes by replication; transposed convolutions pad zeros.
+Every unit is pad -> convolution -> batch norm -> activation -> channel dropout. A convolution has a bias
+exactly when no norm follows it. Images are padded by reflection, volumes by replication; transposed
+convolutions pad zeros.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deepvoxels.models.fused import activate_drop, norm_activate_drop, padded_conv
@@ -76,7 +76,8 @@ class Down(nn.Module):
         middle = in_channels if middle is None else middle
         common = {"norm": norm, "slope": 0.2, "dropout": dropout}
         self.refine = ConvUnit(dims, in_channels, middle, **common) if dims == 2 else nn.Identity()
-        self.resize = ConvUnit(dims, middle if dims == 2 else in_channels, out_channels, kernel=4, stride=2, **common)
+        entering = middle if dims == 2 else in_channels
+        self.resize = ConvUnit(dims, entering, out_channels, kernel=4, stride=2, **common)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.resize(self.refine(x))

@@ -1,8 +1,9 @@
 """Operations on a camera's view volume that touch only the samples inside the grid.
 
-The view volume [N, F, D, h, w] is mostly empty (three quarters at the released setting), and zero outside the grid.
-Here it is never built: `FrustumSamples` holds the rows that exist, and the two operations that read the volume, the
-first convolution of the occlusion network and the weighted sum along rays, work on those rows.
+The view volume [N, F, D, h, w] is mostly empty (three quarters at the released setting), and zero outside
+the grid. Here it is never built: `FrustumSamples` holds the rows that exist, and the two operations that
+read the volume, the first convolution of the occlusion network and the weighted sum along rays, work on
+those rows.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import FunctionCtx
 
 from deepvoxels.models.volume import FrustumMap, project
 
@@ -61,9 +63,9 @@ def collapse(samples: FrustumSamples, weights: Tensor) -> Tensor:
 
 
 def convolve(samples: FrustumSamples, weight: Tensor) -> Tensor:
-    """3x3x3 convolution of the view volumes, borders replicated: weight [C, F, 3, 3, 3] -> [N, C, D, h, w]."""
+    """3x3x3 convolution of the view volumes, borders replicated: [C, F, 3, 3, 3] -> [N, C, D, h, w]."""
     channels, features = weight.shape[:2]
-    kernel = weight.permute(1, 2, 3, 4, 0).reshape(features, 27 * channels)  # a row of 27 C numbers per feature
+    kernel = weight.permute(1, 2, 3, 4, 0).reshape(features, 27 * channels)  # [F, 27 C]
     return _AddTaps.apply(samples.rows @ kernel, samples.position, samples.shape)
 
 
@@ -71,13 +73,14 @@ class _RaySum(torch.autograd.Function):
     """Weighted sum of consecutive rows [n, F] per ray -> [rays, F]."""
 
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, rows: Tensor, weights: Tensor, starts: Tensor) -> Tensor:
+    def forward(ctx: FunctionCtx, rows: Tensor, weights: Tensor, starts: Tensor) -> Tensor:
         ctx.save_for_backward(rows, weights, starts)
         order = torch.arange(len(rows), device=rows.device, dtype=starts.dtype)
-        return F.embedding_bag(order, rows, starts, mode="sum", per_sample_weights=weights, include_last_offset=True)
+        return F.embedding_bag(order, rows, starts, mode="sum", per_sample_weights=weights,
+                               include_last_offset=True)
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         rows, weights, starts = ctx.saved_tensors
         of_sample = torch.repeat_interleave(grad, starts.diff(), dim=0, output_size=len(rows))
         return of_sample * weights.unsqueeze(1), (of_sample * rows).sum(dim=1), None
@@ -86,13 +89,12 @@ class _RaySum(torch.autograd.Function):
 class _AddTaps(torch.autograd.Function):
     """Add up what each sample contributes to its 27 neighbours: [n, 27 C] -> [N, C, D, h, w].
 
-    Contributions go to a buffer with a margin of 2, whose inner part is the result. A sample on the border of the
-    view volume also stands for its replicas outside, which contribute like samples of their own.
+    Contributions go to a buffer with a margin of 2, whose inner part is the result. A sample on the border
+    of the view volume also stands for its replicas outside, which contribute like samples of their own.
     """
 
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, taps: Tensor, position: Tensor,
-                shape: tuple[int, int, int, int]) -> Tensor:
+    def forward(ctx: FunctionCtx, taps: Tensor, position: Tensor, shape: tuple[int, int, int, int]) -> Tensor:
         ctx.save_for_backward(position)
         ctx.shape = shape
         n, d, h, w = shape
@@ -103,7 +105,7 @@ class _AddTaps(torch.autograd.Function):
         return buffer.view(n, d + 4, h + 4, w + 4, -1)[:, 2:-2, 2:-2, 2:-2].movedim(-1, 1)
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None, None]:
         own, replicas, source = _tap_targets(*ctx.saved_tensors, ctx.shape)
         table = F.pad(grad.movedim(1, -1), (0, 0, 2, 2, 2, 2, 2, 2)).flatten(0, 3)  # zero in the margin
         taps = table.index_select(0, own).view(len(own) // 27, -1)
@@ -114,8 +116,8 @@ class _AddTaps(torch.autograd.Function):
 def _tap_targets(position: Tensor, shape: tuple[int, int, int, int]) -> tuple[Tensor, Tensor, Tensor]:
     """Buffer rows that the 27 taps of every sample, and of every replica, add to; and the replicas' samples.
 
-    Tap (z, y, x) of a sample is seen by the neighbour at minus that step. Indices are int64, on which `index_add_`
-    is five times faster than on int32.
+    Tap (z, y, x) of a sample is seen by the neighbour at minus that step. Indices are int64, on which
+    `index_add_` is five times faster than on int32.
     """
     _, _, h, w = shape
     steps = torch.arange(1, -2, -1, device=position.device)

@@ -1,9 +1,9 @@
 """Steps between a convolution and the next, written to keep little for the backward pass and to suit CPUs.
 
-`padded_conv` keeps the unpadded input and pads again in the backward pass; autograd would keep both. `norm_activate_
-drop` is batch norm, activation and channel dropout. For narrow channels-last tensors, which the stock CPU kernels
-walk through channel by channel, it takes statistics over rows of 64 numbers (about ten times faster) and keeps its
-input only. Both are once differentiable.
+`padded_conv` keeps the unpadded input and pads again in the backward pass; autograd would keep both.
+`norm_activate_drop` is batch norm, activation and channel dropout. For narrow channels-last tensors, which
+the stock CPU kernels walk through channel by channel, it takes statistics over rows of 64 numbers (about
+ten times faster) and keeps its input only. Both are once differentiable.
 """
 
 from __future__ import annotations
@@ -11,18 +11,19 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
 
 from deepvoxels.models.layout import channels_last
 
 __all__ = ["activate_drop", "norm_activate_drop", "padded_conv"]
 
-
 _NARROW = 16  # channels; wider tensors suit the stock kernels
 _SMALL = 1 << 14  # elements; below, the overhead of many small calls outweighs what they save
 
 
-def norm_activate_drop(x: Tensor, norm: nn.modules.batchnorm._BatchNorm, slope: float, keep: Tensor | None) -> Tensor:
-    """Leaky ReLU (`slope`, 0 for ReLU) of the batch-normalised x [B, C, ...], times `keep` [B, C] >= 0 if given.
+def norm_activate_drop(x: Tensor, norm: nn.BatchNorm2d | nn.BatchNorm3d, slope: float,
+                       keep: Tensor | None) -> Tensor:
+    """Batch norm and leaky ReLU (`slope`, 0 for ReLU) of x [B, C, ...], times `keep` [B, C] >= 0 if given.
 
     Equal to `keep * leaky_relu(norm(x), slope)`; updates the running statistics of `norm` in training mode.
     """
@@ -45,7 +46,7 @@ def activate_drop(x: Tensor, slope: float, keep: Tensor | None) -> Tensor:
 
 
 def padded_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int = 1) -> Tensor:
-    """Convolution of x [B, C, ...] padded by one: images [B, C, H, W] by reflection, volumes by replication."""
+    """Convolution of x padded by one: images [B, C, H, W] by reflection, volumes by replication."""
     if torch.is_autocast_enabled(x.device.type):
         convolve = F.conv2d if x.dim() == 4 else F.conv3d
         return convolve(_pad(x), weight, bias, stride)
@@ -60,7 +61,7 @@ class _ActivateDrop(torch.autograd.Function):
     """In place: where a channel is kept, the result has the sign of the input, so the input need not stay."""
 
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, slope: float, keep: Tensor) -> Tensor:
+    def forward(ctx: FunctionCtx, x: Tensor, slope: float, keep: Tensor) -> Tensor:
         y = (F.leaky_relu_(x, slope) if slope else x.relu_()).mul_(keep)
         ctx.mark_dirty(x)
         ctx.save_for_backward(y, keep)
@@ -68,7 +69,7 @@ class _ActivateDrop(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None, None]:
         y, keep = ctx.saved_tensors
         return _activation_backward(grad, y, ctx.slope).mul_(keep), None, None
 
@@ -81,22 +82,22 @@ def _activation_backward(grad: Tensor, y: Tensor, slope: float) -> Tensor:
 
 class _PaddedConv(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor | None,
+    def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor | None,
                 stride: int) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.stride, ctx.bias_sizes = stride, None if bias is None else list(bias.shape)
         return (F.conv2d if x.dim() == 4 else F.conv3d)(_pad(x), weight, bias, stride)
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         dims = x.dim() - 2
-        needed = [*ctx.needs_input_grad[:2], ctx.bias_sizes is not None]
+        zeros, ones = [0] * dims, [1] * dims
         grad_padded, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
-            grad, _pad(x), weight, ctx.bias_sizes, [ctx.stride] * dims, [0] * dims, [1] * dims, False, [0] * dims, 1,
-            needed)
+            grad, _pad(x), weight, ctx.bias_sizes, [ctx.stride] * dims, zeros, ones, False, zeros, 1,
+            ctx.needs_input_grad[:3])
         grad_x = None
-        if needed[0]:
+        if grad_padded is not None:
             aten = torch.ops.aten
             backward = aten.reflection_pad2d_backward if dims == 2 else aten.replication_pad3d_backward
             grad_x = backward(grad_padded, x, [1] * (2 * dims))
@@ -105,7 +106,7 @@ class _PaddedConv(torch.autograd.Function):
 
 class _NormActivateDrop(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor,
+    def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor,
                 keep: Tensor | None, eps: float, slope: float) -> tuple[Tensor, Tensor, Tensor]:
         rows, channels = _rows(x), x.shape[1]
         count = x.numel() // channels
@@ -122,7 +123,7 @@ class _NormActivateDrop(torch.autograd.Function):
         return _unrows(y, x), mean, var
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor, *_: None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: FunctionCtx, grad: Tensor, *_: None) -> tuple[Tensor | None, ...]:
         x, weight, bias, keep, mean, inv_std = ctx.saved_tensors
         rows, channels = _rows(x), x.shape[1]
         count = x.numel() // channels
@@ -149,7 +150,7 @@ def _affine(scale: Tensor, shift: Tensor, keep: Tensor | None) -> tuple[Tensor, 
 
 
 def _rows(x: Tensor) -> Tensor:
-    """View channels-last [B, C, ...] as [B, n, lanes]: rows of whole pixels, at least 64 numbers where possible."""
+    """View channels-last [B, C, ...] as [B, n, lanes]: rows of whole pixels, at least 64 numbers if it can."""
     flat = x.movedim(1, -1)
     pixels, lanes = flat[0].numel() // x.shape[1], x.shape[1]
     while lanes < 64 and pixels % 2 == 0:

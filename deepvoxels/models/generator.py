@@ -1,4 +1,4 @@
-"""The DeepVoxels generator: one persistent voxel grid per scene, fed by source views, rendered into target views."""
+"""The DeepVoxels generator: a persistent voxel grid per scene, fed by source views, rendered to new views."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Rendering(NamedTuple):
 class Generator(nn.Module):
     """Feature extractor -> lifting -> integration -> inpainting -> projection -> occlusion -> renderer.
 
-    What the model has seen of its scene lives in the buffer `state` [1, F, G, G, G], which is saved with the weights.
+    What the model has seen of its scene lives in the buffer `state` [1, F, G, G, G], saved with the weights.
     Nothing changes it behind the caller's back: `observe` returns a new state, `remember` stores one.
     One training step is
 
@@ -43,7 +43,8 @@ class Generator(nn.Module):
         generator.remember(new_state)
         views = generator.render(generator.inpaint(new_state), projections)
 
-    and rendering afterwards is `volume = generator.inpaint(generator.state)` once, then `render(volume, ...)`.
+    and rendering afterwards is `volume = generator.inpaint(generator.state)` once, then `render(volume, ...)`
+    for any number of cameras.
     """
 
     state: Tensor
@@ -65,7 +66,7 @@ class Generator(nn.Module):
 
     def geometry(self, origin: Sequence[float], scale: float, near: float,
                  far: float | None = None) -> VolumeGeometry:
-        """The volume of a scene of side `scale` around `origin`, whose view volumes begin at z-depth `near`."""
+        """Volume of a scene of side `scale` around `origin`, seen from z-depth `near` on; in scene units."""
         options = self.options
         x, y, z = (float(value) for value in origin)
         return VolumeGeometry((x, y, z), options.grid_pad * scale, near, options.grid_side, options.planes,
@@ -80,9 +81,9 @@ class Generator(nn.Module):
         return geometry.projection(K, world_from_cam, self.options.image_side, self.options.feature_side)
 
     def observe(self, source_images: Tensor, lifting: SparseMap | Sequence[SparseMap]) -> Tensor:
-        """State after the stored one has seen source images [B, 3, S, S] in [0, 1], one after the other.
+        """The stored state after seeing source images [B, 3, S, S] in [0, 1], one after the other.
 
-        Returns [1, F, G, G, G] with a graph through the extractor and the integration; the buffer is left alone.
+        Returns [1, F, G, G, G] with a graph through extractor and integration; the buffer is left alone.
         """
         maps = [lifting] if isinstance(lifting, SparseMap) else list(lifting)
         observations = lift(self.extractor(source_images - 0.5), maps, self.options.grid_side)

@@ -35,11 +35,11 @@ class FeatureExtractor(nn.Module):
 
 
 class Integration(nn.Module):
-    """Convolutional gated recurrent unit that merges a lifted view into the persistent volume (paper, eq. 1 to 4).
+    """Convolutional gated recurrent unit that merges a lifted view into the persistent volume (eq. 1 to 4).
 
     Both gates are one scalar per voxel; the candidate goes through a ReLU. Convolutions also see the voxel's
-    (z, y, x) coordinates. Convolutions that read the same tensor are one convolution here: `from_observation` gives
-    reset, update and candidate (in that order, with all the biases), `gates_from_state` reset and update.
+    (z, y, x) coordinates. Those that read the same tensor are one convolution here: `from_observation` gives
+    reset, update and candidate (in that order, with all biases), `gates_from_state` reset and update.
     """
 
     def __init__(self, features: int, dropout: float) -> None:
@@ -80,8 +80,9 @@ class Inpainting(nn.Module):
 class Occlusion(nn.Module):
     """Soft visibility of every sample along a ray of the canonical view volume, and the depth it implies.
 
-    The depth coordinate (k - D/2) / D of plane k is the first input channel of `compress` and the last of `logits`.
-    It is the same at every pixel, so its share of a convolution is one number per plane, added afterwards.
+    The depth coordinate (k - D/2) / D of plane k is the first input channel of `compress` and the last of
+    `logits`. It is the same at every pixel, so its share of a convolution is one number per plane, added
+    afterwards.
     """
 
     def __init__(self, options: GeneratorOptions) -> None:
@@ -103,8 +104,8 @@ class Occlusion(nn.Module):
         compressed = convolve(samples, weight[:, 1:]) + _plane_profile(weight[:, 0], plane)
         compressed = self.compress.finish(compressed)
         both = torch.cat((compressed, self.unet(compressed)), dim=1)
-        weight = self.logits.conv.weight
-        logits = padded_conv(both, weight[:, :-1], self.logits.conv.bias) + _plane_profile(weight[:, -1], plane)
+        weight, bias = self.logits.conv.weight, self.logits.conv.bias
+        logits = padded_conv(both, weight[:, :-1], bias) + _plane_profile(weight[:, -1], plane)
         weights = torch.softmax(logits, dim=2)
         features = collapse(samples, weights)
         depth_fraction = torch.einsum("nckhw,k->nchw", weights, plane)
@@ -112,7 +113,7 @@ class Occlusion(nn.Module):
 
 
 def _plane_profile(weight: Tensor, plane: Tensor) -> Tensor:
-    """Replicate-padded convolution of values that depend on the plane only: [C, 3, 3, 3], [D] -> [C, D, 1, 1]."""
+    """Convolution [C, 3, 3, 3], borders replicated, of one value per plane [D] -> [C, D, 1, 1]."""
     padded = F.pad(plane.view(1, 1, -1), (1, 1), mode="replicate")
     return F.conv1d(padded, weight.sum(dim=(2, 3)).unsqueeze(1)).squeeze(0)[..., None, None]
 
@@ -124,7 +125,8 @@ class DepthCollapse(nn.Module):
         super().__init__()
         widths = [options.grid_features * options.planes, options.nf0 * options.grid_side // 2,
                   options.nf0 * options.grid_side // 8, options.grid_features]
-        self.layers = nn.Sequential(*(ConvUnit(2, a, b) for a, b in zip(widths[:-1], widths[1:], strict=True)))
+        pairs = zip(widths[:-1], widths[1:], strict=True)
+        self.layers = nn.Sequential(*(ConvUnit(2, a, b) for a, b in pairs))
 
     def forward(self, samples: FrustumSamples) -> Tensor:
         """Features [N, F, h, w] of N view volumes; channel f * D + k is feature f of plane k."""

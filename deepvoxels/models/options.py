@@ -33,7 +33,7 @@ class GeneratorOptions:
     extractor_dropout: float = 0.0
 
     integration_dropout: float = 0.2
-    inpainting_widths: list[int] = field(default_factory=lambda: [1, 2, 2])  # multiples of F, one per resolution
+    inpainting_widths: list[int] = field(default_factory=lambda: [1, 2, 2])  # in F, one per resolution
 
     occlusion: bool = True  # False: the paper's ablation, depth planes collapsed by plain convolutions
     occlusion_base: int = 4
@@ -79,8 +79,8 @@ class GeneratorOptions:
     @property
     def renderer_widths(self) -> list[int]:
         """Channels of the renderer's U-Net."""
-        return unet_widths(self.renderer_base or self.nf0 << self.doublings, self._levels(self.renderer_levels),
-                           self.renderer_max or 8 * self.nf0)
+        base = self.renderer_base or self.nf0 << self.doublings
+        return unet_widths(base, self._levels(self.renderer_levels), self.renderer_max or 8 * self.nf0)
 
     @property
     def up_widths(self) -> list[int]:
@@ -110,14 +110,16 @@ class GeneratorOptions:
             raise ValueError(f"image_side must be feature_side * 2 ** k with k >= 1, got {self.image_side} "
                              f"and {self.feature_side}")
         if len(self.up_widths) != self.doublings:
-            raise ValueError(f"renderer_up_widths needs {self.doublings} entries for image_side {self.image_side} "
-                             f"over feature_side {self.feature_side}, got {self.renderer_up_widths}")
+            raise ValueError(f"renderer_up_widths needs {self.doublings} entries for image_side "
+                             f"{self.image_side} over feature_side {self.feature_side}, "
+                             f"got {self.renderer_up_widths}")
         divisible = {"extractor_levels": (self.feature_side, self._levels(self.extractor_levels)),
                      "renderer_levels": (self.feature_side, self._levels(self.renderer_levels)),
                      "inpainting_widths": (self.grid_side, len(self.inpainting_widths) - 1)}
         for name, (side, levels) in divisible.items():
             if levels < 1 or side % (1 << levels):
-                raise ValueError(f"{name} asks for {levels} halvings (at least one), side {side} does not allow that")
+                raise ValueError(f"{name} asks for {levels} halvings (at least one); side {side} does not "
+                                 f"allow that")
         if self.occlusion and self.occlusion_depth < 1:
             raise ValueError(f"depth_planes ({self.planes}) and feature_side must both be even")
 
@@ -129,9 +131,10 @@ def _factors_of_two(n: int) -> int:
 def preset(name: str, **changes: object) -> GeneratorOptions:
     """Options of a documented variant at grid 32, 64 features, 512 pixels, with `changes` applied.
 
-    `head`: the released code since August 2019 (198.9 M parameters). `legacy`: the released code before (154.5 M).
-    `paper`: `legacy` with the four-level inpainting network of the supplement's figure (167.9 M; the paper says
-    170 M). Lattice and pixel rule stay `centred`: pass `lattice="released"` to run weights of the released code.
+    `head`: the released code since August 2019 (198.9 M parameters). `legacy`: the released code before
+    (154.5 M). `paper`: `legacy` with the four-level inpainting network of the supplement's figure (167.9 M;
+    the paper says 170 M). The lattice stays `centred`: pass `lattice="released"` to run weights of the
+    released code.
     """
     head = GeneratorOptions()
     legacy = {"extractor_levels": 5, "renderer_levels": 5, "renderer_base": 256, "depth_planes": 56,

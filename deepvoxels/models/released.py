@@ -1,9 +1,9 @@
 """Reading and writing checkpoints of the released code, whose state dict names modules by position.
 
-A released file is a dict with `model` (the generator with its volume) and `discriminator`. Its 2D wrappers register
-one parameter under up to three names; the name ending in `.net.1` counts here, the others are written for the
-released code's sake and ignored on reading. Names without `.net` after the two 2D networks (before June 2019) are
-read as well. Such weights assume `lattice="released"`.
+A released file is a dict with `model` (the generator with its volume) and `discriminator`. Its 2D wrappers
+register one parameter under up to three names; the name ending in `.net.1` counts here, the others are
+written for the released code's sake and ignored on reading. Names without `.net` after the two 2D networks
+(before June 2019) are read as well. Such weights assume `lattice="released"`.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class _Entry:
 def import_released(module: Generator | Discriminator, state_dict: Mapping[str, Tensor]) -> None:
     """Copy a released state dict into `module`; all or nothing.
 
-    A `module.` prefix (DataParallel) is removed. Raises ValueError naming the missing, unknown and misshapen keys if
-    the dict is of another architecture.
+    A `module.` prefix (DataParallel) is removed. Raises ValueError naming the missing, unknown and
+    misshapen keys if the dict is of another architecture.
     """
     given = {_current_name(key): value for key, value in state_dict.items()}
     entries = list(_entries(module))
@@ -126,9 +126,10 @@ def _generator(g: Generator) -> Iterator[_Entry]:
     yield from _integration(g)
     yield from _unet(g.inpainting.unet, "inpainting_net")
     if g.occlusion is not None:
-        yield from _unit(g.occlusion.compress, "occlusion_net.occlusion_prep.0.net.1", "occlusion_net.occlusion_prep.1")
+        prep = "occlusion_net.occlusion_prep"
+        yield from _inner(g.occlusion.compress, f"{prep}.0", f"{prep}.1")
         yield from _unet(g.occlusion.unet, "occlusion_net.occlusion_net")
-        yield from _unit(g.occlusion.logits, "occlusion_net.softmax_net.0.net.1")
+        yield from _inner(g.occlusion.logits, "occlusion_net.softmax_net.0")
     if g.collapse is not None:
         for i, unit in enumerate(g.collapse.layers):
             yield from _wrapped(unit, f"depth_collapse_net.{3 * i}", f"depth_collapse_net.{3 * i + 1}")
@@ -140,7 +141,7 @@ def _generator(g: Generator) -> Iterator[_Entry]:
 
 
 def _integration(g: Generator) -> Iterator[_Entry]:
-    new, gates, old = g.integration.from_observation, g.integration.gates_from_state, g.integration.candidate_from_state
+    new, gates = g.integration.from_observation, g.integration.gates_from_state
     prefix = "integration_net."
     for i, gate in enumerate(("reset", "update")):
         yield _Entry(f"{prefix}{gate}_old_net.1.weight", gates.weight[i : i + 1])
@@ -148,7 +149,7 @@ def _integration(g: Generator) -> Iterator[_Entry]:
         yield _Entry(f"{prefix}{gate}_new_net.1.weight", new.weight[i : i + 1])
     yield _Entry(prefix + "new_integration.1.weight", new.weight[2:])
     yield _Entry(prefix + "new_integration.1.bias", new.bias[2:])
-    yield _Entry(prefix + "old_integration.1.weight", old.weight)
+    yield _Entry(prefix + "old_integration.1.weight", g.integration.candidate_from_state.weight)
 
 
 def _unet(unet: UNet, prefix: str) -> Iterator[_Entry]:
@@ -186,7 +187,7 @@ def _layers_after(unit: ConvUnit) -> int:
 
 
 def _wrapped(unit: ConvUnit, conv: str, norm: str = "") -> Iterator[_Entry]:
-    """A 2D convolution inside the released padding wrapper, which also registers it under the wrapper's name."""
+    """A 2D convolution in the released padding wrapper, which registers it under the wrapper's name too."""
     for entry in _inner(unit, conv, norm):
         inner = f"{conv}.net.1."
         aliases = (entry.name.replace(inner, f"{conv}."),) if entry.name.startswith(inner) else ()

@@ -1,16 +1,17 @@
 """Where the voxel grid and the canonical view volume lie in space, and resampling one into the other.
 
-Lifting reads a feature map at the projection of every voxel; projection reads the grid along the rays of a camera.
-For a fixed camera both are sparse linear maps (4 or 8 weights per output), so both are a `SparseMap` that the caller
-may keep; one application is a sum of table rows, forward and backward, with no atomic or scattered writes.
+Lifting reads a feature map at the projection of every voxel; projection reads the grid along the rays of a
+camera. For a fixed camera both are sparse linear maps (4 or 8 weights per output) that the caller may keep;
+one application is a sum of table rows, forward and backward, with no scattered writes.
 
-Tensors of volumes are [B, F, Z, Y, X]; voxel coordinates are (x, y, z) in units of voxels, and world axes are grid
-axes. `lattice` names the half-offset rule:
+Tensors of volumes are [B, F, Z, Y, X]; voxel coordinates are (x, y, z) in units of voxels, and world axes are
+grid axes. `lattice` names the half-offset rule:
 
-* `centred`: voxel i of G is the cube [i, i + 1) / G of the grid and is sampled at its centre; depth plane k is the
-  middle of its slab; pixel centres are integers (resizing by s maps c to (c + 0.5) s - 0.5).
-* `released`: the released code's rule, needed by its weights: voxel i sits at i - G/2, plane k at near + k spacing,
-  principal points scale by s alone. Grid, planes and pixels are each half a step off centre.
+* `centred`: voxel i of G is the cube [i, i + 1) / G of the grid and is sampled at its centre; depth plane k
+is
+  the middle of its slab; pixel centres are integers (resizing by s maps c to (c + 0.5) s - 0.5).
+* `released`: the released code's rule, needed by its weights: voxel i sits at i - G/2, plane k at near +
+  k spacing, principal points scale by s alone. Grid, planes and pixels are each half a step off centre.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from functools import cached_property
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import FunctionCtx
 
 from deepvoxels.models.options import LATTICES
 
@@ -33,8 +35,8 @@ __all__ = ["FrustumMap", "SparseMap", "VolumeGeometry", "lift", "project"]
 class VolumeGeometry:
     """A cubic voxel grid in the world and the depth planes through which cameras see it.
 
-    `origin` is the grid's centre, `side_length` its side, `near` the z-depth at which the first depth slab begins,
-    all in scene units. `far` ends the last slab; None makes slabs one voxel thick.
+    `origin` is the grid's centre, `side_length` its side, `near` the z-depth at which the first depth slab
+    begins, all in scene units. `far` ends the last slab; None makes slabs one voxel thick.
     """
 
     origin: tuple[float, float, float]
@@ -94,11 +96,12 @@ class VolumeGeometry:
         scaled[:2, 2] += self._half * (scale - 1)
         return scaled
 
-    def project_voxels(self, K_map: Tensor, world_from_cam: Tensor, map_side: int) -> tuple[Tensor, Tensor, Tensor]:
+    def project_voxels(self, K_map: Tensor, world_from_cam: Tensor,
+                       map_side: int) -> tuple[Tensor, Tensor, Tensor]:
         """Pixel of every voxel in a feature map.
 
-        Returns uv [G^3, 2] in pixels, z-depth [G^3], and which voxels lie in front of the camera and inside the
-        map (u and v in [-0.5, side - 0.5)), in the order x + G y + G^2 z.
+        Returns uv [G^3, 2] in pixels, z-depth [G^3], and which voxels lie in front of the camera and inside
+        the map (u and v in [-0.5, side - 0.5)), in the order x + G y + G^2 z.
         """
         points_world = self.voxel_positions(world_from_cam).view(-1, 3)
         points_cam = (points_world - world_from_cam[:3, 3]) @ world_from_cam[:3, :3]  # R^T (p - t)
@@ -109,10 +112,12 @@ class VolumeGeometry:
         inside = ((uv >= -0.5) & (uv < map_side - 0.5)).all(dim=-1)
         return uv, z, in_front & inside
 
-    def frustum_coordinates(self, K_map: Tensor, world_from_cam: Tensor, map_side: int) -> tuple[Tensor, Tensor]:
+    def frustum_coordinates(self, K_map: Tensor, world_from_cam: Tensor,
+                            map_side: int) -> tuple[Tensor, Tensor]:
         """Voxel coordinates (x, y, z) of every sample of a camera's view volume, and which lie in the grid.
 
-        Samples are at the pixels of the map and the depth planes, ray by ray: [h, h, D, 3] (v, u, plane), [h, h, D].
+        Samples are at the pixels of the map and the depth planes, ray by ray: [h, h, D, 3] (v, u, plane) and
+        [h, h, D].
         """
         pixels = torch.arange(map_side, device=K_map.device, dtype=K_map.dtype)
         v, u, z = torch.meshgrid(pixels, pixels, self.plane_depths(K_map), indexing="ij")
@@ -132,7 +137,7 @@ class VolumeGeometry:
         return SparseMap.interpolating(uv, visible, (map_side,) * 2)
 
     def projection(self, K: Tensor, world_from_cam: Tensor, image_side: int, map_side: int) -> FrustumMap:
-        """Map from the grid [G, G, G] to the samples of a camera's view volume [D, h, h] that lie inside the grid.
+        """Map from the grid [G, G, G] to the samples of a camera's view volume [D, h, h] inside the grid.
 
         Arguments as in `lifting`.
         """
@@ -205,7 +210,7 @@ class SparseMap:
 
 @dataclass(frozen=True)
 class FrustumMap:
-    """How one camera's view volume samples the grid. Only samples inside the grid exist, ordered ray by ray."""
+    """How a camera's view volume samples the grid. Only samples inside the grid exist, ordered ray by ray."""
 
     sparse: SparseMap  # a row per sample
     position: Tensor  # [n] index of each sample in [D, h, w], flattened
@@ -222,12 +227,12 @@ class _SparseMatmul(torch.autograd.Function):
     """Sparse matrix times dense table, both ways as sums of weighted rows (embedding bags)."""
 
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, table: Tensor, matrix: SparseMap) -> Tensor:
+    def forward(ctx: FunctionCtx, table: Tensor, matrix: SparseMap) -> Tensor:
         ctx.matrix = matrix
         return matrix.apply(table)
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None]:
         return ctx.matrix.transposed.apply(grad.contiguous()), None
 
 
@@ -237,15 +242,15 @@ def lift(features: Tensor, liftings: Sequence[SparseMap], grid_side: int) -> Ten
     Differentiable in the features. The result has its channels contiguous.
     """
     if len(features) != len(liftings) or features[0, 0].numel() != liftings[0].inputs:
-        raise ValueError(f"{len(liftings)} lifting map(s) over {liftings[0].inputs} pixels do not fit feature maps "
-                         f"of shape {tuple(features.shape)}")
+        raise ValueError(f"{len(liftings)} lifting map(s) over {liftings[0].inputs} pixels do not fit "
+                         f"feature maps of shape {tuple(features.shape)}")
     tables = features.movedim(1, -1).flatten(1, 2)  # [B, h w, F]; a view for channels-last features
     rows = [_SparseMatmul.apply(table, m) for table, m in zip(tables, liftings, strict=True)]
     return torch.stack(rows).view(len(rows), *(grid_side,) * 3, -1).movedim(-1, 1)
 
 
 def project(volume: Tensor, maps: Sequence[FrustumMap]) -> list[Tensor]:
-    """Grid [1, F, G, G, G] -> its samples [n, F] along the rays of each camera. Differentiable in the volume."""
+    """Grid [1, F, G, G, G] -> samples [n, F] along the rays of each camera. Differentiable in the volume."""
     if len(volume) != 1 or any(m.sparse.inputs != volume[0, 0].numel() for m in maps):
         raise ValueError(f"projection maps of {maps[0].sparse.inputs} voxels do not fit a volume of shape "
                          f"{tuple(volume.shape)}")

@@ -1,7 +1,7 @@
 """Every stage of the released network against recorded statistics, with weights filled by a fixed rule.
 
-The rule fills tensors by their released names, so the run also proves the import of a released state dict. The
-figures come from the released code on CPU in float64, with the wrap-around of its lifting repaired.
+The rule fills tensors by their released names, so the run also proves the import of a released state dict.
+The figures come from the released code on CPU in float64, with the wrap-around of its lifting repaired.
 """
 
 import math
@@ -49,13 +49,13 @@ def released_shapes() -> dict[str, tuple[int, ...]]:
 
 
 def is_alias(key: str, keys: Container[str]) -> bool:
-    """Whether the key repeats the parameter of a padding wrapper, whose first name ends in `.net.1.weight`."""
+    """Whether the key repeats the parameter of a padding wrapper, named `.net.1.weight` first."""
     stem, _, leaf = key.rpartition(".")
     return f"{stem}.net.1.{leaf}" in keys or leaf == "out_layer_weight"
 
 
 def filled(name: str, shape: tuple[int, ...]) -> torch.Tensor:
-    """The fill rule: a fractional sine hash of the position, seeded by the name, scaled by the tensor's role."""
+    """The fill rule: a sine hash of the position, seeded by the name, scaled by the tensor's role."""
     if name.endswith("num_batches_tracked"):
         return torch.zeros((), dtype=torch.int64)
     phase = 2 * math.pi * (zlib.crc32(name.encode()) % 10007) / 10007
@@ -97,15 +97,17 @@ def stages() -> dict[str, torch.Tensor]:
         generator = Generator(preset("head", lattice="released"))
     generator = generator.double().to_empty(device="cpu").eval()
     shapes = released_shapes()
-    import_released(generator, {key: filled(key, shape) for key, shape in shapes.items() if not is_alias(key, shapes)})
-    K = torch.tensor([[560.0, 0, 255.6], [0, 560.0, 255.46667], [0, 0, 1]])  # 525 319.5 239.5 on 640x480, at 512
+    import_released(generator, {key: filled(key, shape) for key, shape in shapes.items()
+                                if not is_alias(key, shapes)})
+    K = torch.tensor([[560.0, 0, 255.6], [0, 560.0, 255.46667], [0, 0, 1]])  # 525 319.5 239.5 on 640x480
     geometry = generator.geometry((0, 0, 0), 1.0, math.sqrt(3) / 2)
     lifting = generator.lifting(geometry, K, looking_at_origin(40, 30))
     projection = generator.projection(geometry, K, looking_at_origin(55, 35))
 
     seen = {}
     for name in ("extractor", "integration", "inpainting", "occlusion", "renderer"):
-        getattr(generator, name).register_forward_hook(lambda _, args, out, name=name: seen.update({name: (args, out)}))
+        getattr(generator, name).register_forward_hook(
+            lambda _, args, out, name=name: seen.update({name: (args, out)}))
     y, x = torch.meshgrid(*(torch.arange(512.0, dtype=torch.float64),) * 2, indexing="ij")
     image = torch.stack([0.5 * torch.sin(0.02 * (c + 1) * x + 0.03 * y) for c in range(3)])[None]
     views, state = generator(image + 0.5, lifting, projection)
@@ -113,8 +115,8 @@ def stages() -> dict[str, torch.Tensor]:
     (_, lifted), _ = seen["integration"]
     (samples,), (collapsed, depth, visibility) = seen["occlusion"]
     out = {"image in": image, "features": seen["extractor"][1], "lifted": lifted, "state": state,
-           "inpainted": seen["inpainting"][1], "view volume": dense(samples), "visibility": visibility, "depth": depth,
-           "collapsed": collapsed, "image out": views.images - 0.5}
+           "inpainted": seen["inpainting"][1], "view volume": dense(samples), "visibility": visibility,
+           "depth": depth, "collapsed": collapsed, "image out": views.images - 0.5}
     return {name: tensor[0] for name, tensor in out.items()}
 
 
