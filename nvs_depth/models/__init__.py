@@ -1,0 +1,1 @@
+"""The networks: encoder, moved latent points, depth decoder, warps, view decoder."""

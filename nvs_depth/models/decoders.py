@@ -1,0 +1,161 @@
+"""The depth decoder, used up to three times with one set of weights, and the decoder of the new view."""
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nvs_depth.models.options import ModelOptions
+
+__all__ = ["DepthDecoder", "DepthMaps", "ViewDecoder", "activate_depth", "depth_logit"]
+
+# Coarse to fine: channels that leave a level, and those of the skip at 1/16, 1/8, 1/4, 1/2 that enters it.
+_LEVEL_CHANNELS = (256, 128, 64, 32, 16)
+_SKIP_CHANNELS = (256, 128, 64, 64, 0)
+
+
+class DepthMaps(NamedTuple):
+    """Depth of one view in the unit of the translations."""
+
+    full: Tensor  # [B, 1, S, S]
+    pyramid: list[Tensor]  # S/2, S/4, ... S/32: what warps the feature map of that size
+
+
+def activate_depth(raw: Tensor, kind: str) -> Tensor:
+    """Depth from the raw output, within `DEPTH_RANGES`: tanh for objects, an inverse sigmoid for scenes."""
+    if kind == "object":
+        return 2 * torch.tanh(raw) + 2
+    if kind == "object_narrow":
+        return torch.tanh(raw) + 2
+    if kind == "scene":
+        return 1 / (10 * torch.sigmoid(raw) + 0.01)
+    raise ValueError(f"unknown depth range {kind!r}: use object, object_narrow or scene")
+
+
+def depth_logit(depth: float, kind: str) -> float:
+    """The raw output that stands for a depth inside the range: inverse of `activate_depth`."""
+    if kind == "scene":
+        share = (1 / depth - 0.01) / 10
+        return math.log(share / (1 - share))
+    return math.atanh((depth - 2) / (2 if kind == "object" else 1))
+
+
+class ConvBlock(nn.Sequential):
+    """Reflection pad, 3x3 convolution, normalisation, leaky ReLU(0.2)."""
+
+    def __init__(self, channels_in: int, channels: int, instance_norm: bool) -> None:
+        # InstanceNorm subtracts the bias again at once; it is kept because the released layer tables have it.
+        norm = nn.InstanceNorm2d(channels) if instance_norm else nn.BatchNorm2d(channels)
+        convolution = nn.Conv2d(channels_in, channels, 3, padding=1, padding_mode="reflect")
+        super().__init__(convolution, norm, nn.LeakyReLU(0.2, inplace=True))
+
+
+class Entry(nn.Module):
+    """Latent points [B, P, 3] to a map [B, C, S/32, S/32]."""
+
+    def __init__(self, options: ModelOptions) -> None:
+        super().__init__()
+        side = options.image_side // 32
+        self.shape = (options.channels(256), side, side)
+        self.linear = nn.Linear(3 * options.latent_points, math.prod(self.shape))
+
+    def forward(self, latent: Tensor) -> Tensor:
+        return F.leaky_relu(self.linear(latent.flatten(1)), 0.2).unflatten(1, self.shape)
+
+
+class DepthDecoder(nn.Module):
+    """Latent points and features (finest first, bottleneck last; None: all zero) to `DepthMaps`.
+
+    With `depth_from="latent"` it has no entrance for features at all.
+    """
+
+    def __init__(self, options: ModelOptions) -> None:
+        super().__init__()
+        self.kind, self.heads_everywhere = options.depth_range, options.depth_heads == "per_scale"
+        self.uses_features = options.depth_from == "features"
+        self.entry = Entry(options)
+        self.skip_channels = [options.channels(c) if c and self.uses_features else 0 for c in _SKIP_CHANNELS]
+        entering = self.entry.shape[0]
+        self.bottleneck_channels = options.channels(512) // 2 if self.uses_features else 0
+        levels, heads, channels_in = [], [], entering + self.bottleneck_channels
+        for level, (count, skip) in enumerate(zip(_LEVEL_CHANNELS, self.skip_channels, strict=True)):
+            channels = options.channels(count)
+            before = ConvBlock(channels_in, channels, instance_norm=False)
+            blocks = [ConvBlock(channels, channels, instance_norm=False)]
+            if skip:
+                blocks.insert(0, ConvBlock(channels + skip, channels, instance_norm=False))
+            levels.append(nn.ModuleDict({"before": before, "after": nn.Sequential(*blocks)}))
+            if self.heads_everywhere or level == len(_LEVEL_CHANNELS) - 1:
+                heads.append(nn.Conv2d(channels, 1, 3, padding=1, padding_mode="reflect"))
+            channels_in = channels
+        self.levels, self.heads = nn.ModuleList(levels), nn.ModuleList(heads)
+
+    def forward(self, latent: Tensor, features: list[Tensor] | None) -> DepthMaps:
+        x = self.entry(latent)
+        if self.uses_features:
+            features = self._zeros(x) if features is None else features
+            x = torch.cat([x, features[-1]], dim=1)
+        raw = []  # coarse to fine
+        for index, level in enumerate(self.levels):
+            x = F.interpolate(level["before"](x), scale_factor=2, mode="bilinear", align_corners=False)
+            if self.skip_channels[index]:
+                x = torch.cat([x, features[3 - index]], dim=1)
+            x = level["after"](x)
+            if self.heads_everywhere:
+                raw.append(self.heads[index](x))
+        if not self.heads_everywhere:
+            raw.append(self.heads[0](x))
+        # float32: at half precision tanh saturates early and 1 / sigmoid has steps of metres
+        maps = [activate_depth(r.float(), self.kind) for r in raw]
+        return DepthMaps(maps[-1], self._pyramid(maps))
+
+    def _pyramid(self, maps: list[Tensor]) -> list[Tensor]:
+        """Five maps, finest first, each half as large as the head it comes from."""
+        if self.heads_everywhere:
+            return [
+                F.interpolate(m, scale_factor=0.5, mode="bilinear", align_corners=False) for m in maps[::-1]
+            ]
+        pyramid = [maps[-1]]
+        for _ in range(5):
+            pyramid.append(F.interpolate(pyramid[-1], scale_factor=0.5, mode="bilinear", align_corners=False))
+        return pyramid[1:]
+
+    def _zeros(self, entry: Tensor) -> list[Tensor]:
+        batch, side = len(entry), entry.shape[-1]
+        counts = [*self.skip_channels[3::-1], self.bottleneck_channels]
+        sides = [16 * side, 8 * side, 4 * side, 2 * side, side]
+        return [entry.new_zeros(batch, c, s, s) for c, s in zip(counts, sides, strict=True)]
+
+
+class ViewDecoder(nn.Module):
+    """Moved latent points and back-warped features to images [B, 3, s, s] in [0, 1], s = S, S/2, S/4, S/8."""
+
+    def __init__(self, options: ModelOptions) -> None:
+        super().__init__()
+        self.entry = Entry(options)
+        levels, heads = [], []
+        channels_in = self.entry.shape[0] + options.channels(512) // 2
+        for level, (count, skip) in enumerate(zip(_LEVEL_CHANNELS, _SKIP_CHANNELS, strict=True)):
+            channels = options.channels(count)
+            skip = options.channels(skip) if skip else 0
+            before = ConvBlock(channels_in, channels, instance_norm=True)
+            after = ConvBlock(channels + skip, channels, instance_norm=True)
+            levels.append(nn.ModuleDict({"before": before, "after": after}))
+            if level > 0:
+                heads.append(nn.Conv2d(channels, 3, 3, padding=1))
+            channels_in = channels
+        self.levels, self.heads = nn.ModuleList(levels), nn.ModuleList(heads)
+
+    def forward(self, latent: Tensor, features: list[Tensor]) -> list[Tensor]:
+        x = torch.cat([self.entry(latent), features[-1]], dim=1)
+        images = []
+        for index, level in enumerate(self.levels):
+            x = F.interpolate(level["before"](x), scale_factor=2, mode="bilinear", align_corners=False)
+            if index < 4:
+                x = torch.cat([x, features[3 - index]], dim=1)
+            x = level["after"](x)
+            if index > 0:
+                images.append((torch.tanh(self.heads[index - 1](x).float()) + 1) / 2)
+        return images[::-1]

@@ -1,0 +1,82 @@
+"""The encoder: ResNet-18 whose last map is halved into a feature at 1/32 and a cloud of latent points."""
+
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from nvs_depth.models.options import ModelOptions
+
+__all__ = ["Encoded", "Encoder", "ResNet18Trunk"]
+
+
+class Encoded(NamedTuple):
+    """An image as latent points and a pyramid; the last entry of `features` is the bottleneck."""
+
+    latent: Tensor  # [B, P, 3]
+    features: list[Tensor]  # at 1/2, 1/4, 1/8, 1/16 and 1/32 of the image side
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut (He et al. 2016), with torchvision's parameter names."""
+
+    def __init__(self, channels_in: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels_in, channels, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.relu = nn.ReLU(inplace=True)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.downsample = None
+        if stride != 1 or channels_in != channels:
+            shortcut = nn.Conv2d(channels_in, channels, 1, stride, bias=False)
+            self.downsample = nn.Sequential(shortcut, nn.BatchNorm2d(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x if self.downsample is None else self.downsample(x)
+        x = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
+        return self.relu(x + shortcut)
+
+
+class ResNet18Trunk(nn.Module):
+    """ResNet-18 without average pool and classifier; loads torchvision's weights by name at width 1."""
+
+    def __init__(self, channels: tuple[int, int, int, int] = (64, 128, 256, 512)) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, channels[0], 7, 2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels[0])
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, 2, padding=1)
+        before = (channels[0], *channels[:-1])
+        for level, (channels_in, count) in enumerate(zip(before, channels, strict=True), start=1):
+            first = BasicBlock(channels_in, count, stride=1 if level == 1 else 2)
+            self.add_module(f"layer{level}", nn.Sequential(first, BasicBlock(count, count, stride=1)))
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """Maps at 1/2, 1/4, 1/8, 1/16 and 1/32 of the image [B, 3, S, S]."""
+        features = [self.relu(self.bn1(self.conv1(image)))]
+        features.append(self.layer1(self.maxpool(features[0])))
+        for layer in (self.layer2, self.layer3, self.layer4):
+            features.append(layer(features[-1]))
+        return features
+
+
+class Encoder(nn.Module):
+    """Image [B, 3, S, S] in [0, 1] to `Encoded`.
+
+    The first half of the channels of layer4 stays a map, the second half is flattened and becomes the points.
+    Images are mapped to [-1, 1] and not normalised further, as in the released code.
+    """
+
+    def __init__(self, options: ModelOptions) -> None:
+        super().__init__()
+        channels = tuple(options.channels(count) for count in (64, 128, 256, 512))
+        self.trunk = ResNet18Trunk(channels)
+        self.half = channels[-1] // 2
+        cells = (options.image_side // 32) ** 2
+        self.to_latent = nn.Linear(self.half * cells, 3 * options.latent_points)
+
+    def forward(self, image: Tensor) -> Encoded:
+        *skips, last = self.trunk(2 * image - 1)
+        bottleneck, compressed = last[:, : self.half], last[:, self.half :]
+        latent = self.to_latent(compressed.flatten(1)).unflatten(1, (-1, 3))
+        return Encoded(latent, [*skips, bottleneck])

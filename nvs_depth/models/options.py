@@ -1,0 +1,47 @@
+"""What can be chosen about the networks; the defaults are the paper's."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["DEPTH_RANGES", "ModelOptions"]
+
+# name -> nearest and farthest depth, in the unit of the translations
+DEPTH_RANGES = {"object": (0.0, 4.0), "object_narrow": (1.0, 3.0), "scene": (1 / 10.01, 100.0)}
+
+
+@dataclass
+class ModelOptions:
+    """Sizes, the ablations of the method as switches, and the rules of the released code as switches."""
+
+    image_side: int = 256
+    width: float = 1.0  # factor on every number of channels
+    latent_points: int = 200
+    encoder_init: Literal["imagenet", "normal002", "default"] = "imagenet"
+    imagenet_weights: str = ""  # file with torchvision's ResNet-18; empty: the copy in torch hub's cache
+
+    depth_range: Literal["object", "object_narrow", "scene"] = "object"
+    latent_translation: bool = False  # scenes: true; objects turn about their own middle
+    latent_motion: Literal["released", "rigid"] = "released"
+
+    # How the second use of the depth decoder, for the target view, gets its features.
+    target_features: Literal["direct_warp", "two_pass", "zeros"] = "direct_warp"
+    depth_from: Literal["features", "latent"] = (
+        "features"  # latent: no features at all, as the predecessor has it
+    )
+    depth_heads: Literal["per_scale", "one"] = (
+        "per_scale"  # one: the finest map, shrunk for the coarser scales
+    )
+    shared_depth_decoder: bool = True
+
+    intrinsics: Literal["half_pixel", "released"] = "half_pixel"  # how K follows a smaller feature map
+    sampling: Literal["pixel_centres", "released"] = "pixel_centres"  # released: up to half a pixel outwards
+
+    def __post_init__(self) -> None:
+        if self.image_side < 64 or self.image_side % 32:
+            raise ValueError(f"image_side must be a multiple of 32 and at least 64, got {self.image_side}")
+        if self.latent_points < 1 or not 0 < self.width <= 4:
+            raise ValueError("latent_points must be at least 1 and width in (0, 4]")
+
+    def channels(self, count: int) -> int:
+        """The paper's number of channels times `width`: at least 4, and even, for the encoder halves its last."""
+        return max(4, 2 * round(count * self.width / 2))

@@ -1,0 +1,229 @@
+"""The networks: sizes and parameter counts, depth ranges, moved points, initialisation, gradients."""
+
+import math
+
+import pytest
+import torch
+import torchvision
+
+from nvs_depth.models.decoders import activate_depth, depth_logit
+from nvs_depth.models.encoder import ResNet18Trunk
+from nvs_depth.models.initialisation import load_imagenet
+from nvs_depth.models.latent import move_latent
+from nvs_depth.models.options import DEPTH_RANGES, ModelOptions
+from nvs_depth.models.synthesis import ViewSynthesizer
+from shared.camera import intrinsics_matrix, invert_pose, transform_points
+from shared.files import DataError
+from shared.trajectories import so3_exp
+
+SIDE = 64
+
+
+def small(**changes):
+    torch.manual_seed(0)
+    return ViewSynthesizer(ModelOptions(image_side=SIDE, width=0.125, encoder_init="default", **changes))
+
+
+def inputs(batch=2, angle=0.2):
+    generator = torch.Generator().manual_seed(1)
+    images = torch.rand(2, batch, 3, SIDE, SIDE, generator=generator)
+    K = intrinsics_matrix(70, 70, 31.5, 31.5).expand(batch, 3, 3)
+    target_from_source = torch.eye(4).repeat(batch, 1, 1)
+    target_from_source[:, :3, :3] = so3_exp(torch.tensor([0.0, angle, 0.0]))
+    target_from_source[:, :3, 3] = torch.tensor([0.1, 0.0, 0.2])
+    return images[0], images[1], K, K, target_from_source
+
+
+def count(module):
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def test_parameter_counts_of_the_full_network():
+    with torch.device("meta"):
+        network = ViewSynthesizer(ModelOptions(encoder_init="default"))
+    assert count(network.encoder.trunk) == 11_176_512
+    assert count(network.encoder) == 21_007_512
+    assert count(network.depth_decoder) == 13_788_597
+    assert count(network.view_decoder) == 13_003_836
+    assert count(network) == 47_799_945
+
+
+def test_sizes_of_the_full_network():
+    with torch.device("meta"):
+        network = ViewSynthesizer(ModelOptions(encoder_init="default"))
+        latent, features = network.encoder(torch.empty(1, 3, 256, 256))
+        depth = network.depth_decoder(latent, features)
+        images = network.view_decoder(latent, features)
+    assert latent.shape == (1, 200, 3)
+    assert [tuple(f.shape[1:]) for f in features] == [
+        (64, 128, 128), (64, 64, 64), (128, 32, 32), (256, 16, 16), (256, 8, 8)
+    ]  # fmt: skip
+    assert depth.full.shape == (1, 1, 256, 256)
+    assert [d.shape[-1] for d in depth.pyramid] == [128, 64, 32, 16, 8]
+    assert [tuple(i.shape[1:]) for i in images] == [(3, 256, 256), (3, 128, 128), (3, 64, 64), (3, 32, 32)]
+
+
+def test_trunk_is_torchvisions_resnet18():
+    torch.manual_seed(0)
+    reference = torchvision.models.resnet18(weights=None).eval()
+    trunk = ResNet18Trunk().eval()
+    state = {k: v for k, v in reference.state_dict().items() if not k.startswith("fc.")}
+    trunk.load_state_dict(state)
+    image = torch.rand(1, 3, 64, 64)
+    x = reference.maxpool(reference.relu(reference.bn1(reference.conv1(image))))
+    for layer in (reference.layer1, reference.layer2, reference.layer3, reference.layer4):
+        x = layer(x)
+    torch.testing.assert_close(trunk(image)[-1], x)
+
+
+def test_imagenet_weights_come_from_a_local_file(tmp_path):
+    torch.manual_seed(0)
+    file = tmp_path / "resnet18.pth"
+    reference = torchvision.models.resnet18(weights=None)
+    torch.save(reference.state_dict(), file)
+    trunk = ResNet18Trunk()
+    load_imagenet(trunk, str(file))
+    torch.testing.assert_close(trunk.layer4[1].conv2.weight, reference.layer4[1].conv2.weight)
+    with pytest.raises(DataError, match="does not fit: conv1.weight"):
+        load_imagenet(ResNet18Trunk((8, 16, 32, 64)), str(file))
+    with pytest.raises(DataError, match="not there.*Fetch https"):
+        load_imagenet(trunk, str(tmp_path / "absent.pth"))
+    file.write_bytes(b"nonsense")
+    with pytest.raises(DataError, match="cannot be read as weights"):
+        load_imagenet(trunk, str(file))
+
+
+def test_normal002_is_the_released_initialisation():
+    torch.manual_seed(0)
+    options = ModelOptions(image_side=SIDE, width=0.25, encoder_init="normal002")
+    network = ViewSynthesizer(options)
+    assert network.encoder.to_latent.weight.std().item() == pytest.approx(0.02, rel=0.02)
+    assert network.encoder.to_latent.bias.abs().max() == 0
+    gains = network.encoder.trunk.layer4[0].bn1.weight
+    assert abs(gains.mean().item() - 1) < 0.01
+    assert 0.01 < gains.std().item() < 0.03
+
+
+@pytest.mark.parametrize("kind", list(DEPTH_RANGES))
+def test_depth_ranges(kind):
+    low, high = DEPTH_RANGES[kind]
+    raw = torch.linspace(-30, 30, 101, dtype=torch.float64, requires_grad=True)
+    depth = activate_depth(raw, kind)
+    assert depth.min().item() == pytest.approx(low, abs=1e-6)
+    assert depth.max().item() == pytest.approx(high, rel=1e-6)
+    (gradient,) = torch.autograd.grad(depth.sum(), raw)
+    assert torch.isfinite(gradient).all()
+    inside = 1.7
+    assert activate_depth(
+        torch.tensor(depth_logit(inside, kind), dtype=torch.float64), kind
+    ) == pytest.approx(inside)
+
+
+def test_moved_latent_there_and_back_is_the_identity():
+    latent, pose = torch.randn(2, 5, 3, dtype=torch.float64), inputs()[-1].double()
+    for motion in ("released", "rigid"):
+        moved = move_latent(latent, pose, translate=False, motion=motion)
+        back = move_latent(moved, invert_pose(pose), translate=False, motion=motion)
+        torch.testing.assert_close(back, latent, rtol=0, atol=1e-7)
+        assert (moved - latent).abs().max() > 0.05
+    moved = move_latent(latent, pose, translate=True, motion="rigid")
+    torch.testing.assert_close(moved, transform_points(pose, latent))
+    torch.testing.assert_close(move_latent(moved, invert_pose(pose), translate=True, motion="rigid"), latent,
+                               rtol=0, atol=1e-7)  # fmt: skip
+
+
+def test_released_latent_motion_multiplies_rows_from_the_right():
+    latent, pose = torch.randn(1, 4, 3), inputs(1)[-1]
+    expected = latent[0] @ pose[0, :3, :3]
+    torch.testing.assert_close(move_latent(latent, pose, translate=False)[0], expected)
+    torch.testing.assert_close(move_latent(latent, pose, translate=True)[0], expected + pose[0, :3, 3])
+    with pytest.raises(ValueError, match="unknown latent motion"):
+        move_latent(latent, pose, translate=False, motion="other")
+
+
+VARIANTS = {
+    "full": {},
+    "zeros": {"target_features": "zeros"},
+    "two_pass": {"target_features": "two_pass"},
+    "latent": {"depth_from": "latent"},
+    "one_head": {"depth_heads": "one"},
+    "two_decoders": {"shared_depth_decoder": False},
+    "released_rules": {"intrinsics": "released", "sampling": "released"},
+    "scene": {"depth_range": "scene", "latent_translation": True, "latent_motion": "rigid"},
+}
+
+
+@pytest.mark.parametrize("name", list(VARIANTS))
+def test_every_variant_renders_and_learns(name):
+    network = small(**VARIANTS[name])
+    outputs = network(*inputs())
+    images, depth = outputs.rendered
+    assert [i.shape[-1] for i in images] == [64, 32, 16, 8]
+    assert [d.shape[-1] for d in depth.pyramid] == [32, 16, 8, 4, 2]
+    assert all(i.min() >= 0 and i.max() <= 1 for i in images)
+    low, high = DEPTH_RANGES[network.options.depth_range]
+    assert low <= depth.full.min()
+    assert depth.full.max() <= high
+    (sum(i.square().mean() for i in images) + outputs.depth_target_image.full.mean()).backward()
+    silent = [n for n, p in network.named_parameters() if p.grad is None or not torch.isfinite(p.grad).all()]
+    # Only depth heads may be without gradient: these losses do not reach all of them.
+    assert all("depth_decoder.heads" in name for name in silent)
+
+
+def test_source_depth_gets_no_gradient_from_the_new_view():
+    network = small()
+    source, _, K, _, pose = inputs()
+    view = network.encode(source, K)
+    for depth in view.depth.pyramid:
+        depth.retain_grad()
+    rendered = network.render(view, K, pose)
+    for depth in rendered.depth.pyramid:
+        depth.retain_grad()
+    rendered.images[0].square().mean().backward()
+    assert all(depth.grad is None for depth in view.depth.pyramid)
+    assert all(depth.grad.abs().max() > 0 for depth in rendered.depth.pyramid)
+
+
+def test_training_pass_equals_encode_and_render_in_evaluation_mode():
+    network = small().eval()
+    source, target, K, _, pose = inputs()
+    with torch.no_grad():
+        outputs = network(source, target, K, K, pose)
+        rendered = network.render(network.encode(source, K), K, pose)
+    torch.testing.assert_close(outputs.rendered.images[0], rendered.images[0])
+    torch.testing.assert_close(outputs.rendered.depth.full, rendered.depth.full)
+
+
+def test_many_views_of_one_source_equal_one_at_a_time():
+    network = small().eval()
+    source, _, K, _, pose = inputs(1)
+    poses = torch.cat([pose, torch.eye(4)[None], invert_pose(pose)])
+    with torch.no_grad():
+        view = network.encode(source, K)
+        together = network.views(view, K.expand(3, 3, 3), poses)
+        for index in range(3):
+            single = network.render(view, K, poses[index : index + 1])
+            torch.testing.assert_close(together.images[0][index], single.images[0][0], rtol=0, atol=1e-5)
+            torch.testing.assert_close(together.depth.full[index], single.depth.full[0], rtol=0, atol=1e-5)
+
+
+def test_wrong_images_are_refused():
+    network, K = small(), intrinsics_matrix(70, 70, 31.5, 31.5)[None]
+    with pytest.raises(ValueError, match=r"\[B, 3, 64, 64\], got \[1, 3, 96, 96\]"):
+        network.encode(torch.rand(1, 3, 96, 96), K)
+    with pytest.raises(ValueError, match=r"got \[1, 4, 64, 64\]"):
+        network.encode(torch.rand(1, 4, 64, 64), K)
+    with pytest.raises(ValueError, match="multiple of 32"):
+        ModelOptions(image_side=100)
+
+
+def test_points_behind_the_camera_leave_finite_gradients():
+    network = small()
+    source, target, K, _, pose = inputs()
+    pose = pose.clone()
+    pose[:, 2, 3] = -3.9  # nearly everything ends up behind the target camera, or on its plane
+    outputs = network(source, target, K, K, pose)
+    sum(i.mean() for i in outputs.rendered.images).backward()
+    gradients = [p.grad for p in network.parameters() if p.grad is not None]
+    assert all(torch.isfinite(g).all() for g in gradients)
+    assert math.isfinite(outputs.rendered.depth.full.mean().item())
