@@ -150,7 +150,7 @@ def _affine(scale: Tensor, shift: Tensor, keep: Tensor | None) -> tuple[Tensor, 
 
 
 def _rows(x: Tensor) -> Tensor:
-    """View channels-last [B, C, ...] as [B, n, lanes]: rows of whole pixels, at least 64 numbers if it can."""
+    """View channels-last [B, C, ...] as [B, n, lanes]: rows of whole pixels, 64 numbers or more if it can."""
     flat = x.movedim(1, -1)
     pixels, lanes = flat[0].numel() // x.shape[1], x.shape[1]
     while lanes < 64 and pixels % 2 == 0:
