@@ -43,5 +43,5 @@ class ModelOptions:
             raise ValueError("latent_points must be at least 1 and width in (0, 4]")
 
     def channels(self, count: int) -> int:
-        """The paper's number of channels times `width`: at least 4, and even, for the encoder halves its last."""
+        """The paper's number of channels times `width`: even, because the encoder halves its last map."""
         return max(4, 2 * round(count * self.width / 2))

@@ -1,8 +1,8 @@
 """The whole network: an image and a relative pose to the new view and its depth.
 
-    source = network.encode(image, K)                      # once per image: encoder and source depth
-    rendered = network.render(source, K_target, target_from_source)   # per new view
-    outputs = network(image_source, image_target, ...)     # training: also reads the depth of the target image
+    source = network.encode(image, K)                                # once per image: encoder, source depth
+    rendered = network.render(source, K_target, target_from_source)  # once per new view
+    outputs = network(image_source, image_target, ...)               # training: also reads the target image
 
 Direct warp: the source's features are splatted with the source's depth into the target camera, to help the
 depth decoder there. Inverse warp: the same source features are fetched with the depth so found, free of
