@@ -1,0 +1,307 @@
+"""The optimisation routine: every group helps, scale and interruptions do not matter, the script runs."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+
+from diffdiffdepth import train
+from diffdiffdepth.config import ScheduleConfig, TrainConfig
+from diffdiffdepth.datasets import make_embedded_multi_view
+from diffdiffdepth.losses import LossWeights, ReprojectionLoss
+from diffdiffdepth.models import point_depth
+from diffdiffdepth.models.point_depth import (
+    GROUPS,
+    DepthOptions,
+    LabelScale,
+    PointDepth,
+    image_edges,
+    sobel_magnitude,
+)
+from diffdiffdepth.points.store import load_points
+from diffdiffdepth.routine import GroupAdam, turns
+from diffdiffdepth.scene import LightField, MultiViewScene, SparsePoints
+
+HEIGHT, WIDTH = 33, 46
+
+
+def pixels():
+    y, x = torch.meshgrid(torch.arange(HEIGHT).double(), torch.arange(WIDTH).double(), indexing="ij")
+    return x, y
+
+
+def colours(x, y, phase):
+    return torch.stack(
+        [0.5 + 0.4 * torch.sin(0.9 * x + 0.3 * y + phase + c) * torch.cos(0.7 * y - c) for c in range(3)]
+    )
+
+
+def noisy_points(truth, count, noise, kind, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    unit = torch.rand(count, 2, generator=generator, dtype=torch.float64)
+    positions = unit * torch.tensor([WIDTH - 1.0, HEIGHT - 1.0])
+    x, y = positions.round().long().unbind(1)
+    labels = truth[y, x] * (1 + noise * torch.randn(count, generator=generator, dtype=torch.float64))
+    return SparsePoints(positions, labels, kind)
+
+
+def light_field(count=150, noise=0.25):
+    """A disc before a slanted wall, 3 x 3 views."""
+    x, y = pixels()
+
+    def disparity(x, y):
+        disc = (x - 20) ** 2 + (y - 15) ** 2 < 9**2
+        return torch.where(disc, 2.0, -1.0 + x / WIDTH), disc
+
+    def image(u, v):
+        wall = (x - u) / (1 - u / WIDTH)  # solves x = wall - u (wall / WIDTH - 1)
+        wall_y = y + v * (wall / WIDTH - 1)
+        near_x, near_y = x + 2 * u, y + 2 * v
+        disc = (near_x - 20) ** 2 + (near_y - 15) ** 2 < 9**2
+        return torch.where(disc, colours(near_x, near_y, 2.0), colours(wall, wall_y, 0.0))
+
+    grid = [(u, v) for v in (-1, 0, 1) for u in (-1, 0, 1) if u or v]
+    truth = disparity(x, y)[0]
+    views = torch.stack([image(u, v) for u, v in grid])
+    offsets = -torch.tensor(grid, dtype=torch.float64)
+    return LightField(
+        image(0, 0), views, offsets, "disc", noisy_points(truth, count, noise, "disparity"), truth
+    )
+
+
+def multi_view(scale=1.0, count=80):
+    """Two fronto-parallel planes at depths 2 and 4 seen by four moved cameras, all lengths times `scale`."""
+    x, y = pixels()
+    K = torch.tensor(
+        [[50.0, 0, (WIDTH - 1) / 2], [0, 50.0, (HEIGHT - 1) / 2], [0, 0, 1]], dtype=torch.float64
+    )
+    moves = torch.tensor([[0.1, 0, 0], [-0.1, 0.05, 0], [0, -0.1, 0], [0.05, 0.1, 0]], dtype=torch.float64)
+
+    def look(move):
+        far, near = ((x + move[0] * 50 / z, y + move[1] * 50 / z) for z in (4.0, 2.0))
+        hit = (near[0] - 20).abs().maximum((near[1] - 15).abs()) < 9
+        return torch.where(hit, colours(*near, 2.0), colours(*far, 0.0)), hit
+
+    centre, inside = look(torch.zeros(3))
+    poses = torch.eye(4, dtype=torch.float64).repeat(4, 1, 1)
+    poses[:, :3, 3] = -moves * scale
+    truth = torch.where(inside, 2.0, 4.0) * scale
+    points = noisy_points(truth, count, 0.06, "depth")
+    views = torch.stack([look(move)[0] for move in moves])
+    return MultiViewScene(centre, views, K, K.expand(4, 3, 3), poses, points, "planes", truth)
+
+
+def model_of(scene, **options):
+    depth = DepthOptions(**options)
+    return PointDepth(scene.points, scene.centre, depth, LabelScale.of(scene.points, depth.inverse_depth))
+
+
+def run_turns(scene, model, schedule, weights):
+    loss = ReprojectionLoss(scene, weights, unit=model.scale.unit)
+    adam = GroupAdam(model)
+    for turn in turns(schedule):
+        adam.start(turn.group, turn.rate)
+        for _ in range(turn.first, turn.last + 1):
+            adam.step(loss(model.dense())["total"])
+    model.choose(None)
+    return model.dense()
+
+
+@pytest.mark.parametrize("make", [light_field, multi_view])
+def test_each_group_alone_lowers_the_loss(make):
+    scene = make()
+    loss = ReprojectionLoss(scene, LossWeights())
+    for group in GROUPS:
+        model = model_of(scene, supersampling=1)
+        before = loss(model.dense())["total"]
+        untouched = {name: values.clone() for name, values in model.groups.items() if name != group}
+        after = loss(run_turns(scene, model, ScheduleConfig(10, 1, (group,)), LossWeights()))["total"]
+        assert after < before, group
+        for name, values in untouched.items():
+            assert torch.equal(model.groups[name], values), f"{name} moved in a turn of {group}"
+
+
+@pytest.mark.parametrize(
+    ("make", "options"), [(light_field, {}), (multi_view, {}), (multi_view, {"inverse_depth": True})]
+)
+def test_optimisation_halves_the_squared_error(make, options):
+    scene = make()
+    model = model_of(scene, supersampling=1, **options)
+    plain = (model.dense() - scene.truth).square().mean()
+    weights = LossWeights(edge=0.01, smoothness=0.003)
+    final = run_turns(scene, model, ScheduleConfig(10, 3), weights)
+    assert (final - scene.truth).square().mean() < 0.5 * plain
+
+
+def test_result_scales_with_the_scene():
+    maps = []
+    for scale in (1.0, 8.0):
+        scene = multi_view(scale)
+        maps.append(run_turns(scene, model_of(scene), ScheduleConfig(2, 1), LossWeights(0.01, 0.01, 0.05)))
+    torch.testing.assert_close(maps[1], 8 * maps[0], rtol=1e-6, atol=0)
+
+
+def test_schedule_of_the_paper():
+    plan = turns(ScheduleConfig())
+    assert [turn.group for turn in plan[:5]] == ["smoothness", "labels", "weights", "positions", "smoothness"]
+    assert plan[-1].last == TrainConfig().steps == 260
+    assert all(a.last + 1 == b.first for a, b in zip(plan, plan[1:], strict=False))
+    last = {turn.group: turn.rate for turn in plan[-4:]}
+    expected = {"smoothness": 0.015 * 0.9**4, "labels": 0.015 * 0.9**4}
+    expected |= {"weights": 0.015 * 0.8**4, "positions": 0.1 * 0.75**4}
+    assert last == pytest.approx(expected)
+    wide = ScheduleConfig(iterations=25, preliminary=50, densify=4)
+    first = turns(wide)[0]
+    assert (first.group, first.first, first.last, first.densify) == ("smoothness", 1, 50, 4)
+    assert turns(wide)[-1].last == TrainConfig(schedule=wide).steps == 550
+
+
+def test_points_are_splatted_once_while_only_smoothness_moves(monkeypatch):
+    calls = []
+    real = point_depth.splat
+    monkeypatch.setattr(point_depth, "splat", lambda *args, **kw: calls.append(1) or real(*args, **kw))
+    scene = light_field(60)
+    model = model_of(scene, supersampling=1)
+    loss = ReprojectionLoss(scene, LossWeights())
+    adam = GroupAdam(model)
+    for group, expected in (("smoothness", 1), ("labels", 3), ("smoothness", 1)):
+        calls.clear()
+        adam.start(group, 0.01)
+        for _ in range(3):
+            adam.step(loss(model.dense())["total"])
+        assert len(calls) == expected, group
+
+
+def test_state_survives_added_points():
+    scene = light_field(60)
+    model = model_of(scene)
+    dense = model.dense()
+    model.add_points(torch.tensor([[3.0, 4.0], [10.0, 2.0]]), dense)
+    assert len(model.points()) == 62
+    torch.testing.assert_close(model.points().labels[60], dense[4, 3])
+    assert (model.groups["weights"] == 0).all()
+    other = model_of(scene)
+    other.load_state_dict(model.state_dict())
+    assert len(other.points()) == 62
+    torch.testing.assert_close(other.dense(), model.dense(), rtol=0, atol=1e-3)
+    cropped = PointDepth(scene.points, scene.centre[:, 1:], DepthOptions(), model.scale)
+    with pytest.raises(ValueError, match="pixels"):
+        cropped.load_state_dict(model.state_dict())
+
+
+def test_label_scale():
+    depths = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0])
+    points = SparsePoints(torch.zeros(5, 2), depths, "depth")
+    for inverse in (False, True):
+        scale = LabelScale.of(points, inverse)
+        torch.testing.assert_close(scale.decode(scale.encode(depths)), depths)
+        assert scale.near_is_large == inverse
+        labels = scale.encode(depths)
+        assert 3.5 < (labels.quantile(0.95) - labels.quantile(0.05)) < 4.5
+        assert torch.isfinite(scale.decode(torch.tensor([-1.0, 0.0]))).all()
+        assert (scale.decode(torch.tensor([-1.0, 0.0])) > 0).all()
+    flat = LabelScale.of(SparsePoints(torch.zeros(2, 2), torch.tensor([3.0, 3.0]), "depth"))
+    assert flat.unit > 0
+    assert LabelScale.of(points, unit=0.5).unit == 0.5
+
+
+def test_gradient_and_edges_of_the_image():
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(3, 12, 17, generator=generator)
+    grey = (image * torch.tensor([0.2125, 0.7154, 0.0721])[:, None, None]).sum(0).numpy()
+    slopes = [ndimage.sobel(grey, axis, mode="reflect") / 4 for axis in (0, 1)]
+    expected = np.sqrt((slopes[0] ** 2 + slopes[1] ** 2) / 2)
+    np.testing.assert_allclose(sobel_magnitude(image).numpy(), expected, atol=1e-5)
+    step = torch.zeros(3, 20, 30)
+    step[0, :, 15:] = 1
+    step[1, 5:] = 1  # green does not count
+    x, y = image_edges(step).unbind(1)
+    assert set(x.tolist()) <= {14.0, 15.0}
+    assert len(set(y.tolist())) >= 16
+
+
+def test_views_of_a_step():
+    scene = light_field(20)
+    assert len(train.loss_views(scene, "all")) == 8
+    assert scene.offsets[train.loss_views(scene, "cross")].abs().sum(1).tolist() == [1, 1, 1, 1]
+    assert scene.offsets[train.loss_views(scene, "corners")].abs().sum(1).tolist() == [2, 2, 2, 2]
+    assert len(train.loss_views(multi_view(), "cross")) == 4
+    config = TrainConfig(views_per_step=3)
+    drawn = [train.draw_views(config, step, torch.arange(8)) for step in range(1, 40)]
+    assert all(len(set(views.tolist())) == 3 for views in drawn)
+    assert torch.equal(drawn[4], train.draw_views(config, 5, torch.arange(8)))
+    assert len(set(torch.cat(drawn).tolist())) == 8
+    assert len(train.draw_views(config, 1, torch.arange(2))) == 2
+
+
+CONFIG = """
+data: {root: ROOT, embedded: {kind: multi_view, height: 40, width: 56, points: 60}}
+depth: {supersampling: 1}
+schedule: {iterations: 2, passes: 1, preliminary: 3, densify: 3}
+loss: {edge: 0.01, smoothness: 0.0075, ssim: 0.05}
+preview_every: 5
+checkpoint_every: 3
+"""
+
+
+class PowerCut(Exception):
+    pass
+
+
+def test_script_runs_and_resumes_exactly(tmp_path, monkeypatch):
+    """As a user would run it: embedded data, a power cut at two places, and no trace of it in the result."""
+    (tmp_path / "c.yaml").write_text(CONFIG.replace("ROOT", str(tmp_path / "data")))
+    arguments = ["--config", str(tmp_path / "c.yaml"), "--device", "cpu", "--out"]
+    train.main([*arguments, str(tmp_path / "whole")])
+    real, counter = GroupAdam.step, [0]
+
+    def step(self, loss):
+        counter[0] += 1
+        if counter[0] in (5, 10):  # a step after the checkpoints of steps 3 and 6
+            raise PowerCut
+        real(self, loss)
+
+    monkeypatch.setattr(GroupAdam, "step", step)
+    with pytest.raises(PowerCut):
+        train.main([*arguments, str(tmp_path / "cut")])
+    with pytest.raises(PowerCut):
+        train.main([*arguments, str(tmp_path / "cut"), "--resume"])
+    train.main(["--resume", "--device", "cpu", "--out", str(tmp_path / "cut")])
+
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    np.testing.assert_array_equal(np.load(cut / "depth.npy"), np.load(whole / "depth.npy"))
+    rows = [
+        [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        for run in (whole, cut)
+    ]
+    for row in rows[0] + rows[1]:
+        del row["time_s"]
+    assert rows[0] == rows[1]
+    assert [row["step"] for row in rows[0]] == list(range(1, 12))
+    assert {"total", "data", "edge", "smoothness", "ssim", "solve_steps"} <= set(rows[0][0])
+    assert len(load_points(whole / "points.npz")) == 3 * len(load_points(whole / "points_initial.npz"))
+    assert len(list((whole / "previews").glob("progress_*.png"))) == 3
+
+
+def test_densification_takes_all_edges_if_there_are_too_few(tmp_path):
+    scene = multi_view()
+    model = model_of(scene, supersampling=1)
+    train.densify(model, scene.centre, 10**6, seed=0)
+    assert len(model.points()) == len(scene.points) + len(image_edges(scene.centre))
+
+
+def test_bad_schedules_are_refused():
+    for wrong in ({"iterations": 0}, {"groups": ()}, {"groups": ("labels", "labels")}, {"densify": 0}):
+        with pytest.raises(ValueError):
+            ScheduleConfig(**wrong)
+    with pytest.raises(ValueError, match="views_per_step"):
+        TrainConfig(views_per_step=0)
+
+
+def test_embedded_scene_is_made_once(tmp_path):
+    first = make_embedded_multi_view(tmp_path / "data", (40, 56), points=60)
+    stamp = (first / "embedded.json").stat().st_mtime_ns
+    make_embedded_multi_view(tmp_path / "data", (40, 56), points=60)
+    assert (first / "embedded.json").stat().st_mtime_ns == stamp
