@@ -92,7 +92,7 @@ def reconstruct(
         _undistort(pycolmap, workspace, best, scene, options.num_threads)
         model = read_colmap_model(scene / "sparse")
     registered = {image.name for image in model.images.values()}
-    unregistered = [name for name in names if name not in registered]
+    unregistered = [name for name in names if _staged_name(name) not in registered]
     return SfmScene(out_dir / "images", out_dir / "sparse", model, unregistered, len(found))
 
 
@@ -139,6 +139,11 @@ def _quiet(pycolmap: ModuleType) -> Iterator[None]:
         pycolmap.logging.minloglevel = level
 
 
+def _staged_name(name: str) -> str:
+    """COLMAP passes over WebP files without a word, so these become PNG."""
+    return f"{name}.png" if name.lower().endswith(".webp") else name
+
+
 def _stage_upright(photo_dir: Path, names: list[str], staged: Path) -> bool:
     """Copy the photos, turned as EXIF says (COLMAP ignores that); returns whether all have one size.
 
@@ -146,17 +151,17 @@ def _stage_upright(photo_dir: Path, names: list[str], staged: Path) -> bool:
     """
     sizes = set()
     for name in names:
-        source, copy = photo_dir / name, staged / name
+        source, copy = photo_dir / name, staged / _staged_name(name)
         sizes.add(read_image_size(source))
         copy.parent.mkdir(parents=True, exist_ok=True)
         try:
             with Image.open(source) as image:
                 image.load()
-                if image.getexif().get(EXIF_ORIENTATION, 1) == 1:
+                if image.getexif().get(EXIF_ORIENTATION, 1) == 1 and source.suffix == copy.suffix:
                     shutil.copyfile(source, copy)
                 else:
                     ImageOps.exif_transpose(image).save(copy, quality=JPEG_QUALITY)  # keeps the focal length
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001 - a parser of damaged bytes may fail in any way
             remedy = "The file is damaged or incomplete: copy it again, or leave it out"
             raise DataError(source, f"cannot be decoded ({error})", remedy) from None
     return len(sizes) == 1

@@ -92,9 +92,7 @@ def _seen_by(photo: Tensor, K_photo: Tensor, K: Tensor, side: int) -> Tensor:
     return undistort_image(image, K_smaller.float(), no_distortion, K.float(), (side, side))[0][0]
 
 
-def _intrinsics(
-    photo_dir: str | os.PathLike, found: SfmScene, K: Tensor, side: int
-) -> DeepVoxelsIntrinsics:
+def _intrinsics(photo_dir: str | os.PathLike, found: SfmScene, K: Tensor, side: int) -> DeepVoxelsIntrinsics:
     poses = torch.stack([image.world_from_cam for image in found.model.images.values()])
     try:
         volume = fit_volume(poses, K.expand(len(poses), -1, -1), side, found.model.points.xyz)

@@ -444,7 +444,7 @@ def test_damage_ends_in_data_error(tmp_path, name):
     path.write_bytes(GOOD[name])
     read(path)  # the undamaged file is good
 
-    @settings(max_examples=400, deadline=2000, derandomize=True, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=400, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
     @given(recipe=damaged(GOOD[name]))
     def check(recipe):
         path.write_bytes(damage(GOOD[name], recipe))

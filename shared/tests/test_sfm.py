@@ -117,6 +117,10 @@ def corner(tmp_path_factory):
     exif = Image.Exif()
     exif[0x0112] = 6  # "turn me clockwise to see me upright"
     turned.save(folder / "photos" / "2.png", exif=exif)
+    with Image.open(folder / "photos" / "4.png") as image:
+        image.save(folder / "photos" / "4.webp", lossless=True)
+    (folder / "photos" / "4.png").unlink()
+    poses["4.webp.png"] = poses.pop("4.png")
     options = SfmOptions(camera_model="SIMPLE_PINHOLE", num_threads=1)
     return folder, poses, reconstruct(folder / "photos", folder / "out", options)
 
