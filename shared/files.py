@@ -109,7 +109,7 @@ def new_folder(path: str | os.PathLike) -> Iterator[Path]:
     When it fails, nothing is left. Raises DataError if `path` exists and is not an empty folder, or cannot be
     made.
     """
-    path = Path(path)
+    path = Path(path).absolute()
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise DataError(path, "exists and is not an empty folder", "Name a new folder or empty this one")
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
