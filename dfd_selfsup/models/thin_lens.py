@@ -92,10 +92,24 @@ class Defocus:
     kind: Literal["metric", "disparity", "order"] = "metric"
 
     @classmethod
-    def thin_lens(cls, lens: Lens, focus_m: Sequence[float], like: Tensor | None = None) -> "Defocus":
-        """The defocus of a known lens; raises ValueError for impossible focus distances."""
+    def thin_lens(
+        cls,
+        lens: Lens,
+        focus_m: Sequence[float],
+        like: Tensor | None = None,
+        breathing_corrected: bool = False,
+    ) -> "Defocus":
+        """The defocus of a known lens; raises ValueError for impossible focus distances.
+
+        A lens that focuses nearer moves away from the sensor, which enlarges picture and blur by F / (F -
+        f). Where the pictures were brought back to one scale (`breathing_corrected`), so was the blur: f^2
+        / (2 p N) for all.
+        """
         check_focus_m(focus_m, lens)
+        f = lens.focal_length_m
         gains = [focus * lens.blur_at_infinity_px(focus) for focus in focus_m]
+        if breathing_corrected:
+            gains = [gain * (focus - f) / focus for gain, focus in zip(gains, focus_m, strict=True)]
         reference = torch.empty(0) if like is None else like
         return cls(reference.new_tensor([1 / focus for focus in focus_m]), reference.new_tensor(gains))
 

@@ -1,0 +1,181 @@
+"""Embedded focal stacks: rooms and table-tops seen through a lens, rendered on first use.
+
+    <root>/<version>/{train,validation,test}/<scene>_<view>/{slice_0.png ..., aif.png, depth.pfm, stack.yaml}
+
+The blur is not the training's. A camera with an aperture is many pinhole cameras side by side: each point
+of the lens sees its own picture, and focusing at F lays these pictures over each other shifted by f a / F
+pixels (f the focal length in pixels, a the point on the lens), so that everything at distance F meets. All
+slices share the pinhole pictures. Shifts are rounded to whole pixels, and no picture is ever interpolated:
+what rounding leaves over moves the ray inside its pixel, where the samples of a pixel should be spread
+anyway.
+
+The splits share no scene: each room and each table-top, with all its views, belongs to one of them.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import yaml
+from torch import Tensor
+
+from dfd_selfsup.models.thin_lens import Lens
+from shared.camera import look_at
+from shared.files import new_folder, write_bytes, write_image, write_pfm
+from shared.scenes import SCENES_VERSION, Scene, render
+from shared.scenes.lens import lens_points
+from shared.scenes.rooms import room
+from shared.scenes.tabletop import tabletop
+
+__all__ = ["FOCUS_M", "SPLITS", "EmbeddedConfig", "View", "make_embedded_stacks", "render_stack_views"]
+
+SPLITS = ("train", "validation", "test")
+FOCUS_M = (1.0, 1.5, 2.5, 4.0, 6.0)  # those of the paper's NYUv2 stacks
+FOCAL_LENGTH_MM, F_NUMBER = 100.0, 0.9
+SENSOR_WIDTH_MM = (
+    72.0  # with 100 mm a field of view of 40 degrees: lens, sensor and perspective belong together
+)
+TABLETOP_SCALE = 2.0  # table-tops at twice life size, so that rooms and tables fall into one range of depth
+
+
+@dataclass(frozen=True)
+class EmbeddedConfig:
+    """Scenes (rooms, table-tops) and views of each per split, size of the pictures, lens samples per pixel."""
+
+    train_scenes: tuple[int, int] = (3, 5)
+    validation_scenes: tuple[int, int] = (0, 1)
+    test_scenes: tuple[int, int] = (1, 2)
+    views: int = 4
+    height: int = 128
+    width: int = 160
+    lens_samples: int = 40
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.height, self.width) < 16 or self.views < 1 or self.lens_samples < 1:
+            raise ValueError("embedded stacks need sides of at least 16, a view and a lens sample")
+
+
+@dataclass(frozen=True)
+class View:
+    """A scene, a pose in it [4, 4], and how many metres a unit of the scene is."""
+
+    name: str
+    scene: Scene
+    world_from_cam: Tensor
+    metres_per_unit: float
+
+
+def make_embedded_stacks(root: str | Path, config: EmbeddedConfig) -> Path:
+    """The folder that holds the stacks of these options, rendered unless it is there already."""
+    options = {"generator": "shared.scenes", "version": SCENES_VERSION, **dataclasses.asdict(config)}
+    name = f"v{SCENES_VERSION}_{config.width}x{config.height}_seed{config.seed}_{_digest(options)}"
+    folder = Path(root) / name
+    if folder.exists():
+        return folder
+    with new_folder(folder) as temporary:
+        for split, views in _split_views(config).items():
+            for view in views:
+                _write_stack(temporary / split / view.name, view, config)
+        write_bytes(temporary / "options.json", (json.dumps(options, indent=2) + "\n").encode())
+    return folder
+
+
+def embedded_lens(width: int) -> Lens:
+    return Lens(FOCAL_LENGTH_MM, F_NUMBER, SENSOR_WIDTH_MM * 1000 / width)
+
+
+def render_stack_views(
+    view: View, K: Tensor, height: int, width: int, focus_m: Sequence[float], aperture_m: float, samples: int
+) -> Tensor:
+    """The slices [S, 3, H, W] of a view through an aperture of this diameter, `samples` rays per pixel.
+
+    K is the same for every slice, so the stack is one with its breathing corrected (`Defocus.thin_lens`).
+    """
+    focal = float(K[0, 0])
+    disc, offsets = lens_points(samples, K)
+    total = K.new_zeros(len(focus_m), 3, height, width)
+    margin = math.ceil(focal * aperture_m / 2 / min(focus_m)) + 2
+    shifted_K = K.clone()
+    for point, offset in zip(disc, offsets, strict=True):
+        lens_m = point * (aperture_m / 2)
+        pose = view.world_from_cam.clone()
+        pose[:3, 3] += pose[:3, :3] @ torch.cat([lens_m, lens_m.new_zeros(1)]) / view.metres_per_unit
+        shifted_K[:2, 2] = K[:2, 2] + margin - offset
+        picture = render(
+            view.scene, shifted_K, pose, height + 2 * margin, width + 2 * margin, antialias=1
+        ).image
+        for index, focus in enumerate(focus_m):
+            # What the axis sees at x, this pinhole sees at x - f a / F if it is in focus.
+            shift_x, shift_y = (-focal * lens_m / focus - offset).round().int().tolist()
+            top, left = margin + shift_y, margin + shift_x
+            total[index] += picture[:, top : top + height, left : left + width]
+    return total / samples
+
+
+def _split_views(config: EmbeddedConfig) -> dict[str, list[View]]:
+    """Views per split; scene seeds count up, so that no scene is in two splits."""
+    views: dict[str, list[View]] = {}
+    seeds = [1000 * config.seed, 1000 * config.seed]
+    for split in SPLITS:
+        rooms, tables = getattr(config, f"{split}_scenes")
+        views[split] = []
+        for _ in range(rooms):
+            scene = _without_occlusion(room(seeds[0], config.views))
+            views[split] += [
+                View(f"room{seeds[0]:03d}_{i}", scene, pose, 1.0) for i, pose in enumerate(scene.cameras)
+            ]
+            seeds[0] += 1
+        for _ in range(tables):
+            scene = _without_occlusion(tabletop(seeds[1]))
+            poses = _around_table(seeds[1], config.views)
+            views[split] += [
+                View(f"table{seeds[1]:03d}_{i}", scene, pose, TABLETOP_SCALE) for i, pose in enumerate(poses)
+            ]
+            seeds[1] += 1
+    return views
+
+
+def _without_occlusion(scene: Scene) -> Scene:
+    """The same scene with plain sky light: half the rays, and nothing that defocus could tell."""
+    return dataclasses.replace(scene, light=dataclasses.replace(scene.light, occlusion_radius=0.0))
+
+
+def _around_table(seed: int, count: int) -> Tensor:
+    """Poses [count, 4, 4] at the front of the desk, at different places, heights and distances."""
+    draw = torch.Generator().manual_seed(seed)
+    unit = torch.rand(4, count, generator=draw, dtype=torch.float64)
+    position = torch.stack([(unit[0] - 0.5) * 0.7, -0.7 + 0.3 * unit[1], 0.22 + 0.3 * unit[2]], 1)
+    target = torch.stack([0.3 * position[:, 0], torch.full_like(unit[0], 0.75), 0.16 * unit[3]], 1)
+    return look_at(position, target).float()
+
+
+def _write_stack(folder: Path, view: View, config: EmbeddedConfig) -> None:
+    height, width = config.height, config.width
+    lens = embedded_lens(width)
+    focal = FOCAL_LENGTH_MM / SENSOR_WIDTH_MM * width
+    K = torch.tensor([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]])
+    slices = render_stack_views(view, K, height, width, FOCUS_M, lens.aperture_m, config.lens_samples)
+    sharp = render(view.scene, K, view.world_from_cam, height, width, antialias=5)
+    for index, image in enumerate(slices):
+        write_image(folder / f"slice_{index}.png", image)
+    write_image(folder / "aif.png", sharp.image)
+    write_pfm(folder / "depth.pfm", torch.where(sharp.mask, sharp.depth * view.metres_per_unit, torch.inf))
+    info = {
+        "focus_m": list(FOCUS_M),
+        "focal_length_mm": FOCAL_LENGTH_MM,
+        "f_number": F_NUMBER,
+        "pixel_pitch_um": lens.pixel_pitch_um,
+        "breathing_corrected": True,
+    }
+    write_bytes(folder / "stack.yaml", yaml.safe_dump(info, sort_keys=False).encode())
+
+
+def _digest(options: dict) -> str:
+    """Six letters that change with any option."""
+    return hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:6]

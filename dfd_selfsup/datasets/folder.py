@@ -1,0 +1,235 @@
+"""One focal stack in one folder: photos, and a small YAML file that says where they were focused.
+
+    my_stack/
+        slice_00.jpg ...       the photos, in natural order of their names (2 before 10)
+        stack.yaml             see below; without it the order of the names is taken as near to far
+        aif.png                all-in-focus truth, if there is any
+        depth.pfm              z-depth truth in metres, if there is any; NaN, infinite or <= 0 is invalid
+
+    # stack.yaml
+    focus_m: [0.3, 0.5, 1.0]   focus distance of each photo in metres, in the order of the names
+    focal_length_mm: 50
+    f_number: 2.8
+    pixel_pitch_um: 24         of the pictures as they are; or sensor_width_mm: 36
+    breathing_corrected: true  the photos were scaled to one field of view, as prepare.py align does
+    order: near_to_far         or far_to_near, when focus_m is not known
+    focus_disparity_px: [...]  instead of focus_m: any coordinate that grows towards the camera ...
+    blur_px_per_disparity: 4   ... and how many pixels of blur radius one unit of it makes
+
+What the YAML leaves out is taken from EXIF where every photo has it (SubjectDistance, FocalLength,
+FNumber). Without focus distances, or without a lens, depth is known by its order only.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from PIL import ExifTags, Image
+from torch import Tensor
+
+from dfd_selfsup.datasets.stack import FocalStack
+from dfd_selfsup.models.thin_lens import Defocus, Lens, check_focus_m
+from shared.files import DataError, read_image, read_image_size, read_pfm, read_text
+
+__all__ = ["AIF_NAMES", "list_slices", "load_stack", "natural_key", "ordered_defocus", "read_exif"]
+
+EXTENSIONS = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"}
+AIF_NAMES = {"aif", "all_in_focus"}
+NUMBERS = ("focal_length_mm", "f_number", "pixel_pitch_um", "sensor_width_mm", "blur_px_per_disparity")
+LISTS = ("focus_m", "focus_disparity_px")
+KNOWN = (*NUMBERS, *LISTS, "breathing_corrected", "order", "images")
+ORDER_GAIN_PX = 1.0  # blur per place in the stack until it is fitted
+
+
+def load_stack(folder: str | Path) -> FocalStack:
+    """Read one folder; slices come out nearest first.
+
+    Raises DataError for a focus list that does not fit the photos (length, zero, equal, below the focal
+    length), for photos of different sizes or that cannot be read, and for a YAML that is not what is
+    described above.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DataError(folder, "there is no such folder", "Name a folder with the photos of one focal stack")
+    info = _read_info(folder / "stack.yaml")
+    paths = _slice_paths(folder, info.get("images"))
+    images, notes = _read_slices(paths)
+    for key, value in read_exif(paths).items():
+        if key not in info and not (key == "focus_m" and "focus_disparity_px" in info):
+            info[key] = value
+            notes.append(f"{key} was taken from EXIF")
+    lens = _lens(info, images.shape[-1], folder)
+    if "focus_m" in info and lens is None:
+        notes.append("no lens in stack.yaml: depth will be ordered, not metric")
+    defocus, order = _defocus(folder, info, lens, len(paths))
+    stack = FocalStack(folder.name, images[order], defocus, lens, notes=tuple(notes))
+    return _with_truth(stack, folder)
+
+
+def natural_key(name: str) -> list[Any]:
+    """Sort key under which `a2` comes before `a10`."""
+    return [int(part) if part.isdigit() else part.lower() for part in re.split(r"(\d+)", name)]
+
+
+def list_slices(folder: Path) -> list[Path]:
+    """The photos of a folder in natural order, without the truth beside them."""
+    paths = [
+        p for p in folder.iterdir() if p.suffix.lower() in EXTENSIONS and p.stem.lower() not in AIF_NAMES
+    ]
+    return sorted(paths, key=lambda path: natural_key(path.name))
+
+
+def ordered_defocus(count: int, gain_px: float = ORDER_GAIN_PX) -> Defocus:
+    """A stack of unknown lens, nearest slice first: q falls from count - 1 to 0 in steps of 1."""
+    return Defocus(torch.arange(count - 1.0, -1.0, -1.0), torch.full((count,), gain_px), "order")
+
+
+def read_exif(paths: Sequence[Path]) -> dict[str, Any]:
+    """Focus distances, focal length and f-number that all photos carry in EXIF; what they disagree on is left out."""
+    rows = [_exif_numbers(path) for path in paths]
+    found: dict[str, Any] = {}
+    distances = [row.get("SubjectDistance", 0.0) for row in rows]
+    if all(0 < value < math.inf for value in distances) and len(set(distances)) == len(distances):
+        found["focus_m"] = distances
+    for key, tag in (("focal_length_mm", "FocalLength"), ("f_number", "FNumber")):
+        values = {row.get(tag) for row in rows}
+        if len(values) == 1 and (value := values.pop()) is not None and value > 0:
+            found[key] = value
+    return found
+
+
+def _exif_numbers(path: Path) -> dict[str, float]:
+    numbers = {}
+    try:
+        with Image.open(path) as image:
+            tags = image.getexif().get_ifd(ExifTags.IFD.Exif)
+        for tag, value in tags.items():
+            name = ExifTags.TAGS.get(tag)
+            if name in ("SubjectDistance", "FocalLength", "FNumber"):
+                numbers[name] = float(value)
+    except Exception:  # noqa: BLE001 - damaged metadata must not cost the pixels
+        return {}
+    return numbers
+
+
+def _read_info(path: Path) -> dict[str, Any]:
+    """The YAML's values with their types checked; empty without the file."""
+    if not path.exists():
+        return {}
+    remedy = f"Known keys: {', '.join(KNOWN)}"
+    try:
+        info = yaml.safe_load(read_text(path)) or {}
+    except yaml.YAMLError as error:
+        raise DataError(path, f"is not valid YAML ({getattr(error, 'problem', error)})", remedy) from None
+    if not isinstance(info, dict):
+        raise DataError(path, "must hold lines of the form `key: value`", remedy)
+    for key, value in info.items():
+        if key not in KNOWN:
+            raise DataError(path, f"unknown key {key!r}", remedy)
+        if key in NUMBERS and not _is_number(value):
+            raise DataError(path, f"{key} must be a number, got {value!r}", remedy)
+        if key in LISTS and not (isinstance(value, list) and all(map(_is_number, value))):
+            raise DataError(path, f"{key} must be a list of numbers, got {value!r}", remedy)
+    if not isinstance(info.get("breathing_corrected", False), bool):
+        raise DataError(path, "breathing_corrected must be true or false", remedy)
+    if info.get("order", "near_to_far") not in ("near_to_far", "far_to_near"):
+        raise DataError(path, f"order is {info['order']!r}", "Write near_to_far or far_to_near")
+    return info
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _slice_paths(folder: Path, names: Any) -> list[Path]:
+    if names is not None:
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise DataError(folder / "stack.yaml", "images must be a list of file names", "Or leave it out")
+        paths = [folder / name for name in names]
+    else:
+        paths = list_slices(folder)
+    if len(paths) < 2:
+        reason = f"holds {len(paths)} photo(s)"
+        raise DataError(folder, reason, "A focal stack needs two or more, focused at different distances")
+    return paths
+
+
+def _read_slices(paths: Sequence[Path]) -> tuple[Tensor, list[str]]:
+    """[S, 3, H, W] in the order of the names, and notes on slices without content."""
+    sizes = [read_image_size(path) for path in paths]
+    for path, size in zip(paths, sizes, strict=True):
+        if size != sizes[0]:
+            reason = f"is {size[1]} x {size[0]} pixels, but {paths[0].name} is {sizes[0][1]} x {sizes[0][0]}"
+            raise DataError(path, reason, "All slices must have one size; prepare.py align makes them so")
+    images = torch.stack([read_image(path) for path in paths])
+    flat = [path.name for path, image in zip(paths, images, strict=True) if image.max() == image.min()]
+    notes = [f"{', '.join(flat)}: of one colour throughout, tells nothing about depth"] if flat else []
+    if len(flat) == len(paths):
+        raise DataError(
+            paths[0].parent, "every slice is of one colour throughout", "Give photos with content"
+        )
+    return images, notes
+
+
+def _lens(info: dict[str, Any], width: int, folder: Path) -> Lens | None:
+    pitch = info.get("pixel_pitch_um")
+    if pitch is None and "sensor_width_mm" in info:
+        pitch = info["sensor_width_mm"] * 1000 / width
+    values = (info.get("focal_length_mm"), info.get("f_number"), pitch)
+    if any(value is None for value in values):
+        return None
+    try:
+        return Lens(*map(float, values))
+    except ValueError as error:
+        raise DataError(folder / "stack.yaml", str(error), "Give them as positive numbers") from None
+
+
+def _defocus(folder: Path, info: dict[str, Any], lens: Lens | None, count: int) -> tuple[Defocus, list[int]]:
+    """The stack's defocus and the order that puts the nearest slice first."""
+    given = next((key for key in LISTS if key in info), None)
+    values = [float(value) for value in info[given]] if given else []
+    if given and len(values) != count:
+        reason = f"{given} has {len(values)} entries for {count} photos"
+        raise DataError(folder / "stack.yaml", reason, "Give one for each photo, in the order of the names")
+    if given == "focus_disparity_px":
+        if len(set(values)) < count:
+            raise DataError(
+                folder / "stack.yaml", f"two entries of {given} are equal", "Drop one of the photos"
+            )
+        order = sorted(range(count), key=lambda index: -values[index])
+        gain = float(info.get("blur_px_per_disparity", ORDER_GAIN_PX))
+        focus = torch.tensor([values[index] for index in order])
+        return Defocus(focus, torch.full((count,), gain), "disparity"), order
+    if given:
+        try:
+            check_focus_m(values, lens)
+        except ValueError as error:
+            remedy = "Distances are metres, from the lens to the plane in focus, one for each photo"
+            raise DataError(folder / "stack.yaml", str(error), remedy) from None
+        order = sorted(range(count), key=lambda index: values[index])
+        if lens is not None:
+            corrected = bool(info.get("breathing_corrected", False))
+            return Defocus.thin_lens(lens, [values[i] for i in order], breathing_corrected=corrected), order
+        return ordered_defocus(count), order
+    order = list(range(count))
+    return ordered_defocus(count), order[::-1] if info.get("order") == "far_to_near" else order
+
+
+def _with_truth(stack: FocalStack, folder: Path) -> FocalStack:
+    found: dict[str, Tensor] = {}
+    for name in sorted(AIF_NAMES):
+        if (path := folder / f"{name}.png").exists():
+            found["aif"] = read_image(path)
+    if (path := folder / "depth.pfm").exists():
+        depth = read_pfm(path)
+        found["valid"] = depth.isfinite() & (depth > 0)
+        found["depth"] = torch.where(found["valid"], depth, 0.0)
+    for name, value in found.items():
+        if value.shape[-2:] != stack.size:
+            reason = f"the truth ({name}) is {list(value.shape[-2:])}, the slices are {list(stack.size)}"
+            raise DataError(folder, reason, "They must have one size")
+    return FocalStack(**{**vars(stack), **found})

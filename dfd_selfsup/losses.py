@@ -1,0 +1,142 @@
+"""The losses of the paper and its released code, and the supervised ones it is compared with.
+
+    total = 1000 MIX(re-blurred stack, stack) + 100 MIX(aif, coarse aif) + 10 BLUR(aif) + 10 BLUR(coarse aif)
+            + 10 beta SMOOTH(depth, aif),        MIX = 0.85 (1 - SSIM) + 0.15 L1
+
+The coarse all-in-focus image is picked from the input by the predicted depth. Where it is picked by an
+argmin, as in the released code, BLUR(coarse aif) is a constant: no gradient flows through integer indices.
+A soft pick (`LossOptions.soft_coarse_px`) gives the published idea the gradient it lacks.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dfd_selfsup.models.heads import Prediction, coarse_aif
+from shared.losses import edge_aware_smoothness, photometric_l1_ssim
+
+__all__ = [
+    "LossOptions",
+    "blur_loss",
+    "mix",
+    "selfsup_losses",
+    "sharpness",
+    "smooth_loss",
+    "supervised_losses",
+]
+
+
+@dataclass(frozen=True)
+class LossOptions:
+    """Weights and switches; the defaults are the README command of the released code.
+
+    soft_coarse_px: 0 picks the coarse image hard (released); above 0 softly, over this many pixels of blur.
+    smooth_on: depth in metres (released) or inverse depth. border_fix: no pull towards 0 in the first row
+    and column.
+    """
+
+    recon: float = 1000.0
+    sharp: float = 0.0
+    aif: float = 100.0
+    aif_blur: float = 10.0
+    coarse_blur: float = 10.0
+    smooth: float = 10.0
+    beta: float = 2.5
+    soft_coarse_px: float = 0.0
+    smooth_on: Literal["depth", "inverse"] = "depth"
+    border_fix: bool = False
+
+    def __post_init__(self) -> None:
+        weights = (self.recon, self.sharp, self.aif, self.aif_blur, self.coarse_blur, self.smooth, self.beta)
+        if min(*weights, self.soft_coarse_px) < 0:
+            raise ValueError("loss weights and soft_coarse_px must not be negative")
+
+
+def selfsup_losses(
+    prediction: Prediction, rendered: Tensor, images: Tensor, options: LossOptions
+) -> dict[str, Tensor]:
+    """The weighted terms, scalars by name; their sum is what is minimised. Terms of weight 0 are left out.
+
+    rendered and images are [B, S, 3, H, W]: the all-in-focus image re-blurred by the predicted depth, and
+    the input.
+    """
+    coarse = coarse_aif(images, prediction.sigma_px, options.soft_coarse_px)
+    terms = {}
+    if options.recon:
+        terms["recon"] = options.recon * mix(rendered.flatten(0, 1), images.flatten(0, 1))
+    if options.sharp:
+        maps = sharpness(rendered.flatten(0, 1)), sharpness(images.flatten(0, 1))
+        terms["sharp"] = options.sharp * F.l1_loss(*maps)
+    if options.aif:
+        terms["aif"] = options.aif * mix(prediction.aif, coarse.detach())
+    if options.aif_blur:
+        terms["aif_blur"] = options.aif_blur * blur_loss(prediction.aif)
+    if options.coarse_blur:
+        terms["coarse_blur"] = options.coarse_blur * blur_loss(coarse)
+    if options.smooth:
+        terms["smooth"] = options.smooth * smooth_loss(prediction, options)
+    return terms
+
+
+def supervised_losses(
+    prediction: Prediction,
+    depth: Tensor,
+    valid: Tensor,
+    aif: Tensor,
+    targets: Literal["depth", "aif", "both"],
+) -> dict[str, Tensor]:
+    """What the same network minimises with truth at hand: |log depth| error, MIX on the image, or both.
+
+    depth, valid [B, 1, H, W] (metres, bool), aif [B, 3, H, W]. Invalid pixels, NaN included, have no
+    influence.
+    """
+    terms = {}
+    if targets in ("depth", "both"):
+        safe = torch.where(valid, depth, 1.0)
+        error = (safe.log() + prediction.q.log()).abs()  # log d - log (1 / q)
+        terms["depth"] = 100 * (error * valid).sum() / valid.sum().clamp(min=1)
+    if targets in ("aif", "both"):
+        terms["aif"] = 100 * mix(prediction.aif, aif)
+    return terms
+
+
+def mix(prediction: Tensor, target: Tensor) -> Tensor:
+    """0.85 (1 - SSIM) + 0.15 L1 of images [B, 3, H, W]; SSIM: 11 x 11 Gaussian, zero border."""
+    variant = "gaussian11_zero_pad"
+    return photometric_l1_ssim(prediction, target, alpha=0.85, variant=variant, dissimilarity="full")
+
+
+def smooth_loss(prediction: Prediction, options: LossOptions) -> Tensor:
+    """beta * edge-aware slopes of the depth; the gradient reaches the image as well, as released."""
+    values = prediction.depth if options.smooth_on == "depth" else prediction.q
+    gradient = "forward" if options.border_fix else "backward_zero_pad"
+    return options.beta * edge_aware_smoothness(
+        values, prediction.aif, gradient=gradient, edges="per_channel"
+    )
+
+
+def blur_loss(image: Tensor) -> Tensor:
+    """BLUR: minus the log of the Laplacian-of-Gaussian energy of [B, 3, H, W] in grey; sharper is smaller."""
+    grey = image.mean(1, keepdim=True)
+    kernel = _laplacian_of_gaussian(grey)
+    energy = F.conv2d(grey, kernel, padding=kernel.shape[-1] // 2).square().sum((1, 2, 3))
+    pixels = grey[0].numel() - grey.mean((1, 2, 3)) ** 2
+    return -0.25 * (energy / pixels + 1e-8).log().mean()
+
+
+def sharpness(image: Tensor) -> Tensor:
+    """Gur and Wolf's sharpness map of [B, C, H, W]: -(dx^2 + dy^2) - |(I - mu) / mu| - (I - mu)^2."""
+    mean = F.avg_pool2d(image, 7, stride=1, padding=3, count_include_pad=False) + 1e-8
+    padded = F.pad(image, (1, 0, 1, 0))
+    slope_x, slope_y = image - padded[..., 1:, :-1], image - padded[..., :-1, 1:]
+    return -(slope_x.square() + slope_y.square()) - ((image - mean) / mean).abs() - (image - mean).square()
+
+
+def _laplacian_of_gaussian(like: Tensor) -> Tensor:
+    """[1, 1, 7, 7], s = 1; its taps do not sum to zero, so that flat images have a response of their own."""
+    offsets = torch.arange(-3, 4, device=like.device, dtype=like.dtype)
+    half = (offsets[:, None] ** 2 + offsets**2) / 2
+    return ((1 - half) * torch.exp(-half) / torch.pi)[None, None]

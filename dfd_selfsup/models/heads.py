@@ -1,0 +1,129 @@
+"""From the network's four raw maps to depth and an all-in-focus image.
+
+Depth heads. `norm`, `clip` and `raw` are the released code's: a ReLU, then the map's own maximum is made
+`far`, or nothing below 0 and above `far` is let through, or nothing at all is done. `norm` makes every map
+reach `far` somewhere, so its scale hangs on one pixel. `inverse` is ours: inverse depth runs from 1 / far
+to 1 / near along a sigmoid; the scale is absolute, blur is linear in it, and no pixel can lose its
+gradient.
+
+All-in-focus heads. `clip` is the released code's: a ReLU clipped at 1. `composite` is ours: each pixel
+starts from the slices themselves, mixed by how sharp the predicted depth says they are, and the network
+adds a correction.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from dfd_selfsup.models.daif_net import DaifNet, pad_to_multiple
+from dfd_selfsup.models.thin_lens import NEAREST_DEPTH_M, Defocus
+
+__all__ = ["HeadOptions", "Prediction", "StackModel", "coarse_aif", "raw_depth_to_metres"]
+
+
+@dataclass(frozen=True)
+class HeadOptions:
+    """How the raw maps are read; the defaults are the released code's, depths in metres.
+
+    near, far: the range of depth for `norm`, `clip` and `inverse`. focus_input: what stands in the constant
+    plane of each slice, the focus distance in metres or its place between far (0) and near (1) in inverse
+    depth. composite_px: how many pixels of blur a slice may be worse than another and still count 1 / e as
+    much.
+    """
+
+    depth: Literal["norm", "clip", "raw", "inverse"] = "norm"
+    aif: Literal["clip", "composite"] = "clip"
+    near_m: float = 0.1
+    far_m: float = 10.0
+    focus_input: Literal["metres", "inverse"] = "metres"
+    composite_px: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 < self.near_m < self.far_m:
+            raise ValueError(f"depth limits must satisfy 0 < near_m < far_m, got {self.near_m}, {self.far_m}")
+        if not self.composite_px > 0:
+            raise ValueError(f"composite_px must be positive, got {self.composite_px}")
+
+
+class Prediction(NamedTuple):
+    """Inverse depth q [B, 1, H, W], all-in-focus image [B, 3, H, W] in [0, 1], blur radii [B, S, H, W]."""
+
+    q: Tensor
+    aif: Tensor
+    sigma_px: Tensor
+
+    @property
+    def depth(self) -> Tensor:
+        """1 / q: metres for a metric stack."""
+        return 1 / self.q
+
+
+class StackModel(nn.Module):
+    """DAIF-Net with its heads: images [B, S, 3, H, W] of any size and their defocus to a `Prediction`.
+
+    Sides that are no multiples of 2^levels are padded by repetition and the maps cropped back. For stacks
+    without metres the depth range is set by `q_range` (far, near) and only `inverse` works; else
+    ValueError.
+    """
+
+    def __init__(self, network: DaifNet, heads: HeadOptions, q_range: tuple[float, float] | None = None):
+        super().__init__()
+        self.network = network
+        self.heads = heads
+        self.q_range = q_range or (1 / heads.far_m, 1 / heads.near_m)
+
+    def forward(self, images: Tensor, defocus: Defocus) -> Prediction:
+        if defocus.kind != "metric" and (
+            self.heads.depth != "inverse" or self.heads.focus_input != "inverse"
+        ):
+            raise ValueError(
+                f"a stack of kind {defocus.kind!r} needs the heads depth=inverse, focus_input=inverse"
+            )
+        padded, original = pad_to_multiple(self._with_focus_plane(images, defocus), 2**self.network.levels)
+        raw = self.network(padded)[(..., *original)].float()
+        q = self._inverse_depth(raw[:, 3:4])
+        sigma = defocus.sigma_px(q)
+        if self.heads.aif == "clip":
+            return Prediction(q, raw[:, :3].clamp(0, 1), sigma)
+        base = coarse_aif(images, sigma, self.heads.composite_px)
+        return Prediction(q, (base + raw[:, :3]).clamp(0, 1), sigma)
+
+    def _with_focus_plane(self, images: Tensor, defocus: Defocus) -> Tensor:
+        """[B, S, 3, H, W] -> [B, S, 4, H, W]."""
+        low, high = self.q_range
+        q = defocus.focus_q
+        focus = 1 / q if self.heads.focus_input == "metres" else (q - low) / (high - low)
+        plane = focus[..., None, None, None].expand(*images.shape[:2], 1, *images.shape[-2:])
+        return torch.cat([images, plane.to(images)], 2)
+
+    def _inverse_depth(self, raw: Tensor) -> Tensor:
+        if self.heads.depth == "inverse":
+            low, high = self.q_range
+            return low + (high - low) * torch.sigmoid(raw)
+        depth_m = raw_depth_to_metres(raw, self.heads)
+        return 1 / depth_m.clamp(min=NEAREST_DEPTH_M)
+
+
+def raw_depth_to_metres(raw: Tensor, heads: HeadOptions) -> Tensor:
+    """The released code's depth heads on a raw map [B, 1, H, W]; the gradient knows the maximum of `norm`."""
+    raw = raw.relu()
+    if heads.depth == "norm":
+        share = raw / (raw.amax((1, 2, 3), keepdim=True) + 1e-8)
+        return share * (heads.far_m - heads.near_m) + heads.near_m
+    return raw.clamp(max=heads.far_m) if heads.depth == "clip" else raw
+
+
+def coarse_aif(images: Tensor, sigma_px: Tensor, soft_px: float = 0.0) -> Tensor:
+    """At every pixel the colour [B, 3, H, W] of the slice that the depth says is sharpest.
+
+    images [B, S, 3, H, W], sigma_px [B, S, H, W]. soft_px = 0 copies the one slice of smallest sigma, as
+    the released code does, and has no gradient in sigma; above 0 the slices are mixed with weights
+    softmax(-sigma / soft_px).
+    """
+    if soft_px == 0:
+        index = sigma_px.argmin(1)[:, None, None].expand(-1, 1, 3, -1, -1)
+        return images.gather(1, index).squeeze(1)
+    weights = torch.softmax(-sigma_px / soft_px, 1)
+    return (weights.unsqueeze(2) * images).sum(1)
