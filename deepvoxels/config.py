@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from deepvoxels.models.baselines import BaselineOptions
+from deepvoxels.models.baselines import BASELINES, BaselineOptions
 from deepvoxels.models.options import GeneratorOptions
 
 __all__ = ["DataConfig", "EmbeddedConfig", "TrainConfig", "VolumeConfig"]
@@ -77,6 +77,9 @@ class TrainConfig:
             raise ValueError("targets and nearest_sources must be at least 1 and steps at least 0")
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
+        if self.method in BASELINES and self.baseline.image_side != self.model.image_side:
+            sides = f"{self.baseline.image_side} and {self.model.image_side}"
+            raise ValueError(f"baseline.image_side and model.image_side must agree, got {sides}")
         if 2 * self.border_px >= self.model.image_side:
             raise ValueError(
                 f"border_px {self.border_px} leaves nothing of a {self.model.image_side} px image"
