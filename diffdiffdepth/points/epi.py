@@ -101,8 +101,8 @@ def epi_points(light_field: LightField, options: EpiOptions | None = None) -> Sp
 def disparity_range(stacks: list[EpiStack], name: str = "light field") -> tuple[float, float]:
     """Lowest and highest disparity of the scene with a margin, from strong and well-aligned edges.
 
-    Looks at about 64 EPIs of each arm between +-16 px (less for narrow images). Two in a thousand edges at
-    each end are not trusted. Raises DataError if no edge aligns at any disparity.
+    Looks at about 64 EPIs of each arm between +-16 px (less for narrow images). One edge in a hundred at
+    each end is not trusted. Raises DataError if no edge aligns at any disparity.
     """
     found = []
     for stack in stacks:
@@ -113,7 +113,7 @@ def disparity_range(stacks: list[EpiStack], name: str = "light field") -> tuple[
     values = torch.cat(found).sort().values
     if not len(values):
         raise _no_edges(name)
-    skip = len(values) // 500
+    skip = len(values) // 100
     low, high = float(values[skip]), float(values[-1 - skip])
     margin = 0.05 * (high - low) + 2 * COARSE_STEP_PX / max(stack.reach for stack in stacks)
     return low - margin, high + margin

@@ -1,0 +1,227 @@
+"""Multi-view scenes from a COLMAP model: any reference image with its neighbours and the points it sees.
+
+<scene>/images/*                        photos, also in sub-folders
+<scene>/sparse[/0]/{cameras,images,points3D}.{bin,txt}
+<scene>/depth/<image stem>.pfm          optional true z-depth of that image in scene units, inf = unknown
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from diffdiffdepth.scene import MultiViewScene, SparsePoints
+from shared.camera import invert_pose, project, relative_pose, resize_intrinsics, transform_points
+from shared.colmap import ColmapImage, ColmapModel, find_colmap_model, read_colmap_model
+from shared.distortion import undistort_image
+from shared.files import DataError, read_image, read_pfm
+
+__all__ = ["ColmapScenes", "is_colmap_folder"]
+
+BEST_ANGLE_DEG = 5.0  # between the rays of two views to a point, as in MVSNet (Yao et al. 2018)
+SPREAD_DEG = (1.0, 10.0)  # of the preference, below and above that angle
+
+
+def is_colmap_folder(folder: str | os.PathLike) -> bool:
+    """Tell whether the folder holds a sparse COLMAP model at one of the usual places."""
+    return find_colmap_model(folder) is not None
+
+
+@dataclass(frozen=True)
+class _Photo:
+    image: Tensor  # [3, H, W], without distortion
+    K: Tensor  # float64 [3, 3] of that image
+
+
+class ColmapScenes:
+    """One `MultiViewScene` per posed image of a COLMAP scene, made when asked for.
+
+        scenes = ColmapScenes("my_scene")
+        scene = scenes["IMG_0042.jpg"]     # by name or number
+        for scene in scenes: ...           # depth for all images: each in turn is the centre
+
+    `neighbours`: how many other views each scene gets, best first (shared points seen at useful angles).
+    `max_side`: images are reduced to at most this many pixels along their longer side. `max_error_px`: points
+    with a larger reprojection error are left out. `max_points`: only that many of the longest tracks.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        neighbours: int = 8,
+        max_side: int | None = None,
+        max_error_px: float = 2.0,
+        max_points: int | None = None,
+    ) -> None:
+        if neighbours < 1:
+            raise ValueError(f"a scene needs at least one neighbour, got {neighbours}")
+        self.folder = Path(folder)
+        model_dir = find_colmap_model(self.folder)
+        if model_dir is None:
+            reason = "holds no COLMAP model (cameras, images, points3D in sparse/0, sparse or here)"
+            remedy = "Make one from photos with: python -m diffdiffdepth.prepare colmap PHOTOS --out DIR"
+            raise DataError(self.folder, reason, remedy)
+        self.model: ColmapModel = read_colmap_model(model_dir)
+        self.neighbours, self.max_side = neighbours, max_side
+        self.max_error_px, self.max_points = max_error_px, max_points
+        self._images: list[ColmapImage] = sorted(self.model.images.values(), key=lambda image: image.name)
+        self.names = [image.name for image in self._images]
+        if len(self.names) < 2:
+            raise DataError(model_dir, "holds one image only", "Depth needs at least two posed views")
+        self.image_dir = self._find_image_dir()
+        self._row_of_point = {point_id: row for row, point_id in enumerate(self.model.points.ids.tolist())}
+        self._seen = [self._visible_rows(image) for image in self._images]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __iter__(self) -> Iterator[MultiViewScene]:
+        return (self[index] for index in range(len(self)))
+
+    def __getitem__(self, which: int | str) -> MultiViewScene:
+        """The scene with the given image (number in order of names, or name) as its centre."""
+        index = self._index(which)
+        others = self.choose_neighbours(index)
+        centre = self._photo(index)
+        size = tuple(centre.image.shape[-2:])
+        photos = [self._photo(other) for other in others]
+        for other, photo in zip(others, photos, strict=True):
+            if tuple(photo.image.shape[-2:]) != size:
+                found = f"{photo.image.shape[2]} x {photo.image.shape[1]} pixels, not {size[1]} x {size[0]}"
+                reason = f"has {found} like {self.names[index]}"
+                remedy = "All views of a scene need one size: crop them, or give max_side"
+                raise DataError(self.image_dir / self.names[other], reason, remedy)
+        pose = self._images[index].world_from_cam
+        view_from_centre = torch.stack(
+            [relative_pose(self._images[other].world_from_cam, pose) for other in others]
+        )
+        truth, valid = self._truth(index, size)
+        return MultiViewScene(
+            centre=centre.image,
+            views=torch.stack([photo.image for photo in photos]),
+            centre_K=centre.K.float(),
+            view_K=torch.stack([photo.K for photo in photos]).float(),
+            view_from_centre=view_from_centre.float(),
+            points=self._points(index, centre.K, size),
+            name=Path(self.names[index]).with_suffix("").as_posix(),
+            truth=truth,
+            valid=valid,
+        )
+
+    def world_from_centre(self, which: int | str) -> Tensor:
+        """Pose [4, 4] float64 of an image in the model's frame, to put several depth maps together."""
+        return self._images[self._index(which)].world_from_cam
+
+    def choose_neighbours(self, index: int) -> list[int]:
+        """Numbers of the best other images, best first: points in common, weighted by the angle between rays.
+
+        The weight of Yao et al. (MVSNet, supplement), highest at 5 degrees. Images without common points come
+        last, by distance.
+        """
+        xyz = self.model.points.xyz
+        here = self._images[index].world_from_cam[:3, 3]
+        scores = []
+        for other, image in enumerate(self._images):
+            if other == index:
+                continue
+            common = sorted(self._seen[index] & self._seen[other])
+            there = image.world_from_cam[:3, 3]
+            cosine = F.cosine_similarity(xyz[common] - here, xyz[common] - there, dim=1)
+            off = torch.rad2deg(torch.acos(cosine.clamp(-1, 1))) - BEST_ANGLE_DEG
+            spread = torch.where(off <= 0, SPREAD_DEG[0], SPREAD_DEG[1])
+            score = torch.exp(-off.square() / (2 * spread.square())).sum().item()
+            scores.append((-score, float((here - there).norm()), other))
+        return [other for _, _, other in sorted(scores)[: self.neighbours]]
+
+    # -- internals
+
+    def _index(self, which: int | str) -> int:
+        if isinstance(which, int):
+            if not -len(self) <= which < len(self):
+                raise IndexError(f"{self.folder}: image {which} of {len(self)}")
+            return which % len(self)
+        if which not in self.names:
+            raise DataError(
+                self.folder, f"the model has no pose for {which!r}", "It knows: " + ", ".join(self.names)
+            )
+        return self.names.index(which)
+
+    def _find_image_dir(self) -> Path:
+        for place in (self.folder / "images", self.folder.parent / "images", self.folder):
+            if (place / self.names[0]).exists():
+                return place
+        reason = f"the image {self.names[0]} of the model is not in {self.folder / 'images'}"
+        raise DataError(self.folder, reason, "Copy the images that the model was made from")
+
+    def _visible_rows(self, image: ColmapImage) -> set[int]:
+        """Rows in the model's points of those that the image observes, well enough."""
+        errors = self.model.points.error_px
+        rows = {self._row_of_point[i] for i in image.point_ids.tolist() if i in self._row_of_point}
+        return {row for row in rows if errors[row] <= self.max_error_px}
+
+    def _photo(self, index: int) -> _Photo:
+        """The image without distortion and at the size asked for."""
+        record = self._images[index]
+        camera = self.model.cameras[record.camera_id]
+        path = self.image_dir / record.name
+        image = read_image(path)
+        if tuple(image.shape[-2:]) != (camera.height, camera.width):
+            reason = (
+                f"has {image.shape[2]} x {image.shape[1]} pixels, its camera {camera.width} x {camera.height}"
+            )
+            raise DataError(path, reason, "Use the images that the model was made from")
+        K, distortion = camera.intrinsics(), camera.distortion()
+        if bool(distortion.any()):
+            image = undistort_image(image[None], K.float(), distortion.float())[0][0]
+        scale = min(1.0, (self.max_side or max(image.shape)) / max(image.shape[-2:]))
+        if scale < 1:
+            size = [max(1, round(side * scale)) for side in image.shape[-2:]]
+            K = resize_intrinsics(K, tuple(image.shape[-2:]), tuple(size))
+            image = F.interpolate(
+                image[None], size=size, mode="bilinear", antialias=True, align_corners=False
+            )[0]
+        return _Photo(image.clamp(0, 1), K)
+
+    def _points(self, index: int, K: Tensor, size: tuple[int, int]) -> SparsePoints:
+        """The points that the image observes, reprojected, with their z-depth as labels."""
+        rows = torch.tensor(sorted(self._seen[index]), dtype=torch.long)
+        points = self.model.points
+        if self.max_points is not None and len(rows) > self.max_points:
+            longest = points.track_lengths[rows].argsort(descending=True, stable=True)
+            rows = rows[longest[: self.max_points]].sort().values
+        name = self.names[index]
+        if not len(rows):
+            reason = f"the model has no point that {name} sees with an error up to {self.max_error_px:g} px"
+            raise DataError(self.folder, reason, "Take another reference image, or allow a larger error")
+        cam_from_world = invert_pose(self._images[index].world_from_cam)
+        points_cam = transform_points(cam_from_world, points.xyz[rows])
+        pixels, _ = project(points_cam, K)
+        depth = points_cam[:, 2]
+        limits = pixels.new_tensor([size[1] - 0.5, size[0] - 0.5])
+        inside = (depth > 0) & (pixels >= -0.5).all(1) & (pixels <= limits).all(1)
+        if not inside.any():
+            reason = f"all {len(rows)} points of {name} lie outside the image or behind the camera"
+            raise DataError(
+                self.folder, reason, "The poses and the intrinsics do not belong together: check both"
+            )
+        return SparsePoints(pixels[inside].float(), depth[inside].float(), "depth")
+
+    def _truth(self, index: int, size: tuple[int, int]) -> tuple[Tensor | None, Tensor | None]:
+        """True depth and its validity, if the scene has it; reduced by taking nearest pixels."""
+        path = self.folder / "depth" / Path(self.names[index]).with_suffix(".pfm")
+        if not path.exists():
+            return None, None
+        depth = read_pfm(path)
+        camera = self.model.cameras[self._images[index].camera_id]
+        if tuple(depth.shape) != (camera.height, camera.width):
+            raise DataError(path, f"has the size {tuple(depth.shape)}", "It must be as large as the image")
+        if tuple(depth.shape) != size:
+            depth = F.interpolate(depth[None, None], size=size, mode="nearest-exact")[0, 0]
+        valid = depth.isfinite() & (depth > 0)
+        return torch.where(valid, depth, 0.0), valid

@@ -1,0 +1,210 @@
+"""The HCI 4D light field benchmark (Honauer et al., ACCV 2016) and everything in its layout.
+
+input_Cam000.png ... input_Cam080.png   index = row * 9 + column; rows downwards, columns to the right
+parameters.cfg                          camera; without it depth in metres is unknown
+gt_disp_lowres.pfm, gt_depth_lowres.pfm truth of the centre view: px between adjacent views, metres
+"""
+
+from __future__ import annotations
+
+import configparser
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from diffdiffdepth.scene import LightField
+from shared.camera import intrinsics_matrix
+from shared.files import DataError, read_image, read_pfm, read_text
+
+__all__ = ["HciParameters", "ViewChoice", "is_hci_folder", "load_hci", "read_hci_parameters", "stack_views"]
+
+ViewChoice = Literal["all", "cross"]
+WHERE = "The data set is described at lightfield-analysis.uni-konstanz.de"
+
+
+@dataclass(frozen=True)
+class HciParameters:
+    """What `parameters.cfg` says of the camera; lengths as the file has them.
+
+    A point at depth Z has disparity (b f N / s) (1 / Z - 1 / Z_focus) px between adjacent views, with N the
+    longer image side in pixels; it is positive in front of the plane of focus.
+    """
+
+    width: int
+    height: int
+    focal_length_mm: float
+    sensor_size_mm: float
+    num_cams_x: int
+    num_cams_y: int
+    baseline_mm: float
+    focus_distance_m: float
+    disp_min: float | None = None
+    disp_max: float | None = None
+
+    @property
+    def focal_px(self) -> float:
+        """Focal length in pixels."""
+        return self.focal_length_mm / self.sensor_size_mm * max(self.width, self.height)
+
+    @property
+    def K(self) -> Tensor:
+        """Intrinsics [3, 3] of the centre view."""
+        return intrinsics_matrix(self.focal_px, self.focal_px, (self.width - 1) / 2, (self.height - 1) / 2)
+
+    def disparity_from_depth(self, depth_m: Tensor) -> Tensor:
+        """Disparity in px between adjacent views of z-depth in metres."""
+        return self.focal_px * self.baseline_mm / 1000 * (1 / depth_m - 1 / self.focus_distance_m)
+
+    def depth_from_disparity(self, disparity_px: Tensor) -> Tensor:
+        """z-depth in metres of a disparity; infinite at and beyond the disparity of infinity."""
+        inverse = disparity_px / (self.focal_px * self.baseline_mm / 1000) + 1 / self.focus_distance_m
+        return torch.where(inverse > 0, 1 / inverse.clamp(min=1e-12), torch.inf)
+
+
+def is_hci_folder(folder: str | os.PathLike) -> bool:
+    """Tell whether the folder holds views named as in the benchmark."""
+    return any(Path(folder).glob("input_Cam*.png"))
+
+
+def read_hci_parameters(folder: str | os.PathLike) -> HciParameters | None:
+    """Read `parameters.cfg`; None if the folder has none. Raises DataError for a missing or wrong value."""
+    path = Path(folder) / "parameters.cfg"
+    if not path.exists():
+        return None
+    parser = configparser.ConfigParser()
+    try:
+        parser.read_string(read_text(path))
+    except configparser.Error as error:
+        raise DataError(path, f"is not an INI file ({str(error).splitlines()[0]})", "Copy it again") from None
+
+    def number(section: str, key: str, kind: type, needed: bool = True):
+        if not parser.has_option(section, key):
+            if needed:
+                raise DataError(path, f"has no {key} in [{section}]", "Copy the file again; " + WHERE)
+            return None
+        text = parser.get(section, key)
+        try:
+            value = kind(float(text)) if kind is int else float(text)
+        except (ValueError, OverflowError):
+            value = math.nan
+        if not math.isfinite(value) or (needed and value <= 0):
+            raise DataError(path, f"{key} is {text!r}, not a positive number", "Correct the value")
+        return value
+
+    return HciParameters(
+        width=number("intrinsics", "image_resolution_x_px", int),
+        height=number("intrinsics", "image_resolution_y_px", int),
+        focal_length_mm=number("intrinsics", "focal_length_mm", float),
+        sensor_size_mm=number("intrinsics", "sensor_size_mm", float),
+        num_cams_x=number("extrinsics", "num_cams_x", int),
+        num_cams_y=number("extrinsics", "num_cams_y", int),
+        baseline_mm=number("extrinsics", "baseline_mm", float),
+        focus_distance_m=number("extrinsics", "focus_distance_m", float),
+        disp_min=number("meta", "disp_min", float, needed=False),
+        disp_max=number("meta", "disp_max", float, needed=False),
+    )
+
+
+def load_hci(folder: str | os.PathLike, views: ViewChoice = "all") -> LightField:
+    """Load a light field in the benchmark's layout, with its truth if the folder holds it.
+
+    `views`: all, or only the row and the column of the centre view. Raises DataError for missing views, a
+    grid that is not square with an odd side, mixed sizes, and truth or parameters that do not fit.
+    """
+    folder = Path(folder)
+    parameters = read_hci_parameters(folder)
+    side = _grid_side(folder, parameters)
+    middle = side // 2
+    cells = [(row, column) for row in range(side) for column in range(side)]
+    if views == "cross":
+        cells = [cell for cell in cells if middle in cell]
+    paths = {(row, column): folder / f"input_Cam{row * side + column:03d}.png" for row, column in cells}
+    images = stack_views(list(paths.values()))
+    size = tuple(images.shape[-2:])
+    if parameters is not None and size != (parameters.height, parameters.width):
+        found = f"{size[1]} x {size[0]}, parameters.cfg says {parameters.width} x {parameters.height}"
+        raise DataError(folder, f"the views have {found}", "Both must come from the same scene")
+    centre = cells.index((middle, middle))
+    others = [index for index in range(len(cells)) if index != centre]
+    offsets = torch.tensor([[middle - column, middle - row] for row, column in cells], dtype=torch.float32)
+    truth, valid = _read_truth(folder, parameters, size)
+    return LightField(
+        images[centre], images[others], offsets[others], name=folder.name, truth=truth, valid=valid
+    )
+
+
+def stack_views(paths: list[Path]) -> Tensor:
+    """Read images of one size as [m, 3, H, W]; DataError names the first that is missing or differs."""
+    images: Tensor | None = None
+    for index, path in enumerate(paths):
+        image = read_image(path)
+        if images is None:
+            images = image.new_empty(len(paths), *image.shape)
+        if image.shape != images.shape[1:]:
+            expected = f"{images.shape[3]} x {images.shape[2]} like {paths[0].name}"
+            reason = f"has {image.shape[2]} x {image.shape[1]} pixels, not {expected}"
+            raise DataError(path, reason, "All views of a light field must have one size")
+        images[index] = image
+    if images is None:
+        raise ValueError("no views to read")
+    return images
+
+
+def _grid_side(folder: Path, parameters: HciParameters | None) -> int:
+    """Views along each side of the grid, after a look at which of them are there."""
+    if not folder.is_dir():
+        raise DataError(folder, "is not a folder", "Name the folder of one light field")
+    found = sorted(path.name for path in folder.glob("input_Cam*.png"))
+    count = len(found)
+    if parameters is None:
+        last = max((int(name[9:-4]) for name in found if name[9:-4].isdigit()), default=-1) + 1
+        side = math.isqrt(max(last, count))
+        if side * side != max(last, count):
+            reason = f"{count} views, the last of them number {last - 1}, do not fill a square grid"
+            raise DataError(
+                folder, reason, "The grid must be square, e.g. 9 x 9: input_Cam000 to input_Cam080"
+            )
+    else:
+        side = parameters.num_cams_x
+        if side != parameters.num_cams_y:
+            reason = f"the grid is {side} x {parameters.num_cams_y}, not square"
+            raise DataError(
+                folder / "parameters.cfg", reason, "Light fields in this layout are square, e.g. 9 x 9"
+            )
+    missing = [k for k in range(side * side) if not (folder / f"input_Cam{k:03d}.png").exists()]
+    if missing:
+        first = f"input_Cam{missing[0]:03d}.png"
+        raise DataError(
+            folder, f"{len(missing)} of {side * side} views are missing, first {first}", "Copy them"
+        )
+    if side % 2 == 0 or side < 3:
+        raise DataError(
+            folder, f"a {side} x {side} grid has no centre view", "The side must be odd: 3, 5, 7, 9"
+        )
+    return side
+
+
+def _read_truth(
+    folder: Path, parameters: HciParameters | None, size: tuple[int, int]
+) -> tuple[Tensor | None, Tensor | None]:
+    """Disparity of the centre view and its validity, from the disparity or the depth file."""
+    disparity_file, depth_file = folder / "gt_disp_lowres.pfm", folder / "gt_depth_lowres.pfm"
+    if disparity_file.exists():
+        path, truth = disparity_file, read_pfm(disparity_file)
+    elif depth_file.exists() and parameters is not None:
+        path, depth = depth_file, read_pfm(depth_file)
+        truth = torch.where(depth > 0, parameters.disparity_from_depth(depth), torch.nan)
+    else:
+        return None, None
+    if tuple(truth.shape) != size:
+        reason = f"has {tuple(truth.shape)} values, the views are {size[1]} x {size[0]}"
+        raise DataError(path, reason, "Use the lowres file of the same scene")
+    valid = truth.isfinite()
+    if not valid.any():
+        raise DataError(path, "holds no finite value", "Copy it again")
+    return torch.where(valid, truth, 0.0), None if valid.all() else valid

@@ -1,0 +1,114 @@
+"""Which way the views of a light field lie: the signs of its offsets, found from the pictures themselves."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from diffdiffdepth.scene import LightField
+from shared.warp import sample_pixels
+
+__all__ = ["find_offset_signs"]
+
+log = logging.getLogger(__name__)
+
+LONG_SIDE_PX = 256  # the search works on a reduced copy
+STEPS = 41
+DECIDED = 0.15  # of the votes; 0.2 to 0.4 in light fields with occlusions several pixels wide
+
+
+@torch.no_grad()
+def find_offset_signs(light_field: LightField, largest_px: float = 6.0) -> tuple[int, int]:
+    """Signs (x, y) to multiply the offsets by so that nearer points get larger disparities.
+
+    The relative sign is photo-consistency: only with it do views off both axes agree with the centre at one
+    disparity per pixel. The sign of both together is occlusion: a pixel that a nearer one covers in a view
+    must disagree with that view, and the one that covers it must not. Disparities up to `largest_px` per unit
+    of offset are tried. Without enough occlusion (narrow baselines) the common sign stays as it is and a
+    warning is logged. Needs views off both axes; of a plain cross only the common sign is found.
+    """
+    small = _reduced(light_field)
+    reach = largest_px * small.centre.shape[-1] / light_field.centre.shape[-1]
+    found = {}
+    for sign_y in (1, -1):
+        offsets = small.offsets * small.offsets.new_tensor([1.0, sign_y])
+        found[sign_y] = (*_best_disparity(small, offsets, -reach, reach), offsets)
+    sign_y = min(found, key=lambda sign: found[sign][0])
+    _, coarse, offsets = found[sign_y]
+    low, high = torch.quantile(coarse, coarse.new_tensor([0.05, 0.95])).tolist()
+    margin = 0.2 * (high - low) + 2 * reach / STEPS
+    _, disparity = _best_disparity(small, offsets, low - margin, high + margin)
+    vote = _occlusion_vote(small, offsets, disparity)
+    if abs(vote) < DECIDED:
+        log.warning("%s: too little occlusion to tell near from far; check the depth", light_field.name)
+    flip = -1 if vote <= -DECIDED else 1
+    return flip, flip * sign_y
+
+
+def _reduced(light_field: LightField) -> LightField:
+    """The centre and the eight views farthest off both axes (of a cross: the ends of its arms), reduced."""
+    distance = light_field.offsets.abs().amin(1) + 1e-3 * light_field.offsets.abs().amax(1)
+    chosen = distance.argsort(descending=True, stable=True)[:8]
+    factor = max(1, round(max(light_field.centre.shape[-2:]) / LONG_SIDE_PX))
+    images = torch.cat([light_field.centre[None], light_field.views[chosen]])
+    images = F.avg_pool2d(images, factor) if factor > 1 else images
+    return LightField(images[0], images[1:], light_field.offsets[chosen])
+
+
+def _warped(light_field: LightField, offsets: Tensor, disparity: Tensor) -> tuple[Tensor, Tensor]:
+    """Colour error [m, h, w] of each view sampled at the centre's pixels, and the sampled positions."""
+    height, width = light_field.centre.shape[-2:]
+    y, x = torch.meshgrid(
+        torch.arange(height, dtype=torch.float32), torch.arange(width, dtype=torch.float32), indexing="ij"
+    )
+    grid = torch.stack([x, y], -1).to(offsets)
+    pixels = grid + disparity[..., None] * offsets[:, None, None, :]  # [m, h, w, 2]
+    warped = sample_pixels(light_field.views, pixels)
+    return (warped - light_field.centre).abs().mean(1), pixels
+
+
+def _best_disparity(
+    light_field: LightField, offsets: Tensor, low: float, high: float
+) -> tuple[float, Tensor]:
+    """Mean of the lowest errors over the image, and where they are reached: a disparity per pixel [h, w]."""
+    steps = torch.linspace(low, high, STEPS)
+    best = torch.stack([_cost(light_field, offsets, step) for step in steps.tolist()]).min(0)
+    return best.values.mean().item(), steps.to(best.values)[best.indices]
+
+
+def _cost(light_field: LightField, offsets: Tensor, disparity: float) -> Tensor:
+    """Error [h, w] at one disparity: the better half of the views, so that occluded ones do not count."""
+    height, width = light_field.centre.shape[-2:]
+    error, _ = _warped(light_field, offsets, torch.full((height, width), disparity).to(offsets))
+    error = F.avg_pool2d(error[:, None], 3, 1, 1, count_include_pad=False)[:, 0]
+    return error.sort(0).values[: max(1, len(error) // 2)].mean(0)
+
+
+def _occlusion_vote(light_field: LightField, offsets: Tensor, disparity: Tensor) -> float:
+    """Positive if pixels of larger disparity cover those of smaller disparity, negative for the reverse.
+
+    Where two pixels of clearly different disparity fall on one pixel of a view, that view's colour belongs to
+    the one in front; each such meeting is one vote. Returns the mean, between -1 and 1.
+    """
+    height, width = disparity.shape
+    error, pixels = _warped(light_field, offsets, disparity)
+    low, high = torch.quantile(disparity, disparity.new_tensor([0.05, 0.95])).tolist()
+    step = max((high - low) / 6, 1e-6)
+    votes = []
+    for view_error, view_pixels in zip(error, pixels, strict=True):
+        column, row = view_pixels.round().long().unbind(-1)
+        inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+        target = (row * width + column)[inside]
+        values, errors = disparity[inside], view_error[inside]
+        empty = torch.zeros(height * width).to(values)
+        largest = empty.scatter_reduce(0, target, values, "amax", include_self=False)
+        smallest = empty.scatter_reduce(0, target, values, "amin", include_self=False)
+        large, small = values == largest[target], values == smallest[target]
+        error_large = empty.scatter(0, target[large], errors[large])
+        error_small = empty.scatter(0, target[small], errors[small])
+        votes.append((error_small - error_large).sign()[largest - smallest > step])
+    cast = torch.cat(votes)
+    return cast.mean().item() if len(cast) else 0.0

@@ -1,0 +1,153 @@
+"""The (New) Stanford Light Field Archive: 17 x 17 rectified views from a gantry, with measured positions.
+
+    out_RR_CC_Y_X.png   row, column, and the measured camera position in the order y, x; some scenes have one
+                        more underscore before .png
+
+Positions are irregular by a few per cent, known up to scale, and run in different directions from scene to
+scene: their signs are found once from the pictures (`signs.py`) and kept in `offset_signs.json`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from diffdiffdepth.datasets.hci import ViewChoice
+from diffdiffdepth.datasets.signs import find_offset_signs
+from diffdiffdepth.scene import LightField
+from shared.files import DataError, read_image, write_bytes
+
+__all__ = ["SIGNS_FILE", "is_stanford_folder", "load_stanford"]
+
+log = logging.getLogger(__name__)
+
+VIEW_NAME = re.compile(r"^out_(\d+)_(\d+)_(-?\d+(?:\.\d+)?)_(-?\d+(?:\.\d+)?)_?\.(?:png|jpe?g)$", re.I)
+SIGNS_FILE = "offset_signs.json"
+
+
+def is_stanford_folder(folder: str | os.PathLike) -> bool:
+    """Tell whether the folder holds views named as in the archive."""
+    return any(VIEW_NAME.match(path.name) for path in Path(folder).glob("out_*"))
+
+
+def load_stanford(
+    folder: str | os.PathLike,
+    views: ViewChoice = "cross",
+    downsample: int = 2,
+    grid: int | None = None,
+    signs: tuple[int, int] | None = None,
+) -> LightField:
+    """Load a scene of the archive; `downsample` averages n x n pixels (the paper: 2).
+
+    `views`: the row and the column of the centre view, or all (289 views: 3.6 MB each at 512 x 512). `grid`
+    keeps the central n x n views. `signs` (x, y) override those found and stored. Offsets are measured
+    positions in units of the mean spacing. Raises DataError for missing views and mixed sizes.
+    """
+    folder = Path(folder)
+    cells = _views(folder)
+    rows, columns = 1 + max(r for r, _ in cells), 1 + max(c for _, c in cells)
+    if rows % 2 == 0 or columns % 2 == 0:
+        raise DataError(folder, f"a {rows} x {columns} grid has no centre view", "Both sides must be odd")
+    missing = [(r, c) for r in range(rows) for c in range(columns) if (r, c) not in cells]
+    if missing:
+        reason = f"{len(missing)} of {rows} x {columns} views are missing, first row {missing[0][0]}, "
+        raise DataError(folder, f"{reason}column {missing[0][1]}", "Unpack the whole archive")
+    centre = (rows // 2, columns // 2)
+    reach = max(rows, columns) if grid is None else grid // 2
+    kept = [cell for cell in cells if abs(cell[0] - centre[0]) <= reach and abs(cell[1] - centre[1]) <= reach]
+    offsets = _offsets(cells, centre)
+    signs = signs or _signs(folder, cells, offsets, centre)
+    if views == "cross":
+        kept = [cell for cell in kept if cell[0] == centre[0] or cell[1] == centre[1]]
+    light_field = _load(cells, offsets, centre, kept, downsample)
+    return replace(light_field, offsets=light_field.offsets * torch.tensor(signs), name=folder.name)
+
+
+def _views(folder: Path) -> dict[tuple[int, int], tuple[Path, float, float]]:
+    """File and measured position (x, y) of each (row, column)."""
+    if not folder.is_dir():
+        raise DataError(folder, "is not a folder", "Name the folder of one light field")
+    cells = {}
+    for path in sorted(folder.iterdir()):
+        match = VIEW_NAME.match(path.name)
+        if match:
+            row, column, y, x = match.groups()
+            cells[int(row), int(column)] = (path, float(x), float(y))
+    if not cells:
+        reason = "holds no views named like out_08_08_-381.909271_1103.376221.png"
+        raise DataError(folder, reason, "Unpack the rectified images of a scene of the archive here")
+    return cells
+
+
+def _offsets(cells: dict, centre: tuple[int, int]) -> dict[tuple[int, int], Tensor]:
+    """Measured offset (centre minus view) of each view in units of the mean spacing, signs as in the file."""
+    positions = {cell: torch.tensor(entry[1:], dtype=torch.float64) for cell, entry in cells.items()}
+    steps = torch.stack(
+        [
+            torch.stack(
+                [positions[r, c + 1] - p for (r, c), p in positions.items() if (r, c + 1) in positions]
+            )
+            .mean(0)
+            .abs()
+            .max(),
+            torch.stack(
+                [positions[r + 1, c] - p for (r, c), p in positions.items() if (r + 1, c) in positions]
+            )
+            .mean(0)
+            .abs()
+            .max(),
+        ]
+    )
+    return {cell: ((positions[centre] - p) / steps.mean()).float() for cell, p in positions.items()}
+
+
+def _load(cells: dict, offsets: dict, centre: tuple[int, int], kept: list, downsample: int) -> LightField:
+    """Read and reduce the views one by one: the full-size stack of a scene would take gigabytes."""
+    others = [cell for cell in kept if cell != centre]
+    middle = _reduced(cells[centre][0], downsample)
+    views = middle.new_empty(len(others), *middle.shape)
+    for index, cell in enumerate(others):
+        view = _reduced(cells[cell][0], downsample)
+        if view.shape != middle.shape:
+            raise DataError(
+                cells[cell][0], f"differs in size from {cells[centre][0].name}", "Unpack it again"
+            )
+        views[index] = view
+    return LightField(middle, views, torch.stack([offsets[cell] for cell in others]))
+
+
+def _reduced(path: Path, downsample: int) -> Tensor:
+    image = read_image(path)
+    return image if downsample == 1 else F.avg_pool2d(image[None], downsample)[0]
+
+
+def _signs(folder: Path, cells: dict, offsets: dict, centre: tuple[int, int]) -> tuple[int, int]:
+    """Stored signs, or those of a search on the corners of the central 9 x 9 views, which are then stored."""
+    path = folder / SIGNS_FILE
+    if path.exists():
+        try:
+            stored = json.loads(path.read_text(encoding="utf-8"))
+            signs = (int(stored["x"]), int(stored["y"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            signs = (0, 0)
+        if not {*signs} <= {-1, 1}:
+            raise DataError(path, 'does not hold {"x": 1 or -1, "y": 1 or -1}', "Correct or delete the file")
+        return signs
+    reach = min(4, centre[0], centre[1])
+    corners = [(centre[0] + a, centre[1] + b) for a in (-reach, reach) for b in (-reach, reach)]
+    size = max(read_image(cells[centre][0]).shape[-2:])
+    small = _load(cells, offsets, centre, [centre, *corners], downsample=max(1, size // 256))
+    signs = find_offset_signs(small)
+    log.info("%s: signs of the measured positions: x %+d, y %+d", folder, *signs)
+    with contextlib.suppress(DataError):  # a read-only folder: found again the next time
+        write_bytes(path, (json.dumps({"x": signs[0], "y": signs[1]}) + "\n").encode())
+    return signs

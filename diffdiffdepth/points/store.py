@@ -1,0 +1,91 @@
+"""Point sets on disk, and points made worse on purpose."""
+
+from __future__ import annotations
+
+import io
+import os
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffdiffdepth.scene import SparsePoints
+from shared.files import DataError, read_bytes, write_bytes
+
+__all__ = ["load_points", "perturb_points", "save_points"]
+
+REMEDY = "Delete the file, then the points are found anew"
+
+
+def save_points(path: str | os.PathLike, points: SparsePoints) -> None:
+    """Write points as NPZ: x, y (0-based pixels of the centre view), label, kind and, if given, weight."""
+    columns = {
+        "x": points.positions_px[:, 0],
+        "y": points.positions_px[:, 1],
+        "label": points.labels,
+        **({} if points.weights is None else {"weight": points.weights}),
+    }
+    buffer = io.BytesIO()
+    arrays = {name: column.detach().cpu().numpy() for name, column in columns.items()}
+    np.savez_compressed(buffer, kind=np.array(points.kind), **arrays)
+    write_bytes(path, buffer.getvalue())
+
+
+def load_points(path: str | os.PathLike, size: tuple[int, int] | None = None) -> SparsePoints:
+    """Read points written by `save_points`, or any NPZ with x, y, label and kind ("disparity" or "depth").
+
+    With the image `size` (H, W), points must lie in it. Raises DataError for missing columns, different
+    lengths, no points, NaN, labels or weights out of range, and if all points lie outside.
+    """
+    path = Path(path)
+    try:
+        with np.load(io.BytesIO(read_bytes(path)), allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(path, f"is not an NPZ file of arrays ({error})", REMEDY) from None
+    missing = {"x", "y", "label", "kind"} - set(arrays)
+    if missing:
+        raise DataError(
+            path, f"has no column {sorted(missing)[0]!r}", "It needs x, y, label, kind and maybe weight"
+        )
+    try:
+        x, y, label = (torch.from_numpy(arrays[name].astype(np.float32)) for name in ("x", "y", "label"))
+        weight = torch.from_numpy(arrays["weight"].astype(np.float32)) if "weight" in arrays else None
+        points = SparsePoints(torch.stack([x, y], dim=1), label, str(arrays["kind"]), weight)
+    except (ValueError, TypeError, RuntimeError, IndexError) as error:
+        raise DataError(path, f"does not hold points: {error}", REMEDY) from None
+    if size is not None and not _inside(points.positions_px, size).any():
+        reason = f"all {len(points)} points lie outside the {size[1]} x {size[0]} image"
+        raise DataError(path, reason, "They belong to another image or size")
+    return points
+
+
+def perturb_points(
+    points: SparsePoints,
+    generator: torch.Generator,
+    *,
+    label_noise: float = 0.0,
+    position_noise_px: float = 0.0,
+    outlier_share: float = 0.0,
+) -> SparsePoints:
+    """Points with Gaussian noise on labels and positions; outliers take the label of some other point.
+
+    `label_noise` is in the unit of the labels for disparity, relative for depth. For tests and for the
+    experiment of the paper's title: diffusion from noisy points, and what optimisation makes of it.
+    """
+    n = len(points)
+    noise = torch.randn(n, generator=generator).to(points.labels) * label_noise
+    labels = points.labels + (noise if points.kind == "disparity" else noise * points.labels)
+    if points.kind == "depth":
+        labels = labels.clamp(min=0.1 * float(points.labels.min()))
+    wrong = torch.rand(n, generator=generator).to(labels) < outlier_share
+    labels = torch.where(wrong, labels[torch.randperm(n, generator=generator)], labels)
+    moved = torch.randn(n, 2, generator=generator).to(points.positions_px) * position_noise_px
+    return SparsePoints(points.positions_px + moved, labels, points.kind, points.weights)
+
+
+def _inside(positions_px: Tensor, size: tuple[int, int]) -> Tensor:
+    limits = positions_px.new_tensor([size[1] - 0.5, size[0] - 0.5])
+    return ((positions_px >= -0.5) & (positions_px <= limits)).all(1)
