@@ -17,6 +17,9 @@ PY    := .venv/bin/python
 READY := .venv/.ready
 endif
 
+# One test process per core, each with one thread: two processes with two threads each would only get in each other's way.
+PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --dist loadscope
+
 .DEFAULT_GOAL := help
 .PHONY: help setup test test-all lint bench clean $(foreach p,$(PAPERS),train-$(p) eval-$(p) table-$(p))
 
@@ -58,10 +61,10 @@ endef
 $(foreach p,$(PAPERS),$(eval $(call PAPER_TARGETS,$(p))))
 
 test: $(READY) ## all tests a newcomer needs (at most 6 minutes on two cores)
-	$(PY) -m pytest -m "not slow" $(ARGS)
+	$(PYTEST) -m "not slow" $(ARGS)
 
 test-all: $(READY) ## also the slow ones
-	$(PY) -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 lint: $(READY) ## ruff
 	$(PY) -m ruff check .
