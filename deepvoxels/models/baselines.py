@@ -177,7 +177,7 @@ class Worrall(_Autoencoder):
 
 
 def rotate_latent(vectors_source: Tensor, world_from_source: Tensor, world_from_target: Tensor) -> Tensor:
-    """Turn 3-vectors [N, V, 3] from the source camera into the frame of the target camera, by [N, 4, 4] poses."""
+    """Turn 3-vectors [N, V, 3] from the source camera's into the target camera's frame; poses [N, 4, 4]."""
     target_from_source = world_from_target[:, :3, :3].mT @ world_from_source[:, :3, :3]
     return vectors_source @ target_from_source.mT
 

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
+from deepvoxels.models.layout import full_precision
 from deepvoxels.models.volume import FrustumMap, project
 
 __all__ = ["FrustumSamples", "collapse", "convolve", "dense", "sample_frustum"]
@@ -51,22 +52,24 @@ def sample_frustum(volume: Tensor, maps: Sequence[FrustumMap]) -> FrustumSamples
 def dense(samples: FrustumSamples) -> Tensor:
     """The whole view volumes [N, F, D, h, w], zero outside the grid, channels contiguous."""
     n, d, h, w = samples.shape
-    volume = samples.rows.new_zeros(n * d * h * w, samples.rows.shape[1])
-    return volume.index_copy(0, samples.position, samples.rows).view(n, d, h, w, -1).movedim(-1, 1)
+    features = samples.rows.shape[1]
+    volume = samples.rows.new_zeros(n * d * h * w, features).index_copy(0, samples.position, samples.rows)
+    return volume.view(n, d, h, w, features).movedim(-1, 1)
 
 
 def collapse(samples: FrustumSamples, weights: Tensor) -> Tensor:
     """Sum of weight times feature along every ray: weights [N, 1, D, h, w] -> [N, F, h, w]."""
     n, _, h, w = samples.shape
-    rows = _RaySum.apply(samples.rows, weights.reshape(-1)[samples.position], samples.ray_starts)
-    return rows.view(n, h, w, -1).movedim(-1, 1)
+    weights = full_precision(weights).reshape(-1)[samples.position]
+    rows = _RaySum.apply(samples.rows, weights, samples.ray_starts)
+    return rows.view(n, h, w, rows.shape[1]).movedim(-1, 1)
 
 
 def convolve(samples: FrustumSamples, weight: Tensor) -> Tensor:
     """3x3x3 convolution of the view volumes, borders replicated: [C, F, 3, 3, 3] -> [N, C, D, h, w]."""
     channels, features = weight.shape[:2]
     kernel = weight.permute(1, 2, 3, 4, 0).reshape(features, 27 * channels)  # [F, 27 C]
-    return _AddTaps.apply(samples.rows @ kernel, samples.position, samples.shape)
+    return _AddTaps.apply(full_precision(samples.rows @ kernel), samples.position, samples.shape)
 
 
 class _RaySum(torch.autograd.Function):
@@ -98,18 +101,20 @@ class _AddTaps(torch.autograd.Function):
         ctx.save_for_backward(position)
         ctx.shape = shape
         n, d, h, w = shape
+        channels = taps.shape[1] // 27
         own, replicas, source = _tap_targets(position, shape)
-        buffer = taps.new_zeros(n * (d + 4) * (h + 4) * (w + 4), taps.shape[1] // 27)
-        buffer.index_add_(0, own, taps.reshape(len(own), -1))
-        buffer.index_add_(0, replicas, taps[source].view(len(replicas), -1))
-        return buffer.view(n, d + 4, h + 4, w + 4, -1)[:, 2:-2, 2:-2, 2:-2].movedim(-1, 1)
+        buffer = taps.new_zeros(n * (d + 4) * (h + 4) * (w + 4), channels)
+        buffer.index_add_(0, own, taps.reshape(-1, channels))
+        buffer.index_add_(0, replicas, taps[source].view(-1, channels))
+        return buffer.view(n, d + 4, h + 4, w + 4, channels)[:, 2:-2, 2:-2, 2:-2].movedim(-1, 1)
 
     @staticmethod
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None, None]:
         own, replicas, source = _tap_targets(*ctx.saved_tensors, ctx.shape)
         table = F.pad(grad.movedim(1, -1), (0, 0, 2, 2, 2, 2, 2, 2)).flatten(0, 3)  # zero in the margin
-        taps = table.index_select(0, own).view(len(own) // 27, -1)
-        taps.index_add_(0, source, table.index_select(0, replicas).view(len(source), -1))
+        width = 27 * grad.shape[1]
+        taps = table.index_select(0, own).view(-1, width)
+        taps.index_add_(0, source, table.index_select(0, replicas).view(-1, width))
         return taps, None, None
 
 

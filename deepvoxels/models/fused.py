@@ -27,7 +27,8 @@ def norm_activate_drop(x: Tensor, norm: nn.BatchNorm2d | nn.BatchNorm3d, slope: 
 
     Equal to `keep * leaky_relu(norm(x), slope)`; updates the running statistics of `norm` in training mode.
     """
-    if not norm.training or x.shape[1] >= _NARROW or x.numel() < _SMALL or x.is_cuda:
+    stock = not norm.training or x.shape[1] >= _NARROW or x.numel() < _SMALL
+    if stock or x.is_cuda or x.dtype != norm.weight.dtype:
         return activate_drop(norm(x), slope, keep)
     y, mean, var = _NormActivateDrop.apply(channels_last(x), norm.weight, norm.bias, keep, norm.eps, slope)
     with torch.no_grad():

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from deepvoxels.models.frustum import sample_frustum
-from deepvoxels.models.layout import channels_last
+from deepvoxels.models.layout import channels_last, full_precision
 from deepvoxels.models.networks import (
     DepthCollapse,
     FeatureExtractor,
@@ -118,6 +118,7 @@ class Generator(nn.Module):
     def _render(self, volume: Tensor, maps: list[FrustumMap]) -> Rendering:
         samples = sample_frustum(volume, maps)
         if self.occlusion is None:
-            return Rendering(self.renderer(self.collapse(samples)) + 0.5, None, None)
-        features, depth_fraction, visibility = self.occlusion(samples)
-        return Rendering(self.renderer(features) + 0.5, depth_fraction, visibility)
+            features, depth_fraction, visibility = self.collapse(samples), None, None
+        else:
+            features, depth_fraction, visibility = self.occlusion(samples)
+        return Rendering(full_precision(self.renderer(features)) + 0.5, depth_fraction, visibility)

@@ -61,7 +61,7 @@ class Integration(nn.Module):
         candidate_old = padded_conv(reset * old, self.candidate_from_state.weight)
         candidate = F.relu(F.dropout3d(candidate_new, self.dropout, self.training)
                            + F.dropout3d(candidate_old, self.dropout, self.training))
-        return torch.lerp(state, candidate, update)
+        return state + update * (candidate - state)
 
 
 class Inpainting(nn.Module):

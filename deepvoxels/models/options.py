@@ -48,7 +48,6 @@ class GeneratorOptions:
     renderer_dropout: float = 0.1
 
     batch_targets: bool = True  # False: targets one after the other as released (batch norm sees one view)
-    memory_saving: bool = False  # recompute cheap activations of the 2D networks in the backward pass
 
     def __post_init__(self) -> None:
         self._check_choices()
@@ -113,13 +112,13 @@ class GeneratorOptions:
             raise ValueError(f"renderer_up_widths needs {self.doublings} entries for image_side "
                              f"{self.image_side} over feature_side {self.feature_side}, "
                              f"got {self.renderer_up_widths}")
-        divisible = {"extractor_levels": (self.feature_side, self._levels(self.extractor_levels)),
-                     "renderer_levels": (self.feature_side, self._levels(self.renderer_levels)),
-                     "inpainting_widths": (self.grid_side, len(self.inpainting_widths) - 1)}
-        for name, (side, levels) in divisible.items():
-            if levels < 1 or side % (1 << levels):
-                raise ValueError(f"{name} asks for {levels} halvings (at least one); side {side} does not "
-                                 f"allow that")
+        halvings = {"extractor_levels": ("feature_side", self._levels(self.extractor_levels)),
+                    "renderer_levels": ("feature_side", self._levels(self.renderer_levels)),
+                    "inpainting_widths": ("grid_side", len(self.inpainting_widths) - 1)}
+        for name, (side, levels) in halvings.items():
+            if levels < 1 or getattr(self, side) % (1 << levels):
+                raise ValueError(f"{name} asks for {levels} halvings (at least one); {side} "
+                                 f"{getattr(self, side)} does not allow that")
         if self.occlusion and self.occlusion_depth < 1:
             raise ValueError(f"depth_planes ({self.planes}) and feature_side must both be even")
 

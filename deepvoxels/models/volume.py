@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
+from deepvoxels.models.layout import full_precision
 from deepvoxels.models.options import LATTICES
 
 __all__ = ["FrustumMap", "SparseMap", "VolumeGeometry", "lift", "project"]
@@ -244,7 +245,7 @@ def lift(features: Tensor, liftings: Sequence[SparseMap], grid_side: int) -> Ten
     if len(features) != len(liftings) or features[0, 0].numel() != liftings[0].inputs:
         raise ValueError(f"{len(liftings)} lifting map(s) over {liftings[0].inputs} pixels do not fit "
                          f"feature maps of shape {tuple(features.shape)}")
-    tables = features.movedim(1, -1).flatten(1, 2)  # [B, h w, F]; a view for channels-last features
+    tables = full_precision(features).movedim(1, -1).flatten(1, 2)  # [B, h w, F]
     rows = [_SparseMatmul.apply(table, m) for table, m in zip(tables, liftings, strict=True)]
     return torch.stack(rows).view(len(rows), *(grid_side,) * 3, -1).movedim(-1, 1)
 
@@ -254,5 +255,5 @@ def project(volume: Tensor, maps: Sequence[FrustumMap]) -> list[Tensor]:
     if len(volume) != 1 or any(m.sparse.inputs != volume[0, 0].numel() for m in maps):
         raise ValueError(f"projection maps of {maps[0].sparse.inputs} voxels do not fit a volume of shape "
                          f"{tuple(volume.shape)}")
-    table = volume[0].movedim(0, -1).flatten(0, 2)  # [G^3, F]
+    table = full_precision(volume[0]).movedim(0, -1).flatten(0, 2)  # [G^3, F]
     return [_SparseMatmul.apply(table, m.sparse) for m in maps]

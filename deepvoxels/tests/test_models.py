@@ -1,0 +1,362 @@
+"""Networks of DeepVoxels: sizes, the persistent state, gradients, and fused steps against plain ones."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from deepvoxels.models import fused
+from deepvoxels.models.blocks import ConvUnit, UNet, coordinate_channels, unet_widths
+from deepvoxels.models.discriminator import Discriminator
+from deepvoxels.models.frustum import sample_frustum
+from deepvoxels.models.generator import Generator, Rendering
+from deepvoxels.models.networks import Integration
+from deepvoxels.models.options import GeneratorOptions, preset
+from deepvoxels.models.volume import FrustumMap, SparseMap
+from shared.camera import look_at
+
+F64 = torch.float64
+TINY = {"image_side": 32, "feature_side": 8, "grid_side": 8, "grid_features": 4, "depth_planes": 12, "nf0": 4,
+        "extractor_max": 8, "renderer_max": 8, "renderer_base": 8}
+
+
+def tiny(**changes) -> Generator:
+    torch.manual_seed(0)
+    return Generator(GeneratorOptions(**(TINY | changes)))
+
+
+def tiny_maps(generator: Generator) -> tuple[SparseMap, list[FrustumMap]]:
+    K = torch.tensor([[40.0, 0, 15.5], [0, 40.0, 15.5], [0, 0, 1]])
+    geometry = generator.geometry((0, 0, 0), 1.0, 1.2)
+    up, target = torch.tensor([0.0, 0, 1]), torch.zeros(3)
+    poses = [look_at(torch.tensor(p), target, up) for p in ([2.0, 0, 0.5], [1.5, 1.5, 0.3], [-1.0, 1.6, 0.8])]
+    return generator.lifting(geometry, K, poses[0]), [generator.projection(geometry, K, p) for p in poses[1:]]
+
+
+def count(module: nn.Module | None) -> int:
+    return 0 if module is None else sum(p.numel() for p in module.parameters())
+
+
+# --- sizes --------------------------------------------------------------------------------------------
+
+COUNTS = [  # preset, changes, extractor, integration, inpainting, occlusion or collapse, renderer, all
+    ("head", {}, (91_599_040, 238_854, 4_007_872, 219_824, 102_816_931, 198_882_521)),
+    ("head", {"grid_side": 64, "grid_features": 8},
+     (91_340_880, 5_950, 63_288, 213_776, 102_558_883, 194_182_777)),
+    ("head", {"image_side": 256}, (74_899_904, 238_854, 4_007_872, 219_824, 91_554_723, 170_921_177)),
+    ("head", {"image_side": 128}, (57_709_120, 238_854, 4_007_872, 219_824, 75_351_715, 137_527_385)),
+    ("head", {"occlusion": False}, (91_599_040, 238_854, 4_007_872, 40_258_176, 102_816_931, 238_920_873)),
+    ("legacy", {}, (74_293_440, 238_854, 4_007_872, 72_176, 75_888_547, 154_500_889)),
+]
+
+
+@pytest.mark.parametrize(("name", "changes", "expected"), COUNTS)
+def test_parameters_are_as_many_as_in_the_released_code(name, changes, expected):
+    with torch.device("meta"):
+        g = Generator(preset(name, **changes))
+    parts = (g.extractor, g.integration, g.inpainting, g.occlusion or g.collapse, g.renderer, g)
+    assert tuple(count(part) for part in parts) == expected
+
+
+def test_the_papers_inpainting_network_has_the_quoted_size():
+    with torch.device("meta"):
+        g = Generator(preset("paper"))
+    strided = [unit.conv.weight.numel() for level in (*g.inpainting.unet.downs, *g.inpainting.unet.ups)
+               for unit in [level.resize]]
+    assert sum(strided) == 17_039_360  # "1.7e7"
+    assert round(count(g) / 1e6) == 168  # "170 million"
+
+
+@pytest.mark.parametrize("changes", [
+    {"image_side": 64}, {"image_side": 320}, {"image_side": 96}, {"extractor_levels": 7}, {"grid_side": 33},
+    {"collapse": "max"}, {"lattice": "corner"}, {"nf0": 0}, {"renderer_dropout": 1.0}, {"grid_pad": 0.0},
+    {"renderer_up_widths": [64, 64]}, {"depth_planes": 55}, {"inpainting_widths": [1]}])
+def test_impossible_sizes_are_refused(changes):
+    with pytest.raises(ValueError, match=next(iter(changes))):
+        GeneratorOptions(**changes)
+
+
+def test_unknown_preset_is_refused():
+    with pytest.raises(ValueError, match="legacy"):
+        preset("tail")
+
+
+def test_widths_double_and_the_deepest_level_keeps_its_width():
+    assert unet_widths(64, 6, 512) == [64, 128, 256, 512, 512, 512, 512]
+    assert unet_widths(4, 3, 16) == [4, 8, 16, 16]
+    assert unet_widths(64, 1, 512) == [64, 64]
+    with pytest.raises(ValueError, match="at least one level"):
+        unet_widths(64, 0, 512)
+
+
+def test_coordinates_start_at_minus_a_half_in_tensor_order():
+    coords = coordinate_channels(4, 2, 5, like=torch.zeros(()))
+    assert coords.shape == (1, 3, 4, 2, 5)
+    assert coords[0, 0, :, 0, 0].tolist() == [-0.5, -0.25, 0, 0.25]
+    assert coords[0, 1, 0, :, 0].tolist() == [-0.5, 0]
+    torch.testing.assert_close(coords[0, 2, 0, 0], torch.tensor([-0.5, -0.3, -0.1, 0.1, 0.3]))
+
+
+# --- the generator ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("changes", [{}, {"occlusion": False}, {"grid_side": 6, "inpainting_widths": [1, 2]},
+                                     {"image_side": 16}, {"feature_side": 4, "depth_planes": 7 * 2},
+                                     {"image_side": 48, "feature_side": 12, "extractor_levels": 1}])
+def test_shapes_ranges_and_gradients(changes):
+    g = tiny(**changes)
+    o = g.options
+    lifting, projections = tiny_maps(g)
+    views, state = g(torch.rand(1, 3, o.image_side, o.image_side), lifting, projections)
+    assert views.images.shape == (2, 3, o.image_side, o.image_side)
+    assert views.images.min() >= 0
+    assert views.images.max() <= 1
+    assert state.shape == g.state.shape == (1, 4, o.grid_side, o.grid_side, o.grid_side)
+    if o.occlusion:
+        assert views.depth_fraction.shape == (2, 1, o.feature_side, o.feature_side)
+        assert views.visibility.shape == (2, 1, o.planes, o.feature_side, o.feature_side)
+        assert -0.5 <= views.depth_fraction.min() <= views.depth_fraction.max() < 0.5
+        torch.testing.assert_close(views.visibility.sum(dim=2), torch.ones_like(views.depth_fraction))
+    else:
+        assert views.depth_fraction is None
+        assert views.visibility is None
+    (views.images - 0.3).square().mean().backward()
+    for name, parameter in g.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+
+
+def test_only_remember_changes_the_state():
+    g = tiny()
+    lifting, projections = tiny_maps(g)
+    image = torch.rand(1, 3, 32, 32)
+    new = g.observe(image, lifting)
+    assert not g.state.any()
+    assert new.requires_grad
+    g.remember(new)
+    assert torch.equal(g.state, new)
+    assert not g.state.requires_grad
+    assert g.state.data_ptr() != new.data_ptr()
+    before = g.state.clone()
+    g.eval()
+    with torch.no_grad():
+        g.render(g.inpaint(g.state), projections)
+    g(image, lifting, projections)[0].images.mean().backward()
+    assert torch.equal(g.state, before)
+    assert "state" in g.state_dict()
+
+
+def test_gradients_do_not_cross_steps():
+    g = tiny()
+    lifting, projections = tiny_maps(g)
+    for _ in range(2):  # the second backward would fail if it reached into the first step's graph
+        views, state = g(torch.rand(1, 3, 32, 32), lifting, projections)
+        g.remember(state)
+        views.images.mean().backward()
+
+
+def test_several_sources_are_seen_one_after_the_other():
+    g = tiny().eval()
+    lifting, _ = tiny_maps(g)
+    images = torch.rand(2, 3, 32, 32)
+    together = g.observe(images, [lifting, lifting])
+    g.remember(g.observe(images[:1], lifting))
+    torch.testing.assert_close(together, g.observe(images[1:], lifting))
+
+
+def test_targets_one_by_one_or_in_a_batch_agree_in_eval_mode_only():
+    g = tiny(renderer_dropout=0.0)
+    _, projections = tiny_maps(g)
+    volume = torch.rand_like(g.state)
+
+    def images(batched: bool) -> Tensor:
+        g.options.batch_targets = batched
+        return g.render(volume, projections).images
+
+    g.train()
+    assert not torch.allclose(images(True), images(False), atol=1e-4)  # batch norm sees other batches
+    g.eval()
+    torch.testing.assert_close(images(True), images(False))
+    single = g.render(volume, projections[1])
+    assert isinstance(single, Rendering)
+    torch.testing.assert_close(single.images, images(True)[1:])
+
+
+def test_sum_and_mean_differ_by_the_number_of_planes():
+    g = tiny().eval()
+    _, projections = tiny_maps(g)
+    samples = sample_frustum(torch.rand_like(g.state), projections)
+    mean = g.occlusion(samples)[0]
+    g.occlusion.average = False
+    torch.testing.assert_close(g.occlusion(samples)[0], mean * 12)
+
+
+def test_a_blind_source_leaves_finite_values():
+    g = tiny()
+    lifting, projections = tiny_maps(g)
+    K = torch.tensor([[40.0, 0, 15.5], [0, 40.0, 15.5], [0, 0, 1]])
+    away = look_at(torch.tensor([2.0, 0, 0]), torch.tensor([4.0, 0, 0]), torch.tensor([0.0, 0, 1]))
+    geometry = g.geometry((0, 0, 0), 1.0, 1.2)
+    blind = g.lifting(geometry, K, away), g.projection(geometry, K, away)
+    assert blind[0].visible == blind[1].visible == 0
+    views, state = g(torch.rand(1, 3, 32, 32), blind[0], [blind[1], projections[0]])
+    views.images.mean().backward()
+    assert state.isfinite().all()
+    assert all(p.grad.isfinite().all() for p in g.parameters())
+
+
+def test_a_few_steps_reduce_the_error():
+    g = tiny(renderer_dropout=0.0, integration_dropout=0.0, collapse="sum")
+    lifting, projections = tiny_maps(g)
+    ramp = torch.linspace(0, 1, 32).expand(1, 3, 32, 32)
+    truth = torch.cat((ramp, ramp.mT))
+    optimizer = torch.optim.Adam(g.parameters(), lr=2e-3)
+    errors = []
+    for _ in range(12):
+        views, state = g(ramp, lifting, projections)
+        g.remember(state)
+        error = (views.images - truth).abs().mean()
+        optimizer.zero_grad()
+        error.backward()
+        optimizer.step()
+        errors.append(error.item())
+    assert errors[-1] < 0.7 * errors[0]
+
+
+def test_autocast_runs():
+    g = tiny()
+    lifting, projections = tiny_maps(g)
+    with torch.autocast("cpu", torch.bfloat16):
+        views, _ = g(torch.rand(1, 3, 32, 32), lifting, projections)
+    views.images.float().mean().backward()
+    assert all(p.grad.isfinite().all() for p in g.parameters())
+
+
+def test_integration_is_the_papers_gated_unit():
+    features = 3
+    unit = Integration(features, 0.0).double()
+    old, new = torch.randn(2, 1, features, 4, 4, 4, dtype=F64)
+    coords = coordinate_channels(4, 4, 4, like=old)
+
+    def conv(x: Tensor, weight: Tensor) -> Tensor:
+        return F.conv3d(F.pad(x, (1,) * 6, mode="replicate"), weight)
+
+    w, b = unit.from_observation.weight, unit.from_observation.bias.view(1, -1, 1, 1, 1)
+    u = unit.gates_from_state.weight
+    old_coords, new_coords = torch.cat((old, coords), 1), torch.cat((new, coords), 1)
+    reset = torch.sigmoid(conv(old_coords, u[:1]) + conv(new_coords, w[:1]) + b[:, :1])
+    update = torch.sigmoid(conv(old_coords, u[1:]) + conv(new_coords, w[1:2]) + b[:, 1:2])
+    candidate = conv(new_coords, w[2:]) + b[:, 2:]
+    candidate = candidate + conv(reset * old_coords, unit.candidate_from_state.weight)
+    expected = (1 - update) * old + update * candidate.relu()
+    torch.testing.assert_close(unit(old, new), expected)
+
+
+# --- units and fused steps ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 5, 7), (1, 2, 3, 4, 5)])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_padded_convolution_equals_padding_then_convolving(shape, stride):
+    dims, kernel = len(shape) - 2, 3 if stride == 1 else 4
+    x = torch.randn(shape, dtype=F64, requires_grad=True)
+    weight = torch.randn(4, shape[1], *(kernel,) * dims, dtype=F64, requires_grad=True)
+    bias = torch.randn(4, dtype=F64, requires_grad=True)
+    mode = "reflect" if dims == 2 else "replicate"
+    plain = (F.conv2d, F.conv3d)[dims - 2](F.pad(x, (1,) * 2 * dims, mode=mode), weight, bias, stride)
+    torch.testing.assert_close(fused.padded_conv(x, weight, bias, stride), plain)
+    assert torch.autograd.gradcheck(lambda *a: fused.padded_conv(*a, stride), (x, weight, bias))
+    assert torch.autograd.gradcheck(lambda a: fused.padded_conv(a, weight.detach(), None, stride), x)
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 7, 6), (2, 4, 4, 3, 8), (1, 1, 5, 5), (2, 12, 3, 3)])
+@pytest.mark.parametrize("slope", [0.0, 0.2])
+@pytest.mark.parametrize("dropped", [False, True])
+def test_fused_norm_equals_the_stock_layers(monkeypatch, shape, slope, dropped):
+    norm = (nn.BatchNorm2d, nn.BatchNorm3d)[len(shape) - 4](shape[1]).double()
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
+    x = (3 * torch.randn(shape, dtype=F64) + 5).requires_grad_()
+    keep = 1.3 * (torch.rand(shape[:2]) > 0.3).double() if dropped else None
+    factor = 1.0 if keep is None else keep.view(*keep.shape, *(1,) * (len(shape) - 2))
+    plain = F.leaky_relu(norm(x), slope) * factor
+    statistics = {name: buffer.clone() for name, buffer in norm.named_buffers()}
+    grad = torch.randn_like(plain)
+    inputs = (x, norm.weight, norm.bias)
+    expected = torch.autograd.grad(plain, inputs, grad)
+
+    for small in (0, 1 << 60):  # the fused step, and the stock layers with the activation written in place
+        monkeypatch.setattr(fused, "_SMALL", small)
+        norm.reset_running_stats()
+        result = fused.norm_activate_drop(x, norm, slope, keep)
+        torch.testing.assert_close(result, plain)
+        torch.testing.assert_close(torch.autograd.grad(result, inputs, grad), expected)
+        for name, buffer in norm.named_buffers():
+            torch.testing.assert_close(buffer, statistics[name])
+
+
+def test_fused_norm_survives_a_large_mean():
+    norm = nn.BatchNorm2d(2)
+    x = 1e3 + torch.randn(4, 2, 64, 64)
+    plain = norm(x)
+    monkey = fused.norm_activate_drop(x, norm, 1.0, None)  # slope 1: no activation
+    torch.testing.assert_close(monkey, plain, atol=1e-3, rtol=0)
+    assert x.numel() >= fused._SMALL
+
+
+def test_dropout_drops_whole_channels_and_keeps_the_mean():
+    unit = ConvUnit(2, 2, 4000, norm=False, slope=0.2, dropout=0.25)
+    x = torch.rand(1, 2, 4, 4)
+    dropped = (unit(x) == 0).all(dim=(2, 3))
+    assert 0.2 < dropped.float().mean() < 0.3
+    expected = unit.eval()(x)
+    unit.train()
+    y = unit(x)
+    kept = ~(y == 0).all(dim=(2, 3))
+    torch.testing.assert_close(y[kept], expected[kept] / 0.75)
+
+
+def test_unet_concatenates_the_skip_first():
+    unet = UNet(2, 3, 5, [4, 6, 6]).eval()
+    x = torch.randn(1, 3, 8, 8)
+    top = unet.head(x)
+    middle = unet.downs[0](top)
+    inner = torch.cat((middle, unet.ups[1](unet.downs[1](middle))), dim=1)
+    expected = unet.tail(torch.cat((top, unet.ups[0](inner)), dim=1))
+    torch.testing.assert_close(unet(x), expected)
+    assert unet.downs[1].resize.norm is None
+    assert unet.downs[0].resize.norm is not None
+
+
+def test_a_unet_needs_two_widths():
+    with pytest.raises(ValueError, match="two widths"):
+        UNet(2, 3, 5, [4])
+
+
+# --- discriminator ------------------------------------------------------------------------------------
+
+
+def test_discriminator_size_and_patches():
+    d = Discriminator()
+    assert count(d) == 532_981
+    assert d(torch.rand(1, 3, 126, 118)).shape == (1, 1, 13, 12)
+    assert d(torch.rand(1, 3, 502, 502)).shape == (1, 1, 60, 60)
+
+
+def test_discriminator_sees_70_pixels():
+    d = Discriminator().eval()
+    images = torch.rand(1, 3, 126, 126, requires_grad=True)
+    d(images)[0, 0, 6, 6].backward()
+    rows = images.grad.abs().sum(dim=(0, 1, 3)).nonzero()
+    assert int(rows.max() - rows.min()) + 1 == 70
+
+
+def test_discriminator_dropout_varies_in_training_only():
+    d = Discriminator()
+    images = torch.rand(2, 3, 40, 40)
+    assert not torch.equal(d(images), d(images))
+    d.eval()
+    assert torch.equal(d(images), d(images))
+    assert math.isfinite(d(images).sum().item())
