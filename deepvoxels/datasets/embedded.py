@@ -1,6 +1,7 @@
 """Embedded scenes: rendered on first use and written in the official layout of the DeepVoxels data set.
 
-    <out_dir>/{train,validation,test}/<name>/{intrinsics.txt, rgb/NNNNNN.png, pose/NNNNNN.txt, depth/NNNNNN.png}
+    <out_dir>/{train,validation,test}/<name>/{intrinsics.txt, rgb/NNNNNN.png, pose/NNNNNN.txt,
+    depth/NNNNNN.png}
 
 Like the released scenes: an object in the unit cube on white, cameras that look at the origin from a fixed
 distance above the ground plane, training views spread evenly over the northern hemisphere, test views on the
@@ -55,18 +56,20 @@ def make_embedded_scene(
     seed: int = 0,
     antialias: int = 3,
 ) -> EmbeddedScene:
-    """Render one of `EMBEDDED_NAMES` into `out_dir` unless the same scene with the same options is there already.
+    """Render one of `EMBEDDED_NAMES` into `out_dir`, unless it is there already with the same options.
 
-    Everything is made in a temporary folder and moved into place at the end; `<out_dir>/<name>.json` holds the
-    options and is written last, so a broken run never looks complete. Raises ValueError for an unknown name or
-    sizes below 1 and DataError when the folder cannot be written.
+    Everything is made in a temporary folder and moved into place at the end; `<out_dir>/<name>.json` holds
+    the options and is written last, so a broken run never looks complete. Raises ValueError for an unknown
+    name or sizes below 1 and DataError when the folder cannot be written.
     """
     out_dir = Path(out_dir)
     counts = {"train": train_views, "validation": validation_views, "test": test_views}
     if name not in EMBEDDED_NAMES:
         raise ValueError(f"unknown embedded scene {name!r}; there are {', '.join(EMBEDDED_NAMES)}")
     if image_side < 8 or min(counts.values()) < 1:
-        raise ValueError(f"an embedded scene needs image_side >= 8 and at least one view per split, got {counts}")
+        raise ValueError(
+            f"an embedded scene needs image_side >= 8 and at least one view per split, got {counts}"
+        )
     options = {"name": name, "image_side": image_side, "views": counts, "seed": seed, "antialias": antialias}
     record = {"generator": "shared.scenes", "version": SCENES_VERSION, **options}
     record_path = out_dir / f"{name}.json"
@@ -102,8 +105,8 @@ def intrinsics_of(image_side: int) -> Tensor:
 def hemisphere_poses(count: int, offset: int = 0) -> Tensor:
     """`world_from_cam` [count, 4, 4] float64, evenly over the northern hemisphere, looking at the origin.
 
-    Points `offset`, `offset` + 1, ... of the R2 low-discrepancy sequence (Roberts 2018) mapped with equal area,
-    so every prefix is spread evenly as well.
+    Points `offset`, `offset` + 1, ... of the R2 low-discrepancy sequence (Roberts 2018) mapped with equal
+    area, so every prefix is spread evenly as well.
     """
     golden = 1.32471795724474602596  # the real root of x^3 = x + 1
     index = torch.arange(offset + 1, offset + count + 1, dtype=torch.float64)

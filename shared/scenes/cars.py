@@ -61,7 +61,14 @@ class CarStyle:
 _BODIES: dict[str, dict[str, float]] = {
     "sedan": {},
     "coupe": {"roof": 0.285, "belt": 0.19, "deck": 0.20, "nose": 0.14, "roof_rear_x": -0.12, "rear_x": -0.38},
-    "hatchback": {"roof": 0.35, "belt": 0.22, "deck": 0.22, "cowl_x": 0.20, "roof_rear_x": -0.34, "rear_x": -0.45},
+    "hatchback": {
+        "roof": 0.35,
+        "belt": 0.22,
+        "deck": 0.22,
+        "cowl_x": 0.20,
+        "roof_rear_x": -0.34,
+        "rear_x": -0.45,
+    },
     "wagon": {"roof": 0.325, "roof_rear_x": -0.38, "rear_x": -0.465, "deck": 0.205},
     "suv": {
         "roof": 0.39,
@@ -192,16 +199,24 @@ def _side_picture(style: CarStyle, rng: np.random.Generator) -> np.ndarray:
     light = tuple(min(1.0, 1.18 * c + 0.03) for c in style.paint)
     cv2.rectangle(big, pixel(-0.6, style.clearance + 0.028), pixel(0.6, -0.1), _TRIM, -1)
     if style.two_tone:
-        cv2.rectangle(big, pixel(-0.6, style.clearance + 0.075), pixel(0.6, style.clearance + 0.028), dark, -1)
+        cv2.rectangle(
+            big, pixel(-0.6, style.clearance + 0.075), pixel(0.6, style.clearance + 0.028), dark, -1
+        )
     waist = style.belt - 0.035
     cv2.line(big, pixel(-0.47, waist - 0.004), pixel(0.45, waist - 0.012), light, 3, cv2.LINE_AA)
     cv2.line(big, pixel(-0.47, waist - 0.012), pixel(0.45, waist - 0.020), dark, 2, cv2.LINE_AA)
     front = min(style.cowl_x - 0.02, style.front_axle - 0.11)
     rear = max(style.rear_x + 0.04, style.rear_axle + 0.07)
-    doors = [front, (front + rear) / 2, rear] if style.body not in ("coupe",) and front - rear > 0.3 else [front, rear]
+    doors = (
+        [front, (front + rear) / 2, rear]
+        if style.body not in ("coupe",) and front - rear > 0.3
+        else [front, rear]
+    )
     for x in doors:
         cv2.line(big, pixel(x, style.belt), pixel(x, style.clearance + 0.035), dark, 2, cv2.LINE_AA)
-    cv2.line(big, pixel(front, style.clearance + 0.035), pixel(rear, style.clearance + 0.035), dark, 2, cv2.LINE_AA)
+    cv2.line(
+        big, pixel(front, style.clearance + 0.035), pixel(rear, style.clearance + 0.035), dark, 2, cv2.LINE_AA
+    )
     for x in doors[1:]:
         cv2.rectangle(big, pixel(x + 0.012, waist + 0.012), pixel(x + 0.045, waist + 0.004), light, -1)
         cv2.rectangle(big, pixel(x + 0.012, waist + 0.004), pixel(x + 0.045, waist + 0.001), dark, -1)
@@ -228,7 +243,9 @@ def _cabin(style: CarStyle, length: float) -> Item:
     half = (style.half_width - 0.008 - lean * tall / 2) * length
     shape = Prism(outline, half, placed((x0 * length, 0, z0 * length)), (0.0, -lean), 30, 0.018 * length)
     side = _window_picture(style, [((x - x0) / wide + 0.5, 0.5 - (z - z0) / tall) for x, z in corners])
-    ramp = np.linspace(0.0, 1.0, side.shape[0], dtype=np.float32)[:, None] * np.ones(side.shape[1], np.float32)
+    ramp = np.linspace(0.0, 1.0, side.shape[0], dtype=np.float32)[:, None] * np.ones(
+        side.shape[1], np.float32
+    )
     glass = blend(_GLASS_HIGH, _GLASS_LOW, ramp)
     roof = np.broadcast_to(style.paint, side.shape)
     rear = roof if style.body == "van" else glass
@@ -262,13 +279,16 @@ def _window_picture(style: CarStyle, corners: list[tuple[float, float]]) -> np.n
 
 
 def _wheels(style: CarStyle, rng: np.random.Generator, length: float) -> list[Item]:
-    """Four wheels; angle runs along the picture's x, the way over the profile along its y (outer face on top)."""
+    """Four wheels; their picture has the angle along x and the way over the profile along y."""
     radius, half = style.wheel_radius * length, 0.026 * length
     profile = [(0.0, -half), (0.93 * radius, -half), (radius, -0.6 * half), (radius, 0.6 * half)]
     profile += [(0.93 * radius, half), (0.66 * radius, 0.92 * half), (0.58 * radius, 0.55 * half)]
     profile += [(0.12 * radius, 0.75 * half), (0.0, 0.78 * half)]
     shape = Revolution(profile, crease_deg=50)
-    around, over = np.linspace(0, 2 * np.pi, 256, endpoint=False), np.linspace(0, 1, 128, dtype=np.float32)[:, None]
+    around, over = (
+        np.linspace(0, 2 * np.pi, 256, endpoint=False),
+        np.linspace(0, 1, 128, dtype=np.float32)[:, None],
+    )
     reach = over * shape.arc_length / radius  # way from the outer hub, in radii
     spoke = (np.cos(style.spokes * around)[None] > 0.1 - 0.5 * np.clip(0.35 - reach, 0, 1)) & (reach < 0.55)
     picture = np.broadcast_to(np.asarray(_RUBBER, np.float32), (128, 256, 3))
@@ -299,10 +319,18 @@ def _lamps(style: CarStyle, rng: np.random.Generator, length: float) -> list[Ite
     for side in (1, -1):
         box(0.484, side * (wide - 0.052), nose + 0.008, (0.016, 0.036, 0.016), white)
         box(-0.487, side * (wide - 0.045), tail + 0.012, (0.014, 0.030, 0.020), red)
-        box(style.cowl_x - 0.035, side * (wide + 0.018), style.belt + 0.018, (0.012, 0.020, 0.013), solid(*style.paint))
+        box(
+            style.cowl_x - 0.035,
+            side * (wide + 0.018),
+            style.belt + 0.018,
+            (0.012, 0.020, 0.013),
+            solid(*style.paint),
+        )
     box(0.484, 0.0, nose, (0.014, 0.085, 0.020), solid(0.06, 0.06, 0.07))
     box(0.485, 0.0, nose, (0.015, 0.085, 0.003), solid(0.75, 0.76, 0.78))
-    letters = "".join(rng.choice(list("ABCDEFGHKLMNPRSTUVXYZ"), 2)) + "".join(map(str, rng.integers(0, 10, 3)))
+    letters = "".join(rng.choice(list("ABCDEFGHKLMNPRSTUVXYZ"), 2)) + "".join(
+        map(str, rng.integers(0, 10, 3))
+    )
     plate = np.clip(0.95 - 0.85 * glyph_mask(letters, 64, 0.5), 0, 1)[20:44, :, None] * np.ones(3)
     texture = Texture(plate, (0.10 * length, 0.036 * length), repeat=False)
     for x, z in ((0.4985, style.clearance + 0.05), (-0.5005, style.clearance + 0.095)):

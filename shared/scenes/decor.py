@@ -1,4 +1,4 @@
-"""Small things for rooms and tables, in metres, standing on z = 0: vases, books, mugs, plants, lamps, toys."""
+"""Small things for rooms and tables, in metres, on z = 0: vases, books, mugs, plants, lamps, toys."""
 
 from __future__ import annotations
 
@@ -48,12 +48,16 @@ def _vase_body(height: float, profile: int) -> Revolution:
     points = np.array(shapes[profile % 3]) * height
     z = np.linspace(0, height, 20)
     radius = PchipInterpolator(points[:, 1], points[:, 0])(z)
-    return Revolution([(0.0, 0.0), *zip(radius, z, strict=True), (0.8 * radius[-1], height), (0.0, 0.8 * height)])
+    return Revolution(
+        [(0.0, 0.0), *zip(radius, z, strict=True), (0.8 * radius[-1], height), (0.0, 0.8 * height)]
+    )
 
 
 def painted_vase(rng: np.random.Generator, height: float, profile: int) -> list[Item]:
     body = _vase_body(height, profile)
-    picture = vase_bands(512, 256, rng) if rng.random() < 0.5 else marble(256, rng, tuple(rng.uniform(0.2, 0.8, 3)))
+    picture = (
+        vase_bands(512, 256, rng) if rng.random() < 0.5 else marble(256, rng, tuple(rng.uniform(0.2, 0.8, 3)))
+    )
     return [Item(body, Texture(picture, (body.circumference, body.arc_length)))]
 
 
@@ -62,13 +66,17 @@ def book_pile(rng: np.random.Generator, count: int) -> list[Item]:
     items, z = [], 0.0
     for _ in range(count):
         thick, wide, deep = rng.uniform(0.012, 0.022), rng.uniform(0.10, 0.14), rng.uniform(0.075, 0.10)
-        pose = placed((rng.uniform(-0.015, 0.015), rng.uniform(-0.01, 0.01), z + thick), yaw_deg=rng.uniform(-14, 14))
+        pose = placed(
+            (rng.uniform(-0.015, 0.015), rng.uniform(-0.01, 0.01), z + thick), yaw_deg=rng.uniform(-14, 14)
+        )
         cover = np.full((64, 64, 3), rng.uniform(0.1, 0.8, 3), np.float32)
         cover[8:12, 6:-6] = cover[-12:-8, 6:-6] = cover[20:34, 14:-14] = (0.93, 0.88, 0.72)
         pages = np.full((64, 64, 3), (0.92, 0.90, 0.84), np.float32)
         pages[::3] *= 0.9
         spine = np.full((64, 64, 3), cover[0, 0], np.float32)
-        texture = Texture(np.stack([pages, pages, pages, spine, cover, cover]), (2 * wide, 2 * deep), layer_of_part=range(6))
+        texture = Texture(
+            np.stack([pages, pages, pages, spine, cover, cover]), (2 * wide, 2 * deep), layer_of_part=range(6)
+        )
         items.append(Item(Box((wide, deep, thick), pose), texture))
         z += 2 * thick
     return items
@@ -77,7 +85,9 @@ def book_pile(rng: np.random.Generator, count: int) -> list[Item]:
 def potted_plant(rng: np.random.Generator) -> list[Item]:
     """A potted plant 1.3 m tall."""
     clay = Texture(plaster(64, rng, (0.72, 0.40, 0.26)), (0.3, 0.3))
-    pot = Revolution([(0, 0), (0.13, 0), (0.19, 0.30), (0.205, 0.30), (0.205, 0.345), (0.17, 0.345), (0.16, 0.3), (0, 0.3)])
+    pot = Revolution(
+        [(0, 0), (0.13, 0), (0.19, 0.30), (0.205, 0.30), (0.205, 0.345), (0.17, 0.345), (0.16, 0.3), (0, 0.3)]
+    )
     leaves = Texture(foliage(256, rng), (0.35, 0.35))
     items = [Item(pot, clay)]
     for _ in range(11):
@@ -90,7 +100,9 @@ def potted_plant(rng: np.random.Generator) -> list[Item]:
 
 def floor_lamp(rng: np.random.Generator) -> list[Item]:
     metal = solid(0.20, 0.19, 0.18)
-    shade = Texture(np.clip(1.12 * stripes(128, rng, ((0.95, 0.88, 0.70), (0.90, 0.80, 0.60)), 16), 0, 1), (0.3, 0.3))
+    shade = Texture(
+        np.clip(1.12 * stripes(128, rng, ((0.95, 0.88, 0.70), (0.90, 0.80, 0.60)), 16), 0, 1), (0.3, 0.3)
+    )
     return [
         Item(cylinder(0.15, 0.012, placed((0, 0, 0.012))), metal),
         Item(strut((0, 0, 0.02), (0, 0, 1.42), 0.012, 0.012), metal),
@@ -100,7 +112,9 @@ def floor_lamp(rng: np.random.Generator) -> list[Item]:
 
 def mug(rng: np.random.Generator) -> list[Item]:
     """A mug with a painted band and a handle."""
-    body = Revolution([(0, 0), (0.038, 0), (0.041, 0.01), (0.041, 0.095), (0.036, 0.095), (0.035, 0.02), (0, 0.015)])
+    body = Revolution(
+        [(0, 0), (0.038, 0), (0.041, 0.01), (0.041, 0.095), (0.036, 0.095), (0.035, 0.02), (0, 0.015)]
+    )
     picture = stripes(128, rng, ((0.94, 0.93, 0.90), tuple(rng.uniform(0.1, 0.8, 3))), 8)
     items = [Item(body, Texture(picture, (body.circumference / 2, 0.06)))]
     arc = [(0.038 + 0.03 * math.cos(a), 0.05 + 0.028 * math.sin(a)) for a in np.linspace(-1.45, 1.45, 7)]
@@ -126,7 +140,16 @@ def toy_blocks(rng: np.random.Generator) -> list[Item]:
 
 def candle(rng: np.random.Generator) -> list[Item]:
     """A candle on a turned stick."""
-    profile = [(0, 0), (0.05, 0), (0.05, 0.012), (0.015, 0.03), (0.022, 0.06), (0.012, 0.1), (0.03, 0.13), (0, 0.13)]
+    profile = [
+        (0, 0),
+        (0.05, 0),
+        (0.05, 0.012),
+        (0.015, 0.03),
+        (0.022, 0.06),
+        (0.012, 0.1),
+        (0.03, 0.13),
+        (0, 0.13),
+    ]
     wax = 0.9 + 0.1 * fractal_noise(64, rng, 1.0)[..., None] * np.ones(3)
     return [
         Item(Revolution(profile), wood_texture(rng, int(rng.integers(len(WOODS))), size=0.1)),

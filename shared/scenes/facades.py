@@ -13,7 +13,7 @@ __all__ = ["facade"]
 def facade(
     rng: np.random.Generator, floors: int, bays: int, colour: Colour, brick: bool, shop: bool
 ) -> np.ndarray:
-    """The front of a house, 512 pixels square: windows in frames, a cornice, a ground floor with a shop or doors."""
+    """The front of a house [512, 512, 3]: framed windows, a cornice, a ground floor with a shop or doors."""
     side = 512
     wall = bricks(side, rng, colour, rows=20 * floors, columns=9 * bays) if brick else None
     wall = plaster(side, rng, colour) if wall is None else wall
@@ -45,9 +45,15 @@ def _window(
     """One window in a cell (left, top, right, bottom) of the facade, in place."""
     left, top, right, bottom = map(int, cell)
     half = int((right - left) * ratio / 2)
-    middle, high, low = (left + right) // 2, top + int(0.18 * (bottom - top)), bottom - int(0.2 * (bottom - top))
+    middle, high, low = (
+        (left + right) // 2,
+        top + int(0.18 * (bottom - top)),
+        bottom - int(0.2 * (bottom - top)),
+    )
     if shutter is not None:
-        cv2.rectangle(picture, (middle - int(1.75 * half), high), (middle + int(1.75 * half), low), shutter, -1)
+        cv2.rectangle(
+            picture, (middle - int(1.75 * half), high), (middle + int(1.75 * half), low), shutter, -1
+        )
     cv2.rectangle(picture, (middle - half - 3, high - 3), (middle + half + 3, low + 3), trim, -1)
     pane = picture[high:low, middle - half : middle + half]
     ramp = np.linspace(0, 1, pane.shape[0], dtype=np.float32)[:, None] * np.ones(pane.shape[1], np.float32)
@@ -56,12 +62,25 @@ def _window(
     if rng.random() < 0.35:
         pane[:, : pane.shape[1] // 4] = pane[:, -(pane.shape[1] // 4) :] = (0.86, 0.83, 0.76)
     cv2.line(picture, (middle, high), (middle, low), (0.92, 0.92, 0.90), 2)
-    cv2.line(picture, (middle - half, (2 * high + low) // 3), (middle + half, (2 * high + low) // 3), (0.92, 0.92, 0.9), 2)
-    cv2.rectangle(picture, (middle - half - 5, low + 2), (middle + half + 5, low + 6), tuple(0.8 * c for c in trim), -1)
+    cv2.line(
+        picture,
+        (middle - half, (2 * high + low) // 3),
+        (middle + half, (2 * high + low) // 3),
+        (0.92, 0.92, 0.9),
+        2,
+    )
+    cv2.rectangle(
+        picture, (middle - half - 5, low + 2), (middle + half + 5, low + 6), tuple(0.8 * c for c in trim), -1
+    )
 
 
 def _ground_floor(
-    picture: np.ndarray, rng: np.random.Generator, edges_x: np.ndarray, rows: tuple[int, int], trim: Colour, shop: bool
+    picture: np.ndarray,
+    rng: np.random.Generator,
+    edges_x: np.ndarray,
+    rows: tuple[int, int],
+    trim: Colour,
+    shop: bool,
 ) -> None:
     """Shop windows under a lettered board, or doors and windows, in place."""
     top, bottom = rows
@@ -72,7 +91,9 @@ def _ground_floor(
             if bay == door:
                 wood = tuple(float(c) for c in rng.uniform(0.12, 0.45, 3))
                 middle, half = int(left + right) // 2, int(right - left) // 4
-                cv2.rectangle(picture, (middle - half - 4, top + tall // 6), (middle + half + 4, bottom), trim, -1)
+                cv2.rectangle(
+                    picture, (middle - half - 4, top + tall // 6), (middle + half + 4, bottom), trim, -1
+                )
                 cv2.rectangle(picture, (middle - half, top + tall // 5), (middle + half, bottom), wood, -1)
             else:
                 _window(picture, rng, (left, top, right, bottom - tall // 8), 0.5, trim, None)

@@ -42,7 +42,9 @@ def wood_texture(rng: np.random.Generator, kind: int, upright: bool = False, siz
     return Texture(wood(256, rng, *WOODS[kind]), (size, size), turned=upright)
 
 
-def cloth_texture(rng: np.random.Generator, colour: Colour, kind: str = "plain", size: float = 0.3) -> Texture:
+def cloth_texture(
+    rng: np.random.Generator, colour: Colour, kind: str = "plain", size: float = 0.3
+) -> Texture:
     """Cloth of one colour: plain, check or striped."""
     if kind == "striped":
         picture = stripes(256, rng, (colour, _CREAM, colour, tuple(0.55 * c for c in colour)), 8)
@@ -142,7 +144,9 @@ def _chair_legs(style: ChairStyle, texture: Texture) -> list[Item]:
             else:
                 items.append(Item(strut((x * 1.18, y * 1.18, 0.0), (x, y, top), 0.013, 0.022), texture))
     for x in (-half_w, half_w):  # rails between the legs
-        items.append(Item(bar((x - 0.009, -half_d, 0.42 * top), (x + 0.009, half_d, 0.42 * top + 0.03)), texture))
+        items.append(
+            Item(bar((x - 0.009, -half_d, 0.42 * top), (x + 0.009, half_d, 0.42 * top + 0.03)), texture)
+        )
     return items
 
 
@@ -163,7 +167,8 @@ def _chair_back(style: ChairStyle, grain: Texture, upright: Texture, fabric: Tex
     if style.back == "panel":
         arch = [(-half_w, 0.2 * tall), (half_w, 0.2 * tall)]
         arch += [
-            (half_w * math.cos(a), tall * 0.86 + 0.2 * tall * math.sin(a)) for a in np.linspace(0, math.pi, 17)
+            (half_w * math.cos(a), tall * 0.86 + 0.2 * tall * math.sin(a))
+            for a in np.linspace(0, math.pi, 17)
         ]
         return [*items, Item(Prism(arch, 0.012, foot, bevel=0.01), grain)]
     rail = RoundedBox((half_w + 0.018, 0.013, 0.035), 0.012, at(0, 0, tall - 0.01))
@@ -193,5 +198,7 @@ def armchair(rng: np.random.Generator, colour: Colour, kind: str = "check", wood
         rest = RoundedBox((0.05, 0.27, 0.016), 0.014, placed((side * 0.315, -0.05, 0.595)))
         items.append(Item(rest, grain))
         for y in (-0.28, 0.28):
-            items.append(Item(strut((side * 0.33, y * 1.08, 0.0), (side * 0.30, y, 0.18), 0.016, 0.032), turned))
+            items.append(
+                Item(strut((side * 0.33, y * 1.08, 0.0), (side * 0.30, y, 0.18), 0.016, 0.032), turned)
+            )
     return items

@@ -21,7 +21,6 @@ __all__ = [
     "WHITE",
     "chair_object",
     "letter_cube",
-    "make_object",
     "pedestal",
     "random_car",
     "random_chair",
@@ -41,21 +40,15 @@ _CUBE_COLOURS = (
 )
 
 
-def make_object(name: str, seed: int = 0) -> Scene:
-    """One of the objects by name: cube, vase, pedestal, chair."""
-    makers = {"cube": letter_cube, "vase": vase, "pedestal": pedestal, "chair": chair_object}
-    if name not in makers:
-        raise ValueError(f"unknown object {name!r}; there are {', '.join(makers)}")
-    return makers[name](seed)
-
-
 def letter_cube(seed: int = 0, side: float = 0.8) -> Scene:
-    """A wooden alphabet block: a frame, a painted panel, one big letter per face and small ones in its corners."""
+    """A wooden alphabet block: per face a frame, a painted panel, a big letter and two small ones."""
     rng = np.random.default_rng(seed)
     letters = rng.permutation(list("ABDEFGHKLMNPQRSTUXYZ"))
     order = rng.permutation(6)
     faces = [
-        _cube_face(256, str(letters[i]), "".join(letters[6 + 2 * i : 8 + 2 * i]), _CUBE_COLOURS[order[i]], rng)
+        _cube_face(
+            256, str(letters[i]), "".join(letters[6 + 2 * i : 8 + 2 * i]), _CUBE_COLOURS[order[i]], rng
+        )
         for i in range(6)
     ]
     texture = Texture(np.stack(faces), (side, side), repeat=False, layer_of_part=range(6))
@@ -63,13 +56,17 @@ def letter_cube(seed: int = 0, side: float = 0.8) -> Scene:
     return Scene([Item(Box((side / 2,) * 3), texture)], light, WHITE)
 
 
-def _cube_face(side: int, letter: str, corners: str, colour: tuple[float, ...], rng: np.random.Generator) -> np.ndarray:
+def _cube_face(
+    side: int, letter: str, corners: str, colour: tuple[float, ...], rng: np.random.Generator
+) -> np.ndarray:
     """One face of the block: [side, side, 3]."""
     grain = wood(side, rng, (0.88, 0.70, 0.46), (0.66, 0.44, 0.24))
     y, x = np.abs(np.mgrid[0:side, 0:side] + 0.5 - side / 2) / (side / 2)
     ring = np.maximum(x, y)
     paint = np.asarray(colour, np.float32) * (0.86 + 0.20 * fractal_noise(side, rng, 1.2))[..., None]
-    cream = np.asarray((0.97, 0.93, 0.82), np.float32) * (0.93 + 0.07 * fractal_noise(side, rng, 0.8))[..., None]
+    cream = (
+        np.asarray((0.97, 0.93, 0.82), np.float32) * (0.93 + 0.07 * fractal_noise(side, rng, 0.8))[..., None]
+    )
     dots = (np.hypot((x * 12) % 1 - 0.5, (y * 12) % 1 - 0.5) < 0.22).astype(np.float32)
     face = blend(grain, paint, _band(ring, 0.0, 0.86))
     face = blend(face, cream, _band(ring, 0.70, 0.83) * dots)
@@ -103,12 +100,17 @@ def vase(seed: int = 0) -> Scene:
     inside = Revolution([(0.15, 0.487), (0.10, 0.36), (0.13, 0.29), (0.2, 0.2), (0.0, 0.05)])
     bands = vase_bands(1024, 512, rng)
     paint = Texture(bands, (body.circumference, body.arc_length))
-    clay, glaze = solid(0.28, 0.14, 0.09), Texture(stone(128, rng, (0.17, 0.14, 0.13), (0.10, 0.08, 0.08)), (0.3, 0.3))
+    clay, glaze = (
+        solid(0.28, 0.14, 0.09),
+        Texture(stone(128, rng, (0.17, 0.14, 0.13), (0.10, 0.08, 0.08)), (0.3, 0.3)),
+    )
     items = [Item(body, paint), Item(inside, clay)]
     curve = [(0.115, 0.42), (0.19, 0.445), (0.27, 0.42), (0.31, 0.35), (0.305, 0.26), (0.27, 0.185)]
     for side in (-1, 1):
         points = [(side * x, 0.0, height) for x, height in curve]
-        items += [Item(strut(a, b, 0.022, 0.022), glaze) for a, b in zip(points[:-1], points[1:], strict=True)]
+        items += [
+            Item(strut(a, b, 0.022, 0.022), glaze) for a, b in zip(points[:-1], points[1:], strict=True)
+        ]
         items += [Item(Sphere(0.022, placed(p)), glaze) for p in points[1:-1]]
     return Scene(items, OBJECT_LIGHT, WHITE)
 
@@ -119,7 +121,10 @@ def pedestal(seed: int = 0) -> Scene:
     white, veined = Texture(marble(256, rng), (0.6, 0.6)), Texture(_dark_marble(rng), (0.5, 0.5))
     sand = Texture(stone(256, rng), (0.4, 0.4), turned=True)
     flutes = [
-        ((0.165 - 0.020 * abs(math.sin(8 * a))) * math.cos(a), (0.165 - 0.020 * abs(math.sin(8 * a))) * math.sin(a))
+        (
+            (0.165 - 0.020 * abs(math.sin(8 * a))) * math.cos(a),
+            (0.165 - 0.020 * abs(math.sin(8 * a))) * math.sin(a),
+        )
         for a in np.linspace(0, 2 * math.pi, 96, endpoint=False)
     ]
     items = [
@@ -136,9 +141,14 @@ def pedestal(seed: int = 0) -> Scene:
 def _bust(white: Texture, rng: np.random.Generator) -> list[Item]:
     """Shoulders, neck, head, hair and a nose; it looks along -y."""
     curls = Texture(stone(128, rng, (0.80, 0.77, 0.72), (0.50, 0.47, 0.44)), (0.07, 0.07))
-    torso = PchipInterpolator([0.08, 0.10, 0.15, 0.19, 0.215, 0.24, 0.29], [0.075, 0.08, 0.165, 0.16, 0.10, 0.058, 0.052])
+    torso = PchipInterpolator(
+        [0.08, 0.10, 0.15, 0.19, 0.215, 0.24, 0.29], [0.075, 0.08, 0.165, 0.16, 0.10, 0.058, 0.052]
+    )
     z = np.linspace(0.08, 0.29, 24)
-    egg = [(0.088 * math.sin(a) * (1 - 0.16 * math.cos(a)), -0.118 * math.cos(a)) for a in np.linspace(0, math.pi, 25)]
+    egg = [
+        (0.088 * math.sin(a) * (1 - 0.16 * math.cos(a)), -0.118 * math.cos(a))
+        for a in np.linspace(0, math.pi, 25)
+    ]
     head = placed((0, -0.012, 0.375), roll_deg=6)
     items = [
         Item(Revolution([*zip(torso(z), z, strict=True)]), white),
@@ -150,7 +160,9 @@ def _bust(white: Texture, rng: np.random.Generator) -> list[Item]:
     ]
     for side in (-1, 1):
         items.append(Item(Sphere(0.013, placed((side * 0.032, -0.083, 0.388))), curls))
-        items.append(Item(RoundedBox((0.009, 0.016, 0.026), 0.008, placed((side * 0.089, -0.005, 0.372))), white))
+        items.append(
+            Item(RoundedBox((0.009, 0.016, 0.026), 0.008, placed((side * 0.089, -0.005, 0.372))), white)
+        )
     for turn in range(14):
         angle = 2 * math.pi * turn / 14
         x, y = 0.083 * math.cos(angle), 0.083 * math.sin(angle)
@@ -180,7 +192,9 @@ def random_chair(seed: int) -> Scene:
     """A chair drawn at random, about 0.9 units tall; equal seeds give equal chairs."""
     style = random_chair_style(seed)
     items = chair(style, np.random.default_rng((seed, 1)))
-    return Scene(moved(items, placed((0, 0, -(style.seat_height + style.back_height) / 2))), OBJECT_LIGHT, WHITE)
+    return Scene(
+        moved(items, placed((0, 0, -(style.seat_height + style.back_height) / 2))), OBJECT_LIGHT, WHITE
+    )
 
 
 def random_car(seed: int) -> Scene:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
+from scipy import fft
 
 __all__ = [
     "asphalt",
@@ -35,17 +36,18 @@ Colour = Sequence[float]
 def fractal_noise(
     side: int, rng: np.random.Generator, slope: float = 1.0, stretch: float = 1.0, coarsest: float = 0.0
 ) -> np.ndarray:
-    """Periodic noise [side, side] in [0, 1] with amplitude ~ frequency^-slope; `stretch` > 1 draws it out along x.
+    """Periodic noise [side, side] in [0, 1], amplitude ~ frequency^-slope; `stretch` > 1 draws it out in x.
 
     Frequencies below `coarsest` cycles per side are left out.
     """
-    frequency_y = np.fft.fftfreq(side)[:, None] * side
-    frequency_x = np.fft.fftfreq(side)[None, :] * side * stretch
+    frequency_y = fft.fftfreq(side)[:, None] * side
+    frequency_x = fft.rfftfreq(side)[None, :] * side * stretch
     frequency = np.hypot(frequency_x, frequency_y)
     gain = np.where(frequency > coarsest, np.maximum(frequency, 1.0) ** -slope, 0.0)
     gain[0, 0] = 0.0
-    noise = np.fft.ifft2(np.fft.fft2(rng.standard_normal((side, side))) * gain).real
-    low, high = np.percentile(noise, (1, 99))
+    white = rng.standard_normal((side, side), dtype=np.float32)
+    noise = fft.irfft2(fft.rfft2(white) * gain.astype(np.float32), (side, side))
+    low, high = np.percentile(noise[::2, ::2], (1, 99))
     return np.clip((noise - low) / (high - low), 0.0, 1.0).astype(np.float32)
 
 
@@ -62,7 +64,9 @@ def wood(
     y = np.linspace(0.0, 1.0, side, endpoint=False, dtype=np.float32)[:, None]
     warp = fractal_noise(side, rng, slope=1.6, stretch=5.0)
     rings = (7.0 * y + 1.8 * warp) % 1.0
-    rings = np.minimum(rings / 0.8, (1.0 - rings) / 0.2)  # slow rise of early wood, quick fall after late wood
+    rings = np.minimum(
+        rings / 0.8, (1.0 - rings) / 0.2
+    )  # slow rise of early wood, quick fall after late wood
     fibres = fractal_noise(side, rng, slope=0.35, stretch=24.0)
     pores = fractal_noise(side, rng, slope=0.1, stretch=14.0) > 0.94
     picture = blend(light, dark, np.clip(0.62 * rings + 0.45 * fibres - 0.1, 0.0, 1.0))
@@ -70,7 +74,10 @@ def wood(
 
 
 def marble(
-    side: int, rng: np.random.Generator, ground: Colour = (0.93, 0.91, 0.88), vein: Colour = (0.48, 0.47, 0.50)
+    side: int,
+    rng: np.random.Generator,
+    ground: Colour = (0.93, 0.91, 0.88),
+    vein: Colour = (0.48, 0.47, 0.50),
 ) -> np.ndarray:
     """Polished marble: thin veins where two warped noises cross their middle, over a cloudy ground."""
     clouds = fractal_noise(side, rng, 1.5)
@@ -134,7 +141,10 @@ def bricks(
     joint = np.clip(1.5 - np.minimum(across, upright) / 0.045, 0.0, 1.0)
     tone = rng.uniform(0.72, 1.18, (rows, columns))[row % rows, column]
     tint = rng.uniform(-0.04, 0.04, (rows, columns, 3))[row % rows, column]
-    brick = np.asarray(colour, np.float32) * (tone * (0.82 + 0.3 * fractal_noise(side, rng, 0.7)))[..., None] + tint
+    brick = (
+        np.asarray(colour, np.float32) * (tone * (0.82 + 0.3 * fractal_noise(side, rng, 0.7)))[..., None]
+        + tint
+    )
     paste = np.asarray(mortar, np.float32) * (0.85 + 0.2 * fractal_noise(side, rng, 0.5))[..., None]
     return np.clip(blend(brick, paste, joint), 0.0, 1.0).astype(np.float32)
 
@@ -192,9 +202,10 @@ def foliage(side: int, rng: np.random.Generator, colour: Colour = (0.24, 0.42, 0
 
 
 def glyph_mask(text: str, side: int, height: float = 0.62) -> np.ndarray:
-    """Coverage [side, side] in [0, 1] of a bold text centred in the picture, `height` of its side tall if it fits.
+    """Coverage [side, side] in [0, 1] of a bold text in the middle, `height` of the side tall if it fits.
 
-    The text is cropped to its ink before it is scaled, so OpenCV 4 (stroke font) and 5 (outline font) both fit.
+    The text is cropped to its ink before it is scaled, so OpenCV 4 (stroke font) and 5 (outline font) both
+    fit.
     """
     canvas = np.zeros((400, 400 * len(text) + 400), np.uint8)
     cv2.putText(canvas, text, (100, 300), cv2.FONT_HERSHEY_SIMPLEX, 10.0, 255, 34, cv2.LINE_AA)

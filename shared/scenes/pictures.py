@@ -99,7 +99,9 @@ def _figures(band: np.ndarray, rng: np.random.Generator, black: Colour, cream: C
     u, v = cell * width / count, y - height / 2
     radius, angle = np.hypot(u, v) / height, np.arctan2(v, u)
     odd = (x / width * count).astype(int) % 2
-    colours = rng.permutation(np.array([(0.62, 0.16, 0.13), (0.16, 0.30, 0.42), (0.20, 0.36, 0.22), (0.70, 0.52, 0.14)]))
+    colours = rng.permutation(
+        np.array([(0.62, 0.16, 0.13), (0.16, 0.30, 0.42), (0.20, 0.36, 0.22), (0.70, 0.52, 0.14)])
+    )
     petals = (radius < 0.40 * (0.62 + 0.38 * np.cos(8 * angle))) & (odd == 0)
     ring = (np.abs(radius - 0.45) < 0.025) & (odd == 0)
     band[:] = blend(band, black, petals | ring)
@@ -122,7 +124,9 @@ def landscape(side: int, rng: np.random.Generator) -> np.ndarray:
     top = np.array((0.30, 0.52, 0.82)) * (1 - 0.4 * dusk)
     low = np.array((0.82, 0.88, 0.94)) * (1 - dusk) + np.array((0.98, 0.72, 0.42)) * dusk
     picture = blend(top, low, np.clip(y * 1.8, 0, 1))
-    clouds = np.clip(fractal_noise(side, rng, 1.5, stretch=3.0) * 2.2 - 1.1, 0, 1) * np.clip(1.2 - 2.2 * y, 0, 1)
+    clouds = np.clip(fractal_noise(side, rng, 1.5, stretch=3.0) * 2.2 - 1.1, 0, 1) * np.clip(
+        1.2 - 2.2 * y, 0, 1
+    )
     picture = blend(picture, (1.0, 0.97, 0.93), 0.9 * clouds)
     sun_x, sun_y = rng.uniform(0.15, 0.85), rng.uniform(0.12, 0.3)
     picture = blend(picture, (1.0, 0.95, 0.75), np.hypot(x - sun_x, y - sun_y) < 0.055)
@@ -154,9 +158,13 @@ def modern_painting(side: int, rng: np.random.Generator) -> np.ndarray:
         colour = tuple(float(c) for c in palette[index % len(palette)])
         a, b = (rng.uniform(0.05, 0.95, (2, 2)) * 2 * side).astype(int)
         if index % 3 == 0:
-            cv2.circle(big, tuple(map(int, a)), int(rng.uniform(0.05, 0.2) * 2 * side), colour, -1, cv2.LINE_AA)
+            cv2.circle(
+                big, tuple(map(int, a)), int(rng.uniform(0.05, 0.2) * 2 * side), colour, -1, cv2.LINE_AA
+            )
         elif index % 3 == 1:
-            cv2.line(big, tuple(map(int, a)), tuple(map(int, b)), colour, int(rng.uniform(4, 26)), cv2.LINE_AA)
+            cv2.line(
+                big, tuple(map(int, a)), tuple(map(int, b)), colour, int(rng.uniform(4, 26)), cv2.LINE_AA
+            )
         else:
             corner = a + (rng.uniform(0.08, 0.3, 2) * 2 * side).astype(int)
             cv2.rectangle(big, tuple(map(int, a)), tuple(map(int, corner)), colour, -1)
@@ -177,10 +185,22 @@ def carpet(side: int, rng: np.random.Generator) -> np.ndarray:
     picture = blend(picture, gold, (blobs > 0.48) & (blobs < 0.52))
     radius, angle = np.hypot(x, y * 1.15), np.arctan2(y, x)
     star = radius / (0.5 + 0.10 * np.cos(8 * angle))
-    for limit, colour in ((1.0, cream), (0.94, border), (0.66, cream), (0.61, ground), (0.36, gold), (0.30, cream)):
+    for limit, colour in (
+        (1.0, cream),
+        (0.94, border),
+        (0.66, cream),
+        (0.61, ground),
+        (0.36, gold),
+        (0.30, cream),
+    ):
         picture = blend(picture, colour, star < limit)
     picture = blend(picture, border, (star < 0.9) & (star > 0.7) & ((angle * 24 / np.pi) % 1 < 0.4))
-    for low, high, colour in ((0.97, 1.1, cream), (0.82, 0.97, border), (0.80, 0.82, cream), (0.78, 0.80, gold)):
+    for low, high, colour in (
+        (0.97, 1.1, cream),
+        (0.82, 0.97, border),
+        (0.80, 0.82, cream),
+        (0.78, 0.80, gold),
+    ):
         picture = blend(picture, colour, (ring >= low) & (ring < high))
     motif = np.abs((np.where(x > y, y, x) * 11) % 1 - 0.5) + np.abs((ring - 0.895) / 0.12)
     picture = blend(picture, gold, (ring > 0.82) & (ring < 0.97) & (motif < 0.42))
@@ -212,7 +232,9 @@ def window_view(side: int, rng: np.random.Generator) -> np.ndarray:
     """A white casement with four panes before a landscape: [side, side, 3]."""
     view = np.clip(landscape(side, rng) * 1.15 + 0.06, 0, 1)
     y, x = np.abs(np.mgrid[0:side, 0:side] + 0.5 - side / 2) / (side / 2)
-    frame = (np.maximum(x, y) > 0.92) | (x < 0.05) | (np.abs(np.mgrid[0:side, 0:side][0] / side - 0.36) < 0.02)
+    frame = (
+        (np.maximum(x, y) > 0.92) | (x < 0.05) | (np.abs(np.mgrid[0:side, 0:side][0] / side - 0.36) < 0.02)
+    )
     gap = ((np.maximum(x, y) > 0.90) | (x < 0.065)) & ~frame
     picture = blend(view, (0.62, 0.62, 0.60), gap)
     return blend(picture, (0.95, 0.95, 0.93), frame)
@@ -224,7 +246,9 @@ def globe(width: int, height: int, rng: np.random.Generator) -> np.ndarray:
     latitude = np.abs(np.linspace(-1, 1, height))[:, None]
     sea, shore = (0.16, 0.38, 0.62), (0.50, 0.72, 0.80)
     picture = blend(shore, sea, np.clip((0.55 - relief) * 9, 0, 1))
-    land = blend((0.36, 0.56, 0.24), (0.80, 0.66, 0.38), np.clip((relief - 0.6) * 4 + 0.3 * (latitude < 0.4), 0, 1))
+    land = blend(
+        (0.36, 0.56, 0.24), (0.80, 0.66, 0.38), np.clip((relief - 0.6) * 4 + 0.3 * (latitude < 0.4), 0, 1)
+    )
     picture = np.where((relief > 0.55)[..., None], land, picture)
     picture = blend(picture, (0.95, 0.96, 0.97), np.clip((latitude + 0.2 * relief - 0.95) * 15, 0, 1))
     rows, columns = np.arange(height) * 12 / height % 1, np.arange(width) * 24 / width % 1
@@ -242,11 +266,13 @@ def paving(side: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def road(side: int, rng: np.random.Generator) -> np.ndarray:
-    """A two-lane road across the picture's height, running along x: edge lines, one dash, patches: [side, side, 3]."""
+    """A two-lane road along x that fills the height: edge lines, one dash, patches: [side, side, 3]."""
     picture = asphalt(side, rng)
     v = (np.arange(side)[:, None] + 0.5) / side * np.ones(side)
     u = (np.arange(side)[None] + 0.5) / side * np.ones((side, 1))
-    tracks = np.exp(-(((np.abs(v - 0.5) - 0.145) / 0.03) ** 2)) + np.exp(-(((np.abs(v - 0.5) - 0.355) / 0.03) ** 2))
+    tracks = np.exp(-(((np.abs(v - 0.5) - 0.145) / 0.03) ** 2)) + np.exp(
+        -(((np.abs(v - 0.5) - 0.355) / 0.03) ** 2)
+    )
     picture = picture * (1 - 0.22 * tracks)[..., None]
     worn = fractal_noise(side, rng, 0.5) > 0.12
     lines = (np.abs(np.abs(v - 0.5) - 0.465) < 0.009) | ((np.abs(v - 0.5) < 0.009) & (np.abs(u - 0.5) < 0.24))

@@ -17,10 +17,11 @@ _RAYS_PER_TILE = 40_000  # keeps the working set of a tile in the processor's ca
 
 
 class Render(NamedTuple):
-    """One picture, or many with a leading axis [V]; colours are averaged over the pixel, the rest is its centre ray.
+    """One picture, or many with a leading [V]; colours average over the pixel, the rest is its centre ray.
 
-    image [3, H, W] RGB in [0, 1]; depth [H, W] z-depth in scene units, inf where nothing is hit; mask [H, W] bool,
-    True where something is hit; normals [3, H, W] world unit vectors towards the camera, 0 outside the mask.
+    image [3, H, W] RGB in [0, 1]; depth [H, W] z-depth in scene units, inf where nothing is hit; mask [H,
+    W] bool, True where something is hit; normals [3, H, W] world unit vectors towards the camera, 0 outside
+    the mask.
     """
 
     image: Tensor
@@ -34,8 +35,8 @@ def render(
 ) -> Render:
     """Render one view; pixel (0, 0) is the centre of the top-left pixel and colour is the mean of n x n rays.
 
-    K [3, 3] in pixels, world_from_cam [4, 4] with OpenCV axes. Device and dtype follow K. Raises ValueError for
-    wrong shapes or sizes.
+    K [3, 3] in pixels, world_from_cam [4, 4] with OpenCV axes. Device and dtype follow K. Raises ValueError
+    for wrong shapes or sizes.
     """
     check_camera(K, world_from_cam, height, width, antialias)
     image, normals = K.new_empty(3, height, width), K.new_empty(3, height, width)
@@ -53,7 +54,9 @@ def render_views(
     if world_from_cam.ndim != 3:
         raise ValueError(f"world_from_cam must be [V, 4, 4], got {list(world_from_cam.shape)}")
     Ks = K.expand(len(world_from_cam), 3, 3)
-    views = [render(scene, k, pose, height, width, antialias) for k, pose in zip(Ks, world_from_cam, strict=True)]
+    views = [
+        render(scene, k, pose, height, width, antialias) for k, pose in zip(Ks, world_from_cam, strict=True)
+    ]
     return Render(*(torch.stack(field) for field in zip(*views, strict=True)))
 
 
@@ -108,7 +111,9 @@ def _render_tile(
 def check_camera(K: Tensor, world_from_cam: Tensor, height: int, width: int, antialias: int) -> None:
     if K.shape != (3, 3) or world_from_cam.shape != (4, 4):
         raise ValueError(
-            f"K must be [3, 3] and world_from_cam [4, 4], got {list(K.shape)} and {list(world_from_cam.shape)}"
+            f"K must be [3, 3] and world_from_cam [4, 4], not {list(K.shape)}, {list(world_from_cam.shape)}"
         )
     if min(height, width, antialias) < 1:
-        raise ValueError(f"height, width and antialias must be at least 1, got {height}, {width}, {antialias}")
+        raise ValueError(
+            f"height, width and antialias must be at least 1, got {height}, {width}, {antialias}"
+        )

@@ -1,4 +1,4 @@
-"""Furnished rooms in metres: z up, the floor at z = 0, its centre at the origin, the cameras look towards +y."""
+"""Furnished rooms in metres: z up, the floor's centre at the origin, the cameras look towards +y."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ _WHITE = (0.93, 0.92, 0.89)
 def room(seed: int = 0, views: int = 12) -> Scene:
     """A furnished attic room about 5 m wide; `cameras` [views, 4, 4] stroll through its front half.
 
-    One ceiling slope, planked floor, a rug, sofa, chairs, shelf, pictures, plant, lamp, a throw over the sofa and
-    round things on the tables; measures, colours and places follow the seed.
+    One ceiling slope, planked floor, a rug, sofa, chairs, shelf, pictures, plant, lamp, a throw over the
+    sofa and round things on the tables; measures, colours and places follow the seed.
     """
     rng = np.random.default_rng(seed)
     half_x, half_y, tall = rng.uniform(2.3, 2.8), rng.uniform(2.4, 2.9), rng.uniform(2.5, 2.8)
@@ -68,8 +68,12 @@ def room(seed: int = 0, views: int = 12) -> Scene:
     items += moved(potted_plant(rng), placed((half_x - 0.45, half_y - 0.42, 0)))
     items += moved(floor_lamp(rng), placed((-half_x + 0.5, half_y - 0.38, 0)))
     items += moved(_dining(rng), placed((-half_x + 0.95, -0.95, 0), yaw_deg=rng.uniform(-15, 15)))
-    ottoman = Revolution([(0, 0), (0.25, 0.0), (0.27, 0.05), (0.27, 0.3), (0.24, 0.36), (0.12, 0.38), (0, 0.385)])
-    items += moved([Item(ottoman, cloth_texture(rng, colours[3], "striped", 0.27 * math.pi))], placed((0.95, -0.75, 0)))
+    ottoman = Revolution(
+        [(0, 0), (0.25, 0.0), (0.27, 0.05), (0.27, 0.3), (0.24, 0.36), (0.12, 0.38), (0, 0.385)]
+    )
+    items += moved(
+        [Item(ottoman, cloth_texture(rng, colours[3], "striped", 0.27 * math.pi))], placed((0.95, -0.75, 0))
+    )
     return Scene(items, ROOM_LIGHT, cameras=_stroll(rng, half_x, half_y, views))
 
 
@@ -101,7 +105,9 @@ def _shell(rng: np.random.Generator, half_x: float, half_y: float, tall: float) 
     long = math.hypot(run, tall - knee)
     pose = placed((-half_x + run / 2, 0, (knee + tall) / 2), pitch_deg=-slope)
 
-    def wall(half: tuple[float, float], at: tuple[float, float, float], texture: Texture, **turn: float) -> Item:
+    def wall(
+        half: tuple[float, float], at: tuple[float, float, float], texture: Texture, **turn: float
+    ) -> Item:
         return Item(Quad(half, placed(at, **turn)), texture, blocks_light=False)
 
     items = [
@@ -131,13 +137,20 @@ def _hangings(rng: np.random.Generator, half_x: float, half_y: float) -> list[It
     order = rng.permutation(3)
     for slot, (x, half_w, half_h) in enumerate(((-1.15, 0.30, 0.38), (0.1, 0.55, 0.40), (1.25, 0.28, 0.28))):
         z = 1.55 + rng.uniform(-0.05, 0.08)
-        items.append(Item(RoundedBox((half_w + 0.04, 0.018, half_h + 0.04), 0.012, placed((x, half_y - 0.018, z))), frame))
+        items.append(
+            Item(
+                RoundedBox((half_w + 0.04, 0.018, half_h + 0.04), 0.012, placed((x, half_y - 0.018, z))),
+                frame,
+            )
+        )
         picture = Texture(pictures[order[slot]], (2 * half_w, 2 * half_h), repeat=False)
         items.append(Item(Quad((half_w, half_h), placed((x, half_y - 0.038, z), roll_deg=90)), picture))
     window = Texture(window_view(256, rng), (1.3, 1.3), repeat=False)
     at = (half_x - 0.02, 1.05, 1.45)
     items.append(Item(Box((0.02, 0.70, 0.70), placed((half_x, 1.05, 1.45))), solid(0.95, 0.95, 0.93)))
-    items.append(Item(Quad((0.65, 0.65), placed((at[0] - 0.003, at[1], at[2]), roll_deg=90, yaw_deg=-90)), window))
+    items.append(
+        Item(Quad((0.65, 0.65), placed((at[0] - 0.003, at[1], at[2]), roll_deg=90, yaw_deg=-90)), window)
+    )
     items.append(Item(bar((half_x - 0.16, 0.28, 0.70), (half_x, 1.82, 0.735)), solid(0.95, 0.95, 0.93)))
     for y in (0.25, 1.85):  # curtains: folds of a height field
         waves = [(0.022, 2 * math.pi / 0.09, 0.0, float(rng.uniform(0, 6))), (0.008, 23.0, 2.0, 0.5)]
@@ -162,13 +175,17 @@ def _sofa(rng: np.random.Generator, colour: tuple[float, ...]) -> list[Item]:
     for x, turn in ((-0.68, 12), (0.70, -15)):
         pose = placed((x, 0.10, 0.68), yaw_deg=turn, roll_deg=-22)
         kind = str(rng.choice(["striped", "check", "plain"]))
-        items.append(Item(RoundedBox((0.21, 0.075, 0.20), 0.07, pose), cloth_texture(rng, pillow, kind, 0.25)))
+        items.append(
+            Item(RoundedBox((0.21, 0.075, 0.20), 0.07, pose), cloth_texture(rng, pillow, kind, 0.25))
+        )
     waves = [(0.010, 14.0, 5.0, 0.3), (0.007, -9.0, 21.0, 1.0)]
     throw = HeightField((0.24, 0.36), waves, world_from_local=placed((0.0, -0.09, 0.528)))
     items.append(Item(throw, cloth_texture(rng, tuple(rng.uniform(0.3, 0.9, 3)), "check", 0.3)))
     for x in (-0.9, 0.9):
         for y in (-0.34, 0.34):
-            items.append(Item(cone(0.022, 0.03, 0.06, placed((x, y, 0.06))), wood_texture(rng, 1, upright=True)))
+            items.append(
+                Item(cone(0.022, 0.03, 0.06, placed((x, y, 0.06))), wood_texture(rng, 1, upright=True))
+            )
     return items
 
 
@@ -180,10 +197,14 @@ def _low_table(rng: np.random.Generator) -> list[Item]:
     items.append(Item(Box((0.50, 0.27, 0.01), placed((0, 0, 0.16))), grain))
     for x in (-0.51, 0.51):
         for y in (-0.28, 0.28):
-            items.append(Item(strut((x * 1.05, y * 1.05, 0.0), (x * 0.96, y * 0.96, 0.39), 0.014, 0.024), upright))
+            items.append(
+                Item(strut((x * 1.05, y * 1.05, 0.0), (x * 0.96, y * 0.96, 0.39), 0.014, 0.024), upright)
+            )
     items += moved(book_pile(rng, 3), placed((-0.30, 0.02, 0.422), yaw_deg=20))
     items += moved(painted_vase(rng, 0.30, int(rng.integers(3))), placed((0.06, 0.12, 0.422)))
-    bowl = Revolution([(0, 0), (0.06, 0.0), (0.10, 0.03), (0.145, 0.085), (0.135, 0.085), (0.09, 0.035), (0.0, 0.02)])
+    bowl = Revolution(
+        [(0, 0), (0.06, 0.0), (0.10, 0.03), (0.145, 0.085), (0.135, 0.085), (0.09, 0.035), (0.0, 0.02)]
+    )
     items += moved([Item(bowl, wood_texture(rng, 2))], placed((0.34, -0.06, 0.422)))
     for turn in range(4):
         at = (0.34 + 0.055 * math.cos(1.57 * turn), -0.06 + 0.055 * math.sin(1.57 * turn), 0.422 + 0.075)
@@ -197,7 +218,9 @@ def _bookshelf(rng: np.random.Generator) -> list[Item]:
     kind = int(rng.integers(len(WOODS)))
     grain, upright = wood_texture(rng, kind), wood_texture(rng, kind, upright=True)
     wide, deep, tall = 0.65, 0.14, 1.25
-    items = [Item(bar((s * wide - 0.015, -deep, 0), (s * wide + 0.015, deep, tall)), upright) for s in (-1, 1)]
+    items = [
+        Item(bar((s * wide - 0.015, -deep, 0), (s * wide + 0.015, deep, tall)), upright) for s in (-1, 1)
+    ]
     items.append(Item(bar((-wide, deep - 0.01, 0), (wide, deep, tall)), upright))
     levels = np.linspace(0.06, tall - 0.012, 4)
     for z in levels:
@@ -235,5 +258,3 @@ def _dining(rng: np.random.Generator) -> list[Item]:
     items += moved(painted_vase(rng, 0.24, 0), placed((-0.08, 0.1, 0.752)))
     items += moved(mug(rng), placed((0.20, -0.12, 0.752)))
     return items + moved(mug(rng), placed((-0.22, -0.18, 0.752), yaw_deg=130))
-
-

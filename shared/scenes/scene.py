@@ -1,4 +1,4 @@
-"""A scene is a flat list of shapes with textures, a light and a background; `trace` finds what rays hit first."""
+"""A scene is a flat list of textured shapes, a light and a background; `trace` finds what rays hit first."""
 
 from __future__ import annotations
 
@@ -15,7 +15,17 @@ from torch import Tensor
 from shared.scenes.shapes import T_MIN, Shape, length, unit
 from shared.scenes.textures import Texture
 
-__all__ = ["SCENES_VERSION", "Background", "Hits", "Item", "Light", "Scene", "beam_candidates", "moved", "trace"]
+__all__ = [
+    "SCENES_VERSION",
+    "Background",
+    "Hits",
+    "Item",
+    "Light",
+    "Scene",
+    "beam_candidates",
+    "moved",
+    "trace",
+]
 
 SCENES_VERSION = 1  # raised when any scene comes to look different, so that written data sets are made anew
 
@@ -24,8 +34,8 @@ SCENES_VERSION = 1  # raised when any scene comes to look different, so that wri
 class Light:
     """Lambertian light: a sun, and a sky from above with a bounce from below; colours are linear intensities.
 
-    A surface shows albedo * (sun * cos + open * (sky, ground))^(1 / 2.2), albedo in display values. `open` is the
-    part of the hemisphere that is not blocked within `occlusion_radius` (0: not computed).
+    A surface shows albedo * (sun * cos + open * (sky, ground))^(1 / 2.2), albedo in display values. `open`
+    is the part of the hemisphere that is not blocked within `occlusion_radius` (0: not computed).
     """
 
     to_sun: tuple[float, float, float] = (0.45, -0.55, 0.7)
@@ -73,7 +83,7 @@ def moved(items: list[Item], world_from_group: Tensor) -> list[Item]:
 
 @dataclass
 class Scene:
-    """Items, light and background; z is up. `cameras` are suggested poses [V, 4, 4] (world_from_cam) if any."""
+    """Items, light and background; z is up. `cameras` [V, 4, 4] are suggested `world_from_cam`, if any."""
 
     items: list[Item]
     light: Light = field(default_factory=Light)
@@ -84,9 +94,12 @@ class Scene:
     def bounding_balls(self) -> tuple[np.ndarray, np.ndarray]:
         """Centres [S, 3] and radii [S] of the items in the world, float64."""
         shapes = [item.shape for item in self.items]
-        centres = np.stack([
-            (s.world_from_local[:3, :3] @ s.bounds_middle + s.world_from_local[:3, 3:])[:, 0].numpy() for s in shapes
-        ])
+        centres = np.stack(
+            [
+                (s.world_from_local[:3, :3] @ s.bounds_middle + s.world_from_local[:3, 3:])[:, 0].numpy()
+                for s in shapes
+            ]
+        )
         return centres, np.array([s.bounding_radius for s in shapes]) * (1 + 1e-4)
 
 
@@ -101,8 +114,8 @@ class Hits(NamedTuple):
 def beam_candidates(scene: Scene, origins: Tensor, directions: Tensor) -> list[int]:
     """Indices of the items that any of these rays can meet, nearest first.
 
-    The rays are bounded by a ball around the origins and a cone around the directions; an item is kept when its
-    bounding ball, grown by the ball of origins, meets the cone. Never drops an item that a ray hits.
+    The rays are bounded by a ball around the origins and a cone around the directions; an item is kept when
+    its bounding ball, grown by the ball of origins, meets the cone. Never drops an item that a ray hits.
     """
     towards = unit(directions)
     axis = unit(towards.mean(1))

@@ -47,7 +47,7 @@ def _surfaces(
         normal = shape.rotate_to_world(normal)
         cosine = -(normal * directions[:, mine]).sum(0) / stretch[mine]
         normals[:, mine] = torch.where(cosine < 0, -normal, normal)
-        # between the footprint's short side (1) and long side (1 / cos): neither shimmer nor mush at grazing angles
+        # between the footprint's short side (1) and long side (1 / cos): neither shimmer nor mush
         footprint = ray_spread * t[mine] / cosine.abs().clamp_min(0.05).sqrt()
         albedo[:, mine] = texture(uv, faces, footprint)
     return points, normals, albedo
@@ -85,7 +85,9 @@ def _sunlit(scene: Scene, points: Tensor, normals: Tensor, to_sun: Tensor, facin
     across = np.sqrt(np.maximum((offset**2).sum(1) - along**2, 0.0))
     keep = (across <= radii + radius) & (along >= -(radii + radius))
     blockers = [int(i) for i in keep.nonzero()[0] if scene.items[i].blocks_light]
-    scale = 1e-3 * max(1.0, float(points.abs().max()) / 10)  # clear of the surface by more than float32's error
+    scale = 1e-3 * max(
+        1.0, float(points.abs().max()) / 10
+    )  # clear of the surface by more than float32's error
     start = points[:, rows] + scale * normals[:, rows]
     blocked = trace(scene, start, to_sun[:, None].expand_as(start), blockers)
     lit[rows] = (blocked.item < 0).to(lit)
@@ -93,7 +95,7 @@ def _sunlit(scene: Scene, points: Tensor, normals: Tensor, to_sun: Tensor, facin
 
 
 def _openness(scene: Scene, points: Tensor, normals: Tensor, radius: float) -> Tensor:
-    """How open the hemisphere is, in [0, 1]: compares steps along the normal with the distance to the scene."""
+    """How open the hemisphere is, in [0, 1]: steps along the normal against the distance to the scene."""
     middle, extent = _points_ball(points)
     centres, radii = scene.bounding_balls
     gap = np.linalg.norm(centres - middle, axis=1) - radii

@@ -1,12 +1,12 @@
 """Convex shapes that rays can hit: quads, boxes, rounded boxes and spheres.
 
 Vocabulary of this package
-    rays        `origins` [3, 1] or [3, N] and `directions` [3, N], one contiguous row per axis: reductions over
-                a short last axis are slow on a CPU, reductions over a short first axis are not.
-    t           ray parameter; a point is origin + t * direction. Camera rays have z_cam = 1, so t is z-depth.
+    rays        `origins` [3, 1] or [3, N] and `directions` [3, N], one contiguous row per axis: on a CPU
+                reductions over a short last axis are slow, over a short first axis they are not.
+    t           ray parameter: a point is origin + t * direction. Camera rays have z_cam = 1, so t is z-depth.
     part        integer per hit that names the face or segment of the shape that was hit.
-    local       the frame of one shape; it is a rigid motion away from the world, so t is the same in both.
-    uv          surface coordinates in the scene's unit of length, u to the right and v down as seen from outside.
+    local       the frame of one shape, a rigid motion away from the world, so t is the same in both.
+    uv          surface coordinates in scene units, u to the right and v down as seen from outside.
 
 A hit is the nearest crossing of the surface in front of the origin, from outside or from inside (a box around
 the camera is a room). A miss is t = inf. Rays parallel to a face never give NaN.
@@ -48,7 +48,10 @@ def placed(
 
 def aimed(start: Sequence[float], end: Sequence[float]) -> Tensor:
     """A `world_from_local` [4, 4] float64 at the middle of two points with local z from start to end."""
-    first, last = torch.tensor(tuple(start), dtype=torch.float64), torch.tensor(tuple(end), dtype=torch.float64)
+    first, last = (
+        torch.tensor(tuple(start), dtype=torch.float64),
+        torch.tensor(tuple(end), dtype=torch.float64),
+    )
     z = torch.nn.functional.normalize(last - first, dim=0)
     helper = torch.eye(3, dtype=torch.float64)[int(z.abs().argmin())]
     y = torch.nn.functional.normalize(torch.linalg.cross(z, helper), dim=0)
@@ -69,7 +72,7 @@ def unit(vectors: Tensor) -> Tensor:
 
 
 def nonzero(directions: Tensor) -> Tensor:
-    """The same directions with zeros replaced by a tiny number, so that a division gives a huge finite value."""
+    """The same directions with zeros replaced by a tiny number: a division gives a huge finite value."""
     return torch.where(directions.abs() < _TINY, _TINY, directions)
 
 
@@ -80,7 +83,7 @@ def first_crossing(near: Tensor, far: Tensor) -> Tensor:
 
 
 def slab_interval(origins: Tensor, directions: Tensor, half: Tensor) -> tuple[Tensor, Tensor]:
-    """Where rays are inside the axis-aligned box |p| <= half [3, 1]: near [N], far [N] (near > far: never)."""
+    """Where rays are inside the box |p| <= half [3, 1]: near [N], far [N] (near > far: never)."""
     inverse = 1.0 / nonzero(directions)
     middle, reach = -origins * inverse, half * inverse.abs()
     return (middle - reach).amax(0), (middle + reach).amin(0)
@@ -100,11 +103,11 @@ def ball_interval(origins: Tensor, directions: Tensor, radius: float) -> tuple[T
 
 
 class Shape:
-    """A surface with a place in the world; subclasses give `hit`, `surface` and `distance` in the local frame.
+    """A surface with a place in the world; subclasses give `hit`, `surface`, `distance` in the local frame.
 
-    `world_from_local` [4, 4] is rigid. All points lie between the local corners `low` and `high`, and within
-    `radius` (default: half the diagonal) of the middle between them. `costly` tells the tracer to sort out the
-    rays that miss that box before it calls `hit`.
+    `world_from_local` [4, 4] is rigid. All points lie between the local corners `low` and `high`, and
+    within `radius` (default: half the diagonal) of the middle between them. `costly` tells the tracer to
+    sort out the rays that miss that box before it calls `hit`.
     """
 
     costly = False
@@ -160,7 +163,7 @@ class Shape:
 
 
 class Quad(Shape):
-    """A rectangle in the local plane z = 0, two-sided; `half` is (half width along x, half height along y)."""
+    """A two-sided rectangle in the local plane z = 0; `half` is (half width in x, half height in y)."""
 
     def __init__(self, half: Sequence[float], world_from_local: Tensor | None = None) -> None:
         super().__init__((-half[0], -half[1], 0.0), (*half, 0.0), world_from_local)
@@ -183,8 +186,8 @@ class Quad(Shape):
         return length((points.abs() - half).clamp_min(0.0))
 
 
-# Faces of a box in the order +x, -x, +y, -y, +z, -z: which axis and sign u and v follow so that a picture on the
-# face stands upright (z up; on the top +y is up) and is not mirrored, seen from outside.
+# Faces of a box in the order +x, -x, +y, -y, +z, -z: which axis and sign u and v follow so that a picture
+# on the face stands upright (z up; on the top +y is up) and is not mirrored, seen from outside.
 _U_AXIS, _U_SIGN = (1, 1, 0, 0, 0, 0), (1.0, -1.0, -1.0, 1.0, 1.0, 1.0)
 _V_AXIS, _V_SIGN = (2, 2, 2, 2, 1, 1), (-1.0, -1.0, -1.0, -1.0, -1.0, 1.0)
 
@@ -192,7 +195,9 @@ _V_AXIS, _V_SIGN = (2, 2, 2, 2, 1, 1), (-1.0, -1.0, -1.0, -1.0, -1.0, 1.0)
 def _face_uv(points: Tensor, face: Tensor) -> Tensor:
     """Points [3, N] and face [N] to uv [2, N] centred on each face."""
     device = points.device
-    rows = torch.stack([torch.tensor(_U_AXIS, device=device)[face], torch.tensor(_V_AXIS, device=device)[face]])
+    rows = torch.stack(
+        [torch.tensor(_U_AXIS, device=device)[face], torch.tensor(_V_AXIS, device=device)[face]]
+    )
     signs = torch.stack([points.new_tensor(_U_SIGN)[face], points.new_tensor(_V_SIGN)[face]])
     return points.gather(0, rows) * signs
 
@@ -213,7 +218,9 @@ class Box(Shape):
     def surface(self, points: Tensor, part: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         axis = (points.abs() - self._half(points)).abs().argmin(0)  # the face plane the point is on
         side = points.gather(0, axis[None])[0]
-        normal = torch.zeros_like(points).scatter_(0, axis[None], torch.where(side < 0, -1.0, 1.0)[None].to(points))
+        normal = torch.zeros_like(points).scatter_(
+            0, axis[None], torch.where(side < 0, -1.0, 1.0)[None].to(points)
+        )
         face = 2 * axis + (side < 0)
         return normal, _face_uv(points, face), face
 
@@ -238,7 +245,7 @@ class RoundedBox(Box):
         self.radius = float(radius)
 
     def hit(self, origins: Tensor, directions: Tensor) -> tuple[Tensor, None]:
-        """The body is convex and the union of 3 boxes, 12 edge cylinders and 8 corner balls: join intervals."""
+        """A convex body, the union of 3 boxes, 12 edge cylinders and 8 corner balls: join their intervals."""
         half, core = self._half(directions), self._half(directions) - self.radius
         intervals = []  # near, far [..., N]
         for axis in range(3):

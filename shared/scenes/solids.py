@@ -20,7 +20,7 @@ _BLOCK = 4096  # rays per block: segments x rays stays in the processor's cache
 
 
 class _Polyline:
-    """Segments of a plane curve with the outside on the right of the direction of travel; all fields float64."""
+    """Segments of a plane curve with the outside on the right of the direction of travel; all float64."""
 
     def __init__(self, points: Sequence[Sequence[float]], closed: bool, crease_deg: float) -> None:
         vertices = torch.tensor([tuple(p) for p in points], dtype=torch.float64)
@@ -112,10 +112,12 @@ class Revolution(Shape):
         return t, part
 
     def _hit_sloped(self, origin: Tensor, direction: Tensor, limit: Tensor) -> Tensor:
-        """Crossings [S, N] beyond `limit` with x^2 + y^2 = (a + k z)^2, one row per segment that is not level."""
+        """Crossings [S, N] beyond `limit` with x^2 + y^2 = (a + k z)^2, a row per sloped segment."""
         start, end = self.profile.start[self._sloped].to(origin), self.profile.end[self._sloped].to(origin)
         slope = (end[:, :1] - start[:, :1]) / (end[:, 1:] - start[:, 1:])  # [S, 1]
-        radius = start[:, :1] + slope * (origin[2] - start[:, 1:])  # the cone's radius at the height of the origin
+        radius = start[:, :1] + slope * (
+            origin[2] - start[:, 1:]
+        )  # the cone's radius at the height of the origin
         change = slope * direction[2]
         xy, dxy = origin[:2], direction[:2]
         a = dxy.square().sum(0) - change.square()
@@ -157,7 +159,9 @@ class Revolution(Shape):
 def cone(bottom: float, top: float, half_height: float, world_from_local: Tensor | None = None) -> Revolution:
     """A closed truncated cone along z; parts 0, 1, 2 are bottom, side and top (a zero radius has no lid)."""
     profile = [(bottom, -half_height), (top, half_height)]
-    profile = ([(0.0, -half_height)] if bottom > 0 else []) + profile + ([(0.0, half_height)] if top > 0 else [])
+    profile = (
+        ([(0.0, -half_height)] if bottom > 0 else []) + profile + ([(0.0, half_height)] if top > 0 else [])
+    )
     return Revolution(profile, world_from_local)
 
 
@@ -170,8 +174,8 @@ class Prism(Shape):
     """An outline of (x, z) points, counter-clockwise, extruded along y to |y| <= half_width + slope . (x, z).
 
     Parts: 0 the side at +y, 1 the side at -y, 2 + i the strip of edge i. On the sides uv are (x, z) seen from
-    outside; on strips u = y and v is arc length from the outline's middle. `bevel` bends the normals within that
-    distance of the rim, which shades a sharp edge as a rounded one.
+    outside; on strips u = y and v is arc length from the outline's middle. `bevel` bends the normals within
+    that distance of the rim, which shades a sharp edge as a rounded one.
     """
 
     costly = True
@@ -188,7 +192,10 @@ class Prism(Shape):
         widths = [half_width + slope[0] * x + slope[1] * z for x, z in outline]
         if min(widths) < 0:
             raise ValueError("the extrusion's width is negative at a point of the outline")
-        (low_x, low_z), (high_x, high_z) = map(min, zip(*outline)), map(max, zip(*outline))
+        (low_x, low_z), (high_x, high_z) = (
+            map(min, zip(*outline, strict=True)),
+            map(max, zip(*outline, strict=True)),
+        )
         width = max(widths)
         super().__init__((low_x, -width, low_z), (high_x, width, high_z), world_from_local)
         self.outline = _Polyline(outline, closed=True, crease_deg=crease_deg)
@@ -250,7 +257,9 @@ class Prism(Shape):
             other = torch.where(on_side, edge, flank)
             weight = 0.5 * (1 - gap / self.bevel).clamp(0.0, 1.0)
             normal = unit(torch.lerp(normal, other, weight))
-        uv = torch.stack([torch.where(on_side, -side * x, y), torch.where(on_side, -z, arc - self.outline.total / 2)])
+        uv = torch.stack(
+            [torch.where(on_side, -side * x, y), torch.where(on_side, -z, arc - self.outline.total / 2)]
+        )
         return normal, uv, part
 
     def distance(self, points: Tensor) -> Tensor:
@@ -283,7 +292,9 @@ class HeightField(Shape):
         world_from_local: Tensor | None = None,
     ) -> None:
         self.waves, self.bumps = [tuple(w) for w in waves], [tuple(b) for b in bumps]
-        self.rise = sum(abs(w[0]) for w in self.waves) + sum(abs(b[0]) for b in self.bumps)  # |h| is at most this
+        self.rise = sum(abs(w[0]) for w in self.waves) + sum(
+            abs(b[0]) for b in self.bumps
+        )  # |h| is at most this
         super().__init__((-half[0], -half[1], -self.rise), (*half, self.rise), world_from_local)
         self.half = tuple(float(h) for h in half)
         self.steepest = sum(abs(a) * math.hypot(kx, ky) for a, kx, ky, _ in self.waves)
@@ -321,7 +332,9 @@ class HeightField(Shape):
             rows = rows[~done & (t[rows] <= far[rows])]
         return self._polish(origins, directions, found, near, far), None
 
-    def _polish(self, origins: Tensor, directions: Tensor, found: Tensor, near: Tensor, far: Tensor) -> Tensor:
+    def _polish(
+        self, origins: Tensor, directions: Tensor, found: Tensor, near: Tensor, far: Tensor
+    ) -> Tensor:
         """Two Newton steps on the rays that arrived."""
         rows = found.isfinite().nonzero()[:, 0]
         origin, direction, t = origins[:, rows], directions[:, rows], found[rows]

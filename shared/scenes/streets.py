@@ -21,7 +21,7 @@ from shared.scenes.textures import Texture, solid
 __all__ = ["street"]
 
 LENGTH = 120.0
-_HALF_ROAD, _KERB = 4.0, 0.14
+_HALF_ROAD, _KERB = 4.6, 0.14
 _SKY = Background(horizon=(0.86, 0.91, 0.96), zenith=(0.36, 0.58, 0.88))
 _PAINTS: tuple[Colour, ...] = (
     (0.86, 0.78, 0.62),
@@ -37,8 +37,8 @@ _PAINTS: tuple[Colour, ...] = (
 def street(seed: int = 0, views: int = 24, step_m: float = 0.8) -> Scene:
     """A street 120 m long; `cameras` [views, 4, 4] drive along the right lane at 1.6 m, `step_m` apart.
 
-    Road with markings, kerbs and pavements, two rows of houses with a gap for a side street, parked and oncoming
-    cars, trees, lamp posts, signs and hills at the end; everything follows the seed.
+    Road with markings, kerbs and pavements, two rows of houses with a gap for a side street, parked and
+    oncoming cars, trees, lamp posts, signs and hills at the end; everything follows the seed.
     """
     rng = np.random.default_rng(seed)
     sun = (0.25 + rng.uniform(-0.2, 0.2), float(rng.choice([-1, 1])) * rng.uniform(0.3, 0.6), 1.0)
@@ -63,8 +63,8 @@ def _drive(rng: np.random.Generator, views: int, step_m: float) -> torch.Tensor:
     """Forward motion in the right lane with a little sway."""
     x = torch.arange(views, dtype=torch.float64) * step_m + float(rng.uniform(4, 8))
     sway = 0.12 * torch.sin(0.35 * x + float(rng.uniform(0, 6)))
-    position = torch.stack([x, -1.55 + sway, torch.full_like(x, 1.6)], 1)
-    ahead = torch.stack([x + 20.0, -1.35 + 0.2 * sway, torch.full_like(x, 1.45)], 1)
+    position = torch.stack([x, -1.45 + sway, torch.full_like(x, 1.6)], 1)
+    ahead = torch.stack([x + 20.0, -1.25 + 0.2 * sway, torch.full_like(x, 1.45)], 1)
     return look_at(position, ahead).float()
 
 
@@ -78,10 +78,14 @@ def _ground(rng: np.random.Generator, pavement: float) -> list[Item]:
     for side in (-1, 1):
         near, far = side * _HALF_ROAD, side * (_HALF_ROAD + pavement)
         for low, high, texture in ((near, near + side * 0.18, kerb), (near + side * 0.18, far, slabs)):
-            items.append(Item(bar((-LENGTH, min(low, high), -0.1), (2 * LENGTH, max(low, high), _KERB)), texture))
+            items.append(
+                Item(bar((-LENGTH, min(low, high), -0.1), (2 * LENGTH, max(low, high), _KERB)), texture)
+            )
     bumps = [(rng.uniform(5, 13), 0, rng.uniform(-70, 70), rng.uniform(14, 26)) for _ in range(7)]
     hills = HeightField((45, 110), bumps=bumps, world_from_local=placed((LENGTH + 75, 0, -1.0)))
-    items.append(Item(hills, Texture(foliage(256, rng, (0.34, 0.44, 0.30)), (14.0, 14.0)), blocks_light=False))
+    items.append(
+        Item(hills, Texture(foliage(256, rng, (0.34, 0.44, 0.30)), (14.0, 14.0)), blocks_light=False)
+    )
     return items
 
 
@@ -161,7 +165,10 @@ def _kerbside(rng: np.random.Generator, side: int, pavement: float) -> list[Item
     """Trees and lamp posts along the kerb, bins, signs and hedges."""
     y = side * (_HALF_ROAD + 0.75)
     bark = Texture(wood(128, rng, (0.42, 0.33, 0.26), (0.24, 0.18, 0.14)), (0.5, 0.5), turned=True)
-    leaves = [Texture(foliage(256, rng, tuple(rng.uniform((0.18, 0.34, 0.10), (0.36, 0.50, 0.2)))), (1.6, 1.6)) for _ in range(3)]
+    leaves = [
+        Texture(foliage(256, rng, tuple(rng.uniform((0.18, 0.34, 0.10), (0.36, 0.50, 0.2)))), (1.6, 1.6))
+        for _ in range(3)
+    ]
     dark = solid(0.18, 0.20, 0.20)
     items: list[Item] = []
     spacing = float(rng.uniform(9, 13))
@@ -175,7 +182,11 @@ def _kerbside(rng: np.random.Generator, side: int, pavement: float) -> list[Item
             items += moved(_sign(rng), placed((place + spacing / 2, y - side * 0.35, _KERB), yaw_deg=180))
         if rng.random() < 0.4:
             bin_at = placed((place + spacing / 3, side * (_HALF_ROAD + pavement - 0.5), _KERB + 0.5))
-            items.append(Item(cylinder(0.27, 0.5, bin_at), solid(*rng.choice([(0.16, 0.30, 0.22), (0.25, 0.26, 0.28)]))))
+            items.append(
+                Item(
+                    cylinder(0.27, 0.5, bin_at), solid(*rng.choice([(0.16, 0.30, 0.22), (0.25, 0.26, 0.28)]))
+                )
+            )
     return items
 
 
@@ -190,7 +201,9 @@ def _tree(rng: np.random.Generator, bark: Texture, leaves: Texture) -> list[Item
     for tuft in range(11):
         angle, out = 2.4 * tuft, wide * math.sqrt((tuft + 0.3) / 13)
         height = tall * (0.86 + float(rng.uniform(-0.13, 0.16))) - 0.15 * out
-        pose = placed((out * math.cos(angle), out * math.sin(angle), height), yaw_deg=float(rng.uniform(0, 360)))
+        pose = placed(
+            (out * math.cos(angle), out * math.sin(angle), height), yaw_deg=float(rng.uniform(0, 360))
+        )
         items.append(Item(Sphere(float(rng.uniform(0.55, 0.95)), pose), leaves))
     return items
 
@@ -202,7 +215,9 @@ def _lamp_post(x: float, y: float, side: int, texture: Texture) -> list[Item]:
         Item(cylinder(0.12, 0.35, placed((x, y, _KERB + 0.35))), texture),
         Item(strut((x, y, top - 0.03), (x, y - side * 1.3, top + 0.12), 0.04, 0.03), texture),
     ]
-    lamp = Revolution([(0.0, 0.0), (0.16, 0.02), (0.2, 0.08), (0.12, 0.18), (0.0, 0.2)], placed((x, y - side * 1.35, top)))
+    lamp = Revolution(
+        [(0.0, 0.0), (0.16, 0.02), (0.2, 0.08), (0.12, 0.18), (0.0, 0.2)], placed((x, y - side * 1.35, top))
+    )
     return [*items, Item(lamp, solid(0.86, 0.86, 0.82))]
 
 
@@ -216,13 +231,17 @@ def _sign(rng: np.random.Generator) -> list[Item]:
         picture = np.where((radius < 0.74)[..., None], (0.95, 0.95, 0.94), (0.80, 0.08, 0.08))
         mark = (np.abs(y) < 0.14) & (np.abs(x) < 0.5)
         picture = np.where(mark[..., None], (0.1, 0.1, 0.1), picture)
-        shape = Revolution([(0.0, -0.01), (0.33, -0.01), (0.33, 0.01), (0.0, 0.01)], placed((0.04, 0, 2.5), pitch_deg=90))
+        shape = Revolution(
+            [(0.0, -0.01), (0.33, -0.01), (0.33, 0.01), (0.0, 0.01)], placed((0.04, 0, 2.5), pitch_deg=90)
+        )
         texture = solid(0.55, 0.56, 0.58)
         face = Texture(picture, (0.66, 0.66), repeat=False)
         disc = Quad((0.23, 0.23), placed((0.052, 0, 2.5), roll_deg=90, yaw_deg=90))
         rim = Revolution([(0.33, 0.0), (0.0, 0.0)], placed((0.051, 0, 2.5), pitch_deg=90))
         return [*items, Item(shape, texture), Item(rim, solid(0.80, 0.08, 0.08)), Item(disc, face)]
-    arrow = ((np.abs(x) < 0.16) & (y > -0.3) & (y < 0.6)) | ((y > -0.72) & (y < -0.2) & (np.abs(x) < 0.9 * (y + 0.75)))
+    arrow = ((np.abs(x) < 0.16) & (y > -0.3) & (y < 0.6)) | (
+        (y > -0.72) & (y < -0.2) & (np.abs(x) < 0.9 * (y + 0.75))
+    )
     picture = np.where(arrow[..., None], (0.95, 0.95, 0.95), (0.10, 0.28, 0.66))
     board = Box((0.012, 0.3, 0.3), placed((0.04, 0, 2.45)))
     return [*items, Item(board, Texture(picture, (0.6, 0.6), repeat=False))]
@@ -238,7 +257,10 @@ def _parked_cars(rng: np.random.Generator, seed: int) -> list[Item]:
             if rng.random() < 0.62:
                 number += 1
                 style, length = random_car_style(number), float(rng.uniform(4.0, 4.7))
-                pose = placed((x, side * (_HALF_ROAD - 1.0 + rng.uniform(-0.08, 0.08)), 0), yaw_deg=0 if side < 0 else 180)
+                pose = placed(
+                    (x, side * (_HALF_ROAD - 1.0 + rng.uniform(-0.08, 0.08)), 0),
+                    yaw_deg=0 if side < 0 else 180,
+                )
                 items += moved(car(style, rng, length), pose)
             x += float(rng.uniform(5.6, 9.0))
     for x in (float(rng.uniform(34, 48)), float(rng.uniform(70, 90))):

@@ -34,7 +34,16 @@ def tabletop(seed: int = 0, views: int = 1) -> Scene:
     items = [Item(Box((1.0, 1.1, 0.02), placed((0, 0.75, -0.02))), grain)]
     back = Texture(wallpaper(rng, WALL_PAINTS[seed % len(WALL_PAINTS)]), (0.45, 0.45))
     items.append(Item(Quad((4, 3), placed((0, 2.2, 0), roll_deg=90)), back, blocks_light=False))
-    spots = [(-0.24, 0.12), (0.17, 0.02), (-0.05, 0.42), (0.34, 0.52), (-0.42, 0.68), (0.08, 0.92), (-0.22, 1.28), (0.46, 1.2)]
+    spots = [
+        (-0.24, 0.12),
+        (0.17, 0.02),
+        (-0.05, 0.42),
+        (0.34, 0.52),
+        (-0.42, 0.68),
+        (0.08, 0.92),
+        (-0.22, 1.28),
+        (0.46, 1.2),
+    ]
     makers = (
         lambda: mug(rng),
         lambda: book_pile(rng, int(rng.integers(2, 5))),

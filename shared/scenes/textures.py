@@ -13,11 +13,12 @@ __all__ = ["Texture", "solid"]
 
 
 class Texture:
-    """Layers of pictures [L, H, W, 3] in [0, 1] that cover `size` = (width, height) in the scene's unit of length.
+    """Layers of pictures [L, H, W, 3] in [0, 1] that cover `size` = (width, height) in scene units.
 
-    Sampling is trilinear: bilinear in the two mip levels next to the ray's footprint. Outside its size a texture
-    repeats, or keeps its border when `repeat` is False. `layer_of_part` picks the layer for each part of the shape
-    (parts beyond the tuple take the last entry); `turned` exchanges u and v (grain along the other direction).
+    Sampling is trilinear: bilinear in the two mip levels next to the ray's footprint. Outside its size a
+    texture repeats, or keeps its border when `repeat` is False. `layer_of_part` picks the layer for each
+    part of the shape (parts beyond the tuple take the last entry); `turned` exchanges u and v (grain along
+    the other direction).
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class Texture:
         self.level_offsets = torch.tensor(offsets)  # [levels]
 
     def __call__(self, uv: Tensor, part: Tensor, footprint: Tensor) -> Tensor:
-        """Colours [3, N] at uv [2, N] for parts [N]; `footprint` [N] is the width one ray covers on the surface."""
+        """Colours [3, N] at uv [2, N] of parts [N]; a ray covers the width `footprint` [N] on the surface."""
         if len(self.texels) == 1:
             return self.texels.to(uv).T.expand(3, uv.shape[1])
         u, v = uv[1] / self.size[0] + 0.5, uv[0] / self.size[1] + 0.5

@@ -67,7 +67,8 @@ def test_stack_shares_geometry_and_focus_moves():
 
 def test_lens_points_are_even():
     disc, offsets = lens_points(200, torch.zeros((), dtype=torch.float64))
-    assert disc.norm(dim=1).max() < 1 and offsets.abs().max() <= 0.5
+    assert disc.norm(dim=1).max() < 1
+    assert offsets.abs().max() <= 0.5
     torch.testing.assert_close(disc.mean(0), torch.zeros(2).double(), atol=5e-3, rtol=0)
     covariance = disc.T @ disc / len(disc)
     torch.testing.assert_close(covariance, torch.eye(2).double() / 4, atol=5e-3, rtol=0)  # of a uniform disc

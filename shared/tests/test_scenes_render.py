@@ -30,11 +30,15 @@ def test_depth_is_exact_on_a_slanted_plane_and_a_sphere_at_an_odd_size():
     K, pose = intrinsics(70.0, 20.3, 31.7, torch.float64), look_at(torch.tensor([2.0, -3.0, 2.0]).double())
     height, width = 47, 61
     view = render(Scene([Item(Quad((50, 50)), solid(1, 0, 0))]), K, pose, height, width, 2)
-    rays = unproject(pixel_grid(height, width, dtype=torch.float64), torch.ones(()).double(), K) @ pose[:3, :3].T
+    rays = (
+        unproject(pixel_grid(height, width, dtype=torch.float64), torch.ones(()).double(), K) @ pose[:3, :3].T
+    )
     expected = -pose[2, 3] / rays[..., 2]
     hit = (expected > 0) & (expected < 20)
     torch.testing.assert_close(view.depth[hit], expected[hit])
-    sphere = render(Scene([Item(Sphere(0.8, placed((0.1, 0.2, 0.3))), solid(1, 0, 0))]), K, pose, height, width, 1)
+    sphere = render(
+        Scene([Item(Sphere(0.8, placed((0.1, 0.2, 0.3))), solid(1, 0, 0))]), K, pose, height, width, 1
+    )
     o = pose[:3, 3] - torch.tensor([0.1, 0.2, 0.3]).double()
     a, b, c = (rays * rays).sum(-1), rays @ o, o @ o - 0.64
     gap = b * b - a * c
@@ -46,14 +50,17 @@ def test_unprojected_depth_lies_on_the_cube_and_fields_are_consistent():
     K, pose = intrinsics(120.0, 55.0, 40.0), look_at((1.2, -0.9, 0.8))
     view = render(letter_cube(), K, pose, 97, 113)
     torch.testing.assert_close(view.mask, view.depth.isfinite())
-    assert view.mask.any() and not view.mask.all()
+    assert view.mask.any()
+    assert not view.mask.all()
     points = transform_points(pose, unproject(pixel_grid(97, 113), view.depth.nan_to_num(posinf=1.0), K))
     gap = (points[view.mask].abs().amax(-1) - 0.4).abs()
     assert gap.max() < 2e-6
     normals = view.normals.permute(1, 2, 0)
-    assert (normals[view.mask].abs().amax(-1) == 1).all() and (normals[~view.mask] == 0).all()
+    assert (normals[view.mask].abs().amax(-1) == 1).all()
+    assert (normals[~view.mask] == 0).all()
     assert ((points - pose[:3, 3]) * normals).sum(-1)[view.mask].max() < 0  # towards the camera
-    assert (view.image.amax(0) <= 1).all() and (view.image.amin(0) >= 0).all()
+    assert (view.image.amax(0) <= 1).all()
+    assert (view.image.amin(0) >= 0).all()
 
 
 def test_background_is_exactly_white_and_edges_are_blended():
@@ -99,7 +106,9 @@ def test_twice_the_resolution_averages_to_the_same_picture():
     fine_K[:2, 2] = (K[:2, 2] + 0.5) * 2 - 0.5
     small, large = render(letter_cube(), K, pose, 45, 67, 6), render(letter_cube(), fine_K, pose, 90, 134, 3)
     pooled = torch.nn.functional.avg_pool2d(large.image[None], 2)[0]
-    torch.testing.assert_close(small.image, pooled, atol=2e-3, rtol=0)  # the same rays; only the mip level differs
+    torch.testing.assert_close(
+        small.image, pooled, atol=2e-3, rtol=0
+    )  # the same rays; only the mip level differs
 
 
 def test_render_is_deterministic_and_independent_of_tiles_and_batching(monkeypatch):
@@ -125,7 +134,8 @@ def test_candidates_never_drop_a_hit():
         directions = torch.randn(3, 1, generator=generator) + 0.3 * torch.randn(3, 200, generator=generator)
         everything = trace(scene, origin, directions, list(range(len(items))))
         culled = trace(scene, origin, directions, beam_candidates(scene, origin, directions))
-        assert torch.equal(everything.item, culled.item) and torch.equal(everything.t, culled.t)
+        assert torch.equal(everything.item, culled.item)
+        assert torch.equal(everything.t, culled.t)
 
 
 def test_texture_sampling_is_bilinear_between_texel_centres_and_repeats():
@@ -171,7 +181,8 @@ def test_lambert_shadow_and_occlusion():
     dark = (shaded - 0.1 ** (1 / 2.2)).abs().amax(0) < 1e-4
     x = torch.arange(64)[None].expand(64, 64)[dark].float().mean()
     # the sun stands at +x, 45 degrees: the shadow's centre is 1.5 to -x, ten pixels per unit at depth 6
-    assert dark.sum() > 50 and x == pytest.approx(31.5 - 15.0, abs=1.5)
+    assert dark.sum() > 50
+    assert x == pytest.approx(31.5 - 15.0, abs=1.5)
     unblocked = picture([floor, Item(ball.shape, ball.texture, blocks_light=False)], shadows=True, **options)
     assert ((unblocked - 0.1 ** (1 / 2.2)).abs().amax(0) < 1e-4).sum() == 0
     resting = Item(Sphere(0.5, placed((0, 0, 0.5))), solid(1, 1, 1))
@@ -188,7 +199,9 @@ def test_sky_and_moved_groups():
     torch.testing.assert_close(level, torch.tensor([0.8, 0.9, 1.0]))
     items = [Item(Sphere(0.2, placed((1, 0, 0))), solid(1, 0, 0))]
     turned = moved(items, placed((0, 0, 1), yaw_deg=90))
-    torch.testing.assert_close(turned[0].shape.world_from_local[:3, 3], torch.tensor([0.0, 1.0, 1.0]).double())
+    torch.testing.assert_close(
+        turned[0].shape.world_from_local[:3, 3], torch.tensor([0.0, 1.0, 1.0]).double()
+    )
     assert items[0].shape.world_from_local[0, 3] == 1  # the original stayed
 
 

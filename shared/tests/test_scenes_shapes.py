@@ -30,10 +30,12 @@ def shapes():
 
 
 def implicit(shape, points):
-    """Distance-like number that is zero on the surface (and only there, near it), written down independently."""
+    """A number that is zero on the surface (and only there, near it), written down independently."""
     x, y, z = points
     if isinstance(shape, Quad):
-        return torch.maximum(z.abs(), torch.maximum(x.abs() - shape.half[0], y.abs() - shape.half[1]).clamp_min(0))
+        return torch.maximum(
+            z.abs(), torch.maximum(x.abs() - shape.half[0], y.abs() - shape.half[1]).clamp_min(0)
+        )
     if isinstance(shape, Box):
         rounding = getattr(shape, "radius", 0.0)
         gap = points.abs() - points.new_tensor(shape.half)[:, None] + rounding
@@ -52,7 +54,10 @@ def implicit(shape, points):
 def random_rays(count, dtype, seed=0):
     """Rays from a sphere of radius 3 towards points of a ball; a tenth run along an axis, some miss."""
     generator = torch.Generator().manual_seed(seed)
-    start = torch.nn.functional.normalize(torch.randn(3, count, generator=generator, dtype=torch.float64), dim=0) * 3
+    start = (
+        torch.nn.functional.normalize(torch.randn(3, count, generator=generator, dtype=torch.float64), dim=0)
+        * 3
+    )
     end = torch.randn(3, count, generator=generator, dtype=torch.float64) * 0.4
     directions = (end - start) * (0.2 + torch.rand(count, generator=generator, dtype=torch.float64))
     directions[0, ::10] = 0.0
@@ -75,16 +80,20 @@ def test_hits_lie_on_the_surface_and_normals_and_uv_are_sound(name, dtype):
     assert implicit(shape, points).abs().max() < tolerance
     normal, uv, parts = shape.surface(points, None if part is None else part[hit])
     torch.testing.assert_close(normal.norm(dim=0), torch.ones_like(normal[0]))
-    assert uv.shape == (2, int(hit.sum())) and uv.isfinite().all() and parts.shape == uv.shape[1:]
+    assert uv.shape == (2, int(hit.sum()))
+    assert uv.isfinite().all()
+    assert parts.shape == uv.shape[1:]
     assert (shape.distance(points) < 10 * tolerance).all()
     low, high = shape.bounds_middle - shape.bounds_half, shape.bounds_middle + shape.bounds_half
     assert ((points > low - 1e-5) & (points < high + 1e-5)).all()
     assert (points - shape.bounds_middle).norm(dim=0).max() < shape.bounding_radius * (1 + 1e-5)
 
 
-@pytest.mark.parametrize("name", ["box", "rounded", "ball-like", "sphere", "cylinder", "cone", "vase", "prism"])
+@pytest.mark.parametrize(
+    "name", ["box", "rounded", "ball-like", "sphere", "cylinder", "cone", "vase", "prism"]
+)
 def test_first_crossing_agrees_with_marching_along_the_ray(name):
-    """A twin that knows nothing of quadratics: the first sign change of inside/outside on 6000 steps per ray."""
+    """A twin that knows nothing of quadratics: the first change of inside/outside on 6000 steps per ray."""
     shape = shapes()[name]
     origins, directions = random_rays(150, torch.float64, seed=3)
     o, d = shape.to_local(origins), shape.rotate_to_local(directions)
@@ -140,23 +149,38 @@ def test_inside_rays_hit_the_far_wall_and_behind_is_a_miss():
     torch.testing.assert_close(Sphere(2.0).hit(centre, towards)[0], torch.full((3,), 2.0).double())
     torch.testing.assert_close(cylinder(1.0, 3.0).hit(centre, towards)[0], torch.tensor([1.0, 1, 3]).double())
     beyond = torch.tensor([[5.0], [0.0], [0.0]], dtype=torch.float64)
-    for shape in (Box((1, 1, 1)), Sphere(1.0), cylinder(1.0, 1.0), RoundedBox((1, 1, 1), 0.2), Prism(L_OUTLINE, 1.0)):
+    for shape in (
+        Box((1, 1, 1)),
+        Sphere(1.0),
+        cylinder(1.0, 1.0),
+        RoundedBox((1, 1, 1), 0.2),
+        Prism(L_OUTLINE, 1.0),
+    ):
         assert shape.hit(beyond, towards[:, :1])[0].isinf().all()  # the shape lies behind the origin
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_rays_parallel_to_faces_and_on_edges_give_no_nan(dtype):
     axes = torch.cat([torch.eye(3), -torch.eye(3)], 1).to(dtype)
-    for shape in (Box((1, 1, 1)), RoundedBox((1, 1, 1), 0.25), Quad((1, 1)), cylinder(1, 1), cone(1, 0, 1), Sphere(1)):
+    for shape in (
+        Box((1, 1, 1)),
+        RoundedBox((1, 1, 1), 0.25),
+        Quad((1, 1)),
+        cylinder(1, 1),
+        cone(1, 0, 1),
+        Sphere(1),
+    ):
         for start in ((0, 0, 2), (1, 1, 5), (1, 0, -5), (0, 0, 1), (1, 1, 1), (0, 0, 0)):
             origin = torch.tensor(start, dtype=dtype)[:, None]
             t, part = shape.hit(origin, axes)
-            assert not t.isnan().any() and (t > 0).all()
+            assert not t.isnan().any()
+            assert (t > 0).all()
             rows = t.isfinite()
             if rows.any():
                 parts = None if part is None else part[rows]
                 normal, uv, _ = shape.surface((origin + t * axes)[:, rows], parts)
-                assert normal.isfinite().all() and uv.isfinite().all()
+                assert normal.isfinite().all()
+                assert uv.isfinite().all()
 
 
 def test_pictures_on_box_faces_stand_upright_and_are_not_mirrored():
