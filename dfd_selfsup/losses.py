@@ -96,8 +96,9 @@ def supervised_losses(
     terms = {}
     if targets in ("depth", "both"):
         safe = torch.where(valid, depth, 1.0)
-        error = (safe.log() + prediction.q.log()).abs()  # log d - log (1 / q)
-        terms["depth"] = 100 * (error * valid).sum() / valid.sum().clamp(min=1)
+        error = (safe.log() + prediction.q.log()).abs() * valid  # log d - log (1 / q)
+        per_stack = error.flatten(1).sum(1) / valid.flatten(1).sum(1).clamp(min=1)
+        terms["depth"] = 100 * per_stack.mean()
     if targets in ("aif", "both"):
         terms["aif"] = 100 * mix(prediction.aif, aif)
     return terms

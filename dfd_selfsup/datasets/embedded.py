@@ -45,15 +45,15 @@ TABLETOP_SCALE = 2.0  # table-tops at twice life size, so that rooms and tables 
 
 @dataclass(frozen=True)
 class EmbeddedConfig:
-    """Scenes (rooms, table-tops) and views of each per split, size of the pictures, lens samples per pixel."""
+    """Scenes (rooms, table-tops) per split, views of each, size of the pictures, rays per pixel and slice."""
 
-    train_scenes: tuple[int, int] = (3, 5)
+    train_scenes: tuple[int, int] = (2, 6)
     validation_scenes: tuple[int, int] = (0, 1)
     test_scenes: tuple[int, int] = (1, 2)
-    views: int = 4
-    height: int = 128
-    width: int = 160
-    lens_samples: int = 40
+    views: int = 3
+    height: int = 96
+    width: int = 128
+    lens_samples: int = 24
     seed: int = 0
 
     def __post_init__(self) -> None:

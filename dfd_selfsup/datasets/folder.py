@@ -89,7 +89,7 @@ def ordered_defocus(count: int, gain_px: float = ORDER_GAIN_PX) -> Defocus:
 
 
 def read_exif(paths: Sequence[Path]) -> dict[str, Any]:
-    """Focus distances, focal length and f-number that all photos carry in EXIF; what they disagree on is left out."""
+    """Focus distances, focal length and f-number, where all photos have them in EXIF and agree."""
     rows = [_exif_numbers(path) for path in paths]
     found: dict[str, Any] = {}
     distances = [row.get("SubjectDistance", 0.0) for row in rows]

@@ -81,7 +81,7 @@ class StackModel(nn.Module):
             raise ValueError(
                 f"a stack of kind {defocus.kind!r} needs the heads depth=inverse, focus_input=inverse"
             )
-        padded, original = pad_to_multiple(self._with_focus_plane(images, defocus), 2**self.network.levels)
+        padded, original = pad_to_multiple(self.with_focus_plane(images, defocus), 2**self.network.levels)
         raw = self.network(padded)[(..., *original)].float()
         q = self._inverse_depth(raw[:, 3:4])
         sigma = defocus.sigma_px(q)
@@ -90,8 +90,8 @@ class StackModel(nn.Module):
         base = coarse_aif(images, sigma, self.heads.composite_px)
         return Prediction(q, (base + raw[:, :3]).clamp(0, 1), sigma)
 
-    def _with_focus_plane(self, images: Tensor, defocus: Defocus) -> Tensor:
-        """[B, S, 3, H, W] -> [B, S, 4, H, W]."""
+    def with_focus_plane(self, images: Tensor, defocus: Defocus) -> Tensor:
+        """Images with their focus as a fourth, constant plane: [B, S, 3, H, W] -> [B, S, 4, H, W]."""
         low, high = self.q_range
         q = defocus.focus_q
         focus = 1 / q if self.heads.focus_input == "metres" else (q - low) / (high - low)

@@ -1,0 +1,78 @@
+"""The configuration of a run; `configs/*.yaml` fill it in, `--set a.b=value` overrides."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from dfd_selfsup.datasets.embedded import EmbeddedConfig
+from dfd_selfsup.losses import LossOptions
+from dfd_selfsup.models.heads import HeadOptions
+from dfd_selfsup.models.psf import PsfOptions
+
+__all__ = ["DataConfig", "NetworkConfig", "TrainConfig"]
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which stacks. `folders`: <root>/{train,validation,test}/<stack>/ as `datasets.folder` describes them.
+
+    resize_to: (height, width) of the training stacks, null keeps them; the released code squashes NYUv2 to
+    256 x 256. rescale_pitch: let the blur follow a resize. validation: the released split takes a fifth of
+    the TEST set.
+    """
+
+    kind: Literal["embedded", "folders", "nyuv2", "defocusnet"] = "embedded"
+    root: str = "data/dfd_selfsup"
+    embedded: EmbeddedConfig = field(default_factory=EmbeddedConfig)
+    resize_to: tuple[int, int] | None = None
+    rescale_pitch: bool = True
+    validation: Literal["train_holdout", "released"] = "train_holdout"
+    depth_encoding: Literal["clean", "wrap16"] = (
+        "clean"  # of NYUv2; wrap16 repeats the released data's overflow
+    )
+    cache_stacks: int = 1000  # kept in memory
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """Size of DAIF-Net; the paper's are the defaults."""
+
+    base_width: int = 16
+    levels: int = 4
+
+
+@dataclass
+class TrainConfig:
+    """Everything a run depends on. Defaults are the README command of the released code."""
+
+    method: Literal["selfsup", "supervised"] = "selfsup"
+    supervise: Literal["depth", "aif", "both"] = "both"  # what the supervised method may see
+    data: DataConfig = field(default_factory=DataConfig)
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    heads: HeadOptions = field(default_factory=HeadOptions)
+    psf: PsfOptions = field(default_factory=PsfOptions)
+    loss: LossOptions = field(default_factory=LossOptions)
+    dead_heads: Literal["keep", "bias", "reseed"] = "bias"
+    released_checkpoint: str = ""  # start from this file of the released code
+
+    seed: int = 0
+    steps: int = 24_000  # 1000 epochs of 24 batches
+    batch_size: int = 32  # over all processes
+    crop: int = 0  # side of random square crops; 0: whole stacks
+    flip: bool = False  # mirror half of the crops left to right
+    noise_std: float = 0.0  # Gaussian noise on the input stack
+    learning_rate: float = 5e-4
+    weight_decay: float = 5e-4
+    warmup_steps: int = 0
+
+    log_every: int = 10
+    validate_every: int = 250
+    checkpoint_every: int = 250
+    evaluate_stacks: int = 0  # test stacks measured at the end; 0: all
+
+    def __post_init__(self) -> None:
+        if self.steps < 0 or self.batch_size < 1 or self.crop < 0 or not self.learning_rate > 0:
+            raise ValueError(
+                "steps and crop must not be negative, batch_size and learning_rate must be positive"
+            )
+        if min(self.noise_std, self.weight_decay, self.warmup_steps) < 0:
+            raise ValueError("noise_std, weight_decay and warmup_steps must not be negative")

@@ -1,0 +1,126 @@
+"""The DefocusNet data set (Maximov et al. 2020), rendered by Blender; in the paper with another lens and
+all-in-focus.
+
+    <root>/<6-digit scene>_<k>All.tif (or .png), k = 00 ... 04      the slices, 8-bit RGB <root>/<6-digit
+    scene>...Dpt.exr (or .npy, float16 [H, W, 1])   z-depth in metres <root>/<6-digit scene>...Aif.tif (or
+    .png)                      all in focus; only in the paper's re-rendering
+
+The paper's re-rendering was never released. Reading .exr needs the package OpenEXR (optional extra `exr`);
+`prepare.py defocusnet` turns them into .npy once.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dfd_selfsup.datasets.stack import FocalStack
+from dfd_selfsup.models.thin_lens import Defocus, Lens
+from shared.files import DataError, read_image
+
+__all__ = [
+    "DEFOCUSNET_FOCUS_M",
+    "DEFOCUSNET_LENS",
+    "convert_depth",
+    "defocusnet_splits",
+    "load_defocusnet_stack",
+    "read_exr",
+]
+
+DEFOCUSNET_LENS = Lens(
+    focal_length_mm=7.2, f_number=1.2, pixel_pitch_um=5.6
+)  # of the paper's 256 x 256 pictures
+DEFOCUSNET_FOCUS_M = (0.3, 0.45, 0.75, 1.2, 1.8)
+NEAR_M, FAR_M = 0.1, 3.0
+TRAIN_SHARE, VALIDATION_SHARE = 0.8, 0.05  # 400 of 500 scenes train, as the data set's authors split it
+ID_LENGTH = 6
+
+
+def defocusnet_splits(root: Path) -> dict[str, list[Callable[[], FocalStack]]]:
+    """Loaders per split, by scene number; the released code used all scenes for everything."""
+    scenes = sorted({path.name[:ID_LENGTH] for path in root.glob("*All.*")}) if root.is_dir() else []
+    if len(scenes) < 3:
+        reason = f"holds {len(scenes)} scenes of the form 000000_00All.tif"
+        raise DataError(root, reason, "Unpack the DefocusNet data set there (see the README)")
+    first, second = (
+        max(1, round(share * len(scenes))) for share in (TRAIN_SHARE, TRAIN_SHARE + VALIDATION_SHARE)
+    )
+    first = min(first, len(scenes) - 2)
+    second = min(max(second, first + 1), len(scenes) - 1)
+    parts = {"train": scenes[:first], "validation": scenes[first:second], "test": scenes[second:]}
+    return {split: [_loader(root, scene) for scene in part] for split, part in parts.items()}
+
+
+def load_defocusnet_stack(root: Path, scene: str) -> FocalStack:
+    """One scene; depth beyond [0.1, 3] m is clipped, as the paper evaluates it."""
+    paths = _files(root, scene, "All")
+    if len(paths) != len(DEFOCUSNET_FOCUS_M):
+        reason = f"scene {scene} has {len(paths)} slices instead of {len(DEFOCUSNET_FOCUS_M)}"
+        raise DataError(root, reason, "Unpack the data set again")
+    depth_paths, aif_paths = _files(root, scene, "Dpt"), _files(root, scene, "Aif")
+    if not depth_paths:
+        raise DataError(root, f"scene {scene} has no depth map", "Unpack the data set again")
+    preferred = sorted(depth_paths, key=lambda path: path.suffix == ".exr")[0]
+    depth = _read_depth(preferred)
+    valid = depth.isfinite() & (depth > 0)
+    return FocalStack(
+        scene,
+        torch.stack([read_image(path) for path in paths]),
+        Defocus.thin_lens(DEFOCUSNET_LENS, DEFOCUSNET_FOCUS_M),
+        DEFOCUSNET_LENS,
+        aif=read_image(aif_paths[0]) if aif_paths else None,
+        depth=torch.where(valid, depth, NEAR_M).clamp(NEAR_M, FAR_M),
+        valid=valid,
+    )
+
+
+def convert_depth(root: Path) -> int:
+    """Write a .npy (float16 [H, W, 1]) beside every .exr that has none yet; returns how many were written."""
+    written = 0
+    for path in sorted(root.glob("*Dpt.exr")):
+        target = path.with_suffix(".npy")
+        if not target.exists():
+            np.save(target, read_exr(path).numpy().astype(np.float16)[..., None])
+            written += 1
+    return written
+
+
+def read_exr(path: Path) -> Tensor:
+    """The red channel of an OpenEXR file, float32 [H, W]; DataError without the package or if damaged."""
+    try:
+        import OpenEXR
+    except ImportError:
+        remedy = "Install the optional extra `exr` (pip install OpenEXR)"
+        raise DataError(path, "reading .exr needs the package OpenEXR", remedy) from None
+    try:
+        channels = OpenEXR.File(str(path), separate_channels=True).channels()
+        return torch.from_numpy(np.asarray(channels["R"].pixels, dtype=np.float32))
+    except Exception as error:  # noqa: BLE001 - the package raises plain kinds for damaged files
+        raise DataError(path, f"cannot be read as OpenEXR ({error})", "Unpack the data set again") from None
+
+
+def _read_depth(path: Path) -> Tensor:
+    if path.suffix == ".exr":
+        return read_exr(path)
+    try:
+        depth = np.load(path, allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise DataError(
+            path, f"cannot be read ({error})", "Make it anew with prepare.py defocusnet"
+        ) from None
+    return torch.from_numpy(depth.astype(np.float32).reshape(depth.shape[:2]))
+
+
+def _files(root: Path, scene: str, kind: str) -> list[Path]:
+    """Files of a scene by kind; where a .tif was converted, its .png or .npy goes first and counts once."""
+    by_stem: dict[str, Path] = {}
+    for path in sorted(root.glob(f"{scene}*{kind}.*")):
+        if path.stem not in by_stem or path.suffix in (".png", ".npy"):
+            by_stem[path.stem] = path
+    return [by_stem[stem] for stem in sorted(by_stem)]
+
+
+def _loader(root: Path, scene: str) -> Callable[[], FocalStack]:
+    return lambda: load_defocusnet_stack(root, scene)

@@ -1,0 +1,192 @@
+"""NYUv2 with synthetic defocus: the paper's main data set, made from the labelled RGB-D frames.
+
+    root/train_rgb/0001.png    root/train_depth/0001.png     root/train_fs5/0001_0000.png ... 0001_0004.png
+    root/test_rgb/...          16-bit, 0.1 mm; or .pfm in m  the five slices, 320 x 240
+
+`prepare.py nyuv2` writes this from nyu_depth_v2_labeled.mat and splits.mat. The released code stores depth
+as 16-bit multiples of 0.1 mm, which overflow at 6.5536 m: a wall at 7 m becomes 0.446 m, in the truth and
+in the stacks made from it. Depth is kept as float here (`clean`); `wrap16` repeats the overflow, to compare
+with the published figures.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dfd_selfsup.datasets.stack import FocalStack
+from dfd_selfsup.models.psf import PsfOptions, render_stack
+from dfd_selfsup.models.thin_lens import Defocus, Lens
+from shared.files import DataError, read_depth_png, read_image, read_pfm, write_image, write_pfm
+
+__all__ = [
+    "NYU_FOCUS_M",
+    "NYU_LENS",
+    "RgbdFrame",
+    "generate_slices",
+    "labeled_frames",
+    "load_nyuv2_stack",
+    "nyuv2_splits",
+    "rgbd_stack",
+    "wrap16",
+    "write_nyuv2_frame",
+]
+
+NYU_LENS = Lens(focal_length_mm=50, f_number=8, pixel_pitch_um=12)  # for slices of 320 x 240
+NYU_FOCUS_M = (1.0, 1.5, 2.5, 4.0, 6.0)
+NEAR_M, FAR_M = 0.1, 10.0
+SLICE_SIZE = (240, 320)
+DEPTH_UNIT_M = 1e-4
+HELD_OUT_SHARE = 0.1  # of the training frames, for validation, unless the released split is asked for
+DepthEncoding = Literal["clean", "wrap16"]
+
+
+class RgbdFrame(NamedTuple):
+    """A labelled frame: image [3, 480, 640] in [0, 1], depth [480, 640] in metres, split and name."""
+
+    image: Tensor
+    depth_m: Tensor
+    split: Literal["train", "test"]
+    name: str
+
+
+def wrap16(depth_m: Tensor) -> Tensor:
+    """What depth becomes when 0.1 mm units overflow 16 bits."""
+    return torch.round(depth_m.double() / DEPTH_UNIT_M).remainder(65536).mul(DEPTH_UNIT_M).to(depth_m)
+
+
+def labeled_frames(labeled: Mapping[str, Any], splits: Mapping[str, Any]) -> Iterator[RgbdFrame]:
+    """The frames of nyu_depth_v2_labeled.mat and splits.mat, opened as mappings of arrays (h5py, scipy.io).
+
+    MATLAB's arrays come transposed: images [N, 3, 640, 480], depths [N, 640, 480]. The indices count from 1.
+    """
+    images, depths = labeled["images"], labeled["depths"]
+    for split in ("train", "test"):
+        for number in sorted(int(n) for n in splits[f"{split}Ndxs"].reshape(-1)):
+            image = torch.from_numpy(images[number - 1]).permute(0, 2, 1).float() / 255
+            depth = torch.from_numpy(depths[number - 1]).T.float()
+            yield RgbdFrame(image, depth, split, f"{number:04d}")
+
+
+def generate_slices(
+    image: Tensor,
+    depth_m: Tensor,
+    lens: Lens = NYU_LENS,
+    focus_m: tuple[float, ...] = NYU_FOCUS_M,
+    psf: PsfOptions = PsfOptions(),  # noqa: B008
+) -> Tensor:
+    """The released generation of a stack: uint8 [S, 3, 240, 320] from image [3, H, W] and depth [H, W].
+
+    The image is halved and rounded to 8 bits, depth is clipped to [0.1, 10] m and then halved; the blurred
+    slices are truncated, not rounded, to 8 bits. `lens` belongs to the 320 x 240 slices.
+    """
+    small = _resized(image[None])[0].mul(255).round().div(255)
+    depth = _resized(depth_m.clamp(NEAR_M, FAR_M)[None, None])
+    sigma = Defocus.thin_lens(lens, focus_m, depth).sigma_at_depth_px(depth)
+    blurred = render_stack(small[None], sigma, psf)[0]
+    return (
+        (blurred * 255 + 1e-4).floor().clamp(0, 255).to(torch.uint8)
+    )  # 1e-4: what is copied stays what it was
+
+
+def rgbd_stack(image: Tensor, depth_m: Tensor, valid: Tensor, name: str) -> FocalStack:
+    """A five-slice stack from any RGB-D frame [3, H, W], [H, W]; holes take the nearest depth."""
+    slices = generate_slices(image, _filled(depth_m, valid)).float() / 255
+    return FocalStack(
+        name,
+        slices,
+        Defocus.thin_lens(NYU_LENS, NYU_FOCUS_M),
+        NYU_LENS,
+        aif=_resized(image[None])[0],
+        depth=_resized(_filled(depth_m, valid).clamp(NEAR_M, FAR_M)[None, None])[0, 0],
+        valid=_resized(valid[None, None].float())[0, 0] > 0.99,
+    )
+
+
+def write_nyuv2_frame(root: Path, frame: RgbdFrame, encoding: DepthEncoding = "clean") -> None:
+    """Write one frame with its stack in the layout above; the stack is made from the depth as encoded."""
+    depth = frame.depth_m if encoding == "clean" else wrap16(frame.depth_m)
+    write_image(root / f"{frame.split}_rgb" / f"{frame.name}.png", frame.image)
+    write_pfm(root / f"{frame.split}_depth" / f"{frame.name}.pfm", depth)
+    for index, picture in enumerate(generate_slices(frame.image, depth)):
+        write_image(root / f"{frame.split}_fs5" / f"{frame.name}_{index:04d}.png", picture)
+
+
+def nyuv2_splits(
+    root: Path, validation: Literal["train_holdout", "released"], encoding: DepthEncoding
+) -> dict[str, list[Callable[[], FocalStack]]]:
+    """Loaders per split. `released` validates on the last fifth of the test frames."""
+    train, test = (_names(root, split) for split in ("train", "test"))
+    if validation == "released":
+        held_out = [("test", name) for name in test[len(test) - len(test) // 5 :]]
+    else:
+        count = max(1, round(HELD_OUT_SHARE * len(train))) if len(train) > 1 else 0
+        held_out = [("train", name) for name in train[len(train) - count :]]
+        train = train[: len(train) - count]
+    chosen = {
+        "train": [("train", name) for name in train],
+        "validation": held_out or [("test", name) for name in test],
+        "test": [("test", name) for name in test],
+    }
+    return {
+        split: [_loader(root, part, name, encoding) for part, name in pairs]
+        for split, pairs in chosen.items()
+    }
+
+
+def load_nyuv2_stack(root: Path, split: str, name: str, encoding: DepthEncoding = "clean") -> FocalStack:
+    """One frame's stack with its truth at the slices' size; RGB order (the released code reads BGR)."""
+    paths = sorted((root / f"{split}_fs5").glob(f"{name}_*.png"))
+    if len(paths) != len(NYU_FOCUS_M):
+        reason = f"holds {len(paths)} slices of frame {name} instead of {len(NYU_FOCUS_M)}"
+        raise DataError(root / f"{split}_fs5", reason, "Make the stacks with prepare.py nyuv2")
+    slices = torch.stack([read_image(path) for path in paths])
+    depth, valid = _read_depth(root / f"{split}_depth", name)
+    depth = wrap16(depth) if encoding == "wrap16" else depth
+    return FocalStack(
+        f"{split}/{name}",
+        slices,
+        Defocus.thin_lens(NYU_LENS, NYU_FOCUS_M),
+        NYU_LENS,
+        aif=_resized(read_image(root / f"{split}_rgb" / f"{name}.png")[None], slices.shape[-2:])[0],
+        depth=_resized(depth.clamp(NEAR_M, FAR_M)[None, None], slices.shape[-2:])[0, 0],
+        valid=_resized(valid[None, None].float(), slices.shape[-2:])[0, 0] > 0.99,
+    )
+
+
+def _names(root: Path, split: str) -> list[str]:
+    names = sorted(path.stem for path in (root / f"{split}_rgb").glob("*.png"))
+    if not names:
+        reason = f"holds no {split}_rgb/*.png"
+        raise DataError(root, reason, "Make the data set with prepare.py nyuv2 (see the README)")
+    return names
+
+
+def _loader(root: Path, split: str, name: str, encoding: DepthEncoding) -> Callable[[], FocalStack]:
+    return lambda: load_nyuv2_stack(root, split, name, encoding)
+
+
+def _read_depth(folder: Path, name: str) -> tuple[Tensor, Tensor]:
+    if (folder / f"{name}.pfm").exists():
+        depth = read_pfm(folder / f"{name}.pfm")
+        valid = depth.isfinite() & (depth > 0)
+        return torch.where(valid, depth, NEAR_M), valid
+    return read_depth_png(folder / f"{name}.png", unit_m=DEPTH_UNIT_M)
+
+
+def _resized(maps: Tensor, size: tuple[int, int] = SLICE_SIZE) -> Tensor:
+    """[B, C, H, W] bilinearly without antialiasing; by exactly one half that is the mean of 2 x 2 pixels."""
+    return F.interpolate(maps, size, mode="bilinear", align_corners=False)
+
+
+def _filled(depth_m: Tensor, valid: Tensor) -> Tensor:
+    """Depth with holes filled by the nearest valid pixel."""
+    if bool(valid.all()):
+        return depth_m
+    from scipy.ndimage import distance_transform_edt
+
+    rows, columns = distance_transform_edt(~valid.numpy(), return_distances=False, return_indices=True)
+    return depth_m[torch.from_numpy(rows).long(), torch.from_numpy(columns).long()]

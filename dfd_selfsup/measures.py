@@ -1,0 +1,89 @@
+"""What is measured: depth errors, and the all-in-focus image with and without truth."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dfd_selfsup.datasets.stack import FocalStack
+from shared.metrics import depth_errors, psnr
+from shared.ssim import SSIM_VARIANTS, ssim
+
+__all__ = [
+    "DEFINITIONS",
+    "best_slice",
+    "mean_gradient",
+    "mean_row",
+    "measure_stack",
+    "rank_correlation",
+    "spatial_frequency",
+]
+
+SSIM_VARIANT = "gaussian11"
+DEFINITIONS = {
+    "depth": "per stack over all valid pixels within the depth limits, prediction clamped to them, "
+    "no scaling; then the mean over stacks",
+    "psnr": "RGB, full frame, mean over stacks",
+    "ssim": SSIM_VARIANTS[SSIM_VARIANT].label,
+    "sharpness": "mean gradient and spatial frequency, backward differences, zero border, no truth",
+}
+
+
+def measure_stack(
+    stack: FocalStack, depth: Tensor | None, aif: Tensor | None, limits_m: tuple[float, float]
+) -> dict[str, float]:
+    """One row of figures for depth [H, W] and image [3, H, W] of one stack; what lacks truth is left out."""
+    row: dict[str, float] = {}
+    if depth is not None and stack.depth is not None:
+        errors = depth_errors(depth[None], stack.depth[None], stack.valid[None], *limits_m)
+        row |= {name: value for name, value in errors.items() if name != "record"}
+    if aif is not None:
+        row |= {"mg": mean_gradient(aif[None]).item(), "sf": spatial_frequency(aif[None]).item()}
+        if stack.aif is not None:
+            row["psnr"] = psnr(aif[None], stack.aif[None]).item()
+            row["ssim"] = ssim(aif[None], stack.aif[None], SSIM_VARIANT).item()
+    return row
+
+
+def mean_row(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Column means over the rows that have the column."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {
+        name: sum(row[name] for row in rows if name in row) / sum(name in row for row in rows)
+        for name in names
+    }
+
+
+def best_slice(stack: FocalStack) -> Tensor:
+    """The single slice [3, H, W] nearest to the all-in-focus truth in PSNR."""
+    if stack.aif is None:
+        raise ValueError(f"{stack.name} has no all-in-focus truth")
+    values = psnr(stack.images, stack.aif.expand_as(stack.images))
+    return stack.images[values.argmax()]
+
+
+def mean_gradient(image: Tensor) -> Tensor:
+    """MG of [B, C, H, W]: mean of sqrt((dx^2 + dy^2) / 2), backward differences with zero border; [B]."""
+    across, down = _backward_differences(image)
+    return ((across.square() + down.square()) / 2).sqrt().flatten(1).mean(1)
+
+
+def spatial_frequency(image: Tensor) -> Tensor:
+    """SF of [B, C, H, W]: sqrt(mean dx^2 + mean dy^2), backward differences with zero border; [B]."""
+    across, down = _backward_differences(image)
+    return (across.square().flatten(1).mean(1) + down.square().flatten(1).mean(1)).sqrt()
+
+
+def rank_correlation(a: Tensor, b: Tensor, valid: Tensor | None = None) -> float:
+    """Spearman's rank correlation of two maps, ties by their mean rank."""
+    from scipy.stats import spearmanr
+
+    inside = torch.ones_like(a, dtype=torch.bool) if valid is None else valid
+    return float(spearmanr(a[inside].cpu().numpy(), b[inside].cpu().numpy()).statistic)
+
+
+def _backward_differences(image: Tensor) -> tuple[Tensor, Tensor]:
+    across = torch.diff(image, dim=-1, prepend=torch.zeros_like(image[..., :1]))
+    down = torch.diff(image, dim=-2, prepend=torch.zeros_like(image[..., :1, :]))
+    return across, down

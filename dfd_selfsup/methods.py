@@ -1,0 +1,95 @@
+"""The rows of the tables behind one call: a focal stack in, depth and all-in-focus image out."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from dfd_selfsup.config import TrainConfig
+from dfd_selfsup.datasets.stack import FocalStack, StackBatch, collate
+from dfd_selfsup.models.daif_net import DaifNet
+from dfd_selfsup.models.focus_measure import depth_from_focus
+from dfd_selfsup.models.heads import StackModel, coarse_aif
+from dfd_selfsup.models.plane_sweep import plane_sweep
+from dfd_selfsup.models.thin_lens import NEAREST_DEPTH_M
+
+__all__ = ["Estimate", "METHOD_NAMES", "build_model", "classical_methods", "network_method"]
+
+METHOD_NAMES = {
+    "constant": "Constant depth",
+    "best_slice": "Best single slice (needs truth)",
+    "focus_sml": "Depth from focus, SML",
+    "focus_ring": "Depth from focus, ring difference",
+    "plane_sweep": "Plane sweep by re-blurring",
+    "supervised_depth": "DAIF-Net, supervised by depth",
+    "supervised_aif": "DAIF-Net, supervised by image",
+    "supervised_both": "DAIF-Net, supervised by both",
+    "selfsup": "DAIF-Net, self-supervised (ours)",
+    "oracle": "True depth (needs truth)",
+}
+
+
+class Estimate(NamedTuple):
+    """Inverse depth q [H, W] and all-in-focus image [3, H, W] of one stack; None where a method has none."""
+
+    q: Tensor | None
+    aif: Tensor | None
+
+    @property
+    def depth(self) -> Tensor | None:
+        return None if self.q is None else 1 / self.q.clamp(min=1e-6)
+
+
+Estimator = Callable[[FocalStack], Estimate]
+
+
+def build_model(config: TrainConfig, q_range: tuple[float, float] | None = None) -> StackModel:
+    """The untrained network of a config with its heads."""
+    network = DaifNet(base_width=config.network.base_width, levels=config.network.levels)
+    return StackModel(network, config.heads, q_range)
+
+
+def network_method(model: StackModel, device: torch.device) -> Estimator:
+    """A trained model as a method; the model is left in the mode it was in."""
+
+    @torch.no_grad()
+    def estimate(stack: FocalStack) -> Estimate:
+        was_training = model.training
+        model.eval()
+        batch: StackBatch = collate([stack]).to(device)
+        prediction = model(batch.images, batch.defocus)
+        model.train(was_training)
+        return Estimate(prediction.q[0, 0].cpu(), prediction.aif[0].cpu())
+
+    return estimate
+
+
+def classical_methods(config: TrainConfig, median_depth_m: float) -> dict[str, Estimator]:
+    """Everything that needs no training but the median depth of the training stacks."""
+    q_range = (1 / config.heads.far_m, 1 / config.heads.near_m)
+
+    def constant(stack: FocalStack) -> Estimate:
+        return Estimate(torch.full(stack.size, 1 / median_depth_m), None)
+
+    def focus(stack: FocalStack, measure: str) -> Estimate:
+        found = depth_from_focus(stack.images, stack.defocus, measure)
+        return Estimate(found.q[0], found.aif)
+
+    def sweep(stack: FocalStack) -> Estimate:
+        found = plane_sweep(stack.images, stack.defocus, q_range, config.psf)
+        return Estimate(found.q[0], found.aif)
+
+    def oracle(stack: FocalStack) -> Estimate:
+        q = 1 / stack.depth.clamp(min=NEAREST_DEPTH_M)
+        sigma = stack.defocus.sigma_px(q[None, None])
+        return Estimate(q, coarse_aif(stack.images[None], sigma)[0])
+
+    return {
+        "constant": constant,
+        "focus_sml": partial(focus, measure="sml"),
+        "focus_ring": partial(focus, measure="ring"),
+        "plane_sweep": sweep,
+        "oracle": oracle,
+    }

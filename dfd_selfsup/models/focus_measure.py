@@ -1,0 +1,87 @@
+"""Depth from focus without learning: where is each pixel sharpest?
+
+A focus measure says how much fine detail a neighbourhood holds in each slice. Its maximum over the stack
+gives the depth to the nearest slice; a parabola through the logarithms around the maximum, over inverse
+depth, gives the places between slices. The colours of the sharpest slices make an all-in-focus picture.
+"""
+
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dfd_selfsup.models.thin_lens import Defocus
+
+__all__ = ["FocusResult", "depth_from_focus", "ring_difference", "sum_modified_laplacian"]
+
+Measure = Literal["sml", "ring"]
+RING_INNER, RING_GAP, RING_OUTER = 1, 2, 2  # pixels, as its authors set them
+FLOOR = 1e-6  # keeps the logarithm of a flat neighbourhood finite
+
+
+class FocusResult(NamedTuple):
+    """Inverse depth q [1, H, W] and all-in-focus image [3, H, W]."""
+
+    q: Tensor
+    aif: Tensor
+
+
+def sum_modified_laplacian(images: Tensor, step: int = 1) -> Tensor:
+    """SML before its window (Nayar, Nakagawa 1994): |2I - I(x-s) - I(x+s)| + the same in y, [S, H, W]."""
+    grey = F.pad(images.mean(1, keepdim=True), (step,) * 4, mode="replicate")
+    middle = grey[..., step:-step, step:-step]
+    across = 2 * middle - grey[..., step:-step, : -2 * step] - grey[..., step:-step, 2 * step :]
+    down = 2 * middle - grey[..., : -2 * step, step:-step] - grey[..., 2 * step :, step:-step]
+    return (across.abs() + down.abs()).squeeze(1)
+
+
+def ring_difference(images: Tensor) -> Tensor:
+    """Ring difference filter before its window: mean of a disc minus that of a ring, norm over colours."""
+    reach = RING_INNER + RING_GAP + RING_OUTER
+    offsets = torch.arange(-reach, reach + 1, device=images.device, dtype=images.dtype)
+    radius = (offsets[:, None] ** 2 + offsets**2).sqrt()
+    disc = (radius <= RING_INNER).to(images)
+    ring = ((radius > RING_INNER + RING_GAP) & (radius <= reach)).to(images)
+    kernel = (disc / disc.sum() - ring / ring.sum())[None, None]
+    slices, channels, height, width = images.shape
+    flat = F.pad(images.reshape(slices * channels, 1, height, width), (reach,) * 4, mode="replicate")
+    return F.conv2d(flat, kernel).view(slices, channels, height, width).norm(dim=1)
+
+
+def depth_from_focus(
+    images: Tensor, defocus: Defocus, measure: Measure = "sml", window: int = 9, between_slices: bool = True
+) -> FocusResult:
+    """Depth and all-in-focus image of slices [S, 3, H, W] ordered by focus.
+
+    window: side of the square the measure is averaged over. between_slices: refine the maximum over inverse
+    depth; at the ends of the stack, and where the three values have no peak, the slice itself is taken.
+    """
+    response = sum_modified_laplacian(images) if measure == "sml" else ring_difference(images)
+    response = _box_mean(response, window) + FLOOR
+    best = response.argmax(0)  # [H, W]
+    focus = defocus.focus_q.to(images)
+    q = _peak(response.log(), focus, best) if between_slices and len(images) > 2 else focus[best]
+    aif = images.gather(0, best.expand(1, 3, -1, -1))[0]
+    return FocusResult(q[None], aif)
+
+
+def _peak(values: Tensor, positions: Tensor, best: Tensor) -> Tensor:
+    """Vertex of the parabola through the maximum [H, W] of values [S, H, W] and its neighbours."""
+    inside = (best > 0) & (best < len(values) - 1)
+    middle = best.clamp(1, len(values) - 2)
+    x = [positions[middle + offset] for offset in (-1, 0, 1)]
+    y = [values.gather(0, (middle + offset)[None])[0] for offset in (-1, 0, 1)]
+    slope_before, slope_after = (y[1] - y[0]) / (x[1] - x[0]), (y[2] - y[1]) / (x[2] - x[1])
+    curvature = (slope_after - slope_before) / (x[2] - x[0])
+    bent = inside & (curvature < 0)
+    safe = torch.where(bent, curvature, -1.0)
+    # The parabola's slope is that of a chord at the chord's middle.
+    vertex = (x[0] + x[1]) / 2 - slope_before / (2 * safe)
+    low, high = torch.minimum(x[0], x[2]), torch.maximum(x[0], x[2])
+    return torch.where(bent, vertex.clamp(low, high), positions[best])
+
+
+def _box_mean(values: Tensor, window: int) -> Tensor:
+    padded = F.pad(values[:, None], (window // 2,) * 4, mode="replicate")
+    return F.avg_pool2d(padded, window, stride=1)[:, 0]

@@ -1,0 +1,245 @@
+"""Check focal stacks, align hand-held ones, and bring published data into the layout the loaders read.
+
+python prepare.py check my_stack/                            one stack, or a folder of splits
+python prepare.py align my_photos/ --out my_stack/           register photos by scale and translation
+python prepare.py nyuv2 labeled.mat splits.mat --out data/nyuv2     make the five-slice stacks (needs h5py)
+python prepare.py rgbd rgb.png depth.png --unit-m 1e-4 --out my_stack/   a stack from one RGB-D frame
+python prepare.py defocusnet data/defocusnet                 .exr depth to .npy, once (needs OpenEXR)
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+
+from dfd_selfsup.alignment import ScaleShift, align_stack
+from dfd_selfsup.datasets.defocusnet import convert_depth
+from dfd_selfsup.datasets.embedded import SPLITS
+from dfd_selfsup.datasets.folder import list_slices, load_stack
+from dfd_selfsup.datasets.nyuv2 import NYU_FOCUS_M, NYU_LENS, labeled_frames, rgbd_stack, write_nyuv2_frame
+from dfd_selfsup.datasets.stack import FocalStack
+from shared.command import RunError, command_line
+from shared.files import (
+    DataError,
+    new_folder,
+    read_depth_png,
+    read_image,
+    read_text,
+    write_bytes,
+    write_image,
+    write_pfm,
+)
+
+__all__ = ["main", "report_folder", "report_stack"]
+
+WHERE_TO_GET = (
+    "NYUv2: nyu_depth_v2_labeled.mat (2.8 GB) and splits.mat from cs.nyu.edu/~silberman/datasets (research "
+    "use). DefocusNet: the original data from the repository dvl-tum/defocus-net; the paper's re-rendering "
+    "was never released. Mobile Depth: from the project page of Suwajanakorn et al. 2015. Without any of "
+    "them, configs/quick.yaml trains on embedded stacks"
+)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run one command; bad data end in DataError, a missing package in RunError."""
+    args = _parse(argv)
+    commands = {"check": _check, "align": _align, "nyuv2": _nyuv2, "rgbd": _rgbd, "defocusnet": _defocusnet}
+    sys.stdout.write(commands[args.command](args))
+
+
+def report_folder(folder: Path) -> str:
+    """The report on one stack, or on every stack below {train,validation,test}/."""
+    if not any((folder / split).is_dir() for split in SPLITS):
+        try:
+            return report_stack(load_stack(folder))
+        except DataError as error:
+            raise DataError(error.path, error.reason, f"{error.remedy}. {WHERE_TO_GET}") from None
+    lines = []
+    for split in SPLITS:
+        stacks = sorted(path for path in (folder / split).glob("*") if path.is_dir())
+        lines.append(f"{split}: {len(stacks)} stacks")
+        for path in stacks:
+            try:
+                stack = load_stack(path)
+            except DataError as error:
+                lines.append(f"  {path.name:20s} UNUSABLE: {error}")
+                continue
+            truth = [n for n in ("depth", "aif") if getattr(stack, n) is not None]
+            height, width = stack.size
+            lines.append(
+                f"  {path.name:20s} {len(stack.images)} slices of {width} x {height}, {stack.defocus.kind}, "
+                f"truth: {', '.join(truth) or 'none'}"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def report_stack(stack: FocalStack) -> str:
+    """What is known about one stack, and how much blur its lens can make."""
+    height, width = stack.size
+    focus = ", ".join(
+        f"{q:.4g}" for q in (1 / stack.defocus.focus_q if stack.is_metric else stack.defocus.focus_q)
+    )
+    what = {
+        "metric": "focus (m)",
+        "disparity": "focus (disparity, px)",
+        "order": "focus (place in the stack)",
+    }
+    lines = [
+        f"{stack.name}: {len(stack.images)} slices of {width} x {height}",
+        f"  {what[stack.defocus.kind]:27s}{focus}",
+    ]
+    if stack.lens is not None:
+        lens = stack.lens
+        lines.append(
+            f"  lens                       {lens.focal_length_mm:g} mm, f/{lens.f_number:g}, "
+            f"pixel {lens.pixel_pitch_um:g} um"
+        )
+    q = stack.defocus.focus_q
+    widest = (stack.defocus.gain_px * (q - q[[0, -1]][:, None]).abs().amax(0)).max()
+    if stack.defocus.kind != "order":
+        lines.append(
+            f"  largest blur radius        {float(widest):.1f} px, between the ends of the focus range"
+        )
+        if widest < 2:
+            lines.append(
+                "  WEAK BLUR                  below 2 px: depth will be hard to tell; check lens and pitch"
+            )
+    else:
+        lines.append("  lens                       unknown: depth will be ordered, not metric")
+    lines += [f"  note                       {note}" for note in stack.notes]
+    return "\n".join(lines) + "\n"
+
+
+def _check(args: argparse.Namespace) -> str:
+    return report_folder(args.folder)
+
+
+def _align(args: argparse.Namespace) -> str:
+    paths = list_slices(args.photos) if args.photos.is_dir() else []
+    if len(paths) < 2:
+        raise DataError(args.photos, f"holds {len(paths)} photo(s)", "Name the folder of one focal stack")
+    images = [read_image(path) for path in paths]
+    if len({image.shape for image in images}) > 1:
+        raise DataError(args.photos, "the photos have different sizes", "Give them as the camera wrote them")
+    info = _read_yaml(args.photos / "stack.yaml")
+    order = None
+    if isinstance(info.get("focus_m"), list) and len(info["focus_m"]) == len(paths):
+        order = sorted(range(len(paths)), key=lambda index: info["focus_m"][index])
+    aligned, motions = align_stack(torch.stack(images), order)
+    if min(aligned.shape[-2:]) < 16:
+        raise DataError(args.photos, "the photos hardly overlap once aligned", "Are they of one scene?")
+    with new_folder(args.out) as out:
+        for path, image in zip(paths, aligned, strict=True):
+            write_image(out / f"{path.stem}.png", image)
+        if "sensor_width_mm" in info:  # the pitch stays, the picture becomes narrower
+            info["pixel_pitch_um"] = info.pop("sensor_width_mm") * 1000 / images[0].shape[-1]
+        info = {key: value for key, value in info.items() if key != "images"} | {"breathing_corrected": True}
+        write_bytes(out / "stack.yaml", yaml.safe_dump(info, sort_keys=False).encode())
+    return _motions_text(paths, motions, images[0], aligned)
+
+
+def _motions_text(paths: list[Path], motions: list[ScaleShift], before: Tensor, after: Tensor) -> str:
+    lines = [f"aligned {len(paths)} photos to the middle one; the motion of each was"]
+    lines += [
+        f"  {path.name:24s} scale {motion.scale:.5f}, shift {motion.shift_x:+.2f} {motion.shift_y:+.2f} px"
+        for path, motion in zip(paths, motions, strict=True)
+    ]
+    sizes = [f"{image.shape[-1]} x {image.shape[-2]}" for image in (before, after)]
+    lines.append(f"cut from {sizes[0]} to {sizes[1]}, which all of them show; check the result by eye")
+    return "\n".join(lines) + "\n"
+
+
+def _nyuv2(args: argparse.Namespace) -> str:
+    try:
+        import h5py
+    except ImportError:
+        raise RunError("prepare.py nyuv2 needs the package h5py; install the optional extra `nyu`") from None
+    from scipy.io import loadmat
+
+    try:
+        splits = loadmat(args.splits)
+    except (OSError, ValueError) as error:
+        raise DataError(args.splits, f"cannot be read ({error})", "Give splits.mat") from None
+    try:
+        labeled = h5py.File(args.labeled, "r")
+    except OSError as error:
+        raise DataError(args.labeled, f"cannot be read ({error})", "Give nyu_depth_v2_labeled.mat") from None
+    count = 0
+    with labeled, new_folder(args.out) as out:
+        for frame in labeled_frames(labeled, splits):
+            write_nyuv2_frame(out, frame, args.depth_encoding)
+            count += 1
+    return f"{count} frames with {len(NYU_FOCUS_M)} slices each, depth {args.depth_encoding}, in {args.out}\n"
+
+
+def _rgbd(args: argparse.Namespace) -> str:
+    image = read_image(args.image)
+    depth, valid = read_depth_png(args.depth, unit_m=args.unit_m)
+    if image.shape[-2:] != depth.shape:
+        raise DataError(
+            args.depth, f"is {list(depth.shape)}, the image {list(image.shape[-2:])}", "Give a pair"
+        )
+    if not bool(valid.any()):
+        raise DataError(args.depth, "holds no valid depth", "0 means none")
+    stack = rgbd_stack(image, depth, valid, args.image.stem)
+    with new_folder(args.out) as out:
+        for index, picture in enumerate(stack.images):
+            write_image(out / f"slice_{index}.png", picture)
+        write_image(out / "aif.png", stack.aif)
+        write_pfm(out / "depth.pfm", torch.where(stack.valid, stack.depth, torch.inf))
+        info = {
+            "focus_m": list(NYU_FOCUS_M),
+            "focal_length_mm": NYU_LENS.focal_length_mm,
+            "f_number": NYU_LENS.f_number,
+            "pixel_pitch_um": NYU_LENS.pixel_pitch_um,
+        }
+        write_bytes(out / "stack.yaml", yaml.safe_dump(info, sort_keys=False).encode())
+    return f"a stack of {len(stack.images)} slices, blurred as the paper's NYUv2 stacks are, in {args.out}\n"
+
+
+def _defocusnet(args: argparse.Namespace) -> str:
+    return f"{convert_depth(args.folder)} depth maps converted in {args.folder}\n"
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        info = yaml.safe_load(read_text(path)) or {}
+    except yaml.YAMLError:
+        info = None
+    if not isinstance(info, dict):
+        raise DataError(path, "is not YAML of the form `key: value`", "See datasets/folder.py")
+    return info
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    check = commands.add_parser("check", help="say what is there and whether it can be used")
+    check.add_argument("folder", type=Path, metavar="DIR")
+    align = commands.add_parser("align", help="register photos by scale and translation")
+    align.add_argument("photos", type=Path, metavar="PHOTOS", help="folder, with stack.yaml if there is one")
+    nyuv2 = commands.add_parser("nyuv2", help="stacks from the labelled NYUv2 frames")
+    nyuv2.add_argument("labeled", type=Path, metavar="LABELED.mat")
+    nyuv2.add_argument("splits", type=Path, metavar="SPLITS.mat")
+    nyuv2.add_argument("--depth-encoding", choices=("clean", "wrap16"), default="clean")
+    rgbd = commands.add_parser("rgbd", help="a stack from one RGB-D frame")
+    rgbd.add_argument("image", type=Path, metavar="RGB")
+    rgbd.add_argument("depth", type=Path, metavar="DEPTH.png", help="16-bit grey")
+    rgbd.add_argument("--unit-m", type=float, required=True, help="metres per unit: 1e-3, 1e-4, ...")
+    for command in (align, nyuv2, rgbd):
+        command.add_argument("--out", type=Path, required=True, metavar="DIR", help="new folder")
+    defocusnet = commands.add_parser("defocusnet", help="convert .exr depth to .npy")
+    defocusnet.add_argument("folder", type=Path, metavar="DIR")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    command_line(main)

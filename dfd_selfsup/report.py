@@ -1,0 +1,177 @@
+"""What a run shows: contact sheets of stacks, the table beside the paper's, and the HTML report."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dfd_selfsup.config import TrainConfig
+from dfd_selfsup.datasets.splits import StackSet
+from dfd_selfsup.datasets.stack import FocalStack
+from dfd_selfsup.methods import METHOD_NAMES, Estimate, Estimator, network_method
+from dfd_selfsup.models.heads import StackModel
+from dfd_selfsup.published import COLUMNS, TABLE_1, TABLE_2
+from shared.files import write_bytes
+from shared.pictures import contact_sheet, depth_picture, encode_png
+from shared.report import Column, Curves, Picture, ResultsTable, Section, write_report
+
+__all__ = ["comparison_table", "paper_table", "preview_sheet", "stack_rows", "write_run_report"]
+
+SHEET_STACKS = 6
+LABELS = {"delta1": "δ1", "delta2": "δ2", "delta3": "δ3", "rmse": "RMSE", "abs_rel": "AbsRel"}
+HIGHER = ("delta1", "delta2", "delta3", "psnr", "ssim")
+DIGITS = 3
+
+
+def preview_sheet(model: StackModel, stacks: StackSet, device: torch.device) -> np.ndarray:
+    """Nearest and farthest slice, predicted image and depth, and the truth, of a few stacks."""
+    chosen = _evenly(stacks)
+    method = network_method(model, device)
+    return _sheet(chosen, [[method(stack) for stack in chosen]], ["predicted"])
+
+
+def comparison_table(results: Mapping[str, Any]) -> ResultsTable:
+    """This run's methods on its test stacks."""
+    low, high = results["depth_limits_m"]
+    definitions = results["definitions"]
+    where = {"source": "this run", "dataset": results["data"], "digits": DIGITS}
+    depth = f"{definitions['depth']}; limits {low:g} to {high:g} m"
+    columns = [Column("method", "Method")]
+    for name in COLUMNS:
+        better = "higher" if name in HIGHER else "lower"
+        columns.append(Column(name, LABELS[name], definition=depth, better=better, **where))
+    for name, label in (("psnr", "AIF PSNR"), ("ssim", "AIF SSIM")):
+        digits = {**where, "digits": 2} if name == "psnr" else where
+        columns.append(Column(name, label, definition=definitions[name], better="higher", **digits))
+    for name, label in (("mg", "MG"), ("sf", "SF")):
+        columns.append(Column(name, label, definition=definitions["sharpness"], **{**where, "digits": 4}))
+    known = {column.key for column in columns}
+    rows = [
+        {"method": METHOD_NAMES[name], **{key: value for key, value in row.items() if key in known}}
+        for name, row in results["mean"].items()
+    ]
+    return ResultsTable("Methods on the test stacks", columns, rows)
+
+
+def paper_table(number: int) -> ResultsTable:
+    """Table 1 or 2 of the paper."""
+    rows, dataset = {
+        1: (TABLE_1, "DefocusNet data, re-rendered"),
+        2: (TABLE_2, "NYUv2, synthetic defocus"),
+    }[number]
+    note = "over all pixels, mean over images; depth clipped to the data's limits"
+    columns = [Column("method", "Method")]
+    for name in COLUMNS:
+        better = "higher" if name in HIGHER else "lower"
+        what = {"source": "paper", "dataset": dataset, "definition": note, "digits": DIGITS}
+        columns.append(Column(name, LABELS[name], better=better, **what))
+    filled = [
+        {"method": method, **dict(zip(COLUMNS, values, strict=True))} for method, values in rows.items()
+    ]
+    return ResultsTable(f"Table {number} of the paper", columns, filled)
+
+
+def stack_rows(
+    stack: FocalStack, estimates: Sequence[Estimate], limits: tuple[float | None, float | None]
+) -> list[Any]:
+    """Cells for one stack: nearest and farthest slice, then image and depth of each estimate."""
+    cells: list[Any] = [stack.images[0], stack.images[-1]]
+    unit, status = _unit(stack)
+    for estimate in estimates:
+        cells.append(estimate.aif)
+        if estimate.q is None:
+            cells.append(None)
+        else:
+            values = estimate.depth if stack.is_metric else estimate.q
+            cells.append(depth_picture(values, unit=unit, status=status, vmin=limits[0], vmax=limits[1]))
+    return cells
+
+
+def write_run_report(
+    config: TrainConfig,
+    methods: Mapping[str, Estimator],
+    stacks: Sequence[FocalStack],
+    results: Mapping[str, Any],
+    folder: Path,
+) -> None:
+    """Write test_stacks.png and report.html into the run folder."""
+    chosen = _evenly(stacks)
+    own = results["method"]
+    estimates = [[methods[name](stack) for stack in chosen] for name in (own, "focus_sml")]
+    sheet = _sheet(chosen, estimates, ["predicted", "depth from focus"])
+    write_bytes(folder / "test_stacks.png", encode_png(sheet))
+    mean, focus = results["mean"][own], results["mean"]["focus_sml"]
+    facts = {"Test stacks": results["test_stacks"], "Training stacks": results["train_stacks"]}
+    if "abs_rel" in mean:
+        facts["AbsRel"] = f"{mean['abs_rel']:.3f} (depth from focus {focus['abs_rel']:.3f})"
+        facts["δ1"] = f"{mean['delta1']:.3f}"
+    if "psnr" in mean:
+        facts["All-in-focus"] = f"{mean['psnr']:.1f} dB (focus composite {focus['psnr']:.1f} dB)"
+    names = ["loss", "validation_loss"]
+    terms = ("recon", "aif", "aif_blur", "coarse_blur", "smooth", "sharp")
+    names += [t for t in terms if getattr(config.loss, t) > 0] if own == "selfsup" else ["depth"]
+    caption = (
+        "Test stacks: the slices focused nearest and farthest, all-in-focus image and depth of this run, "
+        "the same by a focus measure, and the truth."
+    )
+    sections = [
+        Section("Stacks", [Picture(sheet, caption)]),
+        Section("Results", [comparison_table(results)]),
+        Section("The paper", [paper_table(2), paper_table(1)]),
+        Section("Training", [Curves(names)]),
+    ]
+    title = f"{METHOD_NAMES[own]}: {results['data']}"
+    write_report(folder, title, sections, facts=facts)
+
+
+def _sheet(stacks: Sequence[FocalStack], estimates: list[list[Estimate]], names: list[str]) -> np.ndarray:
+    """One column per stack; the depth of a stack shares one range with its truth."""
+    columns = []
+    for index, stack in enumerate(stacks):
+        limits = _limits(stack)
+        cells = stack_rows(stack, [row[index] for row in estimates], limits)
+        if stack.aif is not None:
+            cells.append(stack.aif)
+        if stack.depth is not None:
+            shown = _shown_truth(stack)
+            unit, status = _unit(stack)
+            cells.append(
+                depth_picture(shown, stack.valid, unit=unit, status=status, vmin=limits[0], vmax=limits[1])
+            )
+        columns.append(cells)
+    captions = ["nearest focus", "farthest focus"]
+    captions += [f"{name} {what}" for name in names for what in ("image", "depth")]
+    rows = [list(row) for row in zip(*columns, strict=True)]
+    captions += ["true image", "true depth"][: len(rows) - len(captions)]
+    return contact_sheet(
+        rows, columns=[stack.name for stack in stacks], row_captions=captions, cell_width=200
+    )
+
+
+def _limits(stack: FocalStack) -> tuple[float | None, float | None]:
+    """The range of the truth, so that all depth maps of a stack share one scale."""
+    if stack.depth is None or not bool(stack.valid.any()):
+        return None, None
+    values: Tensor = _shown_truth(stack)[stack.valid]
+    return float(values.min()), float(values.max())
+
+
+def _shown_truth(stack: FocalStack) -> Tensor:
+    return stack.depth if stack.is_metric else 1 / stack.depth
+
+
+def _unit(stack: FocalStack) -> tuple[str, str]:
+    """Unit and status of what is shown as depth."""
+    if stack.is_metric:
+        return "m", "metric z-depth"
+    if stack.defocus.kind == "disparity":
+        return "px", "disparity, larger is nearer"
+    return "slices", "place in the stack, larger is nearer"
+
+
+def _evenly(stacks: Sequence[FocalStack]) -> list[FocalStack]:
+    indices = torch.linspace(0, len(stacks) - 1, min(len(stacks), SHEET_STACKS)).round().long().tolist()
+    return [stacks[index] for index in indices]

@@ -1,0 +1,234 @@
+"""Every script as a user runs it, for a few steps, on small stacks."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+import yaml
+
+from dfd_selfsup import eval as evaluation
+from dfd_selfsup import predict, table, train
+from dfd_selfsup.config import TrainConfig
+from dfd_selfsup.datasets.splits import load_splits
+from dfd_selfsup.models.psf import PsfOptions, render_stack
+from dfd_selfsup.models.thin_lens import Defocus, Lens
+from shared.command import RunError
+from shared.config import ConfigError, load_config
+from shared.files import read_pfm, write_image, write_pfm
+from shared.run import load_checkpoint
+
+FOCUS_M = [1.0, 2.0, 4.0]
+LENS = {"focal_length_mm": 100, "f_number": 2, "pixel_pitch_um": 400}
+
+
+def write_stack(folder, seed: int, height: int = 32, width: int = 40, truth: bool = True) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    aif = torch.rand(1, 3, height, width, generator=generator)
+    depth = 1 + 2 * torch.rand(1, 1, 2, 2, generator=generator)
+    depth = torch.nn.functional.interpolate(depth, (height, width), mode="bilinear", align_corners=True)
+    sigma = Defocus.thin_lens(Lens(100, 2, 400), FOCUS_M).sigma_at_depth_px(depth)
+    for index, image in enumerate(render_stack(aif, sigma, PsfOptions(11, threshold_px=0.2))[0]):
+        write_image(folder / f"slice_{index}.png", image)
+    (folder / "stack.yaml").write_text(yaml.safe_dump({"focus_m": FOCUS_M, **LENS}))
+    if truth:
+        write_image(folder / "aif.png", aif[0])
+        write_pfm(folder / "depth.pfm", depth[0, 0])
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("stacks")
+    for split, count in (("train", 3), ("validation", 1), ("test", 2)):
+        for index in range(count):
+            write_stack(root / split / f"s{index}", 10 * count + index)
+    config = {
+        "data": {"kind": "folders", "root": str(root)},
+        "network": {"base_width": 4, "levels": 3},
+        "heads": {
+            "depth": "inverse",
+            "aif": "composite",
+            "focus_input": "inverse",
+            "near_m": 0.7,
+            "far_m": 6.0,
+        },
+        "psf": {"window": 11, "threshold_px": 0.2},
+        "loss": {"soft_coarse_px": 0.5, "border_fix": True},
+        "steps": 6,
+        "batch_size": 2,
+        "crop": 24,
+        "flip": True,
+        "learning_rate": 1e-3,
+        "log_every": 2,
+        "validate_every": 3,
+        "checkpoint_every": 3,
+    }
+    (root / "config.yaml").write_text(yaml.safe_dump(config))
+    return root
+
+
+def run_train(data, out, *settings: str, resume: bool = False) -> dict:
+    flags = ["--config", str(data / "config.yaml"), "--out", str(out), "--device", "cpu"]
+    train.main([*flags, *(["--resume"] if resume else []), *(["--set", *settings] if settings else [])])
+    return json.loads((out / "eval.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def run_folder(data, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "run"
+    run_train(data, out)
+    return out
+
+
+def test_training_leaves_a_whole_run_folder(run_folder):
+    results = json.loads((run_folder / "eval.json").read_text())
+    assert set(results["mean"]) == {
+        "constant", "best_slice", "focus_sml", "focus_ring", "plane_sweep", "selfsup", "oracle"
+    }  # fmt: skip
+    assert results["mean"]["oracle"]["abs_rel"] < 1e-6
+    assert results["mean"]["selfsup"]["psnr"] > 5
+    for name in ("config.yaml", "metrics.jsonl", "report.html", "test_stacks.png", "checkpoints/best.pt"):
+        assert (run_folder / name).stat().st_size > 0
+    logged = (run_folder / "metrics.jsonl").read_text()
+    assert all(
+        f'"{name}"' in logged for name in ("recon", "aif_blur", "coarse_blur", "smooth", "validation_loss")
+    )
+
+
+def test_evaluation_of_the_folder_gives_the_same_figures(run_folder, capsys):
+    before = json.loads((run_folder / "eval.json").read_text())["mean"]
+    evaluation.main(["--run", str(run_folder), "--checkpoint", "last", "--device", "cpu"])
+    assert "DAIF-Net, self-supervised (ours)" in capsys.readouterr().out
+    after = json.loads((run_folder / "eval.json").read_text())["mean"]
+    assert after["selfsup"] == pytest.approx(before["selfsup"], rel=1e-5)
+
+
+def test_a_resumed_run_equals_one_that_never_stopped(data, run_folder, tmp_path):
+    run_train(data, tmp_path / "run", "steps=3")
+    run_train(data, tmp_path / "run", "steps=6", resume=True)
+    states = []
+    for folder in (run_folder, tmp_path / "run"):
+        states.append(load_checkpoint(folder / "checkpoints" / "last.pt", "dfd_selfsup").state["model"])
+    # The cosine ends at `steps`, so the first half differs in its rate; only what is drawn is compared.
+    assert states[0].keys() == states[1].keys()
+    config = load_config(TrainConfig, data / "config.yaml")
+    splits = load_splits(config.data)
+    for step in (1, 4):
+        first, again = (train.draw_batch(step, config, splits["train"])[0] for _ in range(2))
+        assert torch.equal(first.images, again.images)
+
+
+def test_processes_share_a_batch_without_overlap(data):
+    config = load_config(TrainConfig, data / "config.yaml", ["batch_size=4"])
+    stacks = load_splits(config.data)["train"]
+    whole, _ = train.draw_batch(5, config, stacks)
+    parts = [train.draw_batch(5, config, stacks, rank, 2)[0].images for rank in range(2)]
+    assert torch.equal(torch.cat(parts), whole.images)
+    with pytest.raises(RunError, match="divided"):
+        train.draw_batch(1, config, stacks, 0, 3)
+
+
+@pytest.mark.parametrize("supervise", ["depth", "aif", "both"])
+def test_supervised_training_runs(data, tmp_path, supervise):
+    results = run_train(data, tmp_path / "run", "method=supervised", f"supervise={supervise}", "steps=2")
+    assert f"supervised_{supervise}" in results["mean"]
+
+
+def test_the_released_heads_train_too(data, tmp_path):
+    settings = ["heads.depth=norm", "heads.aif=clip", "heads.focus_input=metres", "steps=2", "loss.sharp=100"]
+    assert "selfsup" in run_train(data, tmp_path / "run", *settings)["mean"]
+
+
+def test_the_table_trains_its_rows_once(data, tmp_path, capsys):
+    flags = [
+        "--config",
+        str(data / "config.yaml"),
+        "--out",
+        str(tmp_path),
+        "--device",
+        "cpu",
+        "--set",
+        "steps=1",
+    ]
+    table.main([*flags, "--rows", "selfsup", "supervised_depth"])
+    text = capsys.readouterr().out
+    assert "supervised by depth" in text
+    assert "Table 2 of the paper" in text
+    table.main([*flags, "--rows", "selfsup"])
+    assert json.loads((tmp_path / "table.json").read_text())["selfsup"]["abs_rel"] > 0
+    assert "| Method |" in (tmp_path / "table.md").read_text()
+
+
+def test_prediction_with_a_lens_is_metric(data, run_folder, tmp_path, capsys):
+    write_stack(tmp_path / "mine", 99, height=35, width=50)
+    out = tmp_path / "out"
+    predict.main([str(tmp_path / "mine"), "--run", str(run_folder), "--out", str(out), "--device", "cpu"])
+    depth = read_pfm(out / "depth.pfm")
+    assert depth.shape == (35, 50)
+    assert 0.69 < depth.min() <= depth.max() < 6.01
+    result = json.loads((out / "result.json").read_text())
+    assert result["depth"]["unit"] == "m"
+    assert set(result["against_truth"]) == {"predicted", "depth_from_focus"}
+    assert (out / "points.ply").read_bytes().startswith(b"ply")
+    assert "metric z-depth" in capsys.readouterr().out
+
+
+def test_prediction_without_a_lens_is_ordered_and_says_so(tmp_path, capsys):
+    write_stack(tmp_path / "mine", 98, truth=False)
+    (tmp_path / "mine" / "stack.yaml").unlink()
+    out = tmp_path / "out"
+    flags = ["--fit", "3", "--max-side", "36", "--max-slices", "2", "--device", "cpu"]
+    predict.main([str(tmp_path / "mine"), "--out", str(out), *flags])
+    result = json.loads((out / "result.json").read_text())
+    assert result["depth"]["unit"] == "slices"
+    assert not (out / "points.ply").exists()
+    said = capsys.readouterr().out
+    assert "shrunk to 36 x 29" in said
+    assert "2 of 3 photos" in said
+    assert "ordered only" in said
+
+
+def test_prediction_needs_a_network(tmp_path):
+    write_stack(tmp_path / "mine", 1)
+    with pytest.raises(RunError, match="--fit"):
+        predict.main([str(tmp_path / "mine")])
+
+
+def test_configs_are_sound_and_typos_are_refused():
+    from pathlib import Path
+
+    folder = Path(train.__file__).parent / "configs"
+    names = {path.stem for path in folder.glob("*.yaml")}
+    assert {"quick", "nyuv2", "defocusnet", "folders"} <= names
+    for name in names:
+        load_config(TrainConfig, folder / f"{name}.yaml")
+    with pytest.raises(ConfigError, match="did you mean heads.depth"):
+        load_config(TrainConfig, folder / "quick.yaml", ["heads.dept=norm"])
+    with pytest.raises(ConfigError, match="odd"):
+        load_config(TrainConfig, folder / "quick.yaml", ["psf.window=8"])
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one_with_the_double_batch(data, tmp_path):
+    """As torchrun starts them, on the CPU; float32 sums in another order differ in their last digits."""
+    command = ["-m", "dfd_selfsup.train", "--config", str(data / "config.yaml"), "--device", "cpu"]
+    settings = ["--set", "batch_size=4", "steps=3", "validate_every=0", "loss.soft_coarse_px=0"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    states = []
+    for processes in (1, 2):
+        out = tmp_path / str(processes)
+        launcher = [sys.executable]
+        if processes > 1:
+            launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+        done = subprocess.run(
+            [*launcher, *command, "--out", str(out), *settings],
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        states.append(load_checkpoint(out / "checkpoints" / "last.pt", "dfd_selfsup").state["model"])
+    for name, value in states[0].items():
+        assert torch.allclose(value, states[1][name], atol=2e-4), name

@@ -1,0 +1,84 @@
+"""Embedded stacks: the shared lens sampler as a twin, the thin-lens formula, no leak between splits."""
+
+import torch
+
+from dfd_selfsup.datasets import embedded
+from dfd_selfsup.datasets.embedded import EmbeddedConfig, View, make_embedded_stacks, render_stack_views
+from dfd_selfsup.datasets.folder import load_stack
+from dfd_selfsup.models.thin_lens import Defocus, Lens
+from shared.scenes import Background, Item, Light, Scene
+from shared.scenes.lens import render_thin_lens
+from shared.scenes.shapes import Quad, Sphere, placed
+from shared.scenes.textures import Texture, solid
+
+LIT = Light(sun=(0, 0, 0), sky=(1, 1, 1), ground=(1, 1, 1))  # colours as they are
+
+
+def wall_and_ball() -> Scene:
+    """A patterned wall at z = 3 and a ball before it at z = 1.5; the camera is at the origin, looking +z."""
+    y, x = torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij")
+    checks = ((x // 8 + y // 8) % 2).float()[..., None] * torch.tensor([0.8, 0.5, 0.2]) + 0.1
+    wall = Item(Quad((3, 3), placed((0, 0, 3))), Texture(checks.numpy(), (1.0, 1.0)))
+    ball = Item(Sphere(0.25, placed((0.1, 0, 1.5))), solid(0.9, 0.2, 0.2))
+    return Scene([wall, ball], LIT, Background((0, 0, 0), (0, 0, 0)))
+
+
+def test_slices_are_those_of_the_shared_lens_sampler():
+    """Sharing pinhole pictures between slices must change nothing but where in its pixel a ray lands."""
+    K = torch.tensor([[60.0, 0, 23.5], [0, 60, 15.5], [0, 0, 1]])
+    scene, pose, focus, aperture = wall_and_ball(), torch.eye(4), (1.5, 3.0), 0.12
+    view = View("test", scene, pose, 1.0)
+    stack = render_stack_views(view, K, 32, 48, focus, aperture, samples=200)
+    for index, distance in enumerate(focus):
+        twin = render_thin_lens(scene, K, pose, 32, 48, distance, aperture, 200).image
+        assert (stack[index] - twin).abs().mean() < 0.006
+    assert (stack[0] - stack[1]).abs().mean() > 0.03
+
+
+def test_a_point_spreads_over_the_disc_of_the_thin_lens():
+    """Second moments of a small bright ball against its radius by the formula, over two."""
+    tiny = Item(Sphere(0.004, placed((0, 0, 2.0))), solid(1, 1, 1))
+    scene = Scene([tiny], LIT, Background((0, 0, 0), (0, 0, 0)))
+    lens, focus = Lens(100, 0.9, 1000), [1.2, 4.0]
+    focal = 0.1 / 1e-3
+    K = torch.tensor([[focal, 0, 20.0], [0, focal, 20.0], [0, 0, 1]])
+    stack = render_stack_views(View("t", scene, torch.eye(4), 1.0), K, 41, 41, focus, lens.aperture_m, 4000)
+    expected = Defocus.thin_lens(lens, focus, breathing_corrected=True).sigma_px(
+        torch.full((1, 1, 1, 1), 0.5)
+    )
+    offsets = torch.arange(41) - 20.0
+    for image, radius in zip(stack[:, 0], expected.flatten(), strict=True):
+        spread = (image.sum(0) * offsets**2).sum() / image.sum()
+        pixel = 1 / 12 + (0.004 * focal / 2) ** 2 / 4  # a pixel's own width and the ball's
+        assert abs((spread - pixel).sqrt() - radius / 2) < 0.08 * radius / 2
+
+
+def test_embedded_stacks_are_made_once_and_split_by_scene(tmp_path, monkeypatch):
+    """With stand-ins for the costly scenes: layout, cache, options, and no scene in two splits."""
+    made = []
+
+    def scene(seed: int, views: int = 1) -> Scene:
+        made.append(seed)
+        result = wall_and_ball()
+        result.cameras = torch.eye(4).expand(views, 4, 4)
+        return result
+
+    monkeypatch.setattr(embedded, "room", scene)
+    monkeypatch.setattr(embedded, "tabletop", scene)
+    config = EmbeddedConfig((1, 1), (0, 1), (1, 1), views=2, height=16, width=24, lens_samples=2)
+    folder = make_embedded_stacks(tmp_path, config)
+    names = {split: sorted(p.name for p in (folder / split).iterdir()) for split in embedded.SPLITS}
+    assert {split: len(found) for split, found in names.items()} == {"train": 4, "validation": 2, "test": 4}
+    scenes = [{name.rsplit("_", 1)[0] for name in found} for found in names.values()]
+    assert sum(map(len, scenes)) == len(set.union(*scenes)), "a scene is in two splits"
+    stack = load_stack(folder / "train" / names["train"][0])
+    assert stack.images.shape == (5, 3, 16, 24)
+    assert stack.valid.all()
+    assert (stack.defocus.gain_px == stack.defocus.gain_px[0]).all()
+    count = len(made)
+    assert make_embedded_stacks(tmp_path, config) == folder
+    assert len(made) == count, "the second call renders nothing"
+    assert (
+        make_embedded_stacks(tmp_path, EmbeddedConfig((0, 1), (0, 1), (0, 1), views=1, height=16, width=24))
+        != folder
+    )

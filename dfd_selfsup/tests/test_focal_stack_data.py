@@ -1,0 +1,384 @@
+"""Focal stacks in folders, published layouts, alignment: round trips, and all that can be wrong with them."""
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from dfd_selfsup import prepare
+from dfd_selfsup.alignment import ScaleShift, align_stack, estimate_motion
+from dfd_selfsup.datasets import defocusnet, nyuv2
+from dfd_selfsup.datasets.folder import load_stack
+from dfd_selfsup.datasets.mobile_depth import load_mobile_depth
+from dfd_selfsup.datasets.splits import folder_splits
+from dfd_selfsup.datasets.stack import collate, crop_stack, resize_stack
+from dfd_selfsup.models.psf import render_stack
+from dfd_selfsup.models.thin_lens import Defocus, Lens
+from shared.files import DataError, write_depth_png, write_image, write_pfm
+
+LENS = {"focal_length_mm": 50, "f_number": 8, "pixel_pitch_um": 12}
+
+
+def picture(seed: int = 0, height: int = 20, width: int = 28) -> torch.Tensor:
+    return torch.rand(3, height, width, generator=torch.Generator().manual_seed(seed))
+
+
+def write_stack(folder, info: dict | None, count: int = 3, names: str = "photo_{}.png"):
+    for index in range(count):
+        write_image(folder / names.format(index), picture(index))
+    if info is not None:
+        (folder / "stack.yaml").write_text(yaml.safe_dump(info))
+    return folder
+
+
+def test_slices_come_nearest_first_whatever_the_order_of_the_names(tmp_path):
+    stack = load_stack(write_stack(tmp_path / "s", {"focus_m": [4, 1, 2], **LENS}))
+    assert (1 / stack.defocus.focus_q).tolist() == pytest.approx([1, 2, 4])
+    assert (stack.images[0] - picture(1)).abs().max() < 0.003
+    assert stack.lens == Lens(50, 8, 12)
+    expected = Lens(50, 8, 12).blur_at_infinity_px(2) * 2
+    assert stack.defocus.gain_px[1].item() == pytest.approx(expected)
+
+
+def test_names_sort_as_people_count(tmp_path):
+    stack = load_stack(write_stack(tmp_path / "s", None, count=12))
+    assert (stack.images[10] - picture(10)).abs().max() < 0.003
+    assert stack.defocus.kind == "order"
+    assert stack.defocus.focus_q.tolist() == list(range(11, -1, -1))
+    (tmp_path / "s" / "stack.yaml").write_text("order: far_to_near")
+    assert (load_stack(tmp_path / "s").images[0] - picture(11)).abs().max() < 0.003
+
+
+def test_a_lens_corrected_for_breathing_blurs_all_slices_alike(tmp_path):
+    info = {"focus_m": [0.3, 0.6, 2], **LENS, "breathing_corrected": True}
+    gain = load_stack(write_stack(tmp_path / "s", info)).defocus.gain_px
+    assert gain.tolist() == pytest.approx([0.05**2 / (2 * 12e-6 * 8)] * 3)
+
+
+def test_disparity_and_sensor_width(tmp_path):
+    info = {"focus_disparity_px": [-1, 0.5, 2], "blur_px_per_disparity": 4}
+    stack = load_stack(write_stack(tmp_path / "a", info))
+    assert (stack.defocus.kind, stack.defocus.focus_q.tolist()) == ("disparity", [2, 0.5, -1])
+    assert stack.defocus.gain_px.tolist() == [4, 4, 4]
+    info = {"focus_m": [1, 2, 3], "focal_length_mm": 50, "f_number": 8, "sensor_width_mm": 36}
+    stack = load_stack(write_stack(tmp_path / "b", info))
+    assert stack.lens.pixel_pitch_um == pytest.approx(36000 / 28)
+
+
+def test_missing_lens_makes_depth_ordered_and_says_so(tmp_path):
+    stack = load_stack(write_stack(tmp_path / "s", {"focus_m": [4, 1, 2]}))
+    assert stack.defocus.kind == "order"
+    assert (stack.images[0] - picture(1)).abs().max() < 0.003
+    assert "ordered, not metric" in stack.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"focus_m": [1, 2]}, "2 entries for 3 photos"),
+        ({"focus_m": [1, 0, 2]}, "positive"),
+        ({"focus_m": [1, 2, 2]}, "equal"),
+        ({"focus_m": [0.04, 1, 2]}, "focal length"),
+        ({"focus_m": ["near", 1, 2]}, "list of numbers"),
+        ({"focal_length_mm": "fifty"}, "must be a number"),
+        ({"f_number": -2}, "positive"),
+        ({"focus_mm": [1, 2, 3]}, "unknown key"),
+        ({"order": "random"}, "order is"),
+        ({"images": ["a.png"]}, "1 photo"),
+        ({"images": ["photo_0.png", "gone.png"]}, "does not exist"),
+        ({"breathing_corrected": 1}, "true or false"),
+    ],
+)
+def test_wrong_descriptions_are_refused(tmp_path, change, reason):
+    write_stack(tmp_path / "s", {"focus_m": [4, 1, 2], **LENS, **change})
+    with pytest.raises(DataError, match=reason):
+        load_stack(tmp_path / "s")
+
+
+def test_wrong_pictures_are_refused(tmp_path):
+    with pytest.raises(DataError, match="no such folder"):
+        load_stack(tmp_path / "nothing")
+    with pytest.raises(DataError, match=r"1 photo"):
+        load_stack(write_stack(tmp_path / "one", None, count=1))
+    folder = write_stack(tmp_path / "sizes", None)
+    write_image(folder / "photo_1.png", picture(height=21))
+    with pytest.raises(DataError, match="28 x 21 pixels"):
+        load_stack(folder)
+    folder = write_stack(tmp_path / "damaged", None)
+    (folder / "photo_2.png").write_bytes((folder / "photo_2.png").read_bytes()[:200])
+    with pytest.raises(DataError, match="photo_2"):
+        load_stack(folder)
+    (tmp_path / "damaged" / "stack.yaml").write_text("focus_m: [1, 2")
+    with pytest.raises(DataError, match="YAML"):
+        load_stack(folder)
+
+
+def test_grey_16_bit_and_black_slices(tmp_path):
+    folder = write_stack(tmp_path / "s", None)
+    write_image(folder / "photo_0.png", picture()[:1], bits=16)
+    write_image(folder / "photo_1.png", torch.zeros(3, 20, 28))
+    stack = load_stack(folder)
+    assert (stack.images[0] - picture()[:1]).abs().max() < 1e-4
+    assert "photo_1.png: of one colour" in stack.notes[0]
+    for index in (0, 2):
+        write_image(folder / f"photo_{index}.png", torch.zeros(3, 20, 28))
+    with pytest.raises(DataError, match="every slice"):
+        load_stack(folder)
+
+
+def test_exif_fills_what_the_yaml_leaves_out(tmp_path):
+    from PIL import ExifTags, Image
+
+    for index, distance in enumerate((1.5, 0.7)):
+        image = Image.fromarray((picture(index).permute(1, 2, 0).numpy() * 255).astype(np.uint8))
+        exif = image.getexif()
+        tags = exif.get_ifd(ExifTags.IFD.Exif)
+        tags[ExifTags.Base.SubjectDistance] = distance
+        tags[ExifTags.Base.FocalLength], tags[ExifTags.Base.FNumber] = 4.2, 1.8
+        image.save(tmp_path / f"p{index}.jpg", exif=exif)
+    (tmp_path / "stack.yaml").write_text("pixel_pitch_um: 9")
+    stack = load_stack(tmp_path)
+    assert (1 / stack.defocus.focus_q).tolist() == pytest.approx([0.7, 1.5])
+    assert stack.lens == Lens(4.2, 1.8, 9)
+    assert "focus_m was taken from EXIF" in stack.notes
+
+
+def test_truth_with_holes_is_masked(tmp_path):
+    folder = write_stack(tmp_path / "s", {"focus_m": [1, 2, 3], **LENS})
+    depth = torch.full((20, 28), 2.0)
+    depth[0, 0], depth[0, 1], depth[0, 2] = torch.nan, torch.inf, -1
+    write_pfm(folder / "depth.pfm", depth)
+    write_image(folder / "aif.png", picture())
+    stack = load_stack(folder)
+    assert stack.valid.sum() == 20 * 28 - 3
+    assert stack.depth.isfinite().all()
+    write_pfm(folder / "depth.pfm", depth[:10])
+    with pytest.raises(DataError, match="one size"):
+        load_stack(folder)
+
+
+def test_cropping_and_resizing_carry_everything_along(tmp_path):
+    folder = write_stack(tmp_path / "s", {"focus_m": [1, 2, 3], **LENS})
+    write_pfm(folder / "depth.pfm", torch.arange(560.0).view(20, 28) + 1)
+    write_image(folder / "aif.png", picture())
+    stack = load_stack(folder)
+    crop = crop_stack(stack, 3, 5, 10, flip=True)
+    assert torch.equal(crop.depth, stack.depth[3:13, 5:15].flip(-1))
+    assert torch.equal(crop.images, stack.images[..., 3:13, 5:15].flip(-1))
+    half = resize_stack(stack, 10, 14)
+    assert torch.allclose(half.defocus.gain_px, stack.defocus.gain_px / 2)
+    assert half.lens.pixel_pitch_um == pytest.approx(24)
+    faithful = resize_stack(stack, 16, 16, rescale_pitch=False)
+    assert faithful.size == (16, 16)
+    assert torch.equal(faithful.defocus.gain_px, stack.defocus.gain_px)
+    with pytest.raises(ValueError, match="squashes"):
+        resize_stack(stack, 16, 16)
+    with pytest.raises(ValueError, match="one size"):
+        collate([stack, half])
+
+
+def test_folders_of_splits(tmp_path):
+    for split in ("train", "test"):
+        write_stack(tmp_path / split / "a", {"focus_m": [1, 2, 3], **LENS})
+    splits = folder_splits(tmp_path)
+    assert [len(splits[name]) for name in ("train", "validation", "test")] == [1, 1, 1]
+    assert splits["train"][0]().name == "a"
+    with pytest.raises(DataError, match="no folder"):
+        folder_splits(tmp_path / "train")
+    write_stack(tmp_path / "test" / "b", {"focus_m": [1, 2]})
+    report = prepare.report_folder(tmp_path)
+    assert "3 slices of 28 x 20, metric, truth: none" in report
+    assert "UNUSABLE" in report
+
+
+# ---- NYUv2 -------------------------------------------------------------------------------------------------
+
+
+def labeled_file(frames: int = 3):
+    """Arrays as MATLAB stores them: transposed, counted from 1."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (frames, 3, 640, 480), dtype=np.uint8)
+    depths = np.broadcast_to(np.linspace(0.7, 9.5, 640, dtype=np.float32)[:, None], (640, 480))
+    labeled = {"images": images, "depths": np.stack([depths] * frames)}
+    return labeled, {"trainNdxs": np.array([[1], [3]]), "testNdxs": np.array([[2]])}
+
+
+def test_nyuv2_from_labelled_frames_to_loaded_stacks(tmp_path):
+    labeled, splits = labeled_file()
+    for frame in nyuv2.labeled_frames(labeled, splits):
+        nyuv2.write_nyuv2_frame(tmp_path, frame)
+        index = int(frame.name) - 1
+        assert torch.equal(
+            (frame.image * 255).round().byte()[:, 7, 5], torch.tensor(labeled["images"][index, :, 5, 7])
+        )
+    loaders = nyuv2.nyuv2_splits(tmp_path, "train_holdout", "clean")
+    assert [len(loaders[name]) for name in ("train", "validation", "test")] == [1, 1, 1]
+    stack = loaders["test"][0]()
+    assert stack.images.shape == (5, 3, 240, 320)
+    assert stack.depth[0, -1].item() == pytest.approx(9.5, abs=0.02)  # columns are MATLAB's rows
+    assert (1 / stack.defocus.focus_q).tolist() == pytest.approx([1, 1.5, 2.5, 4, 6])
+
+
+def test_generated_slices_are_what_truth_renders_up_to_truncation(tmp_path):
+    labeled, splits = labeled_file()
+    frame = next(nyuv2.labeled_frames(labeled, splits))
+    slices = nyuv2.generate_slices(frame.image, frame.depth_m)
+    small = frame.image.unflatten(1, (240, 2)).unflatten(3, (320, 2)).mean((2, 4)).mul(255).round() / 255
+    depth = frame.depth_m.unflatten(0, (240, 2)).unflatten(2, (320, 2)).mean((1, 3))
+    sigma = Defocus.thin_lens(Lens(50, 8, 12), [1, 1.5, 2.5, 4, 6]).sigma_at_depth_px(depth[None, None])
+    error = render_stack(small[None], sigma)[0] * 255 - slices
+    assert -0.01 < error.min() <= error.max() < 1.001
+
+
+def test_wrapped_depth_overflows_at_6_55_metres():
+    found = nyuv2.wrap16(torch.tensor([0.5, 6.5535, 6.6, 7, 8, 10]))
+    assert found.tolist() == pytest.approx([0.5, 6.5535, 0.0464, 0.4464, 1.4464, 3.4464], abs=1e-4)
+
+
+def test_nyuv2_released_validation_is_part_of_the_test_set(tmp_path):
+    for split, count in (("train", 4), ("test", 10)):
+        for index in range(count):
+            write_image(tmp_path / f"{split}_rgb" / f"{index:04d}.png", picture())
+    assert len(nyuv2.nyuv2_splits(tmp_path, "released", "clean")["validation"]) == 2
+    held_out = nyuv2.nyuv2_splits(tmp_path, "train_holdout", "clean")
+    assert (len(held_out["train"]), len(held_out["validation"])) == (3, 1)
+    with pytest.raises(DataError, match="0 slices"):
+        held_out["train"][0]()
+    with pytest.raises(DataError, match="train_rgb"):
+        nyuv2.nyuv2_splits(tmp_path / "gone", "released", "clean")
+
+
+def test_a_stack_from_one_rgbd_frame(tmp_path, capsys):
+    depth = torch.full((48, 64), 2.0)
+    depth[:, 32:] = 4
+    valid = torch.ones(48, 64, dtype=torch.bool)
+    valid[10:20, 10:20] = False
+    write_depth_png(tmp_path / "d.png", depth, valid, unit_m=1e-3)
+    write_image(tmp_path / "c.png", picture(0, 48, 64))
+    command = ["rgbd", str(tmp_path / "c.png"), str(tmp_path / "d.png"), "--unit-m", "1e-3"]
+    prepare.main([*command, "--out", str(tmp_path / "out")])
+    assert "5 slices" in capsys.readouterr().out
+    stack = load_stack(tmp_path / "out")
+    assert stack.depth[stack.valid].unique().tolist()[0] == 2
+    assert not stack.valid.all()
+
+
+# ---- other published data ----------------------------------------------------------------------------------
+
+
+def test_defocusnet_layout(tmp_path, monkeypatch):
+    for scene in range(4):
+        for index in range(5):
+            write_image(tmp_path / f"{scene:06d}_{index:02d}All.png", picture(index))
+        np.save(tmp_path / f"{scene:06d}_04Dpt.npy", np.full((20, 28, 1), 5.0 if scene else 1.5, np.float16))
+    splits = defocusnet.defocusnet_splits(tmp_path)
+    assert [len(splits[name]) for name in ("train", "validation", "test")] == [2, 1, 1]
+    stack = splits["train"][0]()
+    assert stack.images.shape == (5, 3, 20, 28)
+    assert (1 / stack.defocus.focus_q).tolist() == pytest.approx([0.3, 0.45, 0.75, 1.2, 1.8])
+    assert stack.depth.unique().tolist() == [1.5]
+    assert splits["test"][0]().depth.max() == 3  # clipped
+    (tmp_path / "000003_04All.png").unlink()
+    with pytest.raises(DataError, match="4 slices"):
+        splits["test"][0]()
+
+
+def test_exr_without_its_package_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "OpenEXR", None)
+    (tmp_path / "000000_00Dpt.exr").write_bytes(b"x")
+    with pytest.raises(DataError, match="optional extra"):
+        defocusnet.convert_depth(tmp_path)
+
+
+def test_exr_is_converted_once(tmp_path, monkeypatch):
+    (tmp_path / "000000_00Dpt.exr").write_bytes(b"x")
+    monkeypatch.setattr(defocusnet, "read_exr", lambda path: torch.full((4, 5), 1.25))
+    assert defocusnet.convert_depth(tmp_path) == 1
+    assert defocusnet.convert_depth(tmp_path) == 0
+    assert np.load(tmp_path / "000000_00Dpt.npy").shape == (4, 5, 1)
+
+
+def test_mobile_depth_sorts_by_number_and_trusts_little(tmp_path):
+    folder = write_stack(tmp_path / "fruits", None, count=11, names="a{}.jpg")
+    stack = load_mobile_depth(folder)
+    assert stack.defocus.kind == "order"
+    assert (stack.images[10] - picture(10)).abs().mean() < 0.2 < (stack.images[10] - picture(2)).abs().mean()
+    rows = [f"{20 + 3 * index} 1.0" for index in range(11)]
+    (folder / "calibrated.txt").write_text("\n".join([*rows, "4000"]))
+    stack = load_mobile_depth(folder, lens="released", max_side=16)
+    assert (1 / stack.defocus.focus_q[0]).item() == pytest.approx(20 / 39.37)
+    assert max(stack.size) == 16
+    (folder / "calibrated.txt").write_text("1 2\n3 4")
+    with pytest.raises(DataError, match="1 focal depths for 11"):
+        load_mobile_depth(folder)
+    reverse = write_stack(tmp_path / "metals", None, count=3, names="a{}.jpg")
+    assert torch.equal(
+        load_mobile_depth(reverse).images[0], load_mobile_depth(folder.parent / "metals").images[0]
+    )
+    assert (load_mobile_depth(reverse).images[0] - picture(2)).abs().mean() < 0.2
+    with pytest.raises(DataError, match="0 frames"):
+        load_mobile_depth(tmp_path / "gone")
+
+
+# ---- alignment ---------------------------------------------------------------------------------------------
+
+
+def smooth_picture(height: int = 96, width: int = 128) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(5)
+    coarse = torch.rand(1, 3, height // 6, width // 6, generator=generator)
+    return torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic", align_corners=False)[
+        0
+    ].clamp(0, 1)
+
+
+def moved(image: torch.Tensor, motion: ScaleShift) -> torch.Tensor:
+    """What a camera with this motion would see, by grid_sample: an implementation of its own."""
+    height, width = image.shape[-2:]
+    y, x = torch.meshgrid(torch.arange(height) + 0.0, torch.arange(width) + 0.0, indexing="ij")
+    back = motion.inverse()
+    cx, cy = (width - 1) / 2, (height - 1) / 2
+    x, y = cx + back.scale * (x - cx) + back.shift_x, cy + back.scale * (y - cy) + back.shift_y
+    grid = torch.stack([2 * x / (width - 1) - 1, 2 * y / (height - 1) - 1], -1)[None]
+    sample = torch.nn.functional.grid_sample
+    return sample(image[None], grid, mode="bicubic", padding_mode="border", align_corners=True)[0].clamp(0, 1)
+
+
+def test_motions_compose_and_invert():
+    a, b = ScaleShift(1.1, 3, -2), ScaleShift(0.9, 1, 4)
+    point = np.array([7.0, 11.0, 1.0])
+    once = b.matrix(20, 30) @ np.append(a.matrix(20, 30) @ point, 1)
+    assert a.then(b).matrix(20, 30) @ point == pytest.approx(once)
+    same = a.then(a.inverse())
+    assert (same.scale, same.shift_x, same.shift_y) == pytest.approx((1, 0, 0), abs=1e-12)
+
+
+@pytest.mark.parametrize("true", [ScaleShift(1.03, 2.5, -4.2), ScaleShift(0.97, -6, 3), ScaleShift()])
+def test_scale_and_shift_are_found_in_spite_of_blur_and_exposure(true):
+    fixed = smooth_picture()
+    seen = moved(fixed, true)
+    sigma = torch.full((1, 1, 96, 128), 3.0)
+    seen = 0.9 * render_stack(seen[None], sigma)[0, 0] + 0.03
+    found = estimate_motion(fixed.mean(0).numpy(), seen.mean(0).numpy())
+    assert (found.scale, found.shift_x, found.shift_y) == pytest.approx(
+        (true.scale, true.shift_x, true.shift_y), abs=0.06
+    )
+    assert abs(found.scale - true.scale) < 6e-4
+
+
+def test_a_breathing_stack_is_brought_together(tmp_path, capsys):
+    scene = smooth_picture()
+    motions = [ScaleShift(1 + 0.01 * k, 0.8 * k, -0.5 * k) for k in range(-2, 3)]
+    images = torch.stack([moved(scene, motion) for motion in motions])
+    aligned, found = align_stack(images)
+    assert [motion.scale for motion in found] == pytest.approx([motion.scale for motion in motions], abs=1e-3)
+    before = (images[0] - images[4]).abs().mean()
+    assert (aligned[0] - aligned[4]).abs().mean() < 0.15 * before
+    assert aligned.shape[-2] < 96
+    for index, image in enumerate(images):
+        write_image(tmp_path / "in" / f"{index}.png", image)
+    (tmp_path / "in" / "stack.yaml").write_text(yaml.safe_dump({"focus_m": [1, 2, 3, 4, 5], **LENS}))
+    prepare.main(["align", str(tmp_path / "in"), "--out", str(tmp_path / "out")])
+    prepare.main(["check", str(tmp_path / "out")])
+    text = capsys.readouterr().out
+    assert "aligned 5 photos" in text
+    assert "largest blur radius" in text

@@ -1,0 +1,96 @@
+"""Depth from focus, plane sweep and the measures, on stacks whose answer is known."""
+
+import pytest
+import torch
+from scipy import ndimage
+
+from dfd_selfsup.datasets.stack import FocalStack
+from dfd_selfsup.measures import best_slice, mean_gradient, measure_stack, rank_correlation, spatial_frequency
+from dfd_selfsup.models.focus_measure import depth_from_focus, ring_difference, sum_modified_laplacian
+from dfd_selfsup.models.plane_sweep import plane_sweep
+from dfd_selfsup.models.psf import PsfOptions, render_stack
+from dfd_selfsup.models.thin_lens import Defocus, Lens
+
+PSF = PsfOptions(window=11, threshold_px=0.2)
+RAMP = (torch.arange(4096) / 4096).view(1, 1, 64, 64).expand(1, 3, 64, 64)
+
+
+def two_planes(height: int = 40, width: int = 56) -> tuple[FocalStack, torch.Tensor]:
+    """A textured stack, left half at q = 0.8, right half at q = 0.33, blurred by the training's own PSF."""
+    aif = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
+    q = torch.full((1, 1, height, width), 0.8)
+    q[..., width // 2 :] = 0.33
+    defocus = Defocus.thin_lens(Lens(100, 2, 400), [1, 1.5, 2.5, 4, 6])
+    images = render_stack(aif, defocus.sigma_px(q), PSF)[0]
+    truth = {"aif": aif[0], "depth": 1 / q[0, 0], "valid": torch.ones(height, width, dtype=torch.bool)}
+    return FocalStack("planes", images, defocus, **truth), q[0, 0]
+
+
+def away_from_edges(q: torch.Tensor) -> torch.Tensor:
+    keep = torch.zeros_like(q, dtype=torch.bool)
+    keep[8:-8, 8:20] = keep[8:-8, 36:-8] = True
+    return keep
+
+
+@pytest.mark.parametrize("measure", ["sml", "ring"])
+def test_focus_measures_find_the_sharpest_slice(measure):
+    stack, q = two_planes()
+    found = depth_from_focus(stack.images, stack.defocus, measure, between_slices=False).q[0]
+    nearest = stack.defocus.focus_q[(stack.defocus.focus_q - 0.8).abs().argmin()]
+    assert (found[8:-8, 8:20] == nearest).float().mean() > 0.95
+    refined = depth_from_focus(stack.images, stack.defocus, measure).q[0]
+    inside = away_from_edges(q)
+    error = (refined - q).abs()[inside].mean()
+    assert error < 0.8 * (found - q).abs()[inside].mean()
+    assert error < 0.08
+
+
+def test_modified_laplacian_is_that_of_scipy():
+    image = torch.rand(2, 3, 9, 11, dtype=torch.float64)
+    grey = image.mean(1).numpy()
+    for index in range(2):
+        lines = [ndimage.correlate1d(grey[index], [-1, 2, -1], axis, mode="nearest") for axis in (0, 1)]
+        expected = torch.tensor(abs(lines[0]) + abs(lines[1]))
+        assert torch.allclose(sum_modified_laplacian(image)[index], expected)
+
+
+def test_ring_difference_ignores_flat_and_linear_pictures():
+    y, x = torch.meshgrid(torch.arange(20.0), torch.arange(20.0), indexing="ij")
+    response = ring_difference((0.1 + 0.01 * x + 0.02 * y).expand(1, 3, 20, 20))
+    assert response[0, 6:-6, 6:-6].max() < 1e-6
+    point = torch.zeros(1, 3, 20, 20)
+    point[..., 10, 10] = 1
+    assert ring_difference(point)[0].argmax() == 10 * 20 + 10
+
+
+def test_plane_sweep_finds_depth_between_the_slices():
+    stack, q = two_planes()
+    found = plane_sweep(stack.images, stack.defocus, (0.15, 1.1), PSF, hypotheses=30, window=7)
+    error = (found.q[0] - q).abs()[away_from_edges(q)]
+    assert error.mean() < 0.015
+    composite = depth_from_focus(stack.images, stack.defocus).aif
+    assert (found.aif - stack.aif).square().mean() < 0.5 * (composite - stack.aif).square().mean()
+
+
+def test_sharpness_measures_are_the_published_ones():
+    assert mean_gradient(RAMP).item() == pytest.approx(0.01623638, abs=1e-7)
+    assert spatial_frequency(RAMP).item() == pytest.approx(0.07299674, abs=1e-7)
+
+
+def test_measures_of_a_stack():
+    stack, _ = two_planes()
+    row = measure_stack(stack, stack.depth, stack.aif, (0.5, 8))
+    assert (row["abs_rel"], row["delta1"], row["psnr"]) == (0, 1, float("inf"))
+    row = measure_stack(stack, 1.1 * stack.depth, best_slice(stack), (0.5, 8))
+    assert row["abs_rel"] == pytest.approx(0.1, abs=1e-5)
+    assert 10 < row["psnr"] < 40
+    with pytest.raises(ValueError, match="no all-in-focus"):
+        best_slice(FocalStack("x", stack.images, stack.defocus))
+
+
+def test_rank_correlation_sees_order_alone():
+    a = torch.rand(10, 10)
+    assert rank_correlation(a, a.exp()) == pytest.approx(1)
+    assert rank_correlation(a, -a) == pytest.approx(-1)
+    valid = torch.rand(10, 10) > 0.3
+    assert rank_correlation(a, torch.where(valid, a, 0), valid) == pytest.approx(1)
