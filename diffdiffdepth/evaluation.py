@@ -1,0 +1,156 @@
+"""How good a map is: against the truth as in the paper's tables, and against the other views without one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffdiffdepth.colour import lab_from_rgb
+from diffdiffdepth.config import TrainConfig
+from diffdiffdepth.losses import warp_to_centre
+from diffdiffdepth.models.point_depth import LabelScale, PointDepth
+from diffdiffdepth.points import nearest_fill, weighted_median
+from diffdiffdepth.published import THRESHOLDS
+from diffdiffdepth.scene import LightField, MultiViewScene
+from shared.files import DataError
+from shared.metrics import bad_pixels, least_squares_scale, mse_x100, q25
+
+__all__ = [
+    "DEFINITIONS",
+    "corner_views",
+    "lab_error",
+    "measure",
+    "measure_run",
+    "result_map",
+    "scaled_errors",
+]
+
+Scene = LightField | MultiViewScene
+
+FITS, FIT_PIXELS = 10, 500
+DEFINITIONS = {
+    "mse_x100": "mean squared error of the disparity in px, times 100, all valid pixels",
+    "bp": "per cent of valid pixels whose disparity is off by more than the threshold in px",
+    "q25_x100": "25th percentile of the absolute error, times 100",
+    "mse": f"mean squared error of the depth after a least-squares scale on {FIT_PIXELS} random pixels, the "
+    f"smallest of {FITS} fits, scene units squared",
+    "lab": "mean CIELAB distance between the centre and the corner views (of a cross the ends of its arms, "
+    "of photos all views) warped onto it, over the pixels that each view sees",
+}
+
+
+def measure_run(
+    config: TrainConfig, scene: Scene, folder: str | Path
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Measure the result in a run folder, and three other maps; returns the maps [H, W] too.
+
+    `scene` holds the initial points of the run. Rows: nearest label, diffusion of the initial points, the
+    run's result, and that after a weighted median filter (the paper's optional post-process).
+    """
+    ours = result_map(scene, folder).to(scene.centre.device)
+    scale = LabelScale.of(scene.points, config.depth.inverse_depth, config.label_unit)
+    plain = PointDepth(scene.points, scene.centre, config.depth, scale)
+    with torch.no_grad():
+        maps = {
+            "nearest": nearest_fill(scene.points, tuple(scene.centre.shape[-2:])),
+            "diffusion": plain.dense(),
+            "ours": ours,
+            "median": weighted_median(ours, scene.centre),
+        }
+    is_light_field = isinstance(scene, LightField)
+    results = {
+        "paper": "diffdiffdepth",
+        "data": scene.name + (", embedded scene" if config.data.embedded is not None else ""),
+        "kind": "light field" if is_light_field else "multi-view",
+        "size": list(scene.centre.shape[-2:]),
+        "views": len(scene.views) + 1,
+        "initial_points": len(scene.points),
+        "features": config.features,
+        "has_truth": scene.truth is not None,
+        "definitions": DEFINITIONS,
+        "rows": {name: measure(scene, dense, config.seed) for name, dense in maps.items()},
+    }
+    return results, maps
+
+
+def result_map(scene: Scene, folder: str | Path) -> Tensor:
+    """The disparity or depth map [H, W] of a finished run; DataError if it is not there or does not fit."""
+    kind = "disparity" if isinstance(scene, LightField) else "depth"
+    path = Path(folder) / f"{kind}.npy"
+    if not path.exists():
+        raise DataError(
+            path, "is not there: the run has not finished", f"Go on with: train.py --resume --out {folder}"
+        )
+    try:
+        dense = np.load(path, allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise DataError(path, f"cannot be read ({error})", "Train again") from None
+    if dense.shape != tuple(scene.centre.shape[-2:]) or not np.isfinite(dense).all():
+        reason = f"a map of {dense.shape}, finite: {bool(np.isfinite(dense).all())}"
+        raise DataError(
+            path, reason, f"It must be finite and as large as the image {list(scene.centre.shape[-2:])}"
+        )
+    return torch.from_numpy(dense.astype(np.float32))
+
+
+def measure(scene: Scene, dense: Tensor, seed: int = 0) -> dict[str, float]:
+    """All measures of a map [H, W] that the scene allows: with truth the paper's, always the colour error."""
+    results = {"lab": lab_error(scene, dense)}
+    if scene.truth is None:
+        return results
+    truth, valid = scene.truth[None], None if scene.valid is None else scene.valid[None]
+    if isinstance(scene, MultiViewScene):
+        return scaled_errors(dense, scene.truth, scene.valid, seed) | results
+    errors = {"mse_x100": mse_x100(dense[None], truth, valid).item()}
+    for threshold in (*THRESHOLDS["hci"], *THRESHOLDS["own"]):
+        errors[f"bp_{threshold:g}"] = bad_pixels(dense[None], truth, threshold, valid).item()
+    errors["q25_x100"] = 100 * q25(dense[None], truth, valid).item()
+    return errors | results
+
+
+def scaled_errors(depth: Tensor, truth: Tensor, valid: Tensor | None, seed: int = 0) -> dict[str, float]:
+    """MSE and Q25 (x 100) of a depth map [H, W] known up to scale, the smallest of ten fits (Sec. 4.2).
+
+    Each fit takes the least-squares scale of 500 random valid pixels; MSE and Q25 are smallest on their own.
+    Without a fit, `mse_unscaled` shows what the scale hides.
+    """
+    valid = torch.ones_like(truth, dtype=torch.bool) if valid is None else valid
+    prediction, target = depth[valid].double(), truth[valid].double()
+    generator = torch.Generator().manual_seed(seed)
+    rows = []
+    for _ in range(FITS):
+        chosen = torch.randperm(len(target), generator=generator)[:FIT_PIXELS].to(target.device)
+        scale, _ = least_squares_scale(prediction[chosen], target[chosen])
+        error = scale * prediction - target
+        rows.append((error.square().mean().item(), error.abs().quantile(0.25).item(), scale))
+    return {
+        "mse": min(row[0] for row in rows),
+        "q25_x100": 100 * min(row[1] for row in rows),
+        "scale": min(rows)[2],
+        "mse_unscaled": (prediction - target).square().mean().item(),
+    }
+
+
+@torch.no_grad()
+def lab_error(scene: Scene, dense: Tensor) -> float:
+    """Mean CIELAB distance between the centre and the outer views warped onto it by the map [H, W].
+
+    Pixels that a view does not see (outside, or behind something nearer) do not count; NaN if none is seen.
+    The paper warps the other way and leaves the averaging to a supplement.
+    """
+    views = corner_views(scene.offsets) if isinstance(scene, LightField) else None
+    warped, visible = warp_to_centre(scene, dense, views)
+    distance = (lab_from_rgb(warped) - lab_from_rgb(scene.centre)).square().sum(1, keepdim=True).sqrt()
+    return distance[visible.bool()].mean().item()
+
+
+def corner_views(offsets: Tensor) -> Tensor:
+    """Indices of the four corner views of a grid; of a cross, the ends of its arms."""
+    diagonal = offsets.new_tensor([[1, 1], [1, -1], [-1, 1], [-1, -1]])
+    is_grid = bool((offsets.abs() > 0.5).all(1).any())
+    directions = diagonal if is_grid else offsets.new_tensor([[1, 0], [-1, 0], [0, 1], [0, -1]])
+    return (directions @ offsets.T).argmax(1).unique()

@@ -1,0 +1,112 @@
+"""Depth for one's own pictures: a light field, a COLMAP scene, or a folder of photos.
+
+    python predict.py my_light_field --out depth
+    python predict.py my_scene --out depth                        every image of a COLMAP scene in turn
+    python predict.py my_scene --out depth --image IMG_0042.jpg   only these
+    python predict.py my_photos --out depth                       finds the poses first (extra `colmap`)
+
+Each map is optimised in a run folder of its own below DIR/runs; what is finished is not done again, and what
+was interrupted goes on, so the command can be repeated. Writes the map as PFM and NumPy, its validity, a
+colour picture, a point cloud, and a JSON file with unit and scale; for several images also cloud.ply.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from diffdiffdepth import train
+from diffdiffdepth.datasets import ColmapScenes, data_kind, read_hci_parameters
+from diffdiffdepth.eval import load_run
+from diffdiffdepth.evaluation import result_map
+from diffdiffdepth.export import export_map
+from diffdiffdepth.prepare import prepare_photos
+from diffdiffdepth.scene import LightField
+from shared.files import DataError, write_ply
+from shared.run import command_line
+from shared.sfm import list_photos
+
+__all__ = ["main"]
+
+CLOUD_POINTS = 2_000_000  # at most, in cloud.ply
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = _parse(argv)
+    root = _scene_folder(args.source, args.out)
+    is_colmap = data_kind(root) == "colmap"
+    scenes = ColmapScenes(root) if is_colmap else None
+    names = args.image or (scenes.names if is_colmap else [""])
+    if args.image and not is_colmap:
+        raise DataError(root, "is a light field: it has one centre view", "Leave --image out")
+    for name in args.image or []:
+        scenes.world_from_centre(name)  # a wrong name must not surface after an hour
+    config = args.config or Path(__file__).parent / "configs" / ("mvs.yaml" if is_colmap else "hci.yaml")
+    clouds = []
+    for name in names:
+        stem = Path(name).with_suffix("").as_posix().replace("/", "_") if name else root.resolve().name
+        folder = _optimised(args, config, root, name, stem)
+        _, scene = load_run(folder)
+        pose = scenes.world_from_centre(name) if is_colmap else None
+        camera = read_hci_parameters(root) if isinstance(scene, LightField) else None
+        clouds.append(export_map(args.out, stem, scene, result_map(scene, folder), camera, pose))
+        sys.stdout.write(f"{args.out / stem}.png\n")
+    if len(clouds) > 1:
+        _write_cloud(args.out / "cloud.ply", clouds)
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
+    parser.add_argument("source", type=Path, metavar="FOLDER", help="light field, COLMAP scene or photos")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the results go")
+    parser.add_argument("--image", nargs="+", metavar="NAME", help="only these images of a COLMAP scene")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="default: configs/hci.yaml or mvs.yaml")
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="as in train.py"
+    )
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    return parser.parse_args(argv)
+
+
+def _scene_folder(source: Path, out: Path) -> Path:
+    """The folder itself if it holds a scene; for plain photos the scene made of them, in DIR/scene."""
+    try:
+        data_kind(source)
+    except DataError:
+        if not source.is_dir():
+            raise
+        list_photos(source)  # DataError if there are none
+        scene = out / "scene"
+        if not scene.exists():
+            prepare_photos(source, scene)
+        return scene
+    return source
+
+
+def _optimised(args: argparse.Namespace, config: Path, root: Path, name: str, stem: str) -> Path:
+    """The run folder of one map, trained to the end."""
+    folder = args.out / "runs" / stem
+    finished = any((folder / f"{kind}.npy").exists() for kind in ("disparity", "depth"))
+    if not finished:
+        command = ["--config", str(config), "--out", str(folder), "--device", args.device]
+        command += ["--set", f"data.root={root}", f"data.image={name}", *args.set]
+        if (folder / "checkpoints" / "last.pt").exists():
+            command.append("--resume")
+        train.main(command)
+    return folder
+
+
+def _write_cloud(path: Path, clouds: list[tuple[Tensor, Tensor]]) -> None:
+    points, colours = (torch.cat(parts) for parts in zip(*clouds, strict=True))
+    if len(points) > CLOUD_POINTS:
+        chosen = torch.randperm(len(points), generator=torch.Generator().manual_seed(0))[:CLOUD_POINTS]
+        points, colours = points[chosen], colours[chosen]
+    write_ply(path, points, colours)
+
+
+if __name__ == "__main__":
+    command_line(main)

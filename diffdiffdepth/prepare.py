@@ -1,0 +1,175 @@
+"""Check data, or make a scene from photos.
+
+    python -m diffdiffdepth.prepare check DIR                    what is there, and whether it can be used
+    python -m diffdiffdepth.prepare points DIR --out FILE.npz    the initial points of a light field
+    python -m diffdiffdepth.prepare colmap PHOTOS --out DIR      photos -> a COLMAP scene (extra `colmap`)
+
+DIR is a light field (HCI, Stanford or cross-hair), a COLMAP scene, or a folder of several of them.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from diffdiffdepth.datasets import ColmapScenes, data_kind, load_light_field, read_hci_parameters
+from diffdiffdepth.datasets.signs import find_offset_signs
+from diffdiffdepth.points import epi_points, save_points
+from diffdiffdepth.scene import LightField
+from shared.command import RunError, command_line
+from shared.files import DataError
+from shared.sfm import SfmOptions, reconstruct
+
+__all__ = ["main", "prepare_photos", "report_folder"]
+
+WHERE_TO_GET = (
+    "Published light fields: the HCI 4D light field benchmark (lightfield-analysis.uni-konstanz.de; CC "
+    "BY-NC-SA 4.0; training scenes boxes, cotton, dino, sideboard have truth) and the Stanford archive "
+    "(lightfield.stanford.edu; rectified and cropped images). The authors' Living Room and Piano were not "
+    "found in public. Without any, configs/quick.yaml and quick_mvs.yaml train on embedded scenes."
+)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run one command; bad data end in DataError, a missing extra in RunError."""
+    args = _parse(argv)
+    if args.command == "check":
+        sys.stdout.write(report_folder(args.folder))
+    elif args.command == "points":
+        points = epi_points(load_light_field(args.folder, "cross"))
+        save_points(args.out, points)
+        low, high = points.labels.min().item(), points.labels.max().item()
+        sys.stdout.write(f"{args.out}: {len(points)} points, disparity {low:.3g} to {high:.3g} px\n")
+    else:
+        options = SfmOptions(camera_model=args.camera_model, matching=args.matching, num_threads=args.threads)
+        prepare_photos(args.photos, args.out, options)
+        sys.stdout.write(report_folder(args.out))
+
+
+def prepare_photos(photos: Path, out: Path, options: SfmOptions | None = None) -> None:
+    """Make a COLMAP scene of photos; says on stderr which of them got no pose."""
+    sys.stderr.write(f"Finding the cameras of {photos}: about a minute for 50 photos of 360 x 640 ...\n")
+    try:
+        scene = reconstruct(photos, out, options)
+    except ModuleNotFoundError as error:
+        raise RunError(str(error)) from None
+    if scene.unregistered:
+        names = ", ".join(scene.unregistered)
+        sys.stderr.write(f"WITHOUT POSE, left out: {len(scene.unregistered)} photos: {names}\n")
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    check = commands.add_parser("check", help="say what is there and whether it can be used")
+    check.add_argument("folder", type=Path, metavar="DIR")
+    points = commands.add_parser("points", help="find the initial points of a light field")
+    points.add_argument("folder", type=Path, metavar="DIR")
+    points.add_argument("--out", type=Path, required=True, metavar="FILE.npz")
+    colmap = commands.add_parser("colmap", help="photos of one thing to a COLMAP scene")
+    colmap.add_argument("photos", type=Path, metavar="PHOTOS", help="folder of photos, with sub-folders")
+    colmap.add_argument("--out", type=Path, required=True, metavar="DIR", help="new folder for the scene")
+    colmap.add_argument("--camera-model", default="RADIAL", help="PINHOLE, SIMPLE_RADIAL, RADIAL or OPENCV")
+    matching = {"default": "exhaustive", "choices": ("exhaustive", "sequential")}
+    colmap.add_argument("--matching", **matching, help="sequential: video frames in the order of their names")
+    colmap.add_argument("--threads", type=int, default=-1, metavar="N", help="all cores by default")
+    return parser.parse_args(argv)
+
+
+def report_folder(folder: Path) -> str:
+    """The report on one scene, or on each of the folders below; DataError if none of them holds one."""
+    try:
+        kind = data_kind(folder)
+    except DataError as error:
+        below = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+        lines = [line for path in below if (line := _one_line(path))]
+        if not lines:
+            raise DataError(folder, error.reason, f"{error.remedy}. {WHERE_TO_GET}") from None
+        return "\n".join([f"{folder}: {len(lines)} scenes", *lines]) + "\n"
+    lines = _colmap_lines(folder) if kind == "colmap" else _light_field_lines(folder, kind)
+    return "\n".join(lines) + "\n"
+
+
+def _one_line(folder: Path) -> str | None:
+    """A scene in one line; None for folders of something else."""
+    try:
+        kind = data_kind(folder)
+    except DataError:
+        return None
+    try:
+        text = report_folder(folder).splitlines()[1].split(maxsplit=1)[1]
+    except DataError as error:
+        return f"  {folder.name:20s} UNUSABLE: {error}"
+    return f"  {folder.name:20s} good: {kind}, {text}"
+
+
+def _light_field_lines(folder: Path, kind: str) -> list[str]:
+    light_field = load_light_field(folder)
+    height, width = light_field.centre.shape[-2:]
+    du, dv = light_field.offsets.unbind(1)
+    lines = [
+        f"{folder}: a light field in the layout {kind}",
+        f"  views        {len(light_field.views) + 1} of {width} x {height}, offsets {_span(du)} x {_span(dv)}",
+    ]
+    parameters = read_hci_parameters(folder) if kind == "hci" else None
+    if parameters is None:
+        lines.append("  camera       unknown: disparity in pixels only, no depth in metres")
+    else:
+        lens = f"{parameters.focal_px:.1f} px, baseline {parameters.baseline_mm:g} mm"
+        lines.append(f"  camera       {lens}, focus {parameters.focus_distance_m:g} m: depth in metres")
+    lines.append(f"  truth        {_truth(light_field)}")
+    signs = find_offset_signs(light_field)
+    if signs == (1, 1):
+        lines.append("  order        nearer points have larger disparities, as they should")
+    else:
+        turned = " and ".join(axis for axis, sign in zip(("columns", "rows"), signs, strict=True) if sign < 0)
+        lines.append(
+            f"  ORDER        the {turned} of the views seem to run the other way: check the file names"
+        )
+    return lines
+
+
+def _span(offsets: torch.Tensor) -> str:
+    return f"{offsets.min().item():+.3g}..{offsets.max().item():+.3g}"
+
+
+def _truth(light_field: LightField) -> str:
+    if light_field.truth is None:
+        return "none: results can be judged by reprojection only"
+    values = light_field.truth if light_field.valid is None else light_field.truth[light_field.valid]
+    share = "" if light_field.valid is None else f", valid at {light_field.valid.float().mean().item():.0%}"
+    return f"disparity {values.min().item():.2f} to {values.max().item():.2f} px{share}"
+
+
+def _colmap_lines(folder: Path) -> list[str]:
+    """Every image is loaded as a centre once, so that a bad one is found now and not after hours."""
+    scenes = ColmapScenes(folder)
+    counts, unusable, truths = [], [], 0
+    for index, name in enumerate(scenes.names):
+        try:
+            scene = scenes[index]
+        except DataError as error:
+            unusable.append(f"  UNUSABLE     {name} as centre: {error}")
+            continue
+        counts.append((len(scene.points), name))
+        truths += scene.truth is not None
+    if not counts:
+        raise DataError(folder, f"none of {len(scenes)} images can be a centre", unusable[0].strip())
+    cameras = sorted({f"{c.model} {c.width} x {c.height}" for c in scenes.model.cameras.values()})
+    least = min(counts)
+    mean = sum(count for count, _ in counts) / len(counts)
+    return [
+        f"{folder}: a COLMAP scene",
+        f"  images       {len(scenes)} with poses, cameras {', '.join(cameras)}",
+        f"  points       {mean:.0f} visible per image, fewest {least[0]} in {least[1]}",
+        "  scale        that of the poses: metres only if those are",
+        f"  truth        {f'depth of {truths} images' if truths else 'none'}",
+        *unusable,
+    ]
+
+
+if __name__ == "__main__":
+    command_line(main)

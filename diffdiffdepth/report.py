@@ -1,0 +1,182 @@
+"""What an evaluation shows: maps and errors as pictures, the paper's tables beside this run, report.html."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from diffdiffdepth.previews import points_picture
+from diffdiffdepth.published import (
+    METHODS,
+    MVS_METHODS,
+    ROW_NAMES,
+    TABLE_1,
+    TABLE_2,
+    THRESHOLDS,
+    paper_scene,
+)
+from diffdiffdepth.scene import LightField, MultiViewScene
+from shared.files import write_bytes
+from shared.pictures import colorize_depth, contact_sheet, depth_picture, depth_range, encode_png
+from shared.report import Column, Curves, Picture, ResultsTable, Section, write_report
+
+__all__ = ["comparison_table", "map_status", "maps_sheet", "summary", "write_run_report"]
+
+PAPER_HCI = ("sideboard", "dino", "cotton", "boxes")
+ERROR_SHARE = 0.05  # of the range of the map: the end of the scale of error pictures
+
+
+def maps_sheet(scene: LightField | MultiViewScene, maps: Mapping[str, Tensor]) -> np.ndarray:
+    """The maps of an evaluation in one colour scale and, with truth, their absolute errors below."""
+    shown = maps["ours"] if scene.truth is None else scene.truth
+    low, high = depth_range(shown, None if scene.truth is None else scene.valid)
+    captions = ["centre view"] + [ROW_NAMES[name] for name in maps]
+    rows = [[scene.centre] + [colorize_depth(dense, vmin=low, vmax=high) for dense in maps.values()]]
+    if scene.truth is not None:
+        limit = ERROR_SHARE * (high - low)
+        errors = [
+            colorize_depth((dense - scene.truth).abs(), scene.valid, 0.0, limit, colormap="magma")
+            for dense in maps.values()
+        ]
+        rows.append([colorize_depth(scene.truth, scene.valid, low, high), *errors])
+    kind = "disparity, px" if isinstance(scene, LightField) else "depth, scene units"
+    names = [f"{kind}\n{low:.3g} to {high:.3g}"]
+    if scene.truth is not None:
+        names.append(f"truth, and errors\n0 to {ERROR_SHARE * (high - low):.2g}")
+    return contact_sheet(rows, captions, names, cell_width=max(192, min(320, scene.centre.shape[-1])))
+
+
+def comparison_table(results: Mapping[str, Any]) -> ResultsTable:
+    """A run's rows beside the paper's: table 2 for light fields, table 1 for multi-view scenes.
+
+    Figures of the paper stand under the paper's scene: the one the data are named after, else the mean of its
+    four HCI scenes (of its two multi-view scenes). Without truth only the colour error is left.
+    """
+    if results["kind"] == "light field":
+        return _light_field_table(results)
+    own = _own_columns(results, ["mse", "q25_x100"])
+    paper = {"source": "paper", "dataset": "mean of Living Room-MVS and Piano-MVS", "better": "lower"}
+    columns = [
+        Column("method", "Method"),
+        Column("paper_mse", "MSE", definition="smallest of ten scale fits, unit not stated", **paper),
+        Column("paper_q25_x100", "Q25", definition="smallest of ten scale fits, factor not stated", **paper),
+        *own,
+    ]
+    return _joined("Table 1 of the paper, and this run", columns, MVS_METHODS, TABLE_1["average"], results)
+
+
+def _light_field_table(results: Mapping[str, Any]) -> ResultsTable:
+    scene = paper_scene(results["data"].split(",")[0])
+    scenes = [scene] if scene else list(PAPER_HCI)
+    thresholds = THRESHOLDS["own"] if scene in ("living room", "piano") else THRESHOLDS["hci"]
+    measures = ["mse_x100", *(f"bp_{threshold:g}" for threshold in thresholds)]
+    paper = {
+        method: {name: sum(TABLE_2[s][method][name] for s in scenes) / len(scenes) for name in measures}
+        for method in METHODS
+    }
+    dataset = scene.title() if scene else "mean of " + ", ".join(name.title() for name in PAPER_HCI)
+    labels = {"source": "paper", "dataset": dataset, "better": "lower"}
+    columns = [Column("method", "Method")]
+    columns += [
+        Column(
+            f"paper_{name}",
+            _label(name),
+            definition="all pixels of 512 x 512",
+            digits=_digits(name),
+            **labels,
+        )
+        for name in measures
+    ]
+    columns += _own_columns(results, [*measures, "q25_x100"])
+    return _joined("Table 2 of the paper, and this run", columns, METHODS, paper, results)
+
+
+def _own_columns(results: Mapping[str, Any], measures: list[str]) -> list[Column]:
+    height, width = results["size"]
+    labels = {"source": "this run", "dataset": f"{results['data']}, {width} x {height} px", "better": "lower"}
+    measures = [*measures, "lab"] if results["has_truth"] else ["lab"]
+    return [
+        Column(
+            name,
+            _label(name),
+            definition=results["definitions"]["bp" if name.startswith("bp_") else name],
+            digits=_digits(name),
+            **labels,
+        )
+        for name in measures
+    ]
+
+
+def _joined(
+    title: str,
+    columns: list[Column],
+    methods: Mapping[str, str],
+    paper: Mapping[str, Mapping[str, float]],
+    results: Mapping[str, Any],
+) -> ResultsTable:
+    """Rows of both sides; what only one side has keeps dashes on the other."""
+    known = {column.key for column in columns}
+    rows = []
+    for key, name in [*methods.items(), *((k, n) for k, n in ROW_NAMES.items() if k not in methods)]:
+        row = {"method": name} | {f"paper_{k}": value for k, value in paper.get(key, {}).items()}
+        row |= {k: value for k, value in results["rows"].get(key, {}).items() if k in known}
+        rows.append(row)
+    note = f"This run: {results['initial_points']} initial points, images compared by {results['features']}."
+    return ResultsTable(title, columns, rows, note)
+
+
+def _label(name: str) -> str:
+    names = {"mse_x100": "MSE x 100", "q25_x100": "Q25 x 100", "mse": "MSE", "lab": "LAB error"}
+    return names.get(name) or f"BP({name.removeprefix('bp_')})"
+
+
+def _digits(name: str) -> int:
+    return {"mse": 4, "bp": 2}.get(name.split("_")[0] if name != "mse_x100" else name, 2)
+
+
+def summary(results: Mapping[str, Any]) -> str:
+    """The result in one line."""
+    ours, plain = results["rows"]["ours"], results["rows"]["diffusion"]
+    names = {"light field": ("mse_x100", "bp_0.03", "bp_0.07"), "multi-view": ("mse", "q25_x100")}[
+        results["kind"]
+    ]
+    names = names if results["has_truth"] else ("lab",)
+    parts = [f"{_label(name)} {ours[name]:.4g} (before optimisation {plain[name]:.4g})" for name in names]
+    return f"{results['data']}: " + ", ".join(parts)
+
+
+def map_status(scene: LightField | MultiViewScene) -> dict[str, str]:
+    """Unit and scale status of a scene's map, in words for legends and files."""
+    if isinstance(scene, LightField):
+        return {
+            "unit": "px",
+            "status": "disparity between neighbouring views, positive before the plane of focus",
+        }
+    return {"unit": "scene units", "status": "z-depth, up to the scale of the camera poses"}
+
+
+def write_run_report(
+    scene: LightField | MultiViewScene, maps: Mapping[str, Tensor], results: Mapping[str, Any], folder: Path
+) -> None:
+    """Write maps.png and report.html into the run folder."""
+    sheet = maps_sheet(scene, maps)
+    write_bytes(folder / "maps.png", encode_png(sheet))
+    low, high = depth_range(maps["ours"])
+    points = points_picture(scene.points, scene.centre, low, high)
+    picture = depth_picture(maps["ours"], **map_status(scene), vmin=low, vmax=high)
+    caption = "The same colours everywhere." + (" Below: absolute errors." if scene.truth is not None else "")
+    facts = {"Initial points": len(scene.points), "Views": results["views"]}
+    facts |= {"Pixels": " x ".join(str(side) for side in reversed(results["size"]))}
+    sections = [
+        Section("Result", [Picture(picture, "The optimised map."), Picture(points, "The initial points.")]),
+        Section("Maps and errors", [Picture(sheet, caption)]),
+        Section("Results", [comparison_table(results)]),
+    ]
+    if (folder / "metrics.jsonl").exists():
+        sections.append(Section("Optimisation", [Curves(["total", "data", "edge", "smoothness"])]))
+    title = f"Differentiable diffusion: {results['data']}"
+    write_report(folder, title, sections, summary=summary(results), facts=facts)
