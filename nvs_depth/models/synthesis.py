@@ -29,7 +29,7 @@ class SourceView(NamedTuple):
     """What is computed once for an image, however many views are made of it."""
 
     encoded: Encoded
-    depth: DepthMaps | None  # None where the variant of the method does not need it
+    depth: DepthMaps
     K: Tensor  # [B, 3, 3]
 
     def expand(self, count: int) -> "SourceView":
@@ -37,11 +37,7 @@ class SourceView(NamedTuple):
         encoded = Encoded(
             _expand(self.encoded.latent, count), [_expand(f, count) for f in self.encoded.features]
         )
-        depth = None
-        if self.depth is not None:
-            depth = DepthMaps(
-                _expand(self.depth.full, count), [_expand(d, count) for d in self.depth.pyramid]
-            )
+        depth = DepthMaps(_expand(self.depth.full, count), [_expand(d, count) for d in self.depth.pyramid])
         return SourceView(encoded, depth, _expand(self.K, count))
 
 
@@ -56,7 +52,7 @@ class TrainingOutputs(NamedTuple):
     """`rendered` with the depths that only training looks at."""
 
     rendered: RenderedView  # its depth: D_t of the paper's code
-    depth_source: DepthMaps | None  # D_s
+    depth_source: DepthMaps  # D_s
     depth_target_image: DepthMaps  # D_b, read from the true target image
 
 

@@ -1,0 +1,309 @@
+"""KITTI: raw drives as this paper prepares them, odometry sequences, and the predecessors' flat odometry.
+
+kitti_raw, written by `prepare.py kitti` (and by the paper's own script, which writes whole metres as depth):
+
+    <root>/<drive>_<camera>/cam.txt                  3x3 of the 1242x375 images
+    <root>/<drive>_<camera>/poses.txt                per line: frame and 16 numbers, camera to world, metres
+    <root>/<drive>_<camera>/0000000066.png           and 0000000066_depth.png, 16 bit, metres * 256, 0:
+    unknown
+
+kitti_odometry, as the benchmark hands it out: <sequence>/{image_2 or image_0, calib.txt, poses.txt}, 3x4
+poses. kitti_odometry_flat, as Chen et al. and Hou et al. have it: images/00_004166.png and poses.txt with one
+line "id rx ry rz tx ty tz" (Euler angles x, y, z in radians, metres) for each image, 256 px crops of focal
+length 718.9. Translations become 1/50 of a metre: one unit is 50 m.
+"""
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from nvs_depth.datasets.shapenet import read_matrix
+from nvs_depth.datasets.views import DepthFormat, Framing, ViewSet
+from shared.files import DataError, read_image_size, read_text
+
+__all__ = [
+    "CROP_256",
+    "UNIT_M",
+    "euler_pose",
+    "load_kitti_odometry",
+    "load_kitti_odometry_flat",
+    "load_kitti_raw",
+    "read_frame_list",
+    "without_overlap",
+]
+
+UNIT_M = 50.0
+RAW_HW = (375, 1242)
+CROP_256 = (59, 493, 256)  # top row, left column and side of the released centre crop
+DEPTH_UNIT_M = 1 / 256
+FLAT_FOCAL = 718.9
+PrincipalPoint = Literal["true", "released"]
+POSES = "One line per frame: its number and the 16 numbers of the 4x4 camera-to-world matrix"
+
+
+def load_kitti_raw(
+    root: Path,
+    framing: Framing,
+    drives: Collection[str] | None = None,
+    principal_point: PrincipalPoint = "true",
+) -> ViewSet:
+    """Prepared drives below `root`; `drives` limits the folders.
+
+    principal_point: "released" overwrites it with the middle of the crop, 11 to 14 pixels from where it is.
+    Raises DataError for a folder without cameras or poses, and for frames without a pose.
+    """
+    folders = sorted(path.parent for path in root.glob("*/cam.txt"))
+    if drives is not None:
+        missing = sorted(set(drives) - {folder.name for folder in folders})
+        if missing:
+            reason = f"the drive or its cam.txt is missing, with {len(missing) - 1} others"
+            raise DataError(root / missing[0], reason, "Make it with `python -m nvs_depth.prepare kitti`")
+        folders = [folder for folder in folders if folder.name in set(drives)]
+    if not folders:
+        raise DataError(
+            root, "holds no drive with a cam.txt", "Make them with `python -m nvs_depth.prepare kitti`"
+        )
+    rows: dict[str, list] = {
+        name: [] for name in ("names", "groups", "images", "depths", "poses", "K", "frames")
+    }
+    for folder in folders:
+        K, poses = read_matrix(folder / "cam.txt", 3, 3), _numbered_poses(folder / "poses.txt")
+        images = sorted(p for p in folder.glob("*.png") if p.stem.isdigit())
+        if not images:
+            raise DataError(folder, "holds no frames such as 0000000066.png", "Prepare the drive again")
+        for image in images:
+            if int(image.stem) not in poses:
+                raise DataError(folder / "poses.txt", f"lacks the frame {image.stem}", POSES)
+            depth = image.with_name(f"{image.stem}_depth.png")
+            rows["names"].append(f"{folder.name}/{image.stem}.png")
+            rows["groups"].append(folder.name)
+            rows["images"].append(image)
+            rows["depths"].append(depth if depth.is_file() else None)
+            rows["poses"].append(poses[int(image.stem)])
+            rows["K"].append(K)
+            rows["frames"].append((int(image.stem), 0))
+    stored_hw = read_image_size(rows["images"][0])
+    K = torch.stack(rows["K"])
+    notes = ()
+    if principal_point == "released":
+        K, notes = _forced_middle(K, framing, stored_hw)
+    return ViewSet(
+        path=root,
+        layout="kitti_raw",
+        framing=framing,
+        names=rows["names"],
+        groups=rows["groups"],
+        images=rows["images"],
+        depths=rows["depths"],
+        world_from_cam=_in_units(torch.stack(rows["poses"])),
+        K_stored=K,
+        stored_hw=stored_hw,
+        coordinates=torch.tensor(rows["frames"]),
+        depth_format=DepthFormat(unit=DEPTH_UNIT_M / UNIT_M, sparse=True),
+        unit_m=UNIT_M,
+        notes=notes,
+    )
+
+
+def load_kitti_odometry(
+    root: Path, framing: Framing, sequences: Collection[str] | None = None, camera: str = "auto"
+) -> ViewSet:
+    """Sequences of the odometry benchmark below `root` (or `root` itself): calib.txt, poses.txt, image_K/.
+
+    camera: "image_2" (colour), "image_0" (grey), or "auto" for whichever is there, colour first.
+    """
+    folders = [root] if (root / "calib.txt").is_file() else sorted(p.parent for p in root.glob("*/calib.txt"))
+    if sequences is not None:
+        folders = [folder for folder in folders if folder.name in set(sequences)]
+    if not folders:
+        raise DataError(
+            root, "holds no sequence with calib.txt", "Sequences are folders such as 00, with calib.txt"
+        )
+    names, groups, images, poses, Ks, frames = [], [], [], [], [], []
+    for folder in folders:
+        wanted = ("image_2", "image_0") if camera == "auto" else (camera,)
+        image_folder = next((folder / name for name in wanted if (folder / name).is_dir()), None)
+        if image_folder is None:
+            raise DataError(
+                folder, f"has no folder {' or '.join(wanted)}", "Fetch the images of the sequence"
+            )
+        projection = _calibration(folder / "calib.txt", f"P{image_folder.name[-1]}")
+        offset = torch.linalg.inv(projection[:, :3]) @ projection[:, 3]  # of camera 0, in this camera
+        rows = _plain_poses(folder / "poses.txt")
+        found = sorted(image_folder.glob("*.png"))
+        if len(rows) < len(found):
+            reason = f"holds {len(rows)} poses for {len(found)} images"
+            raise DataError(folder / "poses.txt", reason, "One line of 12 numbers for each image")
+        for image in found:
+            if not image.stem.isdigit() or int(image.stem) >= len(rows):
+                raise DataError(
+                    image, f"has no line among the {len(rows)} poses", "Images are numbered from 0"
+                )
+            pose = rows[int(image.stem)].clone()
+            pose[:3, 3] -= pose[:3, :3] @ offset
+            names.append(f"{folder.name}/{image.stem}.png")
+            groups.append(folder.name)
+            images.append(image)
+            poses.append(pose)
+            Ks.append(projection[:, :3])
+            frames.append((int(image.stem), 0))
+    return ViewSet(
+        path=root,
+        layout="kitti_odometry",
+        framing=framing,
+        names=names,
+        groups=groups,
+        images=images,
+        world_from_cam=_in_units(torch.stack(poses)),
+        K_stored=torch.stack(Ks),
+        stored_hw=read_image_size(images[0]),
+        coordinates=torch.tensor(frames),
+        unit_m=UNIT_M,
+    )
+
+
+def load_kitti_odometry_flat(root: Path, framing: Framing, focal_at_256: float = FLAT_FOCAL) -> ViewSet:
+    """The predecessors' crops: every image of poses.txt, grouped by the sequence in its id."""
+    path = root / "poses.txt"
+    names, groups, images, poses, frames = [], [], [], [], []
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
+        words = line.split()
+        if not words:
+            continue
+        try:
+            sequence, frame = words[0].split("_")
+            values = torch.tensor([float(word) for word in words[1:]], dtype=torch.float64)
+            frames.append((int(frame), 0))
+        except ValueError:
+            values = torch.zeros(0)
+        if len(values) != 6:
+            raise DataError(
+                path, f"line {number} is not `id rx ry rz tx ty tz`", "Write six numbers per image"
+            )
+        image = root / "images" / f"{words[0]}.png"
+        if not image.is_file():
+            raise DataError(image, "the image of a line in poses.txt is missing", "Remove the line or add it")
+        names.append(words[0])
+        groups.append(sequence)
+        images.append(image)
+        poses.append(euler_pose(values[:3], values[3:]))
+    if not names:
+        raise DataError(path, "holds no poses", "Write `id rx ry rz tx ty tz` for each image")
+    height, width = read_image_size(images[0])
+    focal = focal_at_256 * width / 256
+    middle = torch.tensor(
+        [[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]], dtype=torch.float64
+    )
+    return ViewSet(
+        path=root,
+        layout="kitti_odometry_flat",
+        framing=framing,
+        names=names,
+        groups=groups,
+        images=images,
+        world_from_cam=_in_units(torch.stack(poses)),
+        K_stored=middle.expand(len(names), 3, 3),
+        stored_hw=(height, width),
+        coordinates=torch.tensor(frames),
+        unit_m=UNIT_M,
+        notes=("published split: single frames of the same drives, whose neighbours are trained on",),
+    )
+
+
+def euler_pose(angles: Tensor, translation: Tensor) -> Tensor:
+    """`world_from_cam` [4, 4] from extrinsic x, y, z rotations in radians [3] and a translation [3]."""
+    (cx, cy, cz), (sx, sy, sz) = angles.cos().tolist(), angles.sin().tolist()
+    about_x = torch.tensor([[1, 0, 0], [0, cx, -sx], [0, sx, cx]], dtype=torch.float64)
+    about_y = torch.tensor([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]], dtype=torch.float64)
+    about_z = torch.tensor([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]], dtype=torch.float64)
+    pose = torch.eye(4, dtype=torch.float64)
+    pose[:3, :3] = about_z @ about_y @ about_x
+    pose[:3, 3] = translation
+    return pose
+
+
+def read_frame_list(path: Path) -> list[list[str]]:
+    """The words of each line that is not empty: one frame, or source and target."""
+    rows = [line.split() for line in read_text(path).splitlines() if line.strip()]
+    if not rows or len({len(row) for row in rows}) != 1:
+        raise DataError(
+            path, "lines differ in their number of words, or there are none", "Write one entry per line"
+        )
+    return rows
+
+
+def without_overlap(train: Sequence[str], held_out: Collection[str]) -> tuple[list[str], int]:
+    """The training entries that are not held out, and how many were dropped.
+
+    The published training list holds 1,746 of the 1,776 validation frames.
+    """
+    held = set(held_out)
+    kept = [name for name in train if name not in held]
+    return kept, len(train) - len(kept)
+
+
+def _forced_middle(K: Tensor, framing: Framing, stored_hw: tuple[int, int]) -> tuple[Tensor, tuple[str, ...]]:
+    """K such that after framing the principal point is at half the side, as the released loader has it."""
+    cropped = framing.K(K, stored_hw)
+    shift = cropped[:, :2, 2] - framing.side / 2
+    # back to stored pixels: both focal lengths scale like the pixels
+    scale = cropped[:, [0, 1], [0, 1]] / K[:, [0, 1], [0, 1]]
+    K = K.clone()
+    K[:, :2, 2] -= shift / scale
+    far = shift.norm(dim=1).max().item()
+    return K, (
+        f"principal point moved by up to {far:.1f} px to the middle of the crop, as the released loader does",
+    )
+
+
+def _in_units(world_from_cam: Tensor) -> Tensor:
+    poses = world_from_cam.clone()
+    poses[:, :3, 3] /= UNIT_M
+    return poses
+
+
+def _numbered_poses(path: Path) -> dict[int, Tensor]:
+    poses = {}
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
+        words = line.split()
+        if not words:
+            continue
+        try:
+            frame, values = int(float(words[0])), [float(word) for word in words[1:]]
+        except (ValueError, OverflowError):
+            raise DataError(path, f"line {number} holds something other than numbers", POSES) from None
+        if len(values) != 16:
+            raise DataError(path, f"line {number} holds {len(values)} numbers after the frame, not 16", POSES)
+        poses[frame] = torch.tensor(values, dtype=torch.float64).reshape(4, 4)
+    return poses
+
+
+def _plain_poses(path: Path) -> list[Tensor]:
+    poses = []
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
+        try:
+            values = [float(word) for word in line.split()]
+        except ValueError:
+            values = []
+        if not line.strip():
+            continue
+        if len(values) != 12:
+            raise DataError(
+                path, f"line {number} is not 12 numbers", "Write the 3x4 camera-to-world pose per line"
+            )
+        pose = torch.eye(4, dtype=torch.float64)
+        pose[:3] = torch.tensor(values, dtype=torch.float64).reshape(3, 4)
+        poses.append(pose)
+    return poses
+
+
+def _calibration(path: Path, name: str) -> Tensor:
+    """A 3x4 projection matrix of a calib.txt by its name."""
+    for line in read_text(path).splitlines():
+        key, _, rest = line.partition(":")
+        if key.strip() == name and len(rest.split()) == 12:
+            return torch.tensor([float(word) for word in rest.split()], dtype=torch.float64).reshape(3, 4)
+    raise DataError(path, f"has no line `{name}:` with 12 numbers", "Fetch calib.txt of the sequence again")

@@ -1,0 +1,224 @@
+"""Pairs of views: which targets a source may have, how one is drawn, and batches of pairs as tensors."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from nvs_depth.datasets.views import ViewSet
+from shared.camera import relative_pose
+from shared.files import DataError
+from shared.seeds import step_generator
+
+__all__ = ["PairBatch", "PairOptions", "PairSet", "find_pairs", "load_pairs", "pair_batches"]
+
+
+@dataclass
+class PairOptions:
+    """The published rules; `symmetric` and `redraw` are the improvements the predecessors already had."""
+
+    azimuth_steps_deg: tuple[int, ...] = (20, 40)  # views on a grid
+    elevation: Literal["any", "same"] = "any"
+    max_gap: int = 7  # frames of a sequence
+    nearest: int = 8  # targets of an unordered set: this many nearest cameras
+    symmetric: bool = False  # also smaller azimuths and earlier frames
+    redraw: bool = False  # a new target for each source in every epoch; false: drawn once
+
+
+class PairBatch(NamedTuple):
+    """B pairs of views; images [B, 3, S, S] in [0, 1], depth [B, 1, S, S], matrices per pair."""
+
+    image_source: Tensor
+    image_target: Tensor
+    depth_source: Tensor
+    depth_target: Tensor
+    valid_source: Tensor
+    valid_target: Tensor
+    K_source: Tensor
+    K_target: Tensor
+    target_from_source: Tensor
+    indices: Tensor  # [B, 2] of the views
+
+    def to(self, device: torch.device) -> "PairBatch":
+        return PairBatch(*(tensor.to(device, non_blocking=True) for tensor in self))
+
+
+@dataclass
+class PairSet:
+    """Sources with their possible targets: `targets` [n, M] is filled up with -1."""
+
+    views: ViewSet
+    sources: Tensor  # int64 [n]
+    targets: Tensor  # int64 [n, M]
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+    def draw(self, generator: torch.Generator) -> Tensor:
+        """One target, drawn evenly, for every source: pairs [n, 2]."""
+        count = (self.targets >= 0).sum(1)
+        place = (
+            (torch.rand(len(self), generator=generator) * count).long().clamp(max=self.targets.shape[1] - 1)
+        )
+        place = torch.minimum(place, count - 1)
+        return torch.stack([self.sources, self.targets.gather(1, place[:, None])[:, 0]], 1)
+
+    def all_pairs(self) -> Tensor:
+        """Every pair [m, 2], by source."""
+        row, column = (self.targets >= 0).nonzero(as_tuple=True)
+        return torch.stack([self.sources[row], self.targets[row, column]], 1)
+
+
+def find_pairs(
+    views: ViewSet,
+    options: PairOptions,
+    sources: Tensor | None = None,
+    targets: Tensor | None = None,
+) -> PairSet:
+    """Pairs within groups by the rule of the layout; `sources` and `targets` are masks [N] of the views
+    allowed.
+
+    Grids: azimuth larger by one of the steps (no turn past the last azimuth, as published, unless symmetric).
+    Sequences: up to `max_gap` frames later. Unordered sets: the nearest cameras. Raises DataError without any
+    pair.
+    """
+    count = len(views)
+    allowed_source = torch.ones(count, dtype=torch.bool) if sources is None else sources
+    allowed_target = torch.ones(count, dtype=torch.bool) if targets is None else targets
+    members: dict[str, list[int]] = {}
+    for index, group in enumerate(views.groups):
+        members.setdefault(group, []).append(index)
+    found_sources, found_targets = [], []
+    for indices in members.values():
+        index = torch.tensor(indices)
+        related = _related(views, index, options)
+        related &= allowed_source[index][:, None] & allowed_target[index][None]
+        for row in related.any(1).nonzero()[:, 0].tolist():
+            found_sources.append(indices[row])
+            found_targets.append(index[related[row]])
+    if not found_sources:
+        remedy = (
+            "Check the split and data.pairs (azimuth_steps_deg, max_gap) against the views that are there"
+        )
+        raise DataError(views.path, "no two views form a pair", remedy)
+    padded = torch.nn.utils.rnn.pad_sequence(found_targets, batch_first=True, padding_value=-1)
+    return PairSet(views, torch.tensor(found_sources), padded)
+
+
+def _related(views: ViewSet, index: Tensor, options: PairOptions) -> Tensor:
+    """Which views of one group may be the target (column) of which source (row)."""
+    first, second = views.coordinates[index].unbind(1)
+    if views.layout.startswith("shapenet"):
+        step = first[None] - first[:, None]
+        steps = torch.tensor(options.azimuth_steps_deg)
+        if options.symmetric:
+            step = (step + 180) % 360 - 180
+            step = step.abs()
+        related = torch.isin(step, steps)
+        if not options.symmetric:  # as published, a source has targets at all steps
+            farthest = (step == max(options.azimuth_steps_deg)).any(1, keepdim=True)
+            related &= farthest
+        if options.elevation == "same":
+            related &= second[None] == second[:, None]
+        return related
+    if views.layout.startswith("kitti"):
+        gap = first[None] - first[:, None]
+        return (gap != 0) & (gap.abs() <= options.max_gap) & ((gap > 0) | options.symmetric)
+    pose = views.world_from_cam[index]
+    distance = (pose[None, :, :3, 3] - pose[:, None, :3, 3]).norm(dim=-1)
+    distance.fill_diagonal_(torch.inf)
+    nearest = distance.argsort(1)[:, : options.nearest]
+    related = torch.zeros_like(distance, dtype=torch.bool).scatter(1, nearest, True)
+    return related.fill_diagonal_(False)
+
+
+class PairDataset(Dataset):
+    """Pairs of view indices to tensors; a list of them at once, so that a batch is one item."""
+
+    def __init__(self, views: ViewSet) -> None:
+        self.views = views
+
+    def __getitem__(self, pair: tuple[int, int]) -> tuple[Tensor, ...]:
+        source, target = (self.views.load(index) for index in pair)
+        pose = relative_pose(target.world_from_cam.double(), source.world_from_cam.double()).float()
+        return (
+            source.image, target.image, source.depth, target.depth, source.valid, target.valid,
+            source.K, target.K, pose, torch.tensor(pair),
+        )  # fmt: skip
+
+
+def collate(items: list[tuple[Tensor, ...]]) -> PairBatch:
+    return PairBatch(*(torch.stack(parts) for parts in zip(*items, strict=True)))
+
+
+def load_pairs(views: ViewSet, pairs: Tensor | Sequence[tuple[int, int]]) -> PairBatch:
+    """The given pairs [B, 2] as one batch."""
+    dataset = PairDataset(views)
+    return collate([dataset[(int(source), int(target))] for source, target in pairs])
+
+
+class StepSampler(Sampler):
+    """For steps start + 1, start + 2, ...: the pairs of each batch, by nothing but seed and step.
+
+    An epoch is one pass over all sources in random order; a target is drawn per epoch, or once for all.
+    """
+
+    def __init__(
+        self,
+        pairs: PairSet,
+        batch_size: int,
+        seed: int,
+        redraw: bool,
+        start: int,
+        stop: int,
+        rank: int,
+        world: int,
+    ) -> None:
+        self.pairs, self.batch_size, self.seed, self.redraw = pairs, batch_size, seed, redraw
+        self.start, self.stop, self.rank, self.world = start, stop, rank, world
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        made = None
+        for step in range(self.start, self.stop):
+            batch = []
+            for slot in range(self.batch_size):
+                place = (step * self.world + self.rank) * self.batch_size + slot
+                epoch, row = divmod(place, len(self.pairs))
+                if made is None or made[0] != epoch:
+                    made = epoch, self._epoch(epoch)
+                batch.append(tuple(made[1][row].tolist()))
+            yield batch
+
+    def _epoch(self, epoch: int) -> Tensor:
+        drawn = self.pairs.draw(step_generator(self.seed, epoch if self.redraw else 0, "targets"))
+        order = torch.randperm(len(drawn), generator=step_generator(self.seed, epoch, "order"))
+        return drawn[order]
+
+
+def pair_batches(
+    pairs: PairSet,
+    batch_size: int,
+    seed: int,
+    redraw: bool,
+    start: int,
+    stop: int,
+    rank: int = 0,
+    world: int = 1,
+    workers: int = 0,
+) -> DataLoader:
+    """Batches for the steps after `start`: the same in an interrupted run, and for any number of workers."""
+    sampler = StepSampler(pairs, batch_size, seed, redraw, start, stop, rank, world)
+    return DataLoader(
+        PairDataset(pairs.views),
+        batch_sampler=sampler,
+        num_workers=workers,
+        collate_fn=collate,
+        pin_memory=torch.cuda.is_available(),
+        persistent_workers=False,
+    )

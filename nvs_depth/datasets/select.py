@@ -1,0 +1,216 @@
+"""The training and test pairs that a configuration asks for."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from nvs_depth.datasets.embedded import EmbeddedConfig, make_embedded
+from nvs_depth.datasets.kitti import (
+    CROP_256,
+    RAW_HW,
+    load_kitti_odometry,
+    load_kitti_odometry_flat,
+    load_kitti_raw,
+    read_frame_list,
+    without_overlap,
+)
+from nvs_depth.datasets.pairs import PairOptions, PairSet, find_pairs
+from nvs_depth.datasets.posed import load_posed
+from nvs_depth.datasets.shapenet import load_shapenet, load_shapenet_flat
+from nvs_depth.datasets.views import Framing, ViewSet
+from shared.files import DataError
+from shared.seeds import step_generator
+
+__all__ = ["LAYOUTS", "DataConfig", "Split", "load_split", "load_views"]
+
+LAYOUTS = ("shapenet", "shapenet_flat", "kitti_raw", "kitti_odometry", "kitti_odometry_flat", "posed")
+Layout = Literal["shapenet", "shapenet_flat", "kitti_raw", "kitti_odometry", "kitti_odometry_flat", "posed"]
+
+
+@dataclass
+class DataConfig:
+    """Where the views are, how they are framed, what is held out, and how pairs are drawn."""
+
+    layout: Layout = "shapenet"
+    root: str = "data/nvs_depth/chairs"
+    embedded: EmbeddedConfig | None = None
+
+    # Files relative to `root`: names of objects, drives or frames, one per line; test_pairs: "source target".
+    train_list: str = ""
+    validation_list: str = ""  # frames that must not be trained on, whatever the training list says
+    test_list: str = ""
+    test_pairs: str = ""
+    holdout: Literal["groups", "coordinates"] = (
+        "groups"  # without lists: every n-th object, or azimuth or frame
+    )
+    holdout_every: int = 5
+
+    crop: Literal["middle", "kitti", "none"] = "middle"  # kitti: 256 px out of 1242x375
+    crop_square: tuple[int, int, int] | None = None  # top row, left column and side, instead
+    resize: Literal["area", "nearest"] = "area"
+    principal_point: Literal["true", "released"] = "true"  # kitti_raw
+    pose_files: Literal["auto", "world_to_cam", "cam_to_world"] = "auto"  # shapenet
+    depth_files: Literal["ray_length", "z"] = "ray_length"  # shapenet
+    focal_share: float = 480 / 256  # shapenet_flat: focal length over image side
+    scale: float = 1.0  # posed: factor on the translations
+
+    pairs: PairOptions = field(default_factory=PairOptions)
+    cache_mb: int = 1000  # views kept in memory as tensors
+
+
+class Split(NamedTuple):
+    """What is trained on and what is measured; `test_pairs` [m, 2] index the views of `test`."""
+
+    train: PairSet
+    test: PairSet
+    test_pairs: Tensor
+    notes: tuple[str, ...]
+
+
+def load_split(
+    config: DataConfig,
+    image_side: int,
+    evaluate_pairs: int = 0,
+    say: Callable[[str], None] = lambda text: None,
+) -> Split:
+    """Training pairs, and test pairs from the published list or drawn once; `evaluate_pairs` limits them (0:
+    all).
+
+    Embedded data are rendered first. Raises DataError for what is missing or broken.
+    """
+    root = Path(config.root)
+    if config.embedded is not None:
+        root = make_embedded(root, config.embedded, config.layout, say)
+        config = replace(config, crop="middle" if config.embedded.kind != "street" else config.crop)
+        train_groups, test_groups = config.embedded.names
+        train = find_pairs(load_views(config, image_side, root, train_groups), config.pairs)
+        test = find_pairs(load_views(config, image_side, root, test_groups), config.pairs)
+        return _finish(train, test, None, evaluate_pairs, ())
+    if config.train_list or config.test_list or config.test_pairs:
+        return _listed_split(config, image_side, root, evaluate_pairs)
+    views = load_views(config, image_side, root)
+    held = _held_out(views, config)
+    train = find_pairs(views, config.pairs, ~held, ~held)
+    # Groups: both views of a test pair are new. Coordinates: the target is, the source may be known.
+    test = find_pairs(views, config.pairs, held if config.holdout == "groups" else ~held, held)
+    return _finish(train, test, None, evaluate_pairs, views.notes)
+
+
+def load_views(
+    config: DataConfig, image_side: int, root: Path | None = None, groups: list[str] | None = None
+) -> ViewSet:
+    """All views below `root` (default: the configured one), or those of some groups."""
+    root = Path(config.root) if root is None else root
+    if not root.is_dir():
+        remedy = f"`python -m nvs_depth.prepare check {root}` says what belongs there and where to get it"
+        raise DataError(root, "the folder does not exist", remedy)
+    framing = _framing(config, image_side)
+    if config.layout == "shapenet":
+        views = load_shapenet(root, framing, groups, config.pose_files, config.depth_files == "ray_length")
+    elif config.layout == "shapenet_flat":
+        views = load_shapenet_flat(root, framing, groups, config.focal_share)
+    elif config.layout == "kitti_raw":
+        views = load_kitti_raw(root, framing, groups, config.principal_point)
+    elif config.layout == "kitti_odometry":
+        views = load_kitti_odometry(root, framing, groups)
+    elif config.layout == "kitti_odometry_flat":
+        views = load_kitti_odometry_flat(root, framing)
+    else:
+        views = load_posed(root, framing, config.scale)
+    views.cache_mb = config.cache_mb
+    return views
+
+
+def _framing(config: DataConfig, image_side: int) -> Framing:
+    if config.crop_square is not None:
+        return Framing(image_side, crop=tuple(config.crop_square), method=config.resize)
+    if config.crop == "kitti":
+        return Framing(image_side, resize_hw=RAW_HW, crop=CROP_256, method=config.resize)
+    if config.embedded is not None and config.embedded.kind == "street":
+        side = config.embedded.image_side
+        return Framing(image_side, crop=(round(0.125 * side), round(0.5 * side), side), method=config.resize)
+    return Framing(image_side, method=config.resize)
+
+
+def _held_out(views: ViewSet, config: DataConfig) -> Tensor:
+    """Mask [N] of every n-th group, or every n-th azimuth or frame number."""
+    if config.holdout == "groups":
+        values = views.groups
+    else:
+        values = views.coordinates[:, 0].tolist()
+    distinct = sorted(set(values))
+    if len(distinct) < 2:
+        reason = f"has only one of the {config.holdout} to hold out"
+        raise DataError(views.path, reason, "Set data.holdout to the other of groups and coordinates")
+    every = min(config.holdout_every, len(distinct))
+    held = set(distinct[every // 2 :: every])
+    return torch.tensor([value in held for value in values])
+
+
+def _listed_split(config: DataConfig, image_side: int, root: Path, evaluate_pairs: int) -> Split:
+    """Published lists. Frames (with a slash) choose views, other names choose groups."""
+    notes: list[str] = []
+    train_names = _first_words(root, config.train_list)
+    test_names = _first_words(root, config.test_list)
+    if train_names and config.validation_list:
+        train_names, dropped = without_overlap(train_names, _first_words(root, config.validation_list))
+        if dropped:
+            notes.append(
+                f"{dropped} frames of the training list are in the validation list and were left out"
+            )
+    pairs = read_frame_list(root / config.test_pairs) if config.test_pairs else None
+    views = load_views(config, image_side, root)
+    train_mask = _mask(views, train_names)
+    if pairs is not None:
+        test_mask = torch.zeros(len(views), dtype=torch.bool)
+        indices = torch.tensor([[views.index_of(name) for name in pair] for pair in pairs])
+        if indices.shape[1] != 2:
+            raise DataError(
+                root / config.test_pairs, "lines are not `source target`", "Write two names per line"
+            )
+        test_mask[indices.flatten()] = True
+    else:
+        indices, test_mask = None, _mask(views, test_names) if test_names else ~train_mask
+    shared = int((train_mask & test_mask).sum())
+    if shared:
+        notes.append(f"{shared} views of the test were also in the training list and are not trained on")
+        train_mask &= ~test_mask
+    train = find_pairs(views, config.pairs, train_mask, train_mask)
+    test = find_pairs(views, config.pairs, test_mask, test_mask) if indices is None else PairSet(
+        views, indices[:, 0], indices[:, 1:])  # fmt: skip
+    return _finish(train, test, indices, evaluate_pairs, (*views.notes, *notes))
+
+
+def _first_words(root: Path, name: str) -> list[str]:
+    if not name:
+        return []
+    words = [row[0] for row in read_frame_list(root / name)]
+    return [w if "/" not in w or Path(w).suffix else f"{w}.png" for w in words]
+
+
+def _mask(views: ViewSet, names: list[str]) -> Tensor:
+    """Views named in a list, by themselves or by their group; no list: all."""
+    if not names:
+        return torch.ones(len(views), dtype=torch.bool)
+    wanted = set(names)
+    mask = torch.tensor([n in wanted or g in wanted for n, g in zip(views.names, views.groups, strict=True)])
+    if not mask.any():
+        raise DataError(
+            views.path, f"holds nothing of the list, such as {names[0]!r}", "Check list and folder"
+        )
+    return mask
+
+
+def _finish(
+    train: PairSet, test: PairSet, pairs: Tensor | None, evaluate_pairs: int, notes: tuple[str, ...]
+) -> Split:
+    if pairs is None:
+        pairs = test.draw(step_generator(0, 0, "test pairs"))
+    if evaluate_pairs and len(pairs) > evaluate_pairs:
+        order = torch.randperm(len(pairs), generator=step_generator(0, 0, "test subset"))
+        pairs = pairs[order[:evaluate_pairs].sort().values]
+    return Split(train, test, pairs, notes)

@@ -1,0 +1,213 @@
+"""ShapeNet renders in two layouts: this paper's and its predecessors'.
+
+This paper's (72 views: 18 azimuths x 4 elevations, index = 4 azimuth / 20 + elevation / 10 + 1):
+
+    <root>/camera_settings/cam_K/cam_K.txt              3x3, pixels counted from the image's corner (Blender)
+    <root>/camera_settings/cam_RT/cam_RT_001.txt ...    3x4, world to camera (released loader: see
+    `pose_files`) <root>/<category>/<model>/color_001.png ...         and depth_001.exr: length of the ray,
+    infinite outside
+
+Predecessors' (Chen et al. 2019, Hou et al. 2021; 54 views at elevations 0, 10, 20):
+
+    <root>/images/<model>_<azimuth>_<elevation>.png     optional: <root>/depth/<same name>.exr, z-depth
+    <root>/<model>/<azimuth>_<elevation>.png            the same, one folder for each object
+"""
+
+import math
+import re
+from collections.abc import Collection
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from nvs_depth.datasets.views import DepthFormat, Framing, ViewSet
+from shared.camera import intrinsics_matrix, invert_pose
+from shared.files import DataError, read_image_size, read_text
+
+__all__ = [
+    "AZIMUTHS",
+    "ELEVATIONS",
+    "FOCAL_SHARE",
+    "grid_pose",
+    "load_shapenet",
+    "load_shapenet_flat",
+    "read_matrix",
+    "view_number",
+]
+
+AZIMUTHS = tuple(range(0, 360, 20))
+ELEVATIONS = (0, 10, 20, 30)
+FOCAL_SHARE = 480 / 256  # predecessors: focal length over image side; an angle of view of 29.9 degrees
+PoseFiles = Literal["auto", "world_to_cam", "cam_to_world"]
+_FLAT_NAME = re.compile(r"(?P<model>.+)_(?P<azimuth>\d+)_(?P<elevation>\d+)")
+_FOLDER_NAME = re.compile(r"(?P<azimuth>\d+)_(?P<elevation>\d+)")
+WHERE = "`python -m nvs_depth.prepare check DIR` says what is there and what is missing"
+
+
+def view_number(azimuth_deg: int, elevation_deg: int) -> int:
+    """1..72: the number of a view in this paper's file names."""
+    return azimuth_deg // 20 * 4 + elevation_deg // 10 + 1
+
+
+def grid_pose(azimuth_deg: float, elevation_deg: float, distance: float = 2.0) -> Tensor:
+    """`world_from_cam` [4, 4] float64 of the predecessors' grid; the object is at the origin, the world's y
+    is down.
+
+    R = Ry(azimuth) Rx(-elevation), centre = -distance R z: the formula of Chen et al.'s loader.
+    """
+    a, e = math.radians(azimuth_deg), math.radians(-elevation_deg)
+    turn = torch.tensor([[math.cos(a), 0, math.sin(a)], [0, 1, 0], [-math.sin(a), 0, math.cos(a)]])
+    tilt = torch.tensor([[1, 0, 0], [0, math.cos(e), -math.sin(e)], [0, math.sin(e), math.cos(e)]])
+    turn, tilt = turn.to(torch.float64), tilt.to(torch.float64)
+    pose = torch.eye(4, dtype=torch.float64)
+    pose[:3, :3] = turn @ tilt
+    pose[:3, 3] = -distance * pose[:3, 2]
+    return pose
+
+
+def load_shapenet(
+    folder: Path,
+    framing: Framing,
+    models: Collection[str] | None = None,
+    pose_files: PoseFiles = "auto",
+    ray_length: bool = True,
+) -> ViewSet:
+    """Views of `<root>/<category>` in this paper's layout; `models` limits the objects.
+
+    pose_files: what cam_RT holds; "auto" finds out, since the camera looks at the origin. The released loader
+    takes rotations for camera-to-world whatever they are: with world-to-camera files its relative poses are
+    wrong wherever the elevation is not 0, and "cam_to_world" would repeat that, so it is refused for such
+    files. Raises DataError for anything missing or inconsistent.
+    """
+    settings = folder.parent / "camera_settings"
+    K = read_matrix(settings / "cam_K" / "cam_K.txt", 3, 3)
+    K[:2, 2] -= 0.5  # Blender's scripts put the middle at width / 2
+    files = sorted((settings / "cam_RT").glob("cam_RT_*.txt"))
+    if not files:
+        raise DataError(settings / "cam_RT", "holds no cam_RT_001.txt ...", WHERE)
+    cameras = {int(f.stem.rsplit("_", 1)[1]): read_matrix(f, 3, 4) for f in files}
+    numbers = sorted(cameras)
+    poses = _camera_poses(settings / "cam_RT", torch.stack([cameras[n] for n in numbers]), pose_files)
+    pose_of = dict(zip(numbers, poses, strict=True))
+    names, groups, images, depths, chosen = [], [], [], [], []
+    for model in _chosen_models(folder, models):
+        for number in numbers:
+            image = folder / model / f"color_{number:03d}.png"
+            if not image.is_file():
+                raise DataError(image, "the view is missing", WHERE)
+            depth = folder / model / f"depth_{number:03d}.exr"
+            names.append(f"{model}/color_{number:03d}.png")
+            groups.append(model)
+            images.append(image)
+            depths.append(depth if depth.is_file() else None)
+            chosen.append(number)
+    index = torch.tensor(chosen) - 1
+    coordinates = torch.stack([index // 4 * 20, index % 4 * 10], 1)
+    return ViewSet(
+        path=folder,
+        layout="shapenet",
+        framing=framing,
+        names=names,
+        groups=groups,
+        images=images,
+        depths=depths,
+        world_from_cam=torch.stack([pose_of[n] for n in chosen]),
+        K_stored=K.expand(len(names), 3, 3),
+        stored_hw=read_image_size(images[0]),
+        coordinates=coordinates,
+        depth_format=DepthFormat(ray_length=ray_length),
+    )
+
+
+def load_shapenet_flat(
+    folder: Path,
+    framing: Framing,
+    models: Collection[str] | None = None,
+    focal_share: float = FOCAL_SHARE,
+    distance: float = 2.0,
+) -> ViewSet:
+    """Views named by model, azimuth and elevation; the background of transparent images becomes black."""
+    found = []
+    nested = not (folder / "images").is_dir()
+    for image in sorted(folder.glob("*/*.png") if nested else (folder / "images").glob("*.png")):
+        match = (_FOLDER_NAME if nested else _FLAT_NAME).fullmatch(image.stem)
+        if match:
+            model = image.parent.name if nested else match["model"]
+            found.append((model, int(match["azimuth"]), int(match["elevation"]), image))
+    if models is not None:
+        missing = sorted(set(models) - {model for model, *_ in found})
+        if missing:
+            raise DataError(
+                folder, f"holds no views of {missing[0]!r} ({len(missing)} objects missing)", WHERE
+            )
+        found = [entry for entry in found if entry[0] in set(models)]
+    if not found:
+        raise DataError(folder, "holds no views named <model>_<azimuth>_<elevation>.png", WHERE)
+    height, width = read_image_size(found[0][3])
+    focal = focal_share * width
+    K = intrinsics_matrix(focal, focal, (width - 1) / 2, (height - 1) / 2, dtype=torch.float64)
+    depths = [folder / "depth" / f"{image.stem}.exr" for *_, image in found]
+    return ViewSet(
+        path=folder,
+        layout="shapenet_flat",
+        framing=framing,
+        names=[f"{model}_{azimuth}_{elevation}" for model, azimuth, elevation, _ in found],
+        groups=[model for model, *_ in found],
+        images=[image for *_, image in found],
+        depths=[depth if depth.is_file() else None for depth in depths],
+        world_from_cam=torch.stack([grid_pose(a, e, distance) for _, a, e, _ in found]),
+        K_stored=K.expand(len(found), 3, 3),
+        stored_hw=(height, width),
+        coordinates=torch.tensor([(a, e) for _, a, e, _ in found]),
+    )
+
+
+def read_matrix(path: Path, rows: int, columns: int) -> Tensor:
+    """Read a float64 matrix of numbers; DataError unless it is finite and of that shape."""
+    words = read_text(path).split()
+    try:
+        values = torch.tensor([float(word) for word in words], dtype=torch.float64)
+    except ValueError:
+        raise DataError(
+            path, "holds something other than numbers", f"Write {rows} x {columns} numbers"
+        ) from None
+    if len(values) != rows * columns or not torch.isfinite(values).all():
+        reason = f"holds {len(values)} numbers, or not finite ones, instead of {rows} x {columns}"
+        raise DataError(path, reason, "Write the matrix row by row")
+    return values.reshape(rows, columns)
+
+
+def _chosen_models(folder: Path, models: Collection[str] | None) -> list[str]:
+    there = sorted(path.name for path in folder.glob("*") if path.is_dir())
+    if not there:
+        raise DataError(folder, "holds no folders of models", WHERE)
+    if models is None:
+        return there
+    missing = sorted(set(models) - set(there))
+    if missing:
+        raise DataError(folder / missing[0], f"the model is missing, with {len(missing) - 1} others", WHERE)
+    return sorted(models)
+
+
+def _camera_poses(path: Path, matrices: Tensor, kind: PoseFiles) -> Tensor:
+    """`world_from_cam` [N, 4, 4] of the 3x4 matrices in cam_RT."""
+    poses = torch.eye(4, dtype=torch.float64).repeat(len(matrices), 1, 1)
+    poses[:, :3] = matrices
+    translation = matrices[:, :, 3]
+    # A camera that looks at the origin has it on its axis.
+    distance = translation.norm(dim=1, keepdim=True)
+    on_axis = torch.cat([torch.zeros_like(translation[:, :2]), distance], 1)
+    is_world_to_cam = bool(((translation - on_axis).abs() < 1e-2 * distance).all())
+    is_cam_to_world = bool(((translation + distance * matrices[:, :, 2]).abs() < 1e-2 * distance).all())
+    found = "world_to_cam" if is_world_to_cam else "cam_to_world" if is_cam_to_world else None
+    if found is None:
+        reason = (
+            "the matrices are neither world-to-camera nor camera-to-world of cameras that look at the origin"
+        )
+        raise DataError(path, reason, "Write world-to-camera with OpenCV axes (x right, y down, z forward)")
+    if kind not in ("auto", found) and not (is_world_to_cam and is_cam_to_world):
+        reason = f"the matrices are {found}, not {kind}: they would not look at the object"
+        raise DataError(path, reason, f"Set data.pose_files to auto or {found}")
+    return invert_pose(poses) if found == "world_to_cam" else poses

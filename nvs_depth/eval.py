@@ -1,0 +1,256 @@
+"""Measure a trained run on its test pairs, beside showing the source, plain warps and a constant depth.
+
+    python eval.py --run runs/nvs_depth-quick
+
+Writes eval.json (per pair and mean), pictures, a video and report.html; prints the tables.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nvs_depth.config import TrainConfig
+from nvs_depth.datasets.pairs import PairBatch, load_pairs
+from nvs_depth.datasets.select import Split, load_split
+from nvs_depth.datasets.views import ViewSet
+from nvs_depth.models.options import DEPTH_RANGES
+from nvs_depth.models.synthesis import ViewSynthesizer
+from nvs_depth.prediction import Prediction, predict_pairs
+from nvs_depth.report import IMAGE_LABELS, depth_table, image_table, write_run_report
+from shared.config import config_from_dict
+from shared.files import DataError
+from shared.metrics import Lpips, depth_errors, l1, psnr
+from shared.run import (
+    command_line,
+    find_checkpoint,
+    load_checkpoint,
+    parse_eval_args,
+    select_device,
+    write_json,
+)
+from shared.ssim import SSIM_VARIANTS, ssim
+
+__all__ = ["evaluate", "load_network", "load_run", "summary"]
+
+BATCH = 8
+NARROW_SSIM = "grey11_sigma0.5"
+SCALINGS = ("none", "median")
+CONSTANT_VIEWS = 64  # training views whose true depth makes the constant
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse_eval_args(__doc__, argv)
+    config, network, split = load_run(args.run, args.checkpoint, select_device(args.device))
+    results = evaluate(config, network, split, args.run)
+    write_json(args.run / "eval.json", results)
+    print(image_table(results).text())  # noqa: T201
+    if results["depth"]:
+        print(depth_table(results).text())  # noqa: T201
+    print(summary(results))  # noqa: T201
+
+
+def load_run(folder: Path, which: str, device: torch.device) -> tuple[TrainConfig, ViewSynthesizer, Split]:
+    """The trained network of a run folder, and the pairs it was trained and is tested on."""
+    config, network, _ = load_network(folder, which, device)
+    return config, network, load_split(config.data, config.model.image_side, config.evaluate_pairs)
+
+
+def load_network(
+    folder: Path, which: str, device: torch.device
+) -> tuple[TrainConfig, ViewSynthesizer, dict[str, Any]]:
+    """The trained network alone, and K and unit_m of its training views; no data set is needed."""
+    checkpoint = load_checkpoint(find_checkpoint(folder, which), paper="nvs_depth")
+    config = config_from_dict(TrainConfig, checkpoint.config, str(checkpoint.path))
+    config.model.encoder_init = "default"  # the checkpoint holds every weight
+    network = ViewSynthesizer(config.model).to(device)
+    checkpoint.load_into({"model": network})
+    return config, network.eval(), checkpoint.metrics
+
+
+@torch.no_grad()
+def evaluate(config: TrainConfig, network: ViewSynthesizer, split: Split, folder: Path) -> dict[str, Any]:
+    """Predict and measure the test pairs; pictures and report.html go to `folder`."""
+    network.eval()
+    device = next(network.parameters()).device
+    learned = _lpips(device)
+    limits, unit = depth_limits(config, split.test.views)
+    constant = constant_depth(split.train.views)
+    rows: list[dict[str, Any]] = []
+    seconds = 0.0
+    for indices, batch in _batches(split, device):
+        started = time.perf_counter()
+        prediction = predict_pairs(network, batch)
+        seconds += time.perf_counter() - started
+        measured = measure_images(prediction, batch, learned)
+        depths = measure_depths(prediction, batch, limits, unit, constant)
+        for place, (source, target) in enumerate(indices.tolist()):
+            names = split.test.views.names
+            row: dict[str, Any] = {"source": names[source], "target": names[target]}
+            row |= {
+                key: {name: float(v[place]) for name, v in found.items()} for key, found in measured.items()
+            }
+            rows.append(row | depths[place])
+    results = {
+        "paper": "nvs_depth",
+        "method": config.label,
+        "data": _data_name(config),
+        "image_side": config.model.image_side,
+        "training_sources": len(split.train),
+        "test_pairs": len(rows),
+        "steps": config.steps,
+        "seed": config.seed,
+        "definitions": _definitions(learned, limits),
+        "images": {key: _means([row[key] for row in rows]) for key in IMAGE_LABELS},
+        "depth": _depth_means(rows),
+        "depth_l1_between": sum(row["depth_l1_between"] for row in rows) / len(rows),
+        "depth_unit": "m" if split.test.views.unit_m else "scene units",
+        "depth_limits": limits,
+        "constant_depth": constant,
+        "seconds_per_pair": seconds / len(rows),
+        "notes": list(split.notes),
+        "per_pair": rows,
+    }
+    write_run_report(config, network, split, results, folder)
+    return results
+
+
+def measure_images(
+    prediction: Prediction, batch: PairBatch, learned: Lpips | None
+) -> dict[str, dict[str, Tensor]]:
+    """Measures [B] of the rows of `report.IMAGE_LABELS`; L1 is on [-1, 1], as the paper's code prints it."""
+    shown = {
+        "method": prediction.image,
+        "inverse_warp": prediction.inverse_warp,
+        "direct_warp": prediction.direct_warp,
+        "identity": batch.image_source,
+    }
+    found = {}
+    for key, image in shown.items():
+        target = batch.image_target
+        found[key] = {
+            "l1": 2 * l1(image, target),
+            "ssim_narrow": ssim(image, target, NARROW_SSIM, reduction="image"),
+            "ssim": ssim(image, target, reduction="image"),
+            "psnr": psnr(image, target),
+        }
+        if learned is not None and image.shape[-1] >= learned.smallest_side:
+            found[key]["lpips"] = learned(image, target)
+    return found
+
+
+def measure_depths(
+    prediction: Prediction,
+    batch: PairBatch,
+    limits: tuple[float, float],
+    unit: float,
+    constant: float | None,
+) -> list[dict[str, Any]]:
+    """For each pair, errors of the target's depth where the truth is known; also the L1 between D_t and D_b.
+
+    `unit` turns depths into metres (1 where scene units stay), `limits` are in that unit.
+    """
+    between = unit * l1(prediction.depth_new, prediction.depth_read)
+    rows = []
+    for index in range(len(between)):
+        row: dict[str, Any] = {"depth_l1_between": float(between[index])}
+        truth = unit * batch.depth_target[index]
+        valid = batch.valid_target[index] & (truth > limits[0]) & (truth < limits[1])
+        if valid.any():
+            maps = {"depth_new": prediction.depth_new[index], "depth_read": prediction.depth_read[index]}
+            if constant is not None:
+                maps["constant"] = torch.full_like(truth, constant)
+            row["depth"] = {
+                f"{name}_{scaling}": _errors(unit * depth, truth, valid, limits, scaling)
+                for name, depth in maps.items()
+                for scaling in SCALINGS
+            }
+        rows.append(row)
+    return rows
+
+
+def _errors(
+    depth: Tensor, truth: Tensor, valid: Tensor, limits: tuple[float, float], scaling: str
+) -> dict[str, float]:
+    errors = depth_errors(depth, truth, valid, *limits, scaling=scaling)
+    errors.pop("record")
+    return errors
+
+
+def depth_limits(config: TrainConfig, views: ViewSet) -> tuple[tuple[float, float], float]:
+    """The depths that are measured and the factor to their unit: KITTI in metres up to 80."""
+    if views.unit_m:
+        return (1e-3, 80.0), views.unit_m
+    return (1e-3, DEPTH_RANGES[config.model.depth_range][1]), 1.0
+
+
+def constant_depth(views: ViewSet) -> float | None:
+    """Median true depth over some training views, in the unit of the translations; None if unknown."""
+    if not views.has_depth:
+        return None
+    chosen = torch.linspace(0, len(views) - 1, min(CONSTANT_VIEWS, len(views))).long().tolist()
+    samples = [views.load(index) for index in chosen]
+    known = torch.cat([sample.depth[sample.valid] for sample in samples])
+    return known.median().item() if len(known) else None
+
+
+def summary(results: dict[str, Any]) -> str:
+    """The result in one line."""
+    own, identity = results["images"]["method"], results["images"]["identity"]
+    text = f"{results['method']} on {results['data']}: L1 {own['l1']:.4f}"
+    text += (
+        f" ({own['l1'] / max(identity['l1'], 1e-12):.2f} of showing the source), PSNR {own['psnr']:.2f} dB"
+    )
+    if results["depth"]:
+        depth = results["depth"]
+        text += f"; D_t off by {depth['depth_new_none']['abs_rel']:.1%}"
+        if "constant_none" in depth:
+            text += f", a constant by {depth['constant_none']['abs_rel']:.1%}"
+    return text
+
+
+def _batches(split: Split, device: torch.device) -> Iterator[tuple[Tensor, PairBatch]]:
+    for indices in split.test_pairs.split(BATCH):
+        yield indices, load_pairs(split.test.views, indices).to(device)
+
+
+def _lpips(device: torch.device) -> Lpips | None:
+    """The learned distance where its weights are at hand."""
+    try:
+        return Lpips().to(device)
+    except DataError:
+        return None
+
+
+def _data_name(config: TrainConfig) -> str:
+    if config.data.embedded is not None:
+        return f"embedded {config.data.embedded.kind}, held-out"
+    return f"{Path(config.data.root).name} ({config.data.layout})"
+
+
+def _definitions(learned: Lpips | None, limits: tuple[float, float]) -> dict[str, str]:
+    return {
+        "l1": "mean over all pixels, images in [-1, 1]",
+        "ssim_narrow": SSIM_VARIANTS[NARROW_SSIM].label,
+        "ssim": SSIM_VARIANTS["gaussian11"].label,
+        "psnr": "RGB, per image, then mean",
+        "lpips": learned.label if learned is not None else "not measured: no weights",
+        "depth": f"per image, then mean; truth in ({limits[0]:g}, {limits[1]:g})",
+    }
+
+
+def _means(rows: list[dict[str, float]]) -> dict[str, float]:
+    return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
+
+
+def _depth_means(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Means over the pairs whose target has true depth; empty where none has."""
+    known = [row["depth"] for row in rows if "depth" in row]
+    return {key: _means([depth[key] for depth in known]) for key in known[0]} if known else {}
+
+
+if __name__ == "__main__":
+    command_line(main)

@@ -1,0 +1,185 @@
+"""Check a data set, or bring KITTI raw drives into the layout that is trained on.
+
+    python -m nvs_depth.prepare check DIR             what is there, what is missing, where to get it
+    python -m nvs_depth.prepare kitti RAW --out DIR   images, poses and LiDAR depth of raw drives
+
+DIR is <root>/<category> of this paper's ShapeNet renders, a folder of <model>_<azimuth>_<elevation>.png,
+prepared KITTI drives, KITTI odometry sequences, or a folder with transforms.json. Where true depth is known,
+the check carries views onto each other with it: a wrong pose convention, principal point or depth unit shows
+at once.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from nvs_depth.datasets.kitti_convert import convert_drive
+from nvs_depth.datasets.pairs import PairBatch, PairOptions, find_pairs, load_pairs
+from nvs_depth.datasets.select import LAYOUTS, DataConfig, load_views
+from nvs_depth.datasets.views import ViewSet
+from shared.camera import invert_pose, pixel_grid, project, transform_points, unproject
+from shared.command import command_line
+from shared.files import DataError
+from shared.seeds import step_generator
+from shared.warp import sample_pixels
+
+__all__ = ["detect_layout", "main", "report", "reprojection_gap"]
+
+CHECKED_SIDE = 128
+CHECKED_PAIRS = 24
+GOOD_GAP = 0.03  # median relative gap of depths that poses, intrinsics and depth explain
+WHERE_TO_GET = {
+    "shapenet": "Render ShapeNetCore v2 (shapenet.org, terms of use) with yinyunie/depth_renderer (MIT) from "
+    "18 azimuths x 4 elevations; the split lists are in the repository johnMinelli/TwoWaySynth",
+    "shapenet_flat": "The READMEs of xuchen-ethz/continuous_view_synthesis and "
+    "AaltoVision/warped-skipconnection-nvs link to archives named dataset_chair and dataset_car; ShapeNet's "
+    "terms of use apply",
+    "kitti_raw": "Fetch the raw drives of the Eigen split from cvlibs.net/datasets/kitti (CC BY-NC-SA 3.0), "
+    "then run `prepare.py kitti`",
+    "kitti_odometry": "Fetch the odometry benchmark from cvlibs.net/datasets/kitti (CC BY-NC-SA 3.0)",
+    "kitti_odometry_flat": "The READMEs of the predecessors (see shapenet_flat) link to dataset_kitti",
+    "posed": "Write a transforms.json as NeRF has it; COLMAP's converters make one from photos",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = _parse(argv)
+    if args.command == "check":
+        sys.stdout.write(report(args.folder, args.layout))
+        return
+    drives = args.drives or sorted(p.name for p in args.raw.glob("*/*_sync"))
+    if not drives:
+        raise DataError(args.raw, "holds no <date>/<drive>_sync", WHERE_TO_GET["kitti_raw"])
+    for drive in drives:
+        for camera in args.cameras:
+            if (args.out / f"{drive}_{camera}" / "poses.txt").is_file():
+                sys.stdout.write(f"{drive}_{camera}: there already\n")
+                continue
+            count = convert_drive(args.raw / drive[:10], drive, camera, args.out)
+            sys.stdout.write(f"{drive}_{camera}: {count} frames\n")
+            sys.stdout.flush()
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    check = commands.add_parser("check", help="say what is there, what is missing and where to get it")
+    check.add_argument("folder", type=Path, metavar="DIR")
+    check.add_argument("--layout", choices=("auto", *LAYOUTS), default="auto")
+    kitti = commands.add_parser("kitti", help="prepare KITTI raw drives")
+    kitti.add_argument("raw", type=Path, metavar="RAW", help="folder with 2011_09_26 and so on")
+    kitti.add_argument("--out", type=Path, required=True, metavar="DIR")
+    kitti.add_argument(
+        "--drives", nargs="+", metavar="NAME", help="e.g. 2011_09_26_drive_0002_sync; default: all"
+    )
+    kitti.add_argument("--cameras", nargs="+", choices=("02", "03"), default=["02", "03"])
+    return parser.parse_args(argv)
+
+
+def detect_layout(folder: Path) -> str:
+    """The layout a folder looks like; DataError, with where to get each, when it looks like none."""
+    if (folder.parent / "camera_settings").is_dir():
+        return "shapenet"
+    if (folder / "transforms.json").is_file():
+        return "posed"
+    if any(folder.glob("*/cam.txt")):
+        return "kitti_raw"
+    if (folder / "calib.txt").is_file() or any(folder.glob("*/calib.txt")):
+        return "kitti_odometry"
+    if (folder / "poses.txt").is_file() and (folder / "images").is_dir():
+        return "kitti_odometry_flat"
+    if any(folder.glob("images/*_*_*.png")) or any(folder.glob("*/[0-9]*_[0-9]*.png")):
+        return "shapenet_flat"
+    where = "; ".join(f"{name}: {text}" for name, text in WHERE_TO_GET.items())
+    raise DataError(folder, "looks like none of the known layouts", where)
+
+
+def report(folder: Path, layout: str = "auto") -> str:
+    """What is known about a data set, some of its files read; DataError when it cannot be trained on."""
+    layout = detect_layout(folder) if layout == "auto" else layout
+    try:
+        views = load_views(DataConfig(layout=layout, root=str(folder)), CHECKED_SIDE)
+        lines = _facts(folder, layout, views)
+    except DataError as error:
+        raise DataError(error.path, error.reason, f"{error.remedy}. {WHERE_TO_GET[layout]}") from None
+    return "\n".join(lines) + "\n"
+
+
+def _facts(folder: Path, layout: str, views: ViewSet) -> list[str]:
+    groups = sorted(set(views.groups))
+    height, width = views.stored_hw
+    K = views.K_stored[0].tolist()
+    centres = views.world_from_cam[:, :3, 3] * (views.unit_m or 1.0)
+    missing = [image for image in views.images if not image.is_file()]
+    if missing:
+        raise DataError(missing[0], f"is missing, with {len(missing) - 1} others", "Restore or remove them")
+    depths = sum(path is not None for path in views.depths) if views.depths else 0
+    unit = "m" if views.unit_m else "scene units"
+    shown = ", ".join(groups[:3]) + (", ..." if groups[3:] else "")
+    pairs = find_pairs(views, PairOptions(symmetric=True))
+    lines = [
+        f"{folder}: layout {layout}",
+        f"  views        {len(views)} in {len(groups)} groups ({shown})",
+        f"  images       {width} x {height} pixels",
+        f"  intrinsics   fx fy {K[0][0]:.2f} {K[1][1]:.2f}, cx cy {K[0][2]:.2f} {K[1][2]:.2f}",
+        f"  cameras      {_span(centres)} {unit} between the outermost",
+        f"  depth maps   {depths} of {len(views)}",
+        f"  sources      {len(pairs)} of the views have a target",
+    ]
+    if views.layout.startswith("shapenet"):
+        lines.append(f"  grid         {_grid(views)}")
+    lines.append(f"  geometry     {_geometry(views, pairs.draw(step_generator(0, 0, 'check')))}")
+    return lines + [f"  note         {note}" for note in views.notes]
+
+
+def _span(centres: Tensor) -> str:
+    return f"{(centres.amax(0) - centres.amin(0)).norm():.3g}"
+
+
+def _grid(views: ViewSet) -> str:
+    azimuths, elevations = (sorted(set(values)) for values in views.coordinates.T.tolist())
+    counts = {group: views.groups.count(group) for group in set(views.groups)}
+    complete = len(azimuths) * len(elevations)
+    short = [group for group, count in counts.items() if count < complete]
+    text = f"{len(azimuths)} azimuths, elevations {', '.join(map(str, elevations))}"
+    return text + (f"; {len(short)} objects have fewer views, such as {sorted(short)[0]}" if short else "")
+
+
+def _geometry(views: ViewSet, pairs: Tensor) -> str:
+    """One sentence on whether true depth carries views onto each other; the images of the pairs are read."""
+    chosen = pairs[torch.linspace(0, len(pairs) - 1, min(CHECKED_PAIRS, len(pairs))).long()]
+    batch = load_pairs(views, chosen)
+    if not bool(batch.valid_target.any()):
+        return "not checked: no depth maps"
+    gap, count = reprojection_gap(batch)
+    if count < 20:
+        return f"not checked: only {count} pixels are seen with depth in both views of a pair"
+    verdict = (
+        "good" if gap < GOOD_GAP else "BAD: poses, intrinsics or the kind of depth do not fit each other"
+    )
+    return f"{verdict} (depth off by {gap:.2%} in the other view, median of {count} pixels)"
+
+
+def reprojection_gap(batch: PairBatch) -> tuple[float, int]:
+    """Median relative gap between target points in the source and the depth there; and how many.
+
+    Only pixels whose four neighbours in the source have depth; hidden points make up less than half, so the
+    median stands for the visible ones.
+    """
+    side = batch.image_source.shape[-1]
+    points = unproject(pixel_grid(side, side), batch.depth_target[:, 0], batch.K_target)
+    pixels, depth = project(transform_points(invert_pose(batch.target_from_source), points), batch.K_source)
+    maps = torch.cat([batch.depth_source, batch.valid_source.float()], dim=1)
+    there, known = sample_pixels(maps, pixels, padding="zeros").unbind(1)
+    usable = batch.valid_target[:, 0] & (known > 0.999) & (depth > 0)
+    gaps = ((there - depth) / depth)[usable].abs()
+    return (gaps.median().item() if len(gaps) else float("nan")), len(gaps)
+
+
+if __name__ == "__main__":
+    command_line(main)

@@ -1,0 +1,195 @@
+"""What a run shows: contact sheets, a moving camera from one picture, tables, and the HTML report."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nvs_depth.config import TrainConfig
+from nvs_depth.datasets.pairs import PairBatch, load_pairs
+from nvs_depth.datasets.select import Split
+from nvs_depth.models.synthesis import ViewSynthesizer
+from nvs_depth.paths import relative_path
+from nvs_depth.prediction import predict_pairs
+from nvs_depth.published import REPORT_2022, REPORT_2022_DATA
+from shared.files import write_bytes
+from shared.pictures import colorize_depth, contact_sheet, depth_picture, encode_png
+from shared.report import Column, Curves, Picture, ResultsTable, Section, Video, write_report, write_video
+
+__all__ = ["IMAGE_LABELS", "depth_table", "image_table", "preview_sheet", "view_frames", "write_run_report"]
+
+SHEET_PAIRS = 8
+VIDEO_FRAMES = 48
+CELL = 128
+AT_ONCE = 8  # new views per pass
+IMAGE_LABELS = {
+    "method": "This run",
+    "inverse_warp": "Source fetched by D_t",
+    "direct_warp": "Source splatted by D_s",
+    "identity": "Source shown as target",
+}
+DEPTH_LABELS = {
+    "depth_new": "D_t: target depth from the source image",
+    "depth_read": "D_b: depth read from the target image",
+    "constant": "Constant (median of training truth)",
+}
+
+
+def preview_sheet(network: ViewSynthesizer, batch: PairBatch) -> np.ndarray:
+    """Source, truth, prediction, both warps and depths of a few pairs, one column each."""
+    prediction = predict_pairs(network, batch)
+    low, high = _common_range(batch, prediction.depth_read)
+    error = (prediction.image - batch.image_target).abs().mean(1, keepdim=True)
+
+    def coloured(depths: Tensor, valid: Tensor | None = None) -> list[np.ndarray]:
+        masks = [None] * len(depths) if valid is None else list(valid.cpu())
+        return [colorize_depth(d.cpu(), m, low, high) for d, m in zip(depths, masks, strict=True)]
+
+    rows = {
+        "source": list(batch.image_source),
+        "true target": list(batch.image_target),
+        "prediction": list(prediction.image),
+        "error x3": list((3 * error).clamp(0, 1)),
+        "splatted by D_s": list(prediction.direct_warp),
+        "fetched by D_t": list(prediction.inverse_warp),
+        "D_t": coloured(prediction.depth_new),
+        "D_b": coloured(prediction.depth_read),
+    }
+    if bool(batch.valid_target.any()):
+        rows["true depth"] = coloured(batch.depth_target, batch.valid_target)
+    return contact_sheet(list(rows.values()), row_captions=list(rows), cell_width=CELL)
+
+
+def view_frames(
+    network: ViewSynthesizer, image: Tensor, K: Tensor, target_from_source: Tensor, unit: str, status: str
+) -> Iterator[np.ndarray]:
+    """Frames, view beside depth, of cameras [N, 4, 4] relative to ONE image [3, S, S], encoded once."""
+    device = next(network.parameters()).device
+    with torch.no_grad():
+        source = network.encode(image[None].to(device), K[None].to(device))
+        low, high = _spread(source.depth.full)
+        for poses in target_from_source.to(device).split(AT_ONCE):
+            rendered = network.views(source, K.to(device).expand(len(poses), 3, 3), poses)
+            for view, depth in zip(rendered.images[0].cpu(), rendered.depth.full.cpu(), strict=True):
+                side = max(256, view.shape[-1])
+                shown = depth_picture(depth, unit=unit, status=status, vmin=low, vmax=high, min_width=side)
+                yield contact_sheet(
+                    [[image, view, shown]], columns=("given", "new view", "its depth"), cell_width=side
+                )
+
+
+def image_table(results: Mapping[str, Any]) -> ResultsTable:
+    """This run beside plain warps and the source itself."""
+    common = {"source": "this run", "dataset": f"{results['data']}, {results['image_side']} px"}
+    d = results["definitions"]
+    columns = [
+        Column("row", "Row"),
+        Column("l1", "L1", definition=d["l1"], better="lower", digits=4, **common),
+        Column(
+            "ssim_narrow", "SSIM narrow", definition=d["ssim_narrow"], better="higher", digits=3, **common
+        ),
+        Column("ssim", "SSIM", definition=d["ssim"], better="higher", digits=3, **common),
+        Column("psnr", "PSNR", definition=d["psnr"], better="higher", **common),
+        Column("lpips", "LPIPS", definition=d["lpips"], better="lower", digits=3, **common),
+    ]
+    labels = IMAGE_LABELS | {"method": results["method"]}
+    rows = [{"row": label, **results["images"][key]} for key, label in labels.items()]
+    return ResultsTable("Novel views", columns, rows)
+
+
+def depth_table(results: Mapping[str, Any]) -> ResultsTable:
+    """Errors of the target's depth, without and with a median scale per image."""
+    common = {"source": "this run", "dataset": f"{results['data']}, depth in {results['depth_unit']}"}
+    definition = results["definitions"]["depth"]
+    columns = [Column("row", "Depth")]
+    for scaling, words in (("none", "no scaling"), ("median", "median scaling")):
+        for name, better, digits in (("abs_rel", "lower", 4), ("rmse", "lower", 3), ("silog", "lower", 2),
+                                     ("delta1", "higher", 3)):  # fmt: skip
+            text = f"{definition}, {words}"
+            columns.append(Column(f"{name}_{scaling}", f"{name}, {words}", definition=text, better=better,
+                                  digits=digits, **common))  # fmt: skip
+    rows = []
+    for key, label in DEPTH_LABELS.items():
+        row = {"row": label}
+        for scaling in ("none", "median"):
+            found = results["depth"].get(f"{key}_{scaling}", {})
+            row |= {f"{n}_{scaling}": found[n] for n in ("abs_rel", "rmse", "silog", "delta1") if n in found}
+        rows.append(row)
+    note = f"Mean |D_t - D_b| {results['depth_l1_between']:.4g} {results['depth_unit']}, over all pixels."
+    return ResultsTable("Depth of the target view", columns, rows, note=note)
+
+
+def orientation_table(results: Mapping[str, Any]) -> ResultsTable | None:
+    """Related figures from elsewhere, for objects only, labelled as what they are."""
+    kind = next((k for k in REPORT_2022 if k in results["data"]), None)
+    if kind is None:
+        return None
+    other = {"source": "not the paper", "dataset": REPORT_2022_DATA}
+    names = ("ssim_narrow", "l1", "abs_rel", "rmse", "delta1")
+    definitions = ("as printed there", "images in [-1, 1]", *["D_b, median-scaled over the batch"] * 3)
+    columns = [Column("row", "Method")] + [
+        Column(name, name, definition=definition, digits=3, **other)
+        for name, definition in zip(names, definitions, strict=True)
+    ]
+    rows = [{"row": name, **dict(zip(names, v, strict=True))} for name, v in REPORT_2022[kind].items()]
+    return ResultsTable(f"For orientation: figures for {kind}s from elsewhere", columns, rows)
+
+
+def write_run_report(
+    config: TrainConfig, network: ViewSynthesizer, split: Split, results: Mapping[str, Any], folder: Path
+) -> None:
+    """Write test_pairs.png, moving_camera.mp4 and report.html into the run folder."""
+    device = next(network.parameters()).device
+    chosen = torch.linspace(0, len(split.test_pairs) - 1, min(SHEET_PAIRS, len(split.test_pairs))).long()
+    sheet = preview_sheet(network, load_pairs(split.test.views, split.test_pairs[chosen]).to(device))
+    write_bytes(folder / "test_pairs.png", encode_png(sheet))
+    video = write_video(folder / "moving_camera.mp4", _video_frames(config, network, split), fps=16)
+    tables: list[Any] = [image_table(results)]
+    if results["depth"]:
+        tables.append(depth_table(results))
+    if (other := orientation_table(results)) is not None:
+        tables.append(other)
+    terms = [name for name, weight in vars(config.weights).items() if weight]
+    caption = "Test pairs. Depths share one colour range; grey: no true depth."
+    sections = [
+        Section("New views", [Picture(sheet, caption)]),
+        Section("Moving camera", [Video(video, "One given picture, encoded once.", width=720)]),
+        Section("Results", tables),
+        Section("Training", [Curves(["loss", *terms])]),
+    ]
+    own, identity = results["images"]["method"], results["images"]["identity"]
+    facts = {"L1": f"{own['l1']:.4f}", "L1 of showing the source": f"{identity['l1']:.4f}",
+             "PSNR": f"{own['psnr']:.2f} dB", "Test pairs": results["test_pairs"]}  # fmt: skip
+    if results["depth"]:
+        facts["Target depth off by"] = f"{results['depth']['depth_new_none']['abs_rel']:.1%}"
+    summary = (
+        "; ".join(split.notes) or "A second view and its depth, from a single image and the camera's motion."
+    )
+    write_report(folder, f"{results['method']}: {results['data']}", sections, summary=summary, facts=facts)
+
+
+def _video_frames(config: TrainConfig, network: ViewSynthesizer, split: Split) -> Iterator[np.ndarray]:
+    """A camera that moves about the first test source."""
+    views = split.test.views
+    sample = views.load(int(split.test_pairs[len(split.test_pairs) // 2, 0]))
+    if config.model.depth_range == "scene":
+        path = relative_path("sway", VIDEO_FRAMES, amount=0.5 / (views.unit_m or 1.0))
+        unit, status = "x 50 m", "network units"
+    else:
+        path = relative_path("swing", VIDEO_FRAMES, amount=35.0)
+        unit, status = "scene units", "z-depth"
+    return view_frames(network, sample.image, sample.K, path, unit, status)
+
+
+def _common_range(batch: PairBatch, depth: Tensor) -> tuple[float, float]:
+    """Colour range of a sheet: of the true depths where there are any."""
+    known = batch.depth_target[batch.valid_target]
+    return _spread(known if len(known) else depth)
+
+
+def _spread(values: Tensor) -> tuple[float, float]:
+    low, high = np.percentile(values.detach().cpu().numpy(), [2, 98])
+    return float(low), float(high) if high > low else float(low) + 1e-3

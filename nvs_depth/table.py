@@ -1,0 +1,151 @@
+"""Train the method, its ablations and its predecessor on one data set with several seeds; print them together.
+
+    python table.py
+    python table.py --config configs/shapenet_chairs.yaml --rows full predecessor --seeds 0
+
+Each row and seed is an ordinary run folder below --out. One that is finished is not trained again and an
+interrupted one goes on where it stopped, so the command can be repeated until the table is complete. The
+paper's own tables are not at hand; related figures from elsewhere stand in the reports, labelled as what they
+are.
+"""
+
+import argparse
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nvs_depth import train
+from shared.files import write_bytes
+from shared.report import Column, ResultsTable
+from shared.run import RunError, command_line
+
+__all__ = ["ROWS", "ablation_table", "finished_results", "main"]
+
+_NO_DEPTH_LOSS = ["weights.photometric=0", "weights.consistency=0", "weights.smoothness=0"]
+_PREDECESSOR = [
+    "model.depth_from=latent", "model.depth_heads=one", "losses.photometric_on=new_view",
+    "losses.photometric_scales=full", "losses.smoothness_on=new_view", "weights.reconstruction=10",
+    "weights.photometric=10", "weights.consistency=10", "weights.smoothness=10",
+]  # fmt: skip
+
+# row -> its name and what it changes
+ROWS: dict[str, tuple[str, list[str]]] = {
+    "full": ("Full method", []),
+    "views_only": ("Views alone: no depth losses", _NO_DEPTH_LOSS),
+    "depth_only": ("Depth alone: no image losses", ["weights.reconstruction=0", "weights.perceptual=0"]),
+    "predecessor": ("Predecessor (as Hou et al.): depth from latent, inverse warp", _PREDECESSOR),
+    "zeros": ("Target depth without splatted features", ["model.target_features=zeros"]),
+    "two_pass": ("Target depth in two passes, inverse warp", ["model.target_features=two_pass"]),
+    "no_consistency": ("No consistency", ["weights.consistency=0"]),
+    "no_photometric": ("No photometric", ["weights.photometric=0"]),
+    "no_smoothness": ("No smoothness", ["weights.smoothness=0"]),
+    "no_perceptual": ("No VGG", ["weights.perceptual=0"]),
+    "two_decoders": ("A depth decoder of its own for the target", ["model.shared_depth_decoder=false"]),
+    "one_head": ("One depth map, shrunk for the coarser scales", ["model.depth_heads=one"]),
+    "stop_gradient": ("Consistency does not pull D_b", ["losses.consistency_stop_gradient=true"]),
+}
+CLAIM = ("full", "views_only", "depth_only", "predecessor")  # what --rows defaults to
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse_arguments(argv)
+    for row in args.rows:
+        for seed in args.seeds:
+            folder = args.out / f"{row}-{seed}"
+            if (folder / "eval.json").exists():
+                continue
+            label, changes = ROWS[row]
+            command = ["--config", str(args.config), "--out", str(folder), "--device", args.device]
+            command += ["--set", *args.set, *changes, f"seed={seed}", f"label={label!r}"]
+            if (folder / "checkpoints" / "last.pt").exists():
+                command.append("--resume")
+            train.main(command)
+    table = ablation_table(finished_results(args.out))
+    write_bytes(args.out / "table.md", table.markdown().encode())
+    print(table.text())  # noqa: T201
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
+    quick = Path(__file__).parent / "configs" / "quick.yaml"
+    parser.add_argument(
+        "--config", type=Path, default=quick, metavar="FILE", help="data and sizes of all rows"
+    )
+    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--out", type=Path, default=Path("runs/nvs_depth-table"), metavar="DIR")
+    rows = f"default: {' '.join(CLAIM)}; all: {' '.join(ROWS)}"
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(CLAIM), metavar="ROW", help=rows)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="N")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    return parser.parse_args(argv)
+
+
+def finished_results(folder: Path) -> dict[str, list[Mapping[str, Any]]]:
+    """eval.json of every finished run, by row; RunError if there is none or they are of several data sets."""
+    results: dict[str, list[Mapping[str, Any]]] = {}
+    for row in ROWS:
+        found = [json.loads(p.read_text()) for p in sorted(folder.glob(f"{row}-[0-9]*/eval.json"))]
+        if found:
+            results[row] = found
+    if not results:
+        raise RunError(f"{folder}: there is no finished run; train some rows first")
+    everything = [result for found in results.values() for result in found]
+    kinds = {(r["data"], r["image_side"], r["test_pairs"], r["steps"]) for r in everything}
+    if len(kinds) > 1:
+        raise RunError(f"{folder}: its runs differ in data or steps ({kinds}); choose another --out")
+    return results
+
+
+def ablation_table(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> ResultsTable:
+    """Mean and deviation over the seeds; below, the rows that need no training, from the first full run."""
+    first = next(iter(results.values()))[0]
+    seeds = max(len(found) for found in results.values())
+    place = f"{first['data']}, {first['image_side']} px, {first['steps']} steps, {seeds} seed(s)"
+    d = first["definitions"]
+    depth = f"{d['depth']}, no scaling"
+    columns = [Column("row", "Row")]
+    for key, label, definition in (
+        ("l1", "L1 (lower)", d["l1"]),
+        ("ssim_narrow", "SSIM narrow (higher)", d["ssim_narrow"]),
+        ("psnr", "PSNR (higher)", d["psnr"]),
+        ("depth_new", "D_t abs_rel (lower)", depth),
+        ("depth_read", "D_b abs_rel (lower)", depth),
+    ):
+        columns.append(Column(key, label, source="this program", dataset=place, definition=definition))
+    rows = [_row(ROWS[row][0], found, "method") for row, found in results.items()]
+    for key, label in (("inverse_warp", "Source fetched by D_t (first row's)"),
+                       ("direct_warp", "Source splatted by D_s (first row's)"),
+                       ("identity", "Source shown as the target")):  # fmt: skip
+        rows.append(_row(label, [first], key))
+    if "constant_none" in first["depth"]:
+        constant = f"{first['depth']['constant_none']['abs_rel']:.4f}"
+        rows.append({"row": "Constant depth", "depth_new": constant, "depth_read": constant})
+    return ResultsTable(
+        "Method, ablations and predecessor", columns, rows, note="Mean ± deviation over seeds."
+    )
+
+
+def _row(label: str, found: Sequence[Mapping[str, Any]], key: str) -> dict[str, str]:
+    row = {"row": label}
+    for name, digits in (("l1", 4), ("ssim_narrow", 3), ("psnr", 2)):
+        row[name] = _spread([result["images"][key][name] for result in found], digits)
+    if key == "method" and found[0]["depth"]:
+        for name in ("depth_new", "depth_read"):
+            row[name] = _spread([result["depth"][f"{name}_none"]["abs_rel"] for result in found], 4)
+    return row
+
+
+def _spread(values: Sequence[float], digits: int) -> str:
+    """Mean, and the sample's standard deviation where there are several."""
+    mean = sum(values) / len(values)
+    if len(values) == 1:
+        return f"{mean:.{digits}f}"
+    deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
+    return f"{mean:.{digits}f} ± {deviation:.{digits}f}"
+
+
+if __name__ == "__main__":
+    command_line(main)

@@ -1,0 +1,462 @@
+"""Loaders: true depth carries one view of every layout onto another, and what is wrong with files is said."""
+
+import json
+import math
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from nvs_depth.datasets.embedded import EmbeddedConfig, make_embedded
+from nvs_depth.datasets.exr import read_exr, write_exr
+from nvs_depth.datasets.kitti import CROP_256, RAW_HW, euler_pose, load_kitti_raw, without_overlap
+from nvs_depth.datasets.pairs import PairOptions, find_pairs, load_pairs, pair_batches
+from nvs_depth.datasets.select import DataConfig, load_split, load_views
+from nvs_depth.datasets.shapenet import grid_pose, load_shapenet, view_number
+from nvs_depth.datasets.views import Framing
+from shared.camera import invert_pose, pixel_grid, project, relative_pose, transform_points, unproject
+from shared.files import DataError, write_depth_png, write_image
+from shared.trajectories import so3_exp
+from shared.warp import sample_pixels
+
+SIDE = 32
+
+
+@pytest.fixture(scope="session")
+def embedded(tmp_path_factory):
+    """One object in both layouts, and one drive of four frames, all tiny."""
+    root = tmp_path_factory.mktemp("nvs_embedded")
+    chairs = {"train_groups": 1, "test_groups": 1, "image_side": SIDE, "antialias": 1}
+    drives = {"kind": "street", "train_groups": 1, "test_groups": 1, "frames": 2, "step_m": 3.0}
+    drives |= {"image_side": 24, "antialias": 1}
+    return {
+        "shapenet": (root / "paper", EmbeddedConfig(kind="chairs", **chairs)),
+        "shapenet_flat": (root / "flat", EmbeddedConfig(kind="cars", **chairs)),
+        "kitti_raw": (root / "drives", EmbeddedConfig(**drives)),
+    }
+
+
+def split_of(embedded, layout, image_side=SIDE, **options):
+    root, config = embedded[layout]
+    pairs = PairOptions(max_gap=1)
+    return load_split(
+        DataConfig(layout=layout, root=str(root), embedded=config, pairs=pairs, **options), image_side
+    )
+
+
+def reprojection_error(batch, source_from_target=None, K=None):
+    """Median relative gap between target points seen in the source and the source's own depth there.
+
+    Computed by hand from points, not by the warps under test; only where the source's surface is close.
+    """
+    gaps = []
+    source_from_target = (
+        invert_pose(batch.target_from_source) if source_from_target is None else source_from_target
+    )
+    K = batch.K_source if K is None else K
+    side = batch.image_source.shape[-1]
+    points = unproject(pixel_grid(side, side), batch.depth_target[:, 0], K)
+    pixels, depth = project(transform_points(source_from_target, points), K)
+    maps = torch.cat([batch.depth_source, batch.valid_source.float()], 1)
+    there, known = sample_pixels(maps, pixels, padding="zeros").unbind(1)
+    usable = batch.valid_target[:, 0] & (known > 0.999) & (depth > 0)
+    for gap, mask in zip((there - depth) / depth, usable, strict=True):
+        gaps.append(gap[mask])
+    gaps = torch.cat(gaps).abs()
+    assert len(gaps) > 50
+    return gaps.median().item()
+
+
+@pytest.mark.parametrize(("layout", "close", "wrong"), [
+    ("shapenet", 0.02, 0.03), ("shapenet_flat", 0.02, 0.03), ("kitti_raw", 0.01, 0.03),
+])  # fmt: skip
+def test_true_depth_carries_one_view_onto_another(embedded, layout, close, wrong):
+    split = split_of(embedded, layout, 24 if layout == "kitti_raw" else SIDE)
+    batch = load_pairs(split.test.views, split.test_pairs[:: max(1, len(split.test_pairs) // 12)])
+    assert reprojection_error(batch) < close
+    # the pose the wrong way round is noticed
+    assert reprojection_error(batch, source_from_target=batch.target_from_source) > wrong
+
+
+def test_ray_lengths_taken_for_depth_are_noticed(embedded):
+    good = split_of(embedded, "shapenet")
+    bad = split_of(embedded, "shapenet", depth_files="z")
+    pairs = good.test_pairs[::7]
+    one, other = load_pairs(good.test.views, pairs), load_pairs(bad.test.views, pairs)
+    difference = (other.depth_target / one.depth_target)[one.valid_target]
+    assert difference.min() >= 0.9999
+    assert difference.max() > 1.02
+    expected = one.depth_target * torch.linalg.norm(
+        unproject(pixel_grid(SIDE, SIDE), torch.ones(len(pairs), SIDE, SIDE), one.K_target), dim=-1
+    ).unsqueeze(1)
+    torch.testing.assert_close(
+        other.depth_target[one.valid_target], expected[one.valid_target], rtol=1e-4, atol=1e-4
+    )
+
+
+def test_a_forced_principal_point_is_noticed(embedded):
+    true = split_of(embedded, "kitti_raw", 24)
+    forced = split_of(embedded, "kitti_raw", 24, principal_point="released")
+    middle = forced.test.views.K[0, :2, 2]
+    torch.testing.assert_close(middle, torch.full((2,), 12.0))
+    assert (true.test.views.K[0, :2, 2] - middle).abs().max() > 1
+    batch = load_pairs(true.test.views, true.test_pairs)
+    turned = batch._replace(target_from_source=batch.target_from_source.clone())
+    turned.target_from_source[:, :3, :3] = so3_exp(torch.tensor([0.0, 0.3, 0.0]))
+    assert reprojection_error(turned, K=forced.test.views.K[:1]) > reprojection_error(batch)
+
+
+def test_released_relative_rotation_is_wrong_above_the_ground():
+    """The released loader multiplies world-to-camera rotations as if they were camera-to-world."""
+    errors = {}
+    for elevations, step in (((0, 0), 20), ((20, 20), 20), ((30, 30), 40), ((0, 30), 20)):
+        source, target = grid_pose(0, elevations[0]), grid_pose(step, elevations[1])
+        true = relative_pose(source, target)[:3, :3]  # source_from_target
+        P_source, P_target = (invert_pose(p)[:3, :3] for p in (source, target))
+        released = P_source.T @ P_target
+        cosine = ((released.T @ true).trace() - 1) / 2
+        # at elevation 0 the released product is the rotation of the opposite sense about the same axis
+        opposite = ((released @ true).trace() - 1) / 2
+        errors[elevations, step] = math.degrees(torch.acos(torch.maximum(cosine, opposite).clamp(-1, 1)))
+    assert errors[(0, 0), 20] < 1e-4
+    assert errors[(20, 20), 20] > 6
+    assert errors[(30, 30), 40] > 18
+    assert errors[(0, 30), 20] > 9
+
+
+def test_grid_poses_look_at_the_object_from_above():
+    for azimuth, elevation in ((0, 0), (40, 10), (200, 30)):
+        pose = grid_pose(azimuth, elevation)
+        torch.testing.assert_close(pose[:3, 3].norm(), torch.tensor(2.0, dtype=torch.float64))
+        torch.testing.assert_close(transform_points(invert_pose(pose), torch.zeros(3, dtype=torch.float64)),
+                                   torch.tensor([0.0, 0.0, 2.0], dtype=torch.float64))  # fmt: skip
+        assert -pose[1, 3] == pytest.approx(2 * math.sin(math.radians(elevation)))  # the world's y is down
+    assert [view_number(0, 0), view_number(0, 30), view_number(20, 0), view_number(340, 30)] == [1, 4, 5, 72]
+
+
+def test_paper_layout_is_what_is_on_disk(embedded):
+    split = split_of(embedded, "shapenet")
+    root, _ = embedded["shapenet"]
+    assert len(list((root / "chairs" / "chair_000").glob("color_*.png"))) == 72
+    assert len(split.train) == 64  # azimuths 0 to 300, as published
+    assert split.train.targets.shape[1] == 8  # two steps, four elevations
+    views = split.train.views
+    for source, target in split.train.all_pairs().tolist():
+        step = views.coordinates[target, 0] - views.coordinates[source, 0]
+        assert step in (20, 40)
+    assert views.K[0, 0, 0] == pytest.approx(280 / 256 * SIDE)
+    assert views.K[0, 0, 2] == pytest.approx((SIDE - 1) / 2)
+
+
+def test_embedded_data_are_made_once(embedded):
+    split_of(embedded, "shapenet_flat")
+    root, config = embedded["shapenet_flat"]
+    before = (root / "made.json").stat().st_mtime_ns
+    make_embedded(root, config, "shapenet_flat")
+    assert (root / "made.json").stat().st_mtime_ns == before
+    with pytest.raises(ValueError, match="written as kitti_raw"):
+        make_embedded(root, EmbeddedConfig(kind="street"), "shapenet")
+
+
+def test_foreign_folders_are_not_overwritten(tmp_path, monkeypatch):
+    (tmp_path / "precious.txt").write_text("x")
+    monkeypatch.setattr("nvs_depth.datasets.embedded.AZIMUTHS", (0,))
+    monkeypatch.setattr("nvs_depth.datasets.embedded.ELEVATIONS", (0, 10, 20))
+    config = EmbeddedConfig(train_groups=1, test_groups=1, image_side=16, antialias=1)
+    with pytest.raises(DataError, match="not made by this program"):
+        make_embedded(tmp_path, config, "shapenet_flat")
+    assert (tmp_path / "precious.txt").exists()
+
+
+# ---- pairs -------------------------------------------------------------------------------------------------
+
+
+def test_pairs_redrawn_or_fixed_and_resumed(embedded):
+    pairs = split_of(embedded, "shapenet").train
+    steps = len(pairs) // 8
+
+    def indices(redraw, start, stop):
+        return [b.indices.tolist() for b in pair_batches(pairs, 8, 0, redraw, start, stop)]
+
+    both = indices(False, 0, 2 * steps)
+    first, second = ({tuple(p) for b in part for p in b} for part in (both[:steps], both[steps:]))
+    assert first == second  # drawn once: another order, the same pairs
+    assert both[:steps] != both[steps:]
+    redrawn = indices(True, 0, 2 * steps)
+    assert {tuple(p) for b in redrawn[:steps] for p in b} != {tuple(p) for b in redrawn[steps:] for p in b}
+    assert redrawn[5:] == indices(True, 5, 2 * steps)
+
+
+def test_processes_share_an_epoch_without_overlap(embedded):
+    pairs = split_of(embedded, "shapenet").train
+    parts = [[tuple(p) for b in pair_batches(pairs, 8, 0, False, 0, 4, rank, 2) for p in b.indices.tolist()]
+             for rank in (0, 1)]  # fmt: skip
+    assert len(set(parts[0]) | set(parts[1])) == 64
+    assert not set(parts[0]) & set(parts[1])
+
+
+def test_sequence_pairs_look_forward_unless_symmetric(embedded):
+    views = split_of(embedded, "kitti_raw", 24).train.views
+    views.coordinates = torch.tensor([(3, 0), (5, 0)])
+    assert find_pairs(views, PairOptions(max_gap=2)).all_pairs().tolist() == [[0, 1]]
+    assert len(find_pairs(views, PairOptions(max_gap=2, symmetric=True)).all_pairs()) == 2
+    with pytest.raises(DataError, match="no two views form a pair"):
+        find_pairs(views, PairOptions(max_gap=1))
+
+
+# ---- published lists ---------------------------------------------------------------------------------------
+
+
+def test_lists_split_and_overlaps_are_named(tmp_path):
+    frames = make_drive(tmp_path, frames=6)
+    (tmp_path / "train.txt").write_text("\n".join(frames[:5]))
+    (tmp_path / "val.txt").write_text(frames[2] + "\n")
+    (tmp_path / "pairs.txt").write_text(f"{frames[4]} {frames[5]}\n")
+    lists = {"train_list": "train.txt", "validation_list": "val.txt", "test_pairs": "pairs.txt"}
+    config = DataConfig(layout="kitti_raw", root=str(tmp_path), **lists)
+    split = load_split(config, 32)
+    assert any("1 frames of the training list are in the validation list" in note for note in split.notes)
+    assert any("1 views of the test were also in the training list" in note for note in split.notes)
+    used = {split.train.views.names[i] for i in split.train.all_pairs().flatten().tolist()}
+    assert used == {frames[0], frames[1], frames[3]}
+    assert split.test_pairs.tolist() == [[4, 5]]
+    (tmp_path / "pairs.txt").write_text("drive_0001_02/0000000000.png drive_0001_02/0000000099.png\n")
+    with pytest.raises(DataError, match="no view named 'drive_0001_02/0000000099.png'"):
+        load_split(config, 32)
+
+
+def test_without_overlap():
+    assert without_overlap(["a", "b", "c"], ["b", "z"]) == (["a", "c"], 1)
+
+
+def test_held_out_azimuths(embedded):
+    root, _ = embedded["shapenet_flat"]
+    split_of(embedded, "shapenet_flat")
+    split = load_split(DataConfig(layout="shapenet_flat", root=str(root), holdout="coordinates"), SIDE)
+    azimuth = split.train.views.coordinates[:, 0]
+    trained = {int(azimuth[i]) for i in split.train.all_pairs().flatten().tolist()}
+    tested = {int(azimuth[i]) for i in split.test_pairs[:, 1].tolist()}
+    assert not trained & tested
+
+
+# ---- KITTI -------------------------------------------------------------------------------------------------
+
+
+def make_drive(root, frames=3, hw=(48, 64)):
+    """A prepared drive of noise; returns the names of its frames."""
+    folder = root / "drive_0001_02"
+    folder.mkdir(parents=True)
+    (folder / "cam.txt").write_text("60 0 30\n0 60 20\n0 0 1\n")
+    lines = []
+    for frame in range(frames):
+        pose = torch.eye(4)
+        pose[2, 3] = 1.5 * frame
+        lines.append(f"{frame} " + " ".join(map(str, pose.flatten().tolist())))
+        write_image(
+            folder / f"{frame:010d}.png", torch.rand(3, *hw, generator=torch.Generator().manual_seed(frame))
+        )
+        depth = torch.zeros(hw)
+        depth[10, 20] = 12.5
+        write_depth_png(folder / f"{frame:010d}_depth.png", depth, depth > 0, unit_m=1 / 256)
+    (folder / "poses.txt").write_text("\n".join(lines) + "\n")
+    return [f"drive_0001_02/{frame:010d}.png" for frame in range(frames)]
+
+
+def test_kitti_units_crop_and_sparse_depth(tmp_path):
+    make_drive(tmp_path)
+    views = load_kitti_raw(tmp_path, Framing(16, crop=(8, 16, 32)))
+    assert views.world_from_cam[1, 2, 3] == pytest.approx(1.5 / 50)
+    torch.testing.assert_close(
+        views.K[0], torch.tensor([[30, 0, 14 / 2 - 0.25], [0, 30, 12 / 2 - 0.25], [0, 0, 1]])
+    )
+    sample = views.load(0)
+    assert sample.valid.nonzero().tolist() == [[0, 1, 2]]
+    assert sample.depth[0, 1, 2] == pytest.approx(12.5 / 50)
+
+
+def test_kitti_crop_of_the_released_loader():
+    framing = Framing(256, resize_hw=RAW_HW, crop=CROP_256)
+    K = torch.tensor([[721.54, 0, 609.56], [0, 721.54, 172.85], [0, 0, 1]])
+    cropped = framing.K(K, RAW_HW)
+    assert cropped[0, 2] == pytest.approx(116.56, abs=0.01)  # not 128
+    assert cropped[1, 2] == pytest.approx(113.85, abs=0.01)
+
+
+def test_kitti_errors_name_the_file(tmp_path):
+    make_drive(tmp_path)
+    folder = tmp_path / "drive_0001_02"
+    poses = (folder / "poses.txt").read_text()
+    (folder / "poses.txt").write_text(poses.splitlines()[0] + "\n")
+    with pytest.raises(DataError, match="poses.txt: lacks the frame 0000000001"):
+        load_kitti_raw(tmp_path, Framing(16))
+    (folder / "poses.txt").write_text(poses.replace("1.5", "nan", 1))
+    with pytest.raises(DataError, match="view drive_0001_02/0000000001.png: NaN"):
+        load_kitti_raw(tmp_path, Framing(16))
+    (folder / "poses.txt").write_text("0 1 2 3\n")
+    with pytest.raises(DataError, match="line 1 holds 3 numbers"):
+        load_kitti_raw(tmp_path, Framing(16))
+    (folder / "cam.txt").unlink()
+    with pytest.raises(DataError, match="no drive with a cam.txt"):
+        load_kitti_raw(tmp_path, Framing(16))
+    make_drive(tmp_path / "other")
+    with pytest.raises(DataError, match="leaves 48 x 64 px"):
+        load_kitti_raw(tmp_path / "other", Framing(16, crop=(20, 20, 40)))
+
+
+def test_odometry_benchmark_layout(tmp_path):
+    folder = tmp_path / "00"
+    (folder / "image_2").mkdir(parents=True)
+    for frame in range(3):
+        write_image(folder / "image_2" / f"{frame:06d}.png", torch.rand(3, 20, 40))
+    baseline = 0.06
+    projection = np.array([[70, 0, 19, 70 * baseline], [0, 70, 9, 0], [0, 0, 1, 0]])
+    (folder / "calib.txt").write_text("P2: " + " ".join(map(str, projection.flatten())) + "\n")
+    pose = np.eye(4)[:3]
+    lines = []
+    for frame in range(3):
+        pose[2, 3] = frame
+        lines.append(" ".join(map(str, pose.flatten())))
+    (folder / "poses.txt").write_text("\n".join(lines))
+    views = load_views(DataConfig(layout="kitti_odometry", root=str(tmp_path)), 20)
+    torch.testing.assert_close(views.world_from_cam[2, :3, 3] * 50,
+                               torch.tensor([-baseline, 0, 2], dtype=torch.float64))  # fmt: skip
+    (folder / "poses.txt").write_text(lines[0])
+    with pytest.raises(DataError, match="holds 1 poses for 3 images"):
+        load_views(DataConfig(layout="kitti_odometry", root=str(tmp_path)), 20)
+
+
+def test_predecessors_odometry_layout(tmp_path):
+    angles = torch.tensor([0.1, -0.2, 0.3], dtype=torch.float64)
+    from scipy.spatial.transform import Rotation
+
+    expected = Rotation.from_euler("xyz", angles.numpy()).as_matrix()
+    pose = euler_pose(angles, torch.tensor([1.0, 2.0, 3.0]))
+    np.testing.assert_allclose(pose[:3, :3].numpy(), expected, atol=1e-12)
+    for name in ("00_000001", "00_000004"):
+        write_image(tmp_path / "images" / f"{name}.png", torch.rand(3, 32, 32))
+    (tmp_path / "poses.txt").write_text("00_000001 0.1 -0.2 0.3 1 2 3\n00_000004 0 0 0 0 0 10\n")
+    views = load_views(DataConfig(layout="kitti_odometry_flat", root=str(tmp_path)), 32)
+    torch.testing.assert_close(views.world_from_cam[0, :3, :3], pose[:3, :3])
+    assert views.K[0, 0, 0] == pytest.approx(718.9 / 8)
+    (tmp_path / "poses.txt").write_text("00_000009 0 0 0 0 0 0\n")
+    with pytest.raises(DataError, match="00_000009.png: the image of a line"):
+        load_views(DataConfig(layout="kitti_odometry_flat", root=str(tmp_path)), 32)
+
+
+# ---- ShapeNet and one's own images -------------------------------------------------------------------------
+
+
+def copied(embedded, tmp_path):
+    split_of(embedded, "shapenet")
+    shutil.copytree(embedded["shapenet"][0], tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def test_shapenet_errors_name_the_file(embedded, tmp_path):
+    root = copied(embedded, tmp_path)
+    framing = Framing(SIDE)
+    with pytest.raises(DataError, match="chair_009: the model is missing"):
+        load_shapenet(root / "chairs", framing, ["chair_000", "chair_009"])
+    with pytest.raises(DataError, match="world_to_cam, not cam_to_world"):
+        load_shapenet(root / "chairs", framing, pose_files="cam_to_world")
+    write_image(root / "chairs" / "chair_000" / "color_003.png", torch.rand(3, 20, 20))
+    with pytest.raises(DataError, match="color_003.png: is 20 x 20 pixels, the others are 32 x 32"):
+        load_shapenet(root / "chairs", framing).load(2)
+    (root / "chairs" / "chair_000" / "color_005.png").unlink()
+    with pytest.raises(DataError, match="color_005.png: the view is missing"):
+        load_shapenet(root / "chairs", framing)
+    matrix = root / "camera_settings" / "cam_RT" / "cam_RT_001.txt"
+    matrix.write_text("1 2 3")
+    with pytest.raises(DataError, match="cam_RT_001.txt: holds 3 numbers"):
+        load_shapenet(root / "chairs", framing)
+    (root / "camera_settings" / "cam_K" / "cam_K.txt").unlink()
+    with pytest.raises(DataError, match="cam_K.txt: the file does not exist"):
+        load_shapenet(root / "chairs", framing)
+
+
+def test_camera_to_world_files_are_told_apart(embedded, tmp_path):
+    root = copied(embedded, tmp_path)
+    reference = load_shapenet(root / "chairs", Framing(SIDE))
+    for azimuth in range(0, 360, 20):
+        for elevation in (0, 10, 20, 30):
+            path = root / "camera_settings" / "cam_RT" / f"cam_RT_{view_number(azimuth, elevation):03d}.txt"
+            rows = grid_pose(azimuth, elevation)[:3].tolist()
+            path.write_text("\n".join(" ".join(map(str, row)) for row in rows))
+    turned = load_shapenet(root / "chairs", Framing(SIDE))
+    torch.testing.assert_close(turned.world_from_cam, reference.world_from_cam, rtol=0, atol=1e-6)
+
+
+def test_transparent_background_becomes_the_configured_colour(tmp_path):
+    rgba = torch.ones(4, 32, 32)
+    rgba[3, :, :16] = 0.0
+    for azimuth in (0, 20):
+        write_image(tmp_path / "chair" / f"{azimuth:03d}_10.png", rgba)
+    views = load_views(DataConfig(layout="shapenet_flat", root=str(tmp_path)), 32)
+    image = views.load(0).image
+    assert image[:, :, :16].abs().max() == 0
+    assert image[:, :, 16:].min() == 1
+    views = load_views(DataConfig(layout="shapenet_flat", root=str(tmp_path)), 32)
+    views.background = None
+    with pytest.raises(DataError, match="transparent pixels"):
+        views.load(0)
+
+
+def test_ones_own_posed_folder(tmp_path):
+    frames = []
+    for index in range(4):
+        write_image(tmp_path / "images" / f"{index}.png", torch.rand(3, 24, 36))
+        pose = np.eye(4)
+        pose[0, 3] = 0.1 * index
+        frames.append({"file_path": f"images/{index}.png", "transform_matrix": pose.tolist()})
+    meta = {"fl_x": 30, "fl_y": 30, "cx": 18, "cy": 12, "k1": 0.05, "frames": frames}
+    (tmp_path / "transforms.json").write_text(json.dumps(meta))
+    views = load_views(DataConfig(layout="posed", root=str(tmp_path), scale=2.0), 24)
+    assert views.load(1).image.shape == (3, 24, 24)
+    assert views.world_from_cam[3, 0, 3] == pytest.approx(0.6)
+    torch.testing.assert_close(views.K[0, :2, 2], torch.tensor([11.5, 11.5]))
+    pairs = find_pairs(views, PairOptions(nearest=2))
+    assert {tuple(p) for p in pairs.all_pairs().tolist()} >= {(0, 1), (1, 0), (3, 2)}
+    meta["frames"][0]["transform_matrix"][0][0] = float("nan")
+    (tmp_path / "transforms.json").write_text(json.dumps(meta))
+    with pytest.raises(DataError, match="NaN|number"):
+        load_views(DataConfig(layout="posed", root=str(tmp_path)), 24)
+
+
+def test_missing_folder_points_to_the_check(tmp_path):
+    with pytest.raises(DataError, match="nvs_depth.prepare check"):
+        load_views(DataConfig(root=str(tmp_path / "none")), 32)
+
+
+# ---- EXR ---------------------------------------------------------------------------------------------------
+
+
+def test_exr_round_trip(tmp_path):
+    values = torch.randn(37, 23, generator=torch.Generator().manual_seed(0))
+    values[3, 4], values[5, 6] = torch.inf, 1e10
+    write_exr(tmp_path / "d.exr", values)
+    torch.testing.assert_close(read_exr(tmp_path / "d.exr"), values)
+    constant = torch.full((40, 40), 2.0)
+    write_exr(tmp_path / "c.exr", constant)
+    assert (tmp_path / "c.exr").stat().st_size < 1500  # really compressed
+    torch.testing.assert_close(read_exr(tmp_path / "c.exr"), constant)
+
+
+def test_exr_errors(tmp_path):
+    path = tmp_path / "d.exr"
+    write_exr(path, torch.rand(20, 20))
+    data = path.read_bytes()
+    path.write_bytes(data[:200])
+    with pytest.raises(DataError, match="damaged EXR"):
+        read_exr(path)
+    path.write_bytes(
+        data.replace(b"compression\0compression\0\x01\0\0\0\x03", b"compression\0compression\0\x01\0\0\0\x04")
+    )
+    with pytest.raises(DataError, match="PIZ is not supported"):
+        read_exr(path)
+    path.write_bytes(b"nonsense" * 20)
+    with pytest.raises(DataError, match="not an OpenEXR"):
+        read_exr(path)
+    write_exr(path, torch.rand(4, 4))
+    with pytest.raises(DataError, match="no channel 'Z', only R"):
+        read_exr(path, "Z")

@@ -1,0 +1,134 @@
+"""Train on pairs of views: the second is predicted from the first, and depth is learned from nothing else.
+
+    python train.py --config configs/quick.yaml
+    python train.py --config configs/quick.yaml --set steps=4000 model.width=0.5 --out runs/longer
+    python train.py --resume --out runs/longer
+    torchrun --nproc-per-node 2 train.py --config configs/shapenet_chairs.yaml
+
+Each step renders the target from the source, reads the depth of the true target image as well, and takes one
+step of Adam on the weighted sum of reconstruction, perceptual, photometric, consistency and smoothness terms.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nvs_depth.config import TrainConfig
+from nvs_depth.datasets.pairs import PairBatch, load_pairs, pair_batches
+from nvs_depth.datasets.select import Split, load_split
+from nvs_depth.eval import evaluate, summary
+from nvs_depth.losses import loss_terms, perceptual_network
+from nvs_depth.models.synthesis import ViewSynthesizer
+from nvs_depth.report import preview_sheet
+from shared.camera import invert_pose
+from shared.config import load_config
+from shared.losses import VggFeatures
+from shared.run import Run, command_line, open_run, parse_train_args
+
+__all__ = ["learning_rate", "main"]
+
+PREVIEW_PAIRS = 6
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse_train_args(__doc__, argv)
+    config = load_config(TrainConfig, args.config, args.set)
+    with open_run(config, args, paper="nvs_depth", may_change=("precision", "evaluate_pairs")) as run:
+        split = load_split(config.data, config.model.image_side, config.evaluate_pairs, run.say)
+        for line in describe(split):
+            run.say(line)
+        network = ViewSynthesizer(config.model).to(run.device)
+        vgg = perceptual_network(config.losses).to(run.device) if config.weights.perceptual else None
+        train(run, config, network, split, vgg)
+        if run.is_main:
+            results = evaluate(config, network, split, run.folder)
+            run.say(summary(results))
+            run.finish(results)
+
+
+def train(
+    run: Run, config: TrainConfig, network: ViewSynthesizer, split: Split, vgg: VggFeatures | None
+) -> None:
+    """Minimise the weighted sum of the terms over random pairs."""
+    optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate, betas=config.betas)
+    state = {"model": network, "optimizer": optimizer}
+    start = run.restore(state)
+    wrapped = run.wrap_ddp(network)
+    batches = pair_batches(
+        split.train, config.batch_size, config.seed, config.data.pairs.redraw, start, config.steps,
+        run.rank, run.world_size, config.workers,
+    )  # fmt: skip
+    steps_per_epoch = max(1, len(split.train) // (config.batch_size * run.world_size))
+    network.train()
+    for step, batch in zip(run.steps(start, config.steps), batches, strict=False):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, steps_per_epoch, config)
+        terms = step_terms(wrapped, batch.to(run.device), config, vgg)
+        loss = sum(getattr(config.weights, name) * term for name, term in terms.items())
+        run.check_finite(step, samples=batch.indices.tolist(), **terms)
+
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+
+        if run.every(step, config.log_every):
+            run.log(step, loss=loss, **terms, learning_rate=optimizer.param_groups[0]["lr"])
+        if run.every(step, config.preview_every):
+            run.preview(step, "test_pairs", preview(network, split, run.device))
+        if run.every(step, config.checkpoint_every):
+            run.save(step, state, metrics=camera_facts(split))
+
+
+def step_terms(
+    network: ViewSynthesizer, batch: PairBatch, config: TrainConfig, vgg: VggFeatures | None
+) -> dict[str, Tensor]:
+    """The unweighted terms of one batch; convolutions at the configured precision, geometry in float32."""
+    images, Ks = (batch.image_source, batch.image_target), (batch.K_source, batch.K_target)
+    half = config.precision == "bfloat16"
+    with torch.autocast(batch.image_source.device.type, torch.bfloat16, enabled=half):
+        outputs = network(*images, *Ks, batch.target_from_source)
+        return loss_terms(
+            outputs, *images, *Ks, invert_pose(batch.target_from_source),
+            config.weights, config.losses, vgg, config.model.intrinsics,
+        )  # fmt: skip
+
+
+def learning_rate(step: int, steps_per_epoch: int, config: TrainConfig) -> float:
+    """Constant for `constant_epochs`, then linear in epochs as published; or the `decay_steps` rule."""
+    if config.decay_steps:
+        left = min(1.0, (config.steps - step) / config.decay_steps)
+        return config.learning_rate * (0.05 + 0.95 * left)
+    epoch = (step - 1) // steps_per_epoch
+    factor = 1 - max(0, epoch + 1 - config.constant_epochs) / config.decay_epochs
+    return config.learning_rate * max(factor, 0.02)  # beyond the published number of epochs it stays small
+
+
+def preview(network: ViewSynthesizer, split: Split, device: torch.device):  # noqa: ANN201 - a picture
+    """Test pairs as they look now; the network goes on training afterwards."""
+    chosen = torch.linspace(0, len(split.test_pairs) - 1, min(PREVIEW_PAIRS, len(split.test_pairs))).long()
+    network.eval()
+    sheet = preview_sheet(network, load_pairs(split.test.views, split.test_pairs[chosen]).to(device))
+    network.train()
+    return sheet
+
+
+def camera_facts(split: Split) -> dict[str, Any]:
+    """What predict.py needs to know about the cameras that were trained with."""
+    views = split.train.views
+    return {"K": views.K[0].tolist(), "unit_m": views.unit_m}
+
+
+def describe(split: Split) -> list[str]:
+    """What was loaded, and what about it the user should know."""
+    train, test = split.train, split.test
+    lines = [
+        f"{train.views.path}: {len(train)} training sources in {len(set(train.views.groups))} groups, "
+        f"{len(split.test_pairs)} test pairs in {len(set(test.views.groups))}"
+    ]
+    return lines + [f"note: {note}" for note in split.notes]
+
+
+if __name__ == "__main__":
+    command_line(main)
