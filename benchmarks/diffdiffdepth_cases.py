@@ -1,0 +1,211 @@
+"""Differentiable diffusion: the solver, the splatting, and where the time of one evaluation goes."""
+
+import torch
+from torch import Tensor
+
+from benchmarks.harness import Case, Goal, Trial
+from benchmarks.shared_cases import from_tests, largest_difference
+from diffdiffdepth.losses import LossWeights, ReprojectionLoss, warp_to_centre
+from diffdiffdepth.models.diffusion import diffuse
+from diffdiffdepth.models.point_depth import DepthOptions, LabelScale, PointDepth
+from diffdiffdepth.models.splatting import splat
+from diffdiffdepth.scene import LightField, SparsePoints
+from shared.camera import pixel_grid
+
+__all__ = ["CASES"]
+
+TESTS = "diffdiffdepth/tests"
+
+
+# --------------------------------------------------------------------------------------------- solver
+
+
+def diffusion_problem(height: int, width: int) -> list[Tensor]:
+    """Weights, labels and smoothness [H, W] as splatted points and an image with edges give them, float32."""
+    generator = torch.Generator().manual_seed(0)
+    x, y = pixel_grid(height, width).unbind(-1)
+    disparity = 2 * (x / width - 0.5) + torch.where((x - y).abs() < width / 6, 1.5, 0.0)
+    weights = torch.rand(height, width, generator=generator)
+    weights = torch.where(torch.rand(height, width, generator=generator) < 0.03, weights, 0.0)
+    edges = ((x / 9).sin() * (y / 11).cos()).abs() + ((x - y).abs() - width / 6).abs().lt(1.5)
+    labels = disparity + 0.1 * torch.randn(height, width, generator=generator)
+    return [weights, labels, torch.exp(-6 * edges.clamp(max=1) ** 3)]
+
+
+def sparse_system(weights: Tensor, labels: Tensor, smoothness: Tensor):
+    """The same system for SciPy: matrix (CSC, float64) and right-hand side."""
+    import numpy as np
+    from scipy.sparse import coo_matrix, diags
+
+    weights, labels, smoothness = (x.double().numpy() for x in (weights, labels, smoothness))
+    index = np.arange(weights.size).reshape(weights.shape)
+    first = np.concatenate([index[:, :-1].ravel(), index[:-1].ravel()])
+    second = np.concatenate([index[:, 1:].ravel(), index[1:].ravel()])
+    edge = np.concatenate([smoothness[:, 1:].ravel(), smoothness[1:].ravel()])
+    rows, columns = np.concatenate([first, second]), np.concatenate([second, first])
+    links = coo_matrix((np.concatenate([edge, edge]), (rows, columns)), shape=(weights.size,) * 2)
+    degree = np.asarray(links.sum(1)).ravel()
+    return (diags(weights.ravel() + degree) - links).tocsc(), (weights * labels).ravel()
+
+
+def prepare_solve() -> Trial:
+    from scipy.sparse.linalg import spsolve
+
+    problem = diffusion_problem(512, 512)
+    matrix, rhs = sparse_system(*problem)
+
+    def as_map(solution) -> tuple[Tensor]:
+        return (torch.from_numpy(solution).view(512, 512),)
+
+    candidates = {
+        "ours": lambda: (diffuse(*problem, tolerance=1e-5),),
+        "scipy spsolve": lambda: as_map(spsolve(matrix, rhs)),
+    }
+    skipped = {}
+    try:
+        import pyamg
+    except ImportError:
+        skipped["pyamg"] = "not installed"
+    else:
+        rows = matrix.tocsr()
+
+        def with_pyamg() -> tuple[Tensor]:
+            solver = pyamg.ruge_stuben_solver(rows)
+            return as_map(solver.solve(rhs, tol=1e-5, accel="cg"))
+
+        candidates["pyamg"] = with_pyamg
+    return Trial(candidates, largest_difference, 1e-3, skipped=skipped)
+
+
+def prepare_adjoint() -> Trial:
+    problem = [x.requires_grad_() for x in diffusion_problem(512, 512)]
+    grad = torch.randn(512, 512, generator=torch.Generator().manual_seed(1))
+
+    def both() -> Tensor:
+        solution = diffuse(*problem)
+        torch.autograd.grad(solution, problem, grad)
+        return solution.detach()
+
+    def forward() -> Tensor:
+        with torch.no_grad():
+            return diffuse(*problem)
+
+    candidates = {"ours": both, "one solve": forward}
+    return Trial(candidates, lambda a, b: (a - b).abs().max().item(), 1e-6)
+
+
+# ------------------------------------------------------------------------------------------ splatting
+
+
+def prepare_splat(count: int, side: int, beside_the_twin: bool) -> Trial:
+    generator = torch.Generator().manual_seed(0)
+    positions = torch.rand(count, 2, generator=generator) * (side - 1)
+    labels, weights = 1 + 3 * torch.rand(2, count, generator=generator)
+    points = [x.requires_grad_() for x in (positions, labels.clone(), weights.clone())]
+    grads = torch.randn(2, side, side, generator=generator).unbind()
+
+    def with_gradients(maps: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
+        return *(x.detach() for x in maps), *torch.autograd.grad(maps, points, grads)
+
+    candidates = {"ours": lambda: with_gradients(splat(*points, (side, side), near_is_large=True))}
+    if beside_the_twin:
+        twin = from_tests(f"{TESTS}/test_splatting.py").plain_splat
+        candidates["plain loop of the tests"] = lambda: with_gradients(twin(*points, (side, side), True))
+    return Trial(candidates, largest_difference, 0.05)
+
+
+# ------------------------------------------------------------------------------------- one evaluation
+
+
+def light_field(side: int = 512, views: int = 8, count: int = 20_000) -> LightField:
+    """A textured ramp with a raised disc seen from a ring of views, and noisy points on it."""
+    generator = torch.Generator().manual_seed(0)
+    offsets = torch.tensor([(u, v) for u in (-4, 0, 4) for v in (-4, 0, 4) if u or v], dtype=torch.float32)
+    x, y = pixel_grid(side, side).unbind(-1)
+    disparity = 2 * (x / side - 0.5)
+    disparity = torch.where((x - side / 2).hypot(y - side / 2) < side / 4, disparity + 1.5, disparity)
+
+    def seen_from(offset: Tensor) -> Tensor:
+        a, b = x - disparity * offset[0], y - disparity * offset[1]
+        return torch.stack([(a / 7).sin(), (b / 5).cos(), ((a + b) / 9).sin()]) / 2 + 0.5
+
+    positions = (torch.rand(count, 2, generator=generator) * (side - 1)).round()
+    labels = disparity[positions[:, 1].long(), positions[:, 0].long()]
+    labels = labels + 0.1 * torch.randn(count, generator=generator)
+    images = torch.stack([seen_from(offset) for offset in offsets[:views]])
+    points = SparsePoints(positions, labels, "disparity")
+    return LightField(seen_from(torch.zeros(2)), images, offsets[:views], points=points)
+
+
+def prepare_evaluation() -> Trial:
+    """Steps of one evaluation of the positions' gradient, supersampling 2, RGB distance, four views."""
+    scene = light_field()
+    chosen = torch.arange(0, 8, 2)
+    model = PointDepth(scene.points, scene.centre, DepthOptions(), LabelScale.of(scene.points))
+    loss = ReprojectionLoss(scene, LossWeights())
+    positions = model.choose("positions")
+    dense = model.dense().detach()
+    maps = [x.detach() for x in model._splat()]
+    theta = torch.rand(maps[0].shape, generator=torch.Generator().manual_seed(0)) * 0.9 + 0.1
+    weights = maps[1] + 1e-6
+
+    def whole() -> float:
+        model._start = None  # every evaluation solves from a cold start
+        total = loss(model.dense(), chosen)["total"]
+        torch.autograd.grad(total, positions)
+        return total.item()
+
+    def splatting() -> None:
+        label_map, weight_map = model._splat()
+        torch.autograd.grad((label_map, weight_map), positions, maps)
+
+    def solving() -> None:
+        inputs = [x.detach().requires_grad_() for x in (weights, maps[0], theta)]
+        solution = diffuse(*inputs, tolerance=model.options.tolerance)
+        torch.autograd.grad(solution, inputs, maps[0])
+
+    def comparing() -> None:
+        leaf = dense.clone().requires_grad_()
+        torch.autograd.grad(loss(leaf, chosen)["total"], leaf)
+
+    def warping() -> None:
+        leaf = dense.clone().requires_grad_()
+        torch.autograd.grad(warp_to_centre(scene, leaf, chosen)[0].sum(), leaf)
+
+    candidates = {"ours": whole, "splat": splatting, "solve": solving, "warp, compare": comparing}
+    return Trial(candidates | {"of which warp": warping})
+
+
+CASES = [
+    Case(
+        "diffdiffdepth/solve",
+        "512x512 diffusion to 1e-5",
+        prepare_solve,
+        seconds=40,
+        goals=(Goal("scipy spsolve", "ratio", at_least=20), Goal("pyamg", "ratio", at_least=5)),
+    ),
+    Case(
+        "diffdiffdepth/adjoint",
+        "512x512 diffusion to 1e-5 and the gradients by its three inputs",
+        prepare_adjoint,
+        goals=(Goal("one solve", "ratio", at_least=1 / 2.2),),
+    ),
+    Case(
+        "diffdiffdepth/splat",
+        "50,000 points at 1024x1024, forward and backward",
+        lambda: prepare_splat(50_000, 1024, False),
+        goals=(Goal("ours", "seconds", at_most=1),),
+    ),
+    Case(
+        "diffdiffdepth/splat-loop",
+        "3,125 points at 256x256 (as dense as the large case), forward and backward",
+        lambda: prepare_splat(3_125, 256, True),
+        goals=(Goal("plain loop of the tests", "ratio", at_least=10),),
+    ),
+    Case(
+        "diffdiffdepth/evaluation",
+        "loss and gradient of 20,000 points at 512x512, supersampling 2, 4 views, RGB",
+        prepare_evaluation,
+        parts=True,
+    ),
+]
