@@ -54,8 +54,8 @@ class Generator(nn.Module):
         self.options = options
         features, side = options.grid_features, options.grid_side
         self.extractor = FeatureExtractor(options)
-        self.integration = Integration(features, options.integration_dropout)
-        self.inpainting = Inpainting(features, options.inpainting_widths)
+        self.integration = Integration(features, options.integration_dropout, options.coordinates)
+        self.inpainting = Inpainting(features, options.inpainting_widths, options.coordinates)
         self.occlusion = Occlusion(options) if options.occlusion else None
         self.collapse = None if options.occlusion else DepthCollapse(options)
         self.renderer = Renderer(options)

@@ -37,23 +37,26 @@ class FeatureExtractor(nn.Module):
 class Integration(nn.Module):
     """Convolutional gated recurrent unit that merges a lifted view into the persistent volume (eq. 1 to 4).
 
-    Both gates are one scalar per voxel; the candidate goes through a ReLU. Convolutions also see the voxel's
-    (z, y, x) coordinates. Those that read the same tensor are one convolution here: `from_observation` gives
-    reset, update and candidate (in that order, with all biases), `gates_from_state` reset and update.
+    Both gates are one scalar per voxel; the candidate goes through a ReLU. With `coordinates`, convolutions
+    also see the voxel's (z, y, x). Those that read the same tensor are one convolution here:
+    `from_observation` gives reset, update and candidate (in that order, with all biases), `gates_from_state`
+    reset and update.
     """
 
-    def __init__(self, features: int, dropout: float) -> None:
+    def __init__(self, features: int, dropout: float, coordinates: bool = True) -> None:
         super().__init__()
-        self.from_observation = nn.Conv3d(features + 3, 2 + features, 3)
-        self.gates_from_state = nn.Conv3d(features + 3, 2, 3, bias=False)
-        self.candidate_from_state = nn.Conv3d(features + 3, features, 3, bias=False)
+        inputs = features + 3 if coordinates else features
+        self.from_observation = nn.Conv3d(inputs, 2 + features, 3)
+        self.gates_from_state = nn.Conv3d(inputs, 2, 3, bias=False)
+        self.candidate_from_state = nn.Conv3d(inputs, features, 3, bias=False)
         self.dropout = dropout
+        self.coordinates = coordinates
 
     def forward(self, state: Tensor, observation: Tensor) -> Tensor:
         """Old state and observation, both [B, F, G, G, G] -> new state."""
-        coords = coordinate_channels(*state.shape[2:], like=state).expand(len(state), -1, -1, -1, -1)
-        old = torch.cat((channels_last(state), coords), dim=1)
-        new = torch.cat((channels_last(observation), coords), dim=1)
+        old, new = channels_last(state), channels_last(observation)
+        if self.coordinates:
+            old, new = with_coordinates(old), with_coordinates(new)
         from_new = padded_conv(new, self.from_observation.weight, self.from_observation.bias)
         gates_new, candidate_new = from_new.split((2, state.shape[1]), dim=1)
         gates = torch.sigmoid(gates_new + padded_conv(old, self.gates_from_state.weight))
@@ -65,16 +68,24 @@ class Integration(nn.Module):
 
 
 class Inpainting(nn.Module):
-    """3D U-Net that fills in what no view has seen; it reads the state and the voxel coordinates."""
+    """3D U-Net that fills in what no view has seen, from the state and (with `coordinates`) where it lies."""
 
-    def __init__(self, features: int, multiples: list[int]) -> None:
+    def __init__(self, features: int, multiples: list[int], coordinates: bool = True) -> None:
         super().__init__()
-        self.unet = UNet(3, features + 3, features, [features * m for m in multiples])
+        inputs = features + 3 if coordinates else features
+        self.unet = UNet(3, inputs, features, [features * m for m in multiples])
+        self.coordinates = coordinates
 
     def forward(self, state: Tensor) -> Tensor:
         """[B, F, G, G, G] -> the same, >= 0."""
-        coords = coordinate_channels(*state.shape[2:], like=state).expand(len(state), -1, -1, -1, -1)
-        return self.unet(torch.cat((channels_last(state), coords), dim=1))
+        state = channels_last(state)
+        return self.unet(with_coordinates(state) if self.coordinates else state)
+
+
+def with_coordinates(volume: Tensor) -> Tensor:
+    """Append the voxel's (z, y, x), each in [-0.5, 0.5), to the channels of [B, F, G, G, G]."""
+    coords = coordinate_channels(*volume.shape[2:], like=volume).expand(len(volume), -1, -1, -1, -1)
+    return torch.cat((volume, coords), dim=1)
 
 
 class Occlusion(nn.Module):

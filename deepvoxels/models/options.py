@@ -32,6 +32,7 @@ class GeneratorOptions:
     extractor_max: int = 0  # 0: 8 * nf0
     extractor_dropout: float = 0.0
 
+    coordinates: bool = True  # integration and inpainting also read voxel coordinates; the paper's text: not
     integration_dropout: float = 0.2
     inpainting_widths: list[int] = field(default_factory=lambda: [1, 2, 2])  # in F, one per resolution
 
@@ -66,8 +67,7 @@ class GeneratorOptions:
     @property
     def occlusion_depth(self) -> int:
         """Number of levels of the occlusion U-Net."""
-        halvings = min(_factors_of_two(self.planes), _factors_of_two(self.feature_side))
-        return min(self.occlusion_levels, halvings) if self.occlusion_levels else halvings
+        return self.occlusion_levels or self._occlusion_halvings
 
     @property
     def extractor_widths(self) -> list[int]:
@@ -86,6 +86,10 @@ class GeneratorOptions:
         """Output channels of the renderer's upsampling blocks."""
         return self.renderer_up_widths or [self.nf0] * self.doublings
 
+    @property
+    def _occlusion_halvings(self) -> int:
+        return min(_factors_of_two(self.planes), _factors_of_two(self.feature_side))
+
     def _levels(self, levels: int) -> int:
         return levels or _factors_of_two(self.feature_side)
 
@@ -94,7 +98,8 @@ class GeneratorOptions:
             raise ValueError(f"lattice must be one of {LATTICES}, got {self.lattice!r}")
         if self.collapse not in ("mean", "sum"):
             raise ValueError(f"collapse must be 'mean' or 'sum', got {self.collapse!r}")
-        for name in ("grid_features", "nf0", "occlusion_base", "occlusion_max"):
+        for name in ("image_side", "feature_side", "grid_side", "grid_features", "nf0", "occlusion_base",
+                     "occlusion_max"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.grid_pad <= 0:
@@ -119,8 +124,10 @@ class GeneratorOptions:
             if levels < 1 or getattr(self, side) % (1 << levels):
                 raise ValueError(f"{name} asks for {levels} halvings (at least one); {side} "
                                  f"{getattr(self, side)} does not allow that")
-        if self.occlusion and self.occlusion_depth < 1:
-            raise ValueError(f"depth_planes ({self.planes}) and feature_side must both be even")
+        if self.occlusion and not 1 <= self.occlusion_depth <= self._occlusion_halvings:
+            raise ValueError(f"occlusion_levels must be between 1 and {self._occlusion_halvings}, as often as "
+                             f"depth_planes ({self.planes}) and feature_side ({self.feature_side}) can both be "
+                             f"halved, got {self.occlusion_depth}")
 
 
 def _factors_of_two(n: int) -> int:
@@ -138,7 +145,7 @@ def preset(name: str, **changes: object) -> GeneratorOptions:
     head = GeneratorOptions()
     legacy = {"extractor_levels": 5, "renderer_levels": 5, "renderer_base": 256, "depth_planes": 56,
               "renderer_up_widths": [256, 64, 64], "grid_pad": 1.1}
-    variants = {"head": {}, "legacy": legacy, "paper": {**legacy, "inpainting_widths": [1, 1, 2, 4, 4]}}
+    variants = {"head": {}, "legacy": legacy, "paper": {**legacy, "inpainting_widths": [1, 1, 2, 4, 4], "coordinates": False}}
     if name not in variants:
         raise ValueError(f"unknown preset {name!r}: choose one of {sorted(variants)}")
     return replace(head, **(variants[name] | changes))
