@@ -16,6 +16,7 @@ from deepvoxels.models.fused import activate_drop, norm_activate_drop, padded_co
 
 __all__ = ["ConvUnit", "Down", "UNet", "Up", "coordinate_channels", "unet_widths"]
 
+
 def coordinate_channels(*sides: int, like: Tensor) -> Tensor:
     """Coordinates (i - n/2) / n in [-0.5, 0.5) of every axis as channels: [1, len(sides), *sides]."""
     axes = [(torch.arange(n, device=like.device, dtype=like.dtype) - n / 2) / n for n in sides]
@@ -33,20 +34,20 @@ def unet_widths(base: int, levels: int, widest: int) -> list[int]:
 class ConvUnit(nn.Module):
     """One convolution with its padding, norm, activation and dropout.
 
-    `kernel` 3 keeps the size, `kernel` 4 with `stride` 2 halves it, `transposed` doubles it.
-    `slope` is the negative slope of the activation (0 is a ReLU, None is no activation).
+    `kernel` 3 keeps the side, `kernel` 4 with `stride` 2 halves it, with `transposed` doubles it.
+    `slope` is the negative slope of the activation: 0 is a ReLU, None no activation (and then no norm).
     """
 
     def __init__(self, dims: int, in_channels: int, out_channels: int, *, kernel: int = 3, stride: int = 1,
-                 transposed: bool = False, bias: bool | None = None, norm: bool = True,
-                 slope: float | None = 0.0, dropout: float = 0.0) -> None:
+                 transposed: bool = False, norm: bool = True, slope: float | None = 0.0,
+                 dropout: float = 0.0) -> None:
         super().__init__()
-        bias = not norm if bias is None else bias
         if transposed:
             conv = (nn.ConvTranspose2d, nn.ConvTranspose3d)[dims - 2]
-            self.conv = conv(in_channels, out_channels, kernel, stride, padding=1, bias=bias)
+            self.conv = conv(in_channels, out_channels, kernel, stride, padding=1, bias=not norm)
         else:
-            self.conv = (nn.Conv2d, nn.Conv3d)[dims - 2](in_channels, out_channels, kernel, stride, bias=bias)
+            conv = (nn.Conv2d, nn.Conv3d)[dims - 2]
+            self.conv = conv(in_channels, out_channels, kernel, stride, bias=not norm)
         self.norm = (nn.BatchNorm2d, nn.BatchNorm3d)[dims - 2](out_channels) if norm else None
         self.transposed = transposed
         self.slope = slope

@@ -24,7 +24,7 @@ from deepvoxels.models.volume import FrustumMap, project
 __all__ = ["FrustumSamples", "collapse", "convolve", "dense", "sample_frustum"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FrustumSamples:
     """Samples of N view volumes in one table. Indices run over all views, a view after another."""
 

@@ -125,9 +125,9 @@ class GeneratorOptions:
                 raise ValueError(f"{name} asks for {levels} halvings (at least one); {side} "
                                  f"{getattr(self, side)} does not allow that")
         if self.occlusion and not 1 <= self.occlusion_depth <= self._occlusion_halvings:
-            raise ValueError(f"occlusion_levels must be between 1 and {self._occlusion_halvings}, as often as "
-                             f"depth_planes ({self.planes}) and feature_side ({self.feature_side}) can both be "
-                             f"halved, got {self.occlusion_depth}")
+            raise ValueError(f"occlusion_levels must be from 1 to {self._occlusion_halvings}, as often as "
+                             f"depth_planes ({self.planes}) and feature_side ({self.feature_side}) can both "
+                             f"be halved; got {self.occlusion_depth}")
 
 
 def _factors_of_two(n: int) -> int:

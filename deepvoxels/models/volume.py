@@ -151,7 +151,7 @@ class VolumeGeometry:
                           (self.depth_planes, map_side, map_side))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SparseMap:
     """A linear map as compressed sparse rows: row r sums `weights[i] * input[columns[i]]`.
 
@@ -209,7 +209,7 @@ class SparseMap:
                                per_sample_weights=self.weights.to(table.dtype))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FrustumMap:
     """How a camera's view volume samples the grid. Only samples inside the grid exist, ordered ray by ray."""
 

@@ -70,7 +70,8 @@ def test_the_papers_inpainting_network_has_the_quoted_size():
 
 
 @pytest.mark.parametrize("changes", [
-    {"image_side": 64}, {"image_side": 320}, {"image_side": 96}, {"extractor_levels": 7}, {"grid_side": 33},
+    {"image_side": 64}, {"image_side": 320}, {"image_side": -512}, {"feature_side": 0},
+    {"occlusion_levels": 7}, {"image_side": 96}, {"extractor_levels": 7}, {"grid_side": 33},
     {"collapse": "max"}, {"lattice": "corner"}, {"nf0": 0}, {"renderer_dropout": 1.0}, {"grid_pad": 0.0},
     {"renderer_up_widths": [64, 64]}, {"depth_planes": 55}, {"inpainting_widths": [1]}])
 def test_impossible_sizes_are_refused(changes):
