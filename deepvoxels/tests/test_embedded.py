@@ -59,7 +59,7 @@ def test_depth_reprojects_between_views_and_lies_on_the_cube(cube):
     focal, cx, cy = map(float, (cube.train / "intrinsics.txt").read_text().split()[:3])
     views = [read_view(cube.train, index) for index in range(6)]
     y, x = np.mgrid[0:48, 0:48]
-    compared = 0
+    behind, equal = [], []
     for image, codes, pose in views:
         mask = codes != 10000
         assert (image[~cv2.dilate(mask.astype(np.uint8), np.ones((3, 3))).astype(bool)] == 1).all()  # white
@@ -68,16 +68,24 @@ def test_depth_reprojects_between_views_and_lies_on_the_cube(cube):
         world = points @ pose[:3, :3].T + pose[:3, 3]
         assert np.abs(np.abs(world).max(1) - 0.4).max() < 1.2e-4  # half a depth step, seen at a slant
         for _, other_codes, other in views:
+            if other is pose:
+                continue
             cam = (world - other[:3, 3]) @ other[:3, :3]
             u, v = (cam[:, :2] / cam[:, 2:] * focal + (cx, cy)).T
             i, j = v.round().astype(int), u.round().astype(int)
             near = (np.abs(u - j) < 0.1) & (np.abs(v - i) < 0.1)
             near &= (i >= 0) & (i < 48) & (j >= 0) & (j < 48)
+            span = cv2.dilate(other_codes, np.ones((3, 3))) - cv2.erode(other_codes, np.ones((3, 3)))
+            near[near] = span[i[near], j[near]] < 1500  # neither a grazing face nor a silhouette
             found = other_codes[i[near], j[near]] * 1e-4
+            # a tenth of a pixel aside, depth differs by about a tenth of its range over the neighbours
+            slack = 1e-4 * (2 + 0.1 * span[i[near], j[near]])
             # the surface seen there is the point itself or something in front of it
-            assert (cam[near, 2] > found - 0.012).mean() > 0.97
-            compared += int((np.abs(cam[near, 2] - found) < 0.012).sum())
-    assert compared > 300
+            behind.extend(cam[near, 2] < found - slack)
+            equal.extend(np.abs(cam[near, 2] - found) < slack)
+    assert len(equal) > 200
+    assert np.mean(behind) < 0.01
+    assert np.mean(equal) > 0.2  # most of the rest is hidden by another face of the cube
 
 
 def test_same_options_are_reused_and_changed_options_made_anew(tmp_path):

@@ -38,7 +38,7 @@ def make_object(name: str, seed: int = 0) -> Scene:
 
 
 def make_scene(name: str, seed: int = 0) -> Scene:
-    """Any scene of `CATALOG` with `cameras`; objects get an orbit of 12 views at radius 1.7, 30 degrees up."""
+    """Any scene of `CATALOG` with `cameras`; objects get 12 on an orbit of radius 1.7, 30 degrees up."""
     if name in _PLACES:
         return _PLACES[name](seed)
     if name not in OBJECTS:
