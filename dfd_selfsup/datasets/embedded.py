@@ -161,10 +161,12 @@ def _write_stack(folder: Path, view: View, config: EmbeddedConfig) -> None:
     focal = FOCAL_LENGTH_MM / SENSOR_WIDTH_MM * width
     K = torch.tensor([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]])
     slices = render_stack_views(view, K, height, width, FOCUS_M, lens.aperture_m, config.lens_samples)
-    sharp = render(view.scene, K, view.world_from_cam, height, width, antialias=5)
+    # The same camera with its aperture closed, so that image and slices differ by the defocus alone.
+    aif = render_stack_views(view, K, height, width, FOCUS_M[:1], 0.0, config.lens_samples)[0]
+    sharp = render(view.scene, K, view.world_from_cam, height, width, antialias=1)
     for index, image in enumerate(slices):
         write_image(folder / f"slice_{index}.png", image)
-    write_image(folder / "aif.png", sharp.image)
+    write_image(folder / "aif.png", aif)
     write_pfm(folder / "depth.pfm", torch.where(sharp.mask, sharp.depth * view.metres_per_unit, torch.inf))
     info = {
         "focus_m": list(FOCUS_M),

@@ -83,7 +83,8 @@ def generate_slices(
     The image is halved and rounded to 8 bits, depth is clipped to [0.1, 10] m and then halved; the blurred
     slices are truncated, not rounded, to 8 bits. `lens` belongs to the 320 x 240 slices.
     """
-    small = _resized(image[None])[0].mul(255).round().div(255)
+    # Halves round up, as in OpenCV; float noise must not decide them.
+    small = (_resized(image[None] * 255)[0] + 0.501).floor().div(255)
     depth = _resized(depth_m.clamp(NEAR_M, FAR_M)[None, None])
     sigma = Defocus.thin_lens(lens, focus_m, depth).sigma_at_depth_px(depth)
     blurred = render_stack(small[None], sigma, psf)[0]

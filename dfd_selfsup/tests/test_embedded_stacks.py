@@ -9,18 +9,23 @@ from dfd_selfsup.models.thin_lens import Defocus, Lens
 from shared.scenes import Background, Item, Light, Scene
 from shared.scenes.lens import render_thin_lens
 from shared.scenes.shapes import Quad, Sphere, placed
-from shared.scenes.textures import Texture, solid
+from shared.scenes.textures import solid
 
 LIT = Light(sun=(0, 0, 0), sky=(1, 1, 1), ground=(1, 1, 1))  # colours as they are
 
 
 def wall_and_ball() -> Scene:
-    """A patterned wall at z = 3 and a ball before it at z = 1.5; the camera is at the origin, looking +z."""
-    y, x = torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij")
-    checks = ((x // 8 + y // 8) % 2).float()[..., None] * torch.tensor([0.8, 0.5, 0.2]) + 0.1
-    wall = Item(Quad((3, 3), placed((0, 0, 3))), Texture(checks.numpy(), (1.0, 1.0)))
-    ball = Item(Sphere(0.25, placed((0.1, 0, 1.5))), solid(0.9, 0.2, 0.2))
-    return Scene([wall, ball], LIT, Background((0, 0, 0), (0, 0, 0)))
+    """Bars before a wall at z = 3 and a ball at z = 1.5; the camera is at the origin, looking along +z.
+
+    Plain colours: textures are filtered to the distance of the rays, which the two samplers choose
+    differently.
+    """
+    items = [Item(Quad((3, 3), placed((0, 0, 3))), solid(0.1, 0.5, 0.3))]
+    for index in range(9):
+        bar = Quad((0.05, 1.0), placed((0.2 * index - 0.8, 0, 2.95)))
+        items.append(Item(bar, solid(0.9, 0.1 * index, 0.2)))
+    items.append(Item(Sphere(0.25, placed((0.1, 0, 1.5))), solid(0.9, 0.2, 0.2)))
+    return Scene(items, LIT, Background((0, 0, 0), (0, 0, 0)))
 
 
 def test_slices_are_those_of_the_shared_lens_sampler():

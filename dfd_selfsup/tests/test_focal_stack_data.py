@@ -1,5 +1,6 @@
 """Focal stacks in folders, published layouts, alignment: round trips, and all that can be wrong with them."""
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -223,7 +224,8 @@ def test_generated_slices_are_what_truth_renders_up_to_truncation(tmp_path):
     labeled, splits = labeled_file()
     frame = next(nyuv2.labeled_frames(labeled, splits))
     slices = nyuv2.generate_slices(frame.image, frame.depth_m)
-    small = frame.image.unflatten(1, (240, 2)).unflatten(3, (320, 2)).mean((2, 4)).mul(255).round() / 255
+    pixels = (frame.image * 255).round().byte().permute(1, 2, 0).numpy()
+    small = torch.from_numpy(cv2.resize(pixels, (320, 240))).permute(2, 0, 1) / 255
     depth = frame.depth_m.unflatten(0, (240, 2)).unflatten(2, (320, 2)).mean((1, 3))
     sigma = Defocus.thin_lens(Lens(50, 8, 12), [1, 1.5, 2.5, 4, 6]).sigma_at_depth_px(depth[None, None])
     error = render_stack(small[None], sigma)[0] * 255 - slices

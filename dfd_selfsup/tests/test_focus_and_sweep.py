@@ -60,15 +60,19 @@ def test_ring_difference_ignores_flat_and_linear_pictures():
     assert response[0, 6:-6, 6:-6].max() < 1e-6
     point = torch.zeros(1, 3, 20, 20)
     point[..., 10, 10] = 1
-    assert ring_difference(point)[0].argmax() == 10 * 20 + 10
+    response = ring_difference(point)[0]
+    assert response[10, 10] == response.max() == pytest.approx(3**0.5 / 5)  # a disc of 5 pixels, 3 colours
+    assert response[10, 12] == 0  # the gap
 
 
 def test_plane_sweep_finds_depth_between_the_slices():
     stack, q = two_planes()
     found = plane_sweep(stack.images, stack.defocus, (0.15, 1.1), PSF, hypotheses=30, window=7)
     error = (found.q[0] - q).abs()[away_from_edges(q)]
-    assert error.mean() < 0.015
-    composite = depth_from_focus(stack.images, stack.defocus).aif
+    assert error.mean() < 0.025
+    focus = depth_from_focus(stack.images, stack.defocus)
+    assert error.mean() < 0.7 * (focus.q[0] - q).abs()[away_from_edges(q)].mean()
+    composite = focus.aif
     assert (found.aif - stack.aif).square().mean() < 0.5 * (composite - stack.aif).square().mean()
 
 

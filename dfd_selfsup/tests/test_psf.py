@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from dfd_selfsup.models.psf import PsfOptions, render_stack
@@ -26,6 +27,28 @@ def loop_blur(image: Tensor, sigma: Tensor, options: PsfOptions) -> Tensor:
                     total, norm = total + weight * image[:, v, u], norm + weight
             out[:, y, x] = total / norm
     return out
+
+
+def unfold_blur(image: Tensor, sigma: Tensor, options: PsfOptions) -> Tensor:
+    """The obvious vectorised way, K^2 copies of everything: image [B, C, H, W], sigma [B, S, H, W]."""
+    m, window = options.window // 2, options.window
+    batch, _, height, width = image.shape
+
+    def neighbours(maps: Tensor) -> Tensor:
+        columns = F.unfold(maps, window, padding=m)  # zero outside the image, so nothing there is live
+        return columns.view(batch, maps.shape[1], window * window, height, width)
+
+    y, x = torch.meshgrid(torch.arange(-m, m + 1), torch.arange(-m, m + 1), indexing="ij")
+    square = (x**2 + y**2).flatten()[:, None, None].to(image)
+    own = sigma if options.kernel_owner == "source" else torch.ones_like(sigma)
+    around = neighbours(own)  # [B, S, K^2, H, W]
+    live = around > (options.threshold_px if options.kernel_owner == "source" else 0)
+    radius = torch.where(live, around, 1.0) if options.kernel_owner == "source" else sigma.unsqueeze(2)
+    weight = live * radius.clamp(min=1e-3) ** -2
+    weight = weight * torch.exp(-square / (2 * (options.psf_std_scale * radius.clamp(min=1e-3)) ** 2))
+    total = torch.einsum("bskhw,bckhw->bschw", weight, neighbours(image))
+    blurred = total / weight.sum(2).unsqueeze(2).clamp(min=1e-30)
+    return torch.where((sigma > options.threshold_px).unsqueeze(2), blurred, image.unsqueeze(1))
 
 
 def draw(*shape: int, low: float = 0.0, high: float = 1.0, seed: int = 0) -> Tensor:
@@ -62,6 +85,20 @@ def test_gradients_equal_those_of_the_double_loop(owner):
     for ours, theirs in zip(*gradients, strict=True):
         assert torch.allclose(ours, theirs, atol=1e-12, rtol=0)
         assert ours.abs().max() > 0.01
+
+
+@pytest.mark.parametrize("owner", ["source", "output"])
+def test_values_and_gradients_equal_the_unfold_formulation(owner):
+    options = PsfOptions(7, 0.5, 1.0, owner)
+    upstream = draw(2, 3, 3, 17, 23, seed=2)
+    found = []
+    for render in (render_stack, unfold_blur):
+        image = draw(2, 3, 17, 23).requires_grad_()
+        sigma = draw(2, 3, 17, 23, high=8, seed=1).requires_grad_()
+        out = render(image, sigma, options)
+        found.append((out, *torch.autograd.grad((out * upstream).sum(), (image, sigma))))
+    for ours, theirs in zip(*found, strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-12, rtol=0)
 
 
 @pytest.mark.parametrize("owner", ["source", "output"])

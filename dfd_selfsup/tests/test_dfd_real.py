@@ -1,0 +1,92 @@
+"""Real and measured stacks, found through REAL_DATA; the slow ones train."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+import yaml
+
+from dfd_selfsup import predict
+from dfd_selfsup.datasets.folder import load_stack
+from dfd_selfsup.datasets.mobile_depth import load_mobile_depth
+from dfd_selfsup.datasets.nyuv2 import rgbd_stack
+from dfd_selfsup.measures import best_slice, mean_gradient, rank_correlation
+from dfd_selfsup.models.focus_measure import depth_from_focus
+from dfd_selfsup.models.plane_sweep import plane_sweep
+from dfd_selfsup.models.psf import PsfOptions
+from shared.files import read_depth_png, read_image, read_pfm
+from shared.metrics import psnr
+
+REAL = os.environ.get("REAL_DATA")
+pytestmark = pytest.mark.skipif(REAL is None, reason="REAL_DATA is not set")
+STD_OF_SQUARE = 8 / 12**0.5  # the aperture is 9 x 9 views, 8 px of blur per disparity: std per axis
+
+
+def antinous(folder: Path) -> Path:
+    """The light field's stack with its lens described; sigma is twice the standard deviation."""
+    source = Path(REAL) / "hci_antinous_focalstack"
+    folder.mkdir()
+    for path in [*source.glob("stack_*.png"), source / "all_in_focus.png"]:
+        shutil.copy(path, folder / path.name)
+        (folder / path.name).chmod(0o644)
+    rows = (source / "focus_disparity.txt").read_text().splitlines()[1:]
+    info = {
+        "focus_disparity_px": [float(row.split()[1]) for row in rows if row.strip()],
+        "blur_px_per_disparity": 2 * STD_OF_SQUARE,
+    }
+    (folder / "stack.yaml").write_text(yaml.safe_dump(info))
+    return folder
+
+
+def antinous_truth() -> torch.Tensor:
+    return read_pfm(Path(REAL) / "hci_antinous_focalstack" / "gt_disp_lowres.pfm")
+
+
+def test_focus_measure_orders_a_rendered_light_field_stack(tmp_path):
+    stack = load_stack(antinous(tmp_path / "antinous"))
+    assert stack.images.shape == (9, 3, 512, 512)
+    found = depth_from_focus(stack.images, stack.defocus)
+    assert rank_correlation(found.q[0], antinous_truth()) > 0.6
+    sharp = psnr(found.aif[None], stack.aif[None])
+    assert sharp > psnr(best_slice(stack)[None], stack.aif[None]) + 3
+
+
+def test_phone_stack_loads_and_its_composite_is_sharper_than_any_slice():
+    stack = load_mobile_depth(Path(REAL) / "mobile_depth" / "keyboard", max_side=320)
+    assert len(stack.images) == 32
+    composite = depth_from_focus(stack.images, stack.defocus).aif
+    assert mean_gradient(composite[None]) > mean_gradient(stack.images).max()
+
+
+def test_stacks_from_measured_depth(tmp_path):
+    """An NYUv2 frame through the paper's generation: depth comes back from the stack alone."""
+    folder = Path(REAL) / "nyuv2_pair"
+    image = read_image(folder / "rgb_0045.png")
+    depth, valid = read_depth_png(folder / "depth_0045.png", unit_m=1e-4)
+    stack = rgbd_stack(image, depth, valid, "nyu")
+    found = plane_sweep(stack.images, stack.defocus, (0.3, 1.5), PsfOptions(), hypotheses=24, rounds=1)
+    inside = stack.valid
+    error = ((1 / found.q[0] - stack.depth).abs() / stack.depth)[inside].mean()
+    assert error < 0.15
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_fitting_orders_a_light_field_stack_better_than_the_focus_measure(tmp_path):
+    folder, out = antinous(tmp_path / "antinous"), tmp_path / "out"
+    flags = ["--fit", "200", "--max-side", "256", "--device", "cpu"]
+    predict.main([str(folder), "--out", str(out), *flags])
+    q = read_pfm(out / "depth.pfm")
+    truth = F.interpolate(antinous_truth()[None, None], q.shape, mode="area")[0, 0]
+    fitted = rank_correlation(q, truth)
+    result = json.loads((out / "result.json").read_text())["against_truth"]
+    small = [row["psnr"] for row in result.values()]
+    stack = predict.resize_stack(load_stack(folder), 256, 256)
+    focus = rank_correlation(depth_from_focus(stack.images, stack.defocus).q[0], truth)
+    assert fitted >= 0.85
+    assert fitted > focus
+    assert min(small) > 20
