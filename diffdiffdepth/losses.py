@@ -1,9 +1,9 @@
 """What a dense map is judged by: how well it warps the other views onto the centre (paper, Eq. 14-15).
 
-    total = E - edge * mean |grad sum_i e_i| + smoothness * E_S + ssim * (1 - SSIM)
+    total = mean E - edge * mean |grad E| + smoothness * E_S + ssim * (1 - SSIM)
 
-e_i is the distance of view i, warped into the centre, from the centre view; E is its mean over the views that
-see the pixel. Where a view does not see a pixel, its warped image shows the centre view itself.
+E is the distance of the warped views from the centre view, averaged over the views that see a pixel. Where a
+view does not see a pixel, its warped image shows the centre view itself.
 """
 
 from __future__ import annotations
@@ -30,10 +30,11 @@ FEATURES = "relu1_2"  # 64 channels at full resolution
 class LossWeights:
     """Factors of the terms beside the data term; these are the released code's for light fields.
 
-    For multi-view scenes its smoothness is 0.0075 and its SSIM weight 0.05 (with the wrong sign there).
+    For multi-view scenes its smoothness is 0.0075 and its SSIM weight 0.05 (with the wrong sign there). Its
+    edge reward, 0.01, acts on the sum over five views; here it acts on their mean, as in the paper.
     """
 
-    edge: float = 0.01
+    edge: float = 0.05
     smoothness: float = 0.05
     ssim: float = 0.0
 
@@ -77,11 +78,10 @@ class ReprojectionLoss:
         """
         warped, visible = warp_to_centre(self.scene, dense, views)
         warped = torch.where(visible, warped, self.centre)
-        distance = self._distances(warped).sum(0)  # [H, W]
-        seen_by = visible.sum(dim=(0, 1)).clamp(min=1)
-        terms = {"data": (distance / seen_by).mean()}
+        error = self._distances(warped).sum(0) / visible.sum(dim=(0, 1)).clamp(min=1)  # [H, W]
+        terms = {"data": error.mean()}
         if self.weights.edge > 0:
-            terms["edge"] = -_gradient_magnitude(distance).mean()
+            terms["edge"] = -_gradient_magnitude(error).mean()
         if self.weights.smoothness > 0:
             terms["smoothness"] = edge_aware_smoothness(
                 dense[None, None] / self.unit, self.centre, gradient="sobel"

@@ -115,7 +115,8 @@ class _Level:
         inner, outer, below_red, below_black, root_red, root_black, scale_red, scale_black = constants
         for parity, target in ((0, inner), (1, outer)):
             edges = right[:, :, parity::2]
-            layout.grid(target).flatten(1, 2)[:, : edges.shape[1], : edges.shape[2]] = edges
+            rows = layout.grid(target).view(layout.batch, layout.rows, layout.columns)
+            rows[:, : edges.shape[1], : edges.shape[2]] = edges
         self.split(down, below_red, below_black)
         self.split(diagonal * self.scale, root_red, root_black)
         self.split(self.scale, scale_red, scale_black)
