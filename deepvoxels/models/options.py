@@ -138,14 +138,15 @@ def preset(name: str, **changes: object) -> GeneratorOptions:
     """Options of a documented variant at grid 32, 64 features, 512 pixels, with `changes` applied.
 
     `head`: the released code since August 2019 (198.9 M parameters). `legacy`: the released code before
-    (154.5 M). `paper`: `legacy` with the four-level inpainting network of the supplement's figure (167.9 M;
-    the paper says 170 M). The lattice stays `centred`: pass `lattice="released"` to run weights of the
-    released code.
+    (154.5 M). `paper`: `legacy` with the four-level inpainting network of the supplement's figure and no
+    voxel coordinates (167.9 M; the paper says 170 M). The lattice stays `centred`: pass
+    `lattice="released"` to run weights of the released code.
     """
     head = GeneratorOptions()
     legacy = {"extractor_levels": 5, "renderer_levels": 5, "renderer_base": 256, "depth_planes": 56,
               "renderer_up_widths": [256, 64, 64], "grid_pad": 1.1}
-    variants = {"head": {}, "legacy": legacy, "paper": {**legacy, "inpainting_widths": [1, 1, 2, 4, 4], "coordinates": False}}
+    paper = {**legacy, "inpainting_widths": [1, 1, 2, 4, 4], "coordinates": False}
+    variants = {"head": {}, "legacy": legacy, "paper": paper}
     if name not in variants:
         raise ValueError(f"unknown preset {name!r}: choose one of {sorted(variants)}")
     return replace(head, **(variants[name] | changes))

@@ -103,8 +103,9 @@ def test_coordinates_start_at_minus_a_half_in_tensor_order():
 # --- the generator ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("changes", [{}, {"occlusion": False}, {"grid_side": 6, "inpainting_widths": [1, 2]},
-                                     {"image_side": 16}, {"feature_side": 4, "depth_planes": 7 * 2},
+@pytest.mark.parametrize("changes", [{}, {"occlusion": False}, {"coordinates": False},
+                                     {"grid_side": 6, "inpainting_widths": [1, 2]}, {"image_side": 16},
+                                     {"feature_side": 4, "depth_planes": 14},
                                      {"image_side": 48, "feature_side": 12, "extractor_levels": 1}])
 def test_shapes_ranges_and_gradients(changes):
     g = tiny(**changes)
