@@ -25,7 +25,7 @@ from nvs_depth.config import TrainConfig
 from nvs_depth.datasets.views import BLACK, Framing
 from nvs_depth.eval import load_network
 from nvs_depth.paths import PATHS, relative_path
-from nvs_depth.report import view_frames
+from nvs_depth.report import depth_spread, render_path, view_frames
 from shared.camera import check_pose, intrinsics_matrix, invert_pose
 from shared.files import DataError, read_image, read_text, write_image, write_pfm
 from shared.report import write_video
@@ -33,7 +33,6 @@ from shared.run import command_line, parse_eval_args, select_device, write_json
 
 __all__ = ["main", "picture_camera", "read_relative_poses"]
 
-AT_ONCE = 8
 DEFAULT_AMOUNT = {"orbit": 30.0, "swing": 30.0, "forward": 1.0, "sway": 0.3}  # degrees or units
 
 
@@ -53,21 +52,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     folder = args.out or args.image.with_name(f"{args.image.stem}_views")
 
     device = next(network.parameters()).device
-    K_device = K.to(device)
+    scale = unit_m or 1.0
     with torch.no_grad():
-        source = network.encode(image[None].to(device), K_device[None])  # once
-        write_pfm(folder / "source_depth.pfm", source.depth.full[0, 0].cpu() * (unit_m or 1.0))
-        for start in range(0, len(poses), AT_ONCE):
-            part = poses[start : start + AT_ONCE].to(device)
-            rendered = network.views(source, K_device.expand(len(part), 3, 3), part)
-            for place, (view, depth) in enumerate(zip(rendered.images[0], rendered.depth.full, strict=True)):
-                write_image(folder / f"view_{start + place:04d}.png", view)
-                write_pfm(folder / f"depth_{start + place:04d}.pfm", depth[0].cpu() * (unit_m or 1.0))
+        source = network.encode(image[None].to(device), K[None].to(device))  # once
+    views = [(view, scale * depth) for view, depth in render_path(network, source, K, poses)]
+    write_pfm(folder / "source_depth.pfm", scale * source.depth.full[0, 0].cpu())
+    for index, (view, depth) in enumerate(views):
+        write_image(folder / f"view_{index:04d}.png", view)
+        write_pfm(folder / f"depth_{index:04d}.pfm", depth[0])
     write_json(folder / "depth.json", depth_facts(unit_m, K, notes))
-    unit, status = ("x 50 m", "by the training poses") if unit_m else ("training units", "z-depth")
-    video = write_video(
-        folder / "moving_camera.mp4", view_frames(network, image, K, poses, unit, status), args.fps
-    )
+    limits, unit = depth_spread(scale * source.depth.full), "m" if unit_m else "training units"
+    frames = view_frames(image, views, limits, unit, "scale of the training poses")
+    video = write_video(folder / "moving_camera.mp4", frames, args.fps)
     for note in notes:
         print(f"note: {note}")  # noqa: T201
     print(f"{len(poses)} views and their depth: {folder}; video: {video}")  # noqa: T201

@@ -1,6 +1,6 @@
 """What a run shows: contact sheets, a moving camera from one picture, tables, and the HTML report."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from nvs_depth.config import TrainConfig
 from nvs_depth.datasets.pairs import PairBatch, load_pairs
 from nvs_depth.datasets.select import Split
-from nvs_depth.models.synthesis import ViewSynthesizer
+from nvs_depth.models.synthesis import SourceView, ViewSynthesizer
 from nvs_depth.paths import relative_path
 from nvs_depth.prediction import predict_pairs
 from nvs_depth.published import REPORT_2022, REPORT_2022_DATA
@@ -19,7 +19,16 @@ from shared.files import write_bytes
 from shared.pictures import colorize_depth, contact_sheet, depth_picture, encode_png
 from shared.report import Column, Curves, Picture, ResultsTable, Section, Video, write_report, write_video
 
-__all__ = ["IMAGE_LABELS", "depth_table", "image_table", "preview_sheet", "view_frames", "write_run_report"]
+__all__ = [
+    "IMAGE_LABELS",
+    "depth_table",
+    "image_table",
+    "depth_spread",
+    "preview_sheet",
+    "render_path",
+    "view_frames",
+    "write_run_report",
+]
 
 SHEET_PAIRS = 8
 VIDEO_FRAMES = 48
@@ -63,22 +72,28 @@ def preview_sheet(network: ViewSynthesizer, batch: PairBatch) -> np.ndarray:
     return contact_sheet(list(rows.values()), row_captions=list(rows), cell_width=CELL)
 
 
+@torch.no_grad()
+def render_path(
+    network: ViewSynthesizer, source: SourceView, K: Tensor, target_from_source: Tensor
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """View [3, S, S] and depth [1, S, S], on the CPU, from each camera [N, 4, 4] relative to ONE source."""
+    for poses in target_from_source.split(AT_ONCE):
+        poses = poses.to(source.K.device)
+        rendered = network.views(source, K.to(poses.device).expand(len(poses), 3, 3), poses)
+        yield from zip(rendered.images[0].float().cpu(), rendered.depth.full.cpu(), strict=True)
+
+
 def view_frames(
-    network: ViewSynthesizer, image: Tensor, K: Tensor, target_from_source: Tensor, unit: str, status: str
+    image: Tensor, views: Iterable[tuple[Tensor, Tensor]], limits: tuple[float, float], unit: str, status: str
 ) -> Iterator[np.ndarray]:
-    """Frames, view beside depth, of cameras [N, 4, 4] relative to ONE image [3, S, S], encoded once."""
-    device = next(network.parameters()).device
-    with torch.no_grad():
-        source = network.encode(image[None].to(device), K[None].to(device))
-        low, high = _spread(source.depth.full)
-        for poses in target_from_source.to(device).split(AT_ONCE):
-            rendered = network.views(source, K.to(device).expand(len(poses), 3, 3), poses)
-            for view, depth in zip(rendered.images[0].cpu(), rendered.depth.full.cpu(), strict=True):
-                side = max(256, view.shape[-1])
-                shown = depth_picture(depth, unit=unit, status=status, vmin=low, vmax=high, min_width=side)
-                yield contact_sheet(
-                    [[image, view, shown]], columns=("given", "new view", "its depth"), cell_width=side
-                )
+    """Video frames: the given image beside each view and its depth, coloured within `limits`."""
+    for view, depth in views:
+        side = max(256, view.shape[-1])
+        low, high = limits
+        shown = depth_picture(depth, unit=unit, status=status, vmin=low, vmax=high, min_width=side)
+        yield contact_sheet(
+            [[image, view, shown]], columns=("given", "new view", "its depth"), cell_width=side
+        )
 
 
 def image_table(results: Mapping[str, Any]) -> ResultsTable:
@@ -177,19 +192,25 @@ def _video_frames(config: TrainConfig, network: ViewSynthesizer, split: Split) -
     sample = views.load(int(split.test_pairs[len(split.test_pairs) // 2, 0]))
     if config.model.depth_range == "scene":
         path = relative_path("sway", VIDEO_FRAMES, amount=0.5 / (views.unit_m or 1.0))
-        unit, status = "x 50 m", "network units"
     else:
         path = relative_path("swing", VIDEO_FRAMES, amount=35.0)
-        unit, status = "scene units", "z-depth"
-    return view_frames(network, sample.image, sample.K, path, unit, status)
+    device = next(network.parameters()).device
+    with torch.no_grad():
+        source = network.encode(sample.image[None].to(device), sample.K[None].to(device))
+    unit_m = views.unit_m or 1.0
+    shown = ((view, unit_m * depth) for view, depth in render_path(network, source, sample.K, path))
+    limits = depth_spread(unit_m * source.depth.full)
+    unit = "m" if views.unit_m else "scene units"
+    return view_frames(sample.image, shown, limits, unit, "scale of the training poses")
 
 
 def _common_range(batch: PairBatch, depth: Tensor) -> tuple[float, float]:
     """Colour range of a sheet: of the true depths where there are any."""
     known = batch.depth_target[batch.valid_target]
-    return _spread(known if len(known) else depth)
+    return depth_spread(known if len(known) else depth)
 
 
-def _spread(values: Tensor) -> tuple[float, float]:
+def depth_spread(values: Tensor) -> tuple[float, float]:
+    """A range of colours for depths: their 2nd and 98th percentile."""
     low, high = np.percentile(values.detach().cpu().numpy(), [2, 98])
     return float(low), float(high) if high > low else float(low) + 1e-3

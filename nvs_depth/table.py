@@ -1,4 +1,4 @@
-"""Train the method, its ablations and its predecessor on one data set with several seeds; print them together.
+"""Train the method, its ablations and its predecessor on one data set, with seeds, and print them together.
 
     python table.py
     python table.py --config configs/shapenet_chairs.yaml --rows full predecessor --seeds 0

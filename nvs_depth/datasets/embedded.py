@@ -29,7 +29,7 @@ from shared.scenes import SCENES_VERSION, Background, Render, Scene, render
 from shared.scenes.objects import random_car, random_chair
 from shared.scenes.streets import street
 
-__all__ = ["EmbeddedConfig", "make_embedded"]
+__all__ = ["EmbeddedConfig", "make_embedded", "street_crop"]
 
 OBJECT_DISTANCE = 2.0
 PAPER_FOCAL_SHARE = 280 / 256
@@ -191,12 +191,15 @@ def _render_object(scene: Scene, K: Tensor, config: EmbeddedConfig, azimuth: int
 # ---- drives ------------------------------------------------------------------------------------------------
 
 
-def street_frame(side: int) -> tuple[int, int, Tensor]:
-    """Height, width and K of the stored images, whose middle square of `side` pixels is used.
+def street_crop(side: int) -> tuple[int, int, int]:
+    """(top, left, side) of the square of the stored images that is used."""
+    return round(STREET_MARGIN[0] * side), round(STREET_MARGIN[1] * side), side
 
-    The principal point is off the middle of the crop, as KITTI's is.
-    """
-    height, width = side + 2 * round(STREET_MARGIN[0] * side), side + 2 * round(STREET_MARGIN[1] * side)
+
+def street_camera(side: int) -> tuple[int, int, Tensor]:
+    """Height, width and K of the stored images; as in KITTI, the crop is not about the principal point."""
+    top, left, _ = street_crop(side)
+    height, width = side + 2 * top, side + 2 * left
     focal = STREET_FOCAL_SHARE * side
     cx, cy = (width - 1) / 2 - 0.045 * side, (height - 1) / 2 - 0.055 * side
     return height, width, intrinsics_matrix(focal, focal, cx, cy)
@@ -207,7 +210,7 @@ def _write_drive(root: Path, config: EmbeddedConfig, index: int, name: str) -> N
     scene = dataclasses.replace(
         scene, light=dataclasses.replace(scene.light, shadows=False, occlusion_radius=0.0)
     )
-    height, width, K = street_frame(config.image_side)
+    height, width, K = street_camera(config.image_side)
     folder = root / name
     write_bytes(folder / "cam.txt", _text(K))
     lines = []

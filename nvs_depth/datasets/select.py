@@ -1,14 +1,14 @@
 """The training and test pairs that a configuration asks for."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from nvs_depth.datasets.embedded import EmbeddedConfig, make_embedded
+from nvs_depth.datasets.embedded import EmbeddedConfig, make_embedded, street_crop
 from nvs_depth.datasets.kitti import (
     CROP_256,
     RAW_HW,
@@ -49,7 +49,7 @@ class DataConfig:
     )
     holdout_every: int = 5
 
-    crop: Literal["middle", "kitti", "none"] = "middle"  # kitti: 256 px out of 1242x375
+    crop: Literal["middle", "kitti"] = "middle"  # kitti: 256 px out of 1242x375
     crop_square: tuple[int, int, int] | None = None  # top row, left column and side, instead
     resize: Literal["area", "nearest"] = "area"
     principal_point: Literal["true", "released"] = "true"  # kitti_raw
@@ -85,7 +85,6 @@ def load_split(
     root = Path(config.root)
     if config.embedded is not None:
         root = make_embedded(root, config.embedded, config.layout, say)
-        config = replace(config, crop="middle" if config.embedded.kind != "street" else config.crop)
         train_groups, test_groups = config.embedded.names
         train = find_pairs(load_views(config, image_side, root, train_groups), config.pairs)
         test = find_pairs(load_views(config, image_side, root, test_groups), config.pairs)
@@ -126,13 +125,12 @@ def load_views(
 
 
 def _framing(config: DataConfig, image_side: int) -> Framing:
+    if config.embedded is not None and config.embedded.kind == "street":
+        return Framing(image_side, crop=street_crop(config.embedded.image_side), method=config.resize)
     if config.crop_square is not None:
         return Framing(image_side, crop=tuple(config.crop_square), method=config.resize)
     if config.crop == "kitti":
         return Framing(image_side, resize_hw=RAW_HW, crop=CROP_256, method=config.resize)
-    if config.embedded is not None and config.embedded.kind == "street":
-        side = config.embedded.image_side
-        return Framing(image_side, crop=(round(0.125 * side), round(0.5 * side), side), method=config.resize)
     return Framing(image_side, method=config.resize)
 
 

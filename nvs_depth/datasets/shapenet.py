@@ -58,9 +58,9 @@ def grid_pose(azimuth_deg: float, elevation_deg: float, distance: float = 2.0) -
     R = Ry(azimuth) Rx(-elevation), centre = -distance R z: the formula of Chen et al.'s loader.
     """
     a, e = math.radians(azimuth_deg), math.radians(-elevation_deg)
-    turn = torch.tensor([[math.cos(a), 0, math.sin(a)], [0, 1, 0], [-math.sin(a), 0, math.cos(a)]])
-    tilt = torch.tensor([[1, 0, 0], [0, math.cos(e), -math.sin(e)], [0, math.sin(e), math.cos(e)]])
-    turn, tilt = turn.to(torch.float64), tilt.to(torch.float64)
+    rows_turn = [[math.cos(a), 0, math.sin(a)], [0, 1, 0], [-math.sin(a), 0, math.cos(a)]]
+    rows_tilt = [[1, 0, 0], [0, math.cos(e), -math.sin(e)], [0, math.sin(e), math.cos(e)]]
+    turn, tilt = (torch.tensor(rows, dtype=torch.float64) for rows in (rows_turn, rows_tilt))
     pose = torch.eye(4, dtype=torch.float64)
     pose[:3, :3] = turn @ tilt
     pose[:3, 3] = -distance * pose[:3, 2]

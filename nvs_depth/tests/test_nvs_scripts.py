@@ -1,0 +1,287 @@
+"""Scripts as a user runs them, on two tiny embedded objects; KITTI conversion; paths; tables."""
+
+import json
+import math
+import struct
+from pathlib import Path
+
+import pytest
+import torch
+
+from nvs_depth import eval as evaluation
+from nvs_depth import predict, prepare, table, train
+from nvs_depth.config import TrainConfig
+from nvs_depth.datasets.kitti_convert import convert_drive, oxts_poses, project_lidar
+from nvs_depth.paths import relative_path
+from nvs_depth.train import learning_rate
+from shared.camera import check_pose, invert_pose, transform_points
+from shared.config import ConfigError, load_config
+from shared.files import DataError, read_depth_png, read_image_size, read_pfm, write_image
+from shared.run import RunError
+
+CONFIGS = sorted((Path(train.__file__).parent / "configs").glob("*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory):
+    """A run of three steps of a tiny network on one chair, evaluated."""
+    root = tmp_path_factory.mktemp("nvs_run")
+    config = root / "tiny.yaml"
+    config.write_text(f"""
+data:
+  layout: shapenet_flat
+  root: {root / "data"}
+  embedded: {{kind: chairs, train_groups: 1, test_groups: 1, image_side: 24, antialias: 1}}
+  pairs: {{redraw: true}}
+model: {{image_side: 64, width: 0.125, encoder_init: default, depth_range: object_narrow}}
+weights: {{perceptual: 0}}
+steps: 3
+batch_size: 2
+checkpoint_every: 2
+preview_every: 3
+log_every: 1
+evaluate_pairs: 4
+""")
+    train.main(["--config", str(config), "--out", str(root / "run"), "--device", "cpu"])
+    return root / "run"
+
+
+def test_a_run_leaves_what_it_should(run_folder):
+    results = json.loads((run_folder / "eval.json").read_text())
+    assert results["test_pairs"] == len(results["per_pair"]) == 4
+    assert set(results["images"]) == {"method", "inverse_warp", "direct_warp", "identity"}
+    assert {"depth_new_none", "depth_new_median", "depth_read_none", "constant_none"} <= set(results["depth"])
+    mean = sum(row["method"]["l1"] for row in results["per_pair"]) / 4
+    assert results["images"]["method"]["l1"] == pytest.approx(mean)
+    report = (run_folder / "report.html").read_text()
+    assert "not the paper" in report  # figures from elsewhere are labelled
+    assert (run_folder / "previews" / "test_pairs_0000003.png").exists()
+    assert any(run_folder.glob("moving_camera.*"))
+
+
+def test_evaluation_is_reproduced(run_folder, capsys):
+    before = json.loads((run_folder / "eval.json").read_text())
+    evaluation.main(["--run", str(run_folder), "--device", "cpu"])
+    after = json.loads((run_folder / "eval.json").read_text())
+    assert after["images"] == before["images"]
+    assert after["depth"] == before["depth"]
+    printed = capsys.readouterr().out
+    assert "Source shown as target" in printed
+    assert "images in [-1, 1]" in printed
+
+
+def test_resume_gives_the_same_weights(run_folder, tmp_path):
+    config = run_folder.parent / "tiny.yaml"
+    for folder, steps in ((tmp_path / "whole", 2), (tmp_path / "parts", 1)):
+        changes = [f"steps={steps}", "checkpoint_every=1", "evaluate_pairs=1"]
+        train.main(["--config", str(config), "--out", str(folder), "--device", "cpu", "--set", *changes])
+    train.main(["--resume", "--out", str(tmp_path / "parts"), "--device", "cpu", "--set", "steps=2"])
+    whole, parts = (torch.load(tmp_path / n / "checkpoints" / "last.pt", weights_only=True)["state"]["model"]
+                    for n in ("whole", "parts"))  # fmt: skip
+    assert all(torch.equal(whole[key], parts[key]) for key in whole)
+
+
+def test_predict_makes_views_without_a_target(run_folder, tmp_path, capsys):
+    picture = torch.zeros(4, 50, 70)
+    picture[:, 10:40, 20:50] = 0.8
+    write_image(tmp_path / "thing.png", picture)
+    poses = relative_path("orbit", 3, 20.0)
+    lines = [" ".join(map(str, pose.flatten().tolist())) for pose in invert_pose(poses)]
+    (tmp_path / "poses.txt").write_text("\n".join(lines))
+    common = ["--run", str(run_folder), "--device", "cpu", str(tmp_path / "thing.png")]
+    predict.main(
+        [*common, "--path", "orbit", "--amount", "20", "--frames", "3", "--out", str(tmp_path / "a")]
+    )
+    predict.main([*common, "--poses", str(tmp_path / "poses.txt"), "--out", str(tmp_path / "b")])
+    for name in ("view_0002.png", "depth_0002.pfm", "source_depth.pfm", "depth.json"):
+        assert (tmp_path / "a" / name).exists()
+    one, other = (read_pfm(tmp_path / n / "depth_0002.pfm") for n in "ab")
+    torch.testing.assert_close(one, other, rtol=0, atol=1e-4)
+    assert "only the square in the middle of 70 x 50" in capsys.readouterr().out
+    assert "units of the training poses" in json.loads((tmp_path / "a" / "depth.json").read_text())["unit"]
+    doubled = "2 0 0 0 0 2 0 0 0 0 2 0 0 0 0 1"
+    broken = {"1 2 3": "line 1: 3 numbers", "": "empty", doubled: "not orthonormal"}
+    broken[lines[0].replace("1.0", "nan", 1)] = "NaN"
+    for text, message in broken.items():
+        (tmp_path / "poses.txt").write_text(text)
+        with pytest.raises(DataError, match=message):
+            predict.main([*common, "--poses", str(tmp_path / "poses.txt")])
+
+
+def test_predict_encodes_once(run_folder, tmp_path, monkeypatch):
+    write_image(tmp_path / "thing.png", torch.rand(3, 64, 64))
+    calls = []
+    from nvs_depth.models.encoder import Encoder
+
+    forward = Encoder.forward
+    monkeypatch.setattr(
+        Encoder, "forward", lambda self, image: calls.append(len(image)) or forward(self, image)
+    )
+    _, network, facts = evaluation.load_network(run_folder, "best", torch.device("cpu"))
+    with torch.no_grad():
+        source = network.encode(torch.rand(1, 3, 64, 64), torch.tensor(facts["K"])[None])
+        network.views(source, source.K.expand(5, 3, 3), relative_path("swing", 5, 20.0))
+    assert calls == [1]
+
+
+def test_table_collects_rows_and_seeds(run_folder, tmp_path):
+    results = json.loads((run_folder / "eval.json").read_text())
+    for name, l1 in (("full-0", 0.1), ("full-1", 0.3), ("views_only-0", 0.5)):
+        results["images"]["method"]["l1"] = l1
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "eval.json").write_text(json.dumps(results))
+    text = table.ablation_table(table.finished_results(tmp_path)).text()
+    assert "0.2000 ± 0.1414" in text
+    assert "0.5000" in text
+    assert "Source shown as the target" in text
+    results["data"] = "another"
+    (tmp_path / "views_only-0" / "eval.json").write_text(json.dumps(results))
+    with pytest.raises(RunError, match="differ in data"):
+        table.finished_results(tmp_path)
+    with pytest.raises(RunError, match="no finished run"):
+        table.finished_results(tmp_path / "full-0")
+
+
+@pytest.mark.parametrize("row", list(table.ROWS))
+def test_every_row_is_a_valid_configuration(row):
+    quick = next(path for path in CONFIGS if path.name == "quick.yaml")
+    assert load_config(TrainConfig, quick, table.ROWS[row][1]) is not None
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_file_loads(path):
+    config = load_config(TrainConfig, path)
+    assert config.steps > 0
+
+
+def test_kitti_needs_the_range_of_scenes(tmp_path):
+    (tmp_path / "c.yaml").write_text("data: {layout: kitti_raw}\n")
+    with pytest.raises((ConfigError, ValueError), match="depth_range=scene"):
+        load_config(TrainConfig, tmp_path / "c.yaml")
+
+
+def test_published_learning_rate():
+    config = TrainConfig()
+    rate = [learning_rate(1 + epoch * 100, 100, config) / 6e-5 for epoch in range(25)]
+    assert rate[:10] == [1.0] * 10
+    assert rate[10] == pytest.approx(1 - 1 / 31)
+    assert rate[24] == pytest.approx(1 - 15 / 31)  # stops at 0.516, not at 0
+    config.decay_steps, config.steps = 10, 20
+    assert learning_rate(10, 100, config) == 6e-5
+    assert learning_rate(20, 100, config) == pytest.approx(0.05 * 6e-5)
+
+
+# ---- paths -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["orbit", "swing", "forward", "sway"])
+def test_paths_are_rigid(kind):
+    check_pose(relative_path(kind, 7, 0.5), kind)
+    assert len(relative_path(kind, 1, 0.5)) == 1
+    with pytest.raises(ValueError, match="at least one frame"):
+        relative_path(kind, 0, 1.0)
+
+
+def test_an_orbit_keeps_its_point_in_the_middle():
+    poses = relative_path("orbit", 5, 30.0, distance=2.0)
+    point = torch.tensor([0.0, 0.0, 2.0])
+    torch.testing.assert_close(
+        transform_points(poses, point.expand(5, 3)), point.expand(5, 3), rtol=0, atol=1e-6
+    )
+    centres = invert_pose(poses)[:, :3, 3]
+    assert math.degrees(math.atan2(centres[0, 0], 2 - centres[0, 2])) == pytest.approx(30, abs=1e-3)
+    torch.testing.assert_close(poses[2], torch.eye(4))
+
+
+def test_forward_moves_the_scene_towards_the_camera():
+    poses = relative_path("forward", 3, 0.5)
+    moved = transform_points(poses[-1], torch.tensor([0.0, 0.0, 2.0]))
+    torch.testing.assert_close(moved, torch.tensor([0.0, 0.0, 1.5]))
+
+
+# ---- prepare -----------------------------------------------------------------------------------------------
+
+
+def test_check_proves_the_geometry_of_embedded_objects(run_folder, capsys):
+    prepare.main(["check", str(run_folder.parent / "data")])
+    text = capsys.readouterr().out
+    parts = ["layout shapenet_flat", "108 in 2 groups", "24 x 24 pixels", "depth maps   108 of 108"]
+    parts += ["18 azimuths, elevations 0, 10, 20", "geometry     good"]
+    for part in parts:
+        assert part in text
+
+
+def test_check_says_where_to_get_data(tmp_path):
+    with pytest.raises(DataError, match="none of the known layouts.*depth_renderer.*cvlibs"):
+        prepare.main(["check", str(tmp_path)])
+
+
+def make_raw(root, frames=2):
+    """A raw drive of two frames, 1.2 m apart, before one wall of LiDAR points 10 m ahead."""
+    date = root / "2011_09_26"
+    drive = date / "2011_09_26_drive_0001_sync"
+    for name in ("image_02/data", "oxts/data", "velodyne_points/data"):
+        (drive / name).mkdir(parents=True)
+    date.joinpath("calib_cam_to_cam.txt").write_text(
+        "calib_time: 09-Jan-2012\nR_rect_00: 1 0 0 0 1 0 0 0 1\n"
+        "P_rect_02: 700 0 600 42 0 700 170 0 0 0 1 0\nP_rect_03: 700 0 600 -350 0 700 170 0 0 0 1 0\n"
+    )
+    date.joinpath("calib_velo_to_cam.txt").write_text("R: 0 -1 0 0 0 -1 1 0 0\nT: 0 0 -0.25\n")
+    date.joinpath("calib_imu_to_velo.txt").write_text("R: 1 0 0 0 1 0 0 0 1\nT: -0.8 0.3 -0.8\n")
+    step = 1.2 / 6378137.0 / math.cos(math.radians(49.0))  # radians of longitude
+    for frame in range(frames):
+        write_image(drive / "image_02" / "data" / f"{frame:010d}.png", torch.full((3, 375, 1242), 0.5))
+        longitude = 8.0 + math.degrees(step) * frame
+        (drive / "oxts" / "data" / f"{frame:010d}.txt").write_text(f"49.0 {longitude:.12f} 110 0 0 0 1 2 3")
+        beams = [struct.pack("<4f", 10.25, y / 4, z / 4, 0.5) for y in range(-8, 9) for z in range(-4, 3)]
+        (drive / "velodyne_points" / "data" / f"{frame:010d}.bin").write_bytes(b"".join(beams))
+    return date, drive.name
+
+
+def test_raw_drives_become_prepared_ones(tmp_path, capsys):
+    date, drive = make_raw(tmp_path / "raw")
+    prepare.main(["kitti", str(tmp_path / "raw"), "--out", str(tmp_path / "out"), "--cameras", "02"])
+    folder = tmp_path / "out" / f"{drive}_02"
+    rows = [[float(w) for w in line.split()] for line in (folder / "poses.txt").read_text().splitlines()]
+    centre = torch.tensor(rows[1][1:]).reshape(4, 4)[:3, 3] - torch.tensor(rows[0][1:]).reshape(4, 4)[:3, 3]
+    east = torch.tensor([1.2, 0.0, 0.0])  # in the IMU's world
+    torch.testing.assert_close(centre, east, rtol=0, atol=1e-3)
+    assert read_image_size(folder / "0000000000.png") == (375, 1242)
+    depth, valid = read_depth_png(folder / "0000000000_depth.png", unit_m=1 / 256)
+    assert valid.sum() == 17 * 7
+    assert depth[valid].unique().tolist() == [10.0]
+    prepare.main(["kitti", str(tmp_path / "raw"), "--out", str(tmp_path / "out"), "--cameras", "02"])
+    assert "there already" in capsys.readouterr().out
+    (date / "calib_imu_to_velo.txt").unlink()
+    with pytest.raises(DataError, match="calib_imu_to_velo.txt"):
+        convert_drive(date, drive, "02", tmp_path / "again")
+    assert not (tmp_path / "again" / f"{drive}_02").exists()
+
+
+def test_gps_packets_to_poses():
+    degree = math.degrees(1 / 6378137.0)  # a metre of latitude
+    poses = oxts_poses([[49, 8, 100, 0, 0, 0.1], [49 + 3 * degree, 8, 101, 0, 0, 0.1]])
+    torch.testing.assert_close(poses[0], torch.eye(4, dtype=torch.float64))
+    # 3 m to the north and 1 m up, in the frame of a car whose nose is 0.1 rad north of east
+    expected = torch.tensor([3 * math.sin(0.1), 3 * math.cos(0.1), 1.0], dtype=torch.float64)
+    torch.testing.assert_close(poses[1, :3, 3], expected, rtol=0, atol=1e-4)
+
+
+def test_lidar_projection_against_a_plain_loop():
+    generator = torch.Generator().manual_seed(0)
+    points = torch.rand(400, 3, generator=generator, dtype=torch.float64) * torch.tensor(
+        [30.0, 20, 6]
+    ) - torch.tensor([5.0, 10, 3])
+    cam_from_velo = torch.tensor([[0, -1, 0, 0.1], [0, 0, -1, -0.2], [1, 0, 0, 0.3], [0, 0, 0, 1]]).double()
+    K = torch.tensor([[30.0, 0, 20], [0, 30, 11], [0, 0, 1]])
+    depth, valid = project_lidar(points, cam_from_velo, K, 23, 41)
+    expected = torch.zeros(23, 41)
+    for x, y, z in points.tolist():
+        cx, cy, cz = -y + 0.1, -z - 0.2, x + 0.3
+        if cz <= 0.5:
+            continue
+        column, row = round(30 * cx / cz + 20), round(30 * cy / cz + 11)
+        if 0 <= column < 41 and 0 <= row < 23 and (expected[row, column] == 0 or cz < expected[row, column]):
+            expected[row, column] = cz
+    torch.testing.assert_close(depth, expected)
+    assert torch.equal(valid, expected > 0)
