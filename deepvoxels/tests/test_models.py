@@ -362,3 +362,19 @@ def test_discriminator_dropout_varies_in_training_only():
     d.eval()
     assert torch.equal(d(images), d(images))
     assert math.isfinite(d(images).sum().item())
+
+
+@pytest.mark.parametrize("shape", [(1, 16, 32, 32, 32), (1, 3, 6, 5, 7), (1, 2, 4, 4, 4)])
+def test_small_volumes_are_convolved_in_halves_with_the_same_result(shape):
+    x = torch.randn(shape, requires_grad=True)
+    weight, bias = torch.randn(5, shape[1], 3, 3, 3, requires_grad=True), torch.randn(5, requires_grad=True)
+    padded = F.pad(x, (1,) * 6, mode="replicate")
+    assert fused._would_run_slowly(padded, weight)
+    expected, found = F.conv3d(padded, weight, bias), fused.padded_conv(x, weight, bias)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    direction = torch.randn_like(expected)
+    inputs = (x, weight, bias)
+    for a, b in zip(
+        torch.autograd.grad(found, inputs, direction), torch.autograd.grad(expected, inputs, direction), strict=True
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=5e-3)
