@@ -1,11 +1,18 @@
 """Differentiable diffusion: the solver, the splatting, and where the time of one evaluation goes."""
 
+from collections.abc import Callable
+
+import numpy as np
 import torch
+import torch.nn.functional as F
+from scipy.sparse import coo_matrix, csc_array, diags
+from scipy.sparse.linalg import spsolve
 from torch import Tensor
 
+from benchmarks.fresh import in_fresh_process
 from benchmarks.harness import Case, Goal, Trial
 from benchmarks.shared_cases import from_tests, largest_difference
-from diffdiffdepth.losses import LossWeights, ReprojectionLoss, warp_to_centre
+from diffdiffdepth.losses import LossWeights, ReprojectionLoss, feature_network, warp_to_centre
 from diffdiffdepth.models.diffusion import diffuse
 from diffdiffdepth.models.point_depth import DepthOptions, LabelScale, PointDepth
 from diffdiffdepth.models.splatting import splat
@@ -15,6 +22,7 @@ from shared.camera import pixel_grid
 __all__ = ["CASES"]
 
 TESTS = "diffdiffdepth/tests"
+VIEWS = torch.arange(0, 8, 2)  # of the 8 views, those of one evaluation
 
 
 # --------------------------------------------------------------------------------------------- solver
@@ -32,11 +40,8 @@ def diffusion_problem(height: int, width: int) -> list[Tensor]:
     return [weights, labels, torch.exp(-6 * edges.clamp(max=1) ** 3)]
 
 
-def sparse_system(weights: Tensor, labels: Tensor, smoothness: Tensor):
+def sparse_system(weights: Tensor, labels: Tensor, smoothness: Tensor) -> tuple[csc_array, np.ndarray]:
     """The same system for SciPy: matrix (CSC, float64) and right-hand side."""
-    import numpy as np
-    from scipy.sparse import coo_matrix, diags
-
     weights, labels, smoothness = (x.double().numpy() for x in (weights, labels, smoothness))
     index = np.arange(weights.size).reshape(weights.shape)
     first = np.concatenate([index[:, :-1].ravel(), index[:-1].ravel()])
@@ -49,8 +54,6 @@ def sparse_system(weights: Tensor, labels: Tensor, smoothness: Tensor):
 
 
 def prepare_solve() -> Trial:
-    from scipy.sparse.linalg import spsolve
-
     problem = diffusion_problem(512, 512)
     matrix, rhs = sparse_system(*problem)
 
@@ -137,43 +140,71 @@ def light_field(side: int = 512, views: int = 8, count: int = 20_000) -> LightFi
     return LightField(seen_from(torch.zeros(2)), images, offsets[:views], points=points)
 
 
-def prepare_evaluation() -> Trial:
-    """Steps of one evaluation of the positions' gradient, supersampling 2, RGB distance, four views."""
+def evaluation(vgg: bool) -> tuple[PointDepth, ReprojectionLoss, dict]:
+    """A model at its start, the loss against a scene (VGG with random weights, or RGB), the model's state."""
     scene = light_field()
-    chosen = torch.arange(0, 8, 2)
     model = PointDepth(scene.points, scene.centre, DepthOptions(), LabelScale.of(scene.points))
-    loss = ReprojectionLoss(scene, LossWeights())
-    positions = model.choose("positions")
-    dense = model.dense().detach()
-    maps = [x.detach() for x in model._splat()]
-    theta = torch.rand(maps[0].shape, generator=torch.Generator().manual_seed(0)) * 0.9 + 0.1
-    weights = maps[1] + 1e-6
+    loss = ReprojectionLoss(scene, LossWeights(), feature_network("random") if vgg else None)
+    return model, loss, model.state_dict()
 
-    def whole() -> float:
-        model._start = None  # every evaluation solves from a cold start
-        total = loss(model.dense(), chosen)["total"]
+
+def evaluation_step(vgg: bool) -> Callable[[], float]:
+    """Loss of half of the views and its gradient by the positions, with a solve from a cold start."""
+    model, loss, state = evaluation(vgg)
+
+    def step() -> float:
+        model.load_state_dict(state)
+        positions = model.choose("positions")
+        total = loss(model.dense(), VIEWS)["total"]
         torch.autograd.grad(total, positions)
         return total.item()
 
+    return step
+
+
+def prepare_evaluation(vgg: bool) -> Trial:
+    """One evaluation, and its steps one by one, each with its own backward pass."""
+    model, loss, _ = evaluation(vgg)
+    factor, size = model.options.supersampling, model.size
+    dense = model.dense()
+    points = [model.groups["positions"], model.groups["labels"], torch.exp(-model.groups["weights"])]
+    theta = torch.exp(-model.groups["smoothness"])[None, None]
+    theta = F.interpolate(theta, scale_factor=factor, mode="bilinear", align_corners=False)[0, 0]
+    order = {"near_is_large": model.scale.near_is_large, "supersampling": factor}
+    label_map, weight_map = splat(*points, size, **order)
+    warped = warp_to_centre(loss.scene, dense, VIEWS)[0]
+
+    def gradient(function: Callable[[Tensor], Tensor], inputs: Tensor, grad: Tensor | None = None) -> None:
+        leaf = inputs.detach().requires_grad_()
+        torch.autograd.grad(function(leaf), leaf, grad)
+
     def splatting() -> None:
-        label_map, weight_map = model._splat()
-        torch.autograd.grad((label_map, weight_map), positions, maps)
+        gradient(lambda x: torch.stack(splat(x, *points[1:], size, **order)).sum(), points[0])
 
     def solving() -> None:
-        inputs = [x.detach().requires_grad_() for x in (weights, maps[0], theta)]
-        solution = diffuse(*inputs, tolerance=model.options.tolerance)
-        torch.autograd.grad(solution, inputs, maps[0])
+        tolerance = model.options.tolerance
+        gradient(lambda x: diffuse(weight_map, x, theta, tolerance=tolerance), label_map, label_map)
 
-    def comparing() -> None:
-        leaf = dense.clone().requires_grad_()
-        torch.autograd.grad(loss(leaf, chosen)["total"], leaf)
+    parts = {
+        "splat": splatting,
+        "solve": solving,
+        "loss": lambda: gradient(lambda x: loss(x, VIEWS)["total"], dense),
+        "of which warp": lambda: gradient(lambda x: warp_to_centre(loss.scene, x, VIEWS)[0].sum(), dense),
+    }
+    if vgg:
+        parts["of which features"] = lambda: gradient(
+            lambda x: sum(loss.features(view)[loss.features.taps[0]].mean() for view in x.split(1)), warped
+        )
+    return Trial({"ours": evaluation_step(vgg)} | parts)
 
-    def warping() -> None:
-        leaf = dense.clone().requires_grad_()
-        torch.autograd.grad(warp_to_centre(scene, leaf, chosen)[0].sum(), leaf)
 
-    candidates = {"ours": whole, "splat": splatting, "solve": solving, "warp, compare": comparing}
-    return Trial(candidates | {"of which warp": warping})
+def prepare_step() -> Trial:
+    here = "benchmarks.diffdiffdepth_cases:evaluation_step"
+    candidates = {
+        "ours": lambda: in_fresh_process(here, vgg=False),
+        "with VGG features": lambda: in_fresh_process(here, vgg=True),
+    }
+    return Trial(candidates)
 
 
 CASES = [
@@ -202,10 +233,23 @@ CASES = [
         lambda: prepare_splat(3_125, 256, True),
         goals=(Goal("plain loop of the tests", "ratio", at_least=10),),
     ),
+    *(
+        Case(
+            f"diffdiffdepth/evaluation-{name}",
+            f"loss and gradient of 20,000 points, 512x512, supersampling 2, 4 views, {name.upper()}",
+            lambda vgg=vgg: prepare_evaluation(vgg),
+            parts=True,
+        )
+        for name, vgg in (("rgb", False), ("vgg", True))
+    ),
     Case(
-        "diffdiffdepth/evaluation",
-        "loss and gradient of 20,000 points at 512x512, supersampling 2, 4 views, RGB",
-        prepare_evaluation,
-        parts=True,
+        "diffdiffdepth/step",
+        "the same evaluations in processes of their own",
+        prepare_step,
+        seconds=2,
+        goals=(
+            Goal("ours", "memory_gb", at_most=2),
+            Goal("with VGG features", "memory_gb", at_most=2),
+        ),
     ),
 ]

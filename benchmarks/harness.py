@@ -35,10 +35,10 @@ class Sample:
 
 @dataclass(frozen=True)
 class Goal:
-    """A bound on one candidate's figure: its `ratio` of time or of memory to ours, or its `seconds`."""
+    """A bound on one of a candidate's figures; ratios are to ours."""
 
     label: str
-    figure: Literal["ratio", "memory_ratio", "seconds"]
+    figure: Literal["ratio", "memory_ratio", "seconds", "memory_gb"]
     at_least: float = -math.inf
     at_most: float = math.inf
 
