@@ -5,8 +5,7 @@
 
 Each row and seed is an ordinary run folder below --out. One that is finished is not trained again and an
 interrupted one goes on where it stopped, so the command can be repeated until the table is complete. The
-paper's own tables are not at hand; related figures from elsewhere stand in the reports, labelled as what they
-are.
+paper's own tables are not at hand; the reports show related figures from elsewhere, labelled so.
 """
 
 import argparse

@@ -1,5 +1,4 @@
-"""Embedded data: random chairs and cars on the view grid, and street drives, written in the real sets'
-layouts.
+"""Embedded data: random chairs and cars on the view grid, and street drives, in the real sets' layouts.
 
 Rendered on first use by ray casting, with exact depth; the real loaders read them back. The objects come in
 this paper's layout or its predecessors', the drives as prepared KITTI raw. `made.json` holds the options and

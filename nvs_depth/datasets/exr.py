@@ -24,8 +24,7 @@ CONVERT = "Convert it to a scanline EXR with ZIP compression (Blender: file form
 
 
 def read_exr(path: str | os.PathLike, channel: str | None = None) -> Tensor:
-    """One channel of an EXR file as float32 [H, W], top row first; infinities and NaN are returned as they
-    are.
+    """One channel of an EXR file as float32 [H, W], top row first; infinities and NaN stay as they are.
 
     channel: its name; by default the first of Z, V, Y, R, or else the first in the file: depth renders repeat
     the depth in all of their channels. Raises DataError for damaged files and unsupported kinds of EXR.

@@ -4,13 +4,14 @@ kitti_raw, written by `prepare.py kitti` (and by the paper's own script, which w
 
     <root>/<drive>_<camera>/cam.txt                  3x3 of the 1242x375 images
     <root>/<drive>_<camera>/poses.txt                per line: frame and 16 numbers, camera to world, metres
-    <root>/<drive>_<camera>/0000000066.png           and 0000000066_depth.png, 16 bit, metres * 256, 0:
-    unknown
+    <root>/<drive>_<camera>/0000000066.png           and 0000000066_depth.png, 16 bit, metres * 256
 
-kitti_odometry, as the benchmark hands it out: <sequence>/{image_2 or image_0, calib.txt, poses.txt}, 3x4
-poses. kitti_odometry_flat, as Chen et al. and Hou et al. have it: images/00_004166.png and poses.txt with one
-line "id rx ry rz tx ty tz" (Euler angles x, y, z in radians, metres) for each image, 256 px crops of focal
-length 718.9. Translations become 1/50 of a metre: one unit is 50 m.
+kitti_odometry, as the benchmark hands it out: <sequence>/{image_2 or image_0, calib.txt, poses.txt} with 3x4
+poses; it has no depth, one's own goes to <sequence>/depth/ in the form above.
+
+kitti_odometry_flat, as Chen et al. and Hou et al. have it: images/00_004166.png and poses.txt with one line
+"id rx ry rz tx ty tz" (Euler angles x, y, z in radians, metres) for each image, 256 px crops of focal length
+718.9. In all of them a depth of 0 is unknown, and translations become 1/50: one unit is 50 m.
 """
 
 from collections.abc import Collection, Sequence
@@ -122,7 +123,7 @@ def load_kitti_odometry(
         raise DataError(
             root, "holds no sequence with calib.txt", "Sequences are folders such as 00, with calib.txt"
         )
-    names, groups, images, poses, Ks, frames = [], [], [], [], [], []
+    names, groups, images, depths, poses, Ks, frames = [], [], [], [], [], [], []
     for folder in folders:
         wanted = ("image_2", "image_0") if camera == "auto" else (camera,)
         image_folder = next((folder / name for name in wanted if (folder / name).is_dir()), None)
@@ -144,6 +145,8 @@ def load_kitti_odometry(
                 )
             pose = rows[int(image.stem)].clone()
             pose[:3, 3] -= pose[:3, :3] @ offset
+            depth = folder / "depth" / image.name
+            depths.append(depth if depth.is_file() else None)
             names.append(f"{folder.name}/{image.stem}.png")
             groups.append(folder.name)
             images.append(image)
@@ -157,10 +160,12 @@ def load_kitti_odometry(
         names=names,
         groups=groups,
         images=images,
+        depths=depths,
         world_from_cam=_in_units(torch.stack(poses)),
         K_stored=torch.stack(Ks),
         stored_hw=read_image_size(images[0]),
         coordinates=torch.tensor(frames),
+        depth_format=DepthFormat(unit=DEPTH_UNIT_M / UNIT_M, sparse=True),
         unit_m=UNIT_M,
     )
 

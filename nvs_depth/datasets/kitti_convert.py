@@ -4,8 +4,7 @@
     <raw>/<date>/<drive>/{image_02,image_03}/data/0000000000.png
     <raw>/<date>/<drive>/oxts/data/0000000000.txt and velodyne_points/data/0000000000.bin
 
-Poses are those of the camera itself, in metres; depth is z in that camera, metres * 256, 0 where no beam
-fell.
+Poses are those of the camera itself, in metres; depth is z in that camera, metres * 256, 0: no beam.
 """
 
 import math

@@ -15,8 +15,7 @@ def load_posed(folder: Path, framing: Framing, units_per_scene_unit: float = 1.0
     """All frames of a transforms.json as one group, in the order of the file; depth is not read.
 
     units_per_scene_unit: factor on all translations, to bring depths into the range of the network (objects:
-    about 1 to 3; scenes: 0.1 to 100). Lens distortion is undone. Raises DataError for images of several
-    sizes.
+    about 1 to 3; scenes: 0.1 to 100). Lens distortion is undone. DataError if sizes of images differ.
     """
     path = folder / "transforms.json"
     listing = read_nerf_transforms(path)

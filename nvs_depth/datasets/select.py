@@ -56,6 +56,7 @@ class DataConfig:
     pose_files: Literal["auto", "world_to_cam", "cam_to_world"] = "auto"  # shapenet
     depth_files: Literal["ray_length", "z"] = "ray_length"  # shapenet
     focal_share: float = 480 / 256  # shapenet_flat: focal length over image side
+    background: tuple[float, float, float] | None = (0.0, 0.0, 0.0)  # under transparency; null: refuse it
     scale: float = 1.0  # posed: factor on the translations
 
     pairs: PairOptions = field(default_factory=PairOptions)
@@ -77,8 +78,7 @@ def load_split(
     evaluate_pairs: int = 0,
     say: Callable[[str], None] = lambda text: None,
 ) -> Split:
-    """Training pairs, and test pairs from the published list or drawn once; `evaluate_pairs` limits them (0:
-    all).
+    """Training pairs, and `evaluate_pairs` (0: all) test pairs from the published list or drawn once.
 
     Embedded data are rendered first. Raises DataError for what is missing or broken.
     """
@@ -120,7 +120,7 @@ def load_views(
         views = load_kitti_odometry_flat(root, framing)
     else:
         views = load_posed(root, framing, config.scale)
-    views.cache_mb = config.cache_mb
+    views.cache_mb, views.background = config.cache_mb, config.background
     return views
 
 

@@ -52,8 +52,7 @@ def view_number(azimuth_deg: int, elevation_deg: int) -> int:
 
 
 def grid_pose(azimuth_deg: float, elevation_deg: float, distance: float = 2.0) -> Tensor:
-    """`world_from_cam` [4, 4] float64 of the predecessors' grid; the object is at the origin, the world's y
-    is down.
+    """`world_from_cam` [4, 4] float64 on the predecessors' grid; object at the origin, the world's y down.
 
     R = Ry(azimuth) Rx(-elevation), centre = -distance R z: the formula of Chen et al.'s loader.
     """

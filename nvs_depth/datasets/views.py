@@ -26,8 +26,7 @@ BLACK = (0.0, 0.0, 0.0)
 
 @dataclass(frozen=True)
 class Framing:
-    """How a stored image becomes a square: resized to `resize_hw` (if given), the square cut out, shrunk to
-    `side`.
+    """How a stored image becomes a square: resized to `resize_hw` if given, cut out, shrunk to `side`.
 
     crop: (top, left, side) in pixels of the resized image; None: the largest square in the middle.
     """
@@ -105,8 +104,8 @@ class ViewSample(NamedTuple):
 class ViewSet:
     """N posed views in groups (objects, drives); poses in the unit the networks work in.
 
-    `coordinates` [N, 2] holds azimuth and elevation in degrees for views on a grid, (frame number, 0) for
-    sequences.
+    `coordinates` [N, 2] holds azimuth and elevation in degrees for views on a grid, for sequences
+    (frame number, 0).
     """
 
     path: Path

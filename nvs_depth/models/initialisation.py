@@ -19,7 +19,7 @@ def initialise(network: nn.Module, trunk: ResNet18Trunk, scheme: str, imagenet_w
     "imagenet": as "default", then the trunk from a local file. "normal002": every convolution and linear
     layer N(0, 0.02) with zero bias, every normalisation gain N(1, 0.02): what the released code does to all
     networks, its ImageNet trunk included. "default": PyTorch's. Raises ValueError for another name, DataError
-    without file.
+    without the file.
     """
     if scheme == "imagenet":
         load_imagenet(trunk, imagenet_weights)

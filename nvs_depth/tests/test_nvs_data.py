@@ -396,8 +396,7 @@ def test_transparent_background_becomes_the_configured_colour(tmp_path):
     image = views.load(0).image
     assert image[:, :, :16].abs().max() == 0
     assert image[:, :, 16:].min() == 1
-    views = load_views(DataConfig(layout="shapenet_flat", root=str(tmp_path)), 32)
-    views.background = None
+    views = load_views(DataConfig(layout="shapenet_flat", root=str(tmp_path), background=None), 32)
     with pytest.raises(DataError, match="transparent pixels"):
         views.load(0)
 
