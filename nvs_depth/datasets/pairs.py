@@ -78,10 +78,10 @@ def find_pairs(
     sources: Tensor | None = None,
     targets: Tensor | None = None,
 ) -> PairSet:
-    """Pairs within groups by the rule of the layout; `sources` and `targets` are masks [N] of what is allowed.
+    """Pairs within groups by the rule of the layout; `sources` and `targets` are masks [N] of those allowed.
 
     Grids: azimuth larger by one of the steps (no turn past the last azimuth, as published, unless symmetric).
-    Sequences: up to `max_gap` frames later. Unordered sets: the nearest cameras. DataError if there is no pair.
+    Sequences: up to `max_gap` frames later. Unordered sets: the nearest cameras. DataError without a pair.
     """
     count = len(views)
     allowed_source = torch.ones(count, dtype=torch.bool) if sources is None else sources

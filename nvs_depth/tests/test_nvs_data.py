@@ -111,7 +111,7 @@ def test_released_relative_rotation_is_wrong_above_the_ground():
     """The released loader multiplies world-to-camera rotations as if they were camera-to-world."""
     errors = {}
     for elevations, step in (((0, 0), 20), ((20, 20), 20), ((30, 30), 40), ((0, 30), 20)):
-        source, target = grid_pose(0, elevations[0]), grid_pose(step, elevations[1])
+        source, target = grid_pose(40, elevations[0]), grid_pose(40 + step, elevations[1])
         true = relative_pose(source, target)[:3, :3]  # source_from_target
         P_source, P_target = (invert_pose(p)[:3, :3] for p in (source, target))
         released = P_source.T @ P_target
@@ -120,9 +120,9 @@ def test_released_relative_rotation_is_wrong_above_the_ground():
         opposite = ((released @ true).trace() - 1) / 2
         errors[elevations, step] = math.degrees(torch.acos(torch.maximum(cosine, opposite).clamp(-1, 1)))
     assert errors[(0, 0), 20] < 1e-4
-    assert errors[(20, 20), 20] > 6
-    assert errors[(30, 30), 40] > 18
-    assert errors[(0, 30), 20] > 9
+    assert errors[(20, 20), 20] == pytest.approx(6.91, abs=0.01)
+    assert errors[(30, 30), 40] == pytest.approx(20.31, abs=0.01)
+    assert errors[(0, 30), 20] == pytest.approx(20.31, abs=0.01)
 
 
 def test_grid_poses_look_at_the_object_from_above():
