@@ -45,6 +45,7 @@ from shared.command import (
 )
 from shared.config import config_differences, config_to_dict, save_config
 from shared.files import write_bytes
+from shared.memory import keep_large_buffers
 from shared.pictures import encode_png, to_uint8
 from shared.run_folder import (
     find_checkpoint,
@@ -97,6 +98,8 @@ def open_run(
     """
     folder = args.out or Path("runs") / f"{paper}-{args.config.stem}"
     device = select_device(args.device, int(os.environ.get("LOCAL_RANK", "0")))
+    if device.type == "cpu":
+        keep_large_buffers()
     with _process_group(device), contextlib.ExitStack() as stack:
         rank = dist.get_rank() if dist.is_initialized() else 0
         if rank == 0:
