@@ -18,7 +18,7 @@ x = torch.zeros(16_000_000)  # 64 MB
 for _ in range(8):
     x + 1
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(5):
+for _ in range(40):
     x + 1
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
@@ -36,8 +36,7 @@ def test_large_results_no_longer_touch_fresh_pages() -> None:
         )
         for mode in ("keep", "default")
     }
-    assert faults["keep"] < 100
-    assert faults["default"] > 10 * max(faults["keep"], 1)
+    assert faults["keep"] < faults["default"] / 4
 
 
 def test_other_systems_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
