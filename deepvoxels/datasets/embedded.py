@@ -1,7 +1,7 @@
 """Embedded scenes: rendered on first use and written in the official layout of the DeepVoxels data set.
 
-    <out_dir>/{train,validation,test}/<name>/{intrinsics.txt, rgb/NNNNNN.png, pose/NNNNNN.txt,
-    depth/NNNNNN.png}
+    <out_dir>/{train,validation,test}/<name>/
+        intrinsics.txt  rgb/NNNNNN.png  pose/NNNNNN.txt  depth/NNNNNN.png  embedded.json
 
 Like the released scenes: an object in the unit cube on white, cameras that look at the origin from a fixed
 distance above the ground plane, training views spread evenly over the northern hemisphere, test views on the
@@ -35,6 +35,7 @@ GRID_SCALE = 1.0
 DEPTH_UNIT = 1e-4
 DEPTH_BACKGROUND = 10000
 _FOCAL_PER_SIDE = 525 / 480  # the released scenes' vertical field of view, as far as it is known
+_MARKER = "embedded.json"
 _SPLITS = ("train", "validation", "test")
 
 
@@ -58,36 +59,36 @@ def make_embedded_scene(
 ) -> EmbeddedScene:
     """Render one of `EMBEDDED_NAMES` into `out_dir`, unless it is there already with the same options.
 
-    Everything is made in a temporary folder and moved into place at the end; `<out_dir>/<name>.json` holds
-    the options and is written last, so a broken run never looks complete. Raises ValueError for an unknown
-    name or sizes below 1 and DataError when the folder cannot be written.
+    Each split is made in a temporary folder and moved into place whole, with its options in `embedded.json`.
+    A folder of the same name without that file is never touched. Raises ValueError for an unknown name or
+    sizes below 1, and DataError when such a folder is in the way or nothing can be written.
     """
     out_dir = Path(out_dir)
     counts = {"train": train_views, "validation": validation_views, "test": test_views}
     if name not in EMBEDDED_NAMES:
         raise ValueError(f"unknown embedded scene {name!r}; there are {', '.join(EMBEDDED_NAMES)}")
-    if image_side < 8 or min(counts.values()) < 1:
-        raise ValueError(
-            f"an embedded scene needs image_side >= 8 and at least one view per split, got {counts}"
-        )
+    if image_side < 8 or antialias < 1 or min(counts.values()) < 1:
+        raise ValueError(f"needs image_side >= 8 and at least one view per split, got {image_side}, {counts}")
     options = {"name": name, "image_side": image_side, "views": counts, "seed": seed, "antialias": antialias}
     record = {"generator": "shared.scenes", "version": SCENES_VERSION, **options}
-    record_path = out_dir / f"{name}.json"
     folders = EmbeddedScene(*(out_dir / split / name for split in _SPLITS))
-    if _is_current(record_path, record, folders):
+    if all(_is_current(folder, record) for folder in folders):
         return folders
+    for folder in folders:
+        if folder.exists() and not (folder / _MARKER).is_file():
+            remedy = "Choose another folder for the embedded scenes: this one is not theirs to replace"
+            raise DataError(folder, f"exists already and holds no {_MARKER}", remedy)
     scene, K, poses = make_object(name, seed), intrinsics_of(image_side), _split_poses(counts, seed)
     temporary = out_dir / f".{name}.{uuid.uuid4().hex[:8]}.tmp"
     try:
-        record_path.unlink(missing_ok=True)
         for split in _SPLITS:
             _write_split(temporary / split, scene, K, poses[split], image_side, antialias)
+            write_bytes(temporary / split / _MARKER, (json.dumps(record, indent=2) + "\n").encode())
         for split, folder in zip(_SPLITS, folders, strict=True):
             if folder.exists():
                 shutil.rmtree(folder)
             folder.parent.mkdir(parents=True, exist_ok=True)
             os.replace(temporary / split, folder)
-        write_bytes(record_path, (json.dumps(record, indent=2) + "\n").encode())
     except OSError as error:
         remedy = "Check the free space and the write permission of the folder"
         raise DataError(out_dir, f"the embedded scene cannot be written ({error})", remedy) from None
@@ -144,13 +145,10 @@ def _write_split(folder: Path, scene: Scene, K: Tensor, poses: Tensor, side: int
         write_depth_png(depth, view.depth, view.mask, unit_m=DEPTH_UNIT, invalid=DEPTH_BACKGROUND)
 
 
-def _is_current(record_path: Path, record: dict, folders: EmbeddedScene) -> bool:
-    """True when the folders are there and were made with exactly these options."""
+def _is_current(folder: Path, record: dict) -> bool:
+    """True when the folder was made with exactly these options and still holds all its pictures."""
     try:
-        made = json.loads(record_path.read_text(encoding="utf-8"))
+        made = json.loads((folder / _MARKER).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return made == record and all(
-        len(list((folder / "rgb").glob("*.png"))) == record["views"][split]
-        for split, folder in zip(_SPLITS, folders, strict=True)
-    )
+    return made == record and len(list((folder / "rgb").glob("*.png"))) == record["views"][folder.parent.name]

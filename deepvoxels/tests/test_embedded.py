@@ -104,7 +104,7 @@ def test_same_options_are_reused_and_changed_options_made_anew(tmp_path):
     assert picture.exists()
     make_embedded_scene(tmp_path, "cube", **options | {"train_views": 1})
     assert len(list((first.train / "rgb").iterdir())) == 1
-    record = json.loads((tmp_path / "cube.json").read_text())
+    record = json.loads((first.test / "embedded.json").read_text())
     assert record["views"]["train"] == 1
     assert not list(tmp_path.glob(".*"))  # no temporary folder is left
 
@@ -118,9 +118,19 @@ def test_a_broken_run_never_looks_complete(tmp_path, monkeypatch):
     monkeypatch.setattr("deepvoxels.datasets.embedded.write_depth_png", fail)
     with pytest.raises(DataError, match="No space left"):
         make_embedded_scene(tmp_path, "cube", **options)
-    assert not (tmp_path / "cube.json").exists()
     assert not (tmp_path / "train").exists()
     assert not list(tmp_path.glob(".*"))
+
+
+def test_a_folder_made_by_others_is_never_replaced(tmp_path):
+    """Someone may name the folder of the published data."""
+    theirs = tmp_path / "test" / "cube" / "rgb" / "000000.png"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_bytes(b"published")
+    with pytest.raises(DataError, match="Choose another folder"):
+        make_embedded_scene(tmp_path, "cube", **SMALL)
+    assert theirs.read_bytes() == b"published"
+    assert not (tmp_path / "train").exists()
 
 
 def test_every_name_is_made_and_others_are_refused(tmp_path):

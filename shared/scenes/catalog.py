@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 
@@ -43,9 +44,7 @@ def make_scene(name: str, seed: int = 0) -> Scene:
         return _PLACES[name](seed)
     if name not in OBJECTS:
         raise ValueError(f"unknown scene {name!r}; there are {', '.join(CATALOG)}")
-    scene = make_object(name, seed)
-    scene.cameras = orbit_trajectory(12, 1.7, 30.0)
-    return scene
+    return replace(make_object(name, seed), cameras=orbit_trajectory(12, 1.7, 30.0))
 
 
 def catalog_intrinsics(name: str, height: int, width: int) -> torch.Tensor:

@@ -19,9 +19,9 @@ _RAYS_PER_TILE = 40_000  # keeps the working set of a tile in the processor's ca
 class Render(NamedTuple):
     """One picture, or many with a leading [V]; colours average over the pixel, the rest is its centre ray.
 
-    image [3, H, W] RGB in [0, 1]; depth [H, W] z-depth in scene units, inf where nothing is hit; mask [H,
-    W] bool, True where something is hit; normals [3, H, W] world unit vectors towards the camera, 0 outside
-    the mask.
+    image [3, H, W] RGB in [0, 1]; depth [H, W] z-depth in scene units, inf where nothing is hit; mask
+    [H, W] bool, True where something is hit; normals [3, H, W] world unit vectors towards the camera, 0
+    outside the mask.
     """
 
     image: Tensor
@@ -109,11 +109,10 @@ def _render_tile(
 
 
 def check_camera(K: Tensor, world_from_cam: Tensor, height: int, width: int, antialias: int) -> None:
+    """Raise ValueError unless the matrices have their shapes and the numbers are at least 1."""
     if K.shape != (3, 3) or world_from_cam.shape != (4, 4):
         raise ValueError(
             f"K must be [3, 3] and world_from_cam [4, 4], not {list(K.shape)}, {list(world_from_cam.shape)}"
         )
     if min(height, width, antialias) < 1:
-        raise ValueError(
-            f"height, width and antialias must be at least 1, got {height}, {width}, {antialias}"
-        )
+        raise ValueError(f"sizes and samples must be at least 1, got {height}, {width}, {antialias}")

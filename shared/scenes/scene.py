@@ -81,9 +81,12 @@ def moved(items: list[Item], world_from_group: Tensor) -> list[Item]:
     return result
 
 
-@dataclass
+@dataclass(frozen=True)
 class Scene:
-    """Items, light and background; z is up. `cameras` [V, 4, 4] are suggested `world_from_cam`, if any."""
+    """Items, light and background; z is up. `cameras` [V, 4, 4] are suggested `world_from_cam`, if any.
+
+    Not to be changed once made (`dataclasses.replace` makes another): the bounds of the items are kept.
+    """
 
     items: list[Item]
     light: Light = field(default_factory=Light)
@@ -94,13 +97,9 @@ class Scene:
     def bounding_balls(self) -> tuple[np.ndarray, np.ndarray]:
         """Centres [S, 3] and radii [S] of the items in the world, float64."""
         shapes = [item.shape for item in self.items]
-        centres = np.stack(
-            [
-                (s.world_from_local[:3, :3] @ s.bounds_middle + s.world_from_local[:3, 3:])[:, 0].numpy()
-                for s in shapes
-            ]
-        )
-        return centres, np.array([s.bounding_radius for s in shapes]) * (1 + 1e-4)
+        poses = torch.stack([s.world_from_local for s in shapes])  # [S, 4, 4]
+        centres = poses[:, :3, :3] @ torch.stack([s.bounds_middle for s in shapes]) + poses[:, :3, 3:]
+        return centres[..., 0].numpy(), np.array([s.bounding_radius for s in shapes]) * (1 + 1e-4)
 
 
 class Hits(NamedTuple):

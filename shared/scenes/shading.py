@@ -85,10 +85,8 @@ def _sunlit(scene: Scene, points: Tensor, normals: Tensor, to_sun: Tensor, facin
     across = np.sqrt(np.maximum((offset**2).sum(1) - along**2, 0.0))
     keep = (across <= radii + radius) & (along >= -(radii + radius))
     blockers = [int(i) for i in keep.nonzero()[0] if scene.items[i].blocks_light]
-    scale = 1e-3 * max(
-        1.0, float(points.abs().max()) / 10
-    )  # clear of the surface by more than float32's error
-    start = points[:, rows] + scale * normals[:, rows]
+    clearance = 1e-3 * max(1.0, float(points.abs().max()) / 10)  # more than float32's error
+    start = points[:, rows] + clearance * normals[:, rows]
     blocked = trace(scene, start, to_sun[:, None].expand_as(start), blockers)
     lit[rows] = (blocked.item < 0).to(lit)
     return lit
