@@ -10,7 +10,7 @@ LARGEST = 2**31 - 1
 
 
 def keep_large_buffers() -> bool:
-    """Tell glibc to reuse freed memory of any size; returns whether that was possible (Linux with glibc only).
+    """Tell glibc to reuse freed memory of any size; returns whether that was possible (Linux with glibc).
 
     By default every tensor above 32 MB is mapped anew, and the system clears its pages at first touch: at
     512 x 512 pixels and 64 channels this takes longer than the element-wise operation itself. The price is a
