@@ -48,8 +48,10 @@ class BaselineOptions:
         if self.image_side < 2 or min([1, *self.widths]) < 1 or min(self.hidden, self.vectors) < 0:
             raise ValueError(f"sides and widths must be positive: {self}")
         if self.widths and (len(self.widths) < 2 or self.image_side % (1 << (len(self.widths) - 1))):
-            raise ValueError(f"widths {self.widths} ask for {len(self.widths) - 1} halvings, at least 1, of "
-                             f"image_side {self.image_side}")
+            raise ValueError(
+                f"widths {self.widths} ask for {len(self.widths) - 1} halvings, at least 1, of "
+                f"image_side {self.image_side}"
+            )
 
 
 def build_baseline(name: str, options: BaselineOptions) -> nn.Module:
@@ -92,8 +94,9 @@ class Pix2Pix(nn.Module):
         self.unet = UNet(2, 3, widths[0], widths)
         self.colour = ConvUnit(2, widths[0], 3, norm=False, slope=None)
 
-    def forward(self, source_images: Tensor, world_from_source: Tensor, world_from_target: Tensor,
-                K: Tensor) -> Tensor:
+    def forward(
+        self, source_images: Tensor, world_from_source: Tensor, world_from_target: Tensor, K: Tensor
+    ) -> Tensor:
         """Images [N, 3, S, S] in [0, 1] of target poses [N, 4, 4], K [N, 3, 3]; the source is not used."""
         directions = ray_direction_image(K, world_from_target, self.side)
         return _colour(self.colour(self.unet(channels_last(directions))))
@@ -108,21 +111,26 @@ class _Autoencoder(nn.Module):
         pairs = list(zip(widths[:-1], widths[1:], strict=True))
         self.encoder = nn.ModuleList(
             Down(2, 3 if level == 0 else outer, inner, middle=outer, norm=level < len(pairs) - 1)
-            for level, (outer, inner) in enumerate(pairs))
+            for level, (outer, inner) in enumerate(pairs)
+        )
         self.decoder = nn.ModuleList(
-            Up(2, inner, outer, norm=level > 0) for level, (outer, inner) in enumerate(reversed(pairs)))
+            Up(2, inner, outer, norm=level > 0) for level, (outer, inner) in enumerate(reversed(pairs))
+        )
         self.colour = ConvUnit(2, widths[0], 3, norm=False, slope=None)
         self.image_side = options.image_side
         self.deepest = (widths[-1], *(options.image_side >> len(pairs),) * 2)
         self.latent = self.deepest[0] * self.deepest[1] ** 2
         self.hidden = options.hidden or 4 * widths[-1]
 
-    def forward(self, source_images: Tensor, world_from_source: Tensor, world_from_target: Tensor,
-                K: Tensor) -> Tensor:
+    def forward(
+        self, source_images: Tensor, world_from_source: Tensor, world_from_target: Tensor, K: Tensor
+    ) -> Tensor:
         """Target views [N, 3, S, S] in [0, 1] from source views and poses [N, 4, 4]; K is not used."""
         if source_images.shape[-2:] != (self.image_side,) * 2:
-            raise ValueError(f"this network was built for images of side {self.image_side}, got "
-                             f"{tuple(source_images.shape)}")
+            raise ValueError(
+                f"this network was built for images of side {self.image_side}, got "
+                f"{tuple(source_images.shape)}"
+            )
         x = channels_last(source_images - 0.5)
         for down in self.encoder:
             x = down(x)
@@ -143,9 +151,13 @@ class Tatarchenko(_Autoencoder):
     def __init__(self, options: BaselineOptions) -> None:
         super().__init__(options)
         self.layers = nn.Sequential(
-            nn.Linear(self.latent + 24, self.hidden), nn.LeakyReLU(0.2),
-            nn.Linear(self.hidden, self.hidden), nn.LeakyReLU(0.2),
-            nn.Linear(self.hidden, self.latent), nn.LeakyReLU(0.2))
+            nn.Linear(self.latent + 24, self.hidden),
+            nn.LeakyReLU(0.2),
+            nn.Linear(self.hidden, self.hidden),
+            nn.LeakyReLU(0.2),
+            nn.Linear(self.hidden, self.latent),
+            nn.LeakyReLU(0.2),
+        )
 
     def move(self, latent: Tensor, world_from_source: Tensor, world_from_target: Tensor) -> Tensor:
         """Latent [N, L] of the source view -> of the target view."""
@@ -164,10 +176,14 @@ class Worrall(_Autoencoder):
         super().__init__(options)
         numbers = 3 * (options.vectors or 2 * self.deepest[0] // 3 or 1)
         self.to_vectors = nn.Sequential(
-            nn.Linear(self.latent, self.hidden), nn.LeakyReLU(0.2), nn.Linear(self.hidden, numbers))
+            nn.Linear(self.latent, self.hidden), nn.LeakyReLU(0.2), nn.Linear(self.hidden, numbers)
+        )
         self.from_vectors = nn.Sequential(
-            nn.Linear(numbers, self.hidden), nn.LeakyReLU(0.2),
-            nn.Linear(self.hidden, self.latent), nn.LeakyReLU(0.2))
+            nn.Linear(numbers, self.hidden),
+            nn.LeakyReLU(0.2),
+            nn.Linear(self.hidden, self.latent),
+            nn.LeakyReLU(0.2),
+        )
 
     def move(self, latent: Tensor, world_from_source: Tensor, world_from_target: Tensor) -> Tensor:
         """Latent [N, L] of the source view -> of the target view."""

@@ -38,9 +38,19 @@ class ConvUnit(nn.Module):
     `slope` is the negative slope of the activation: 0 is a ReLU, None no activation (and then no norm).
     """
 
-    def __init__(self, dims: int, in_channels: int, out_channels: int, *, kernel: int = 3, stride: int = 1,
-                 transposed: bool = False, norm: bool = True, slope: float | None = 0.0,
-                 dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        dims: int,
+        in_channels: int,
+        out_channels: int,
+        *,
+        kernel: int = 3,
+        stride: int = 1,
+        transposed: bool = False,
+        norm: bool = True,
+        slope: float | None = 0.0,
+        dropout: float = 0.0,
+    ) -> None:
         super().__init__()
         if transposed:
             conv = (nn.ConvTranspose2d, nn.ConvTranspose3d)[dims - 2]
@@ -71,8 +81,16 @@ class ConvUnit(nn.Module):
 class Down(nn.Module):
     """Halve the side: in 2D a k3 convolution, then k4 stride 2; in 3D only the latter. Leaky ReLU 0.2."""
 
-    def __init__(self, dims: int, in_channels: int, out_channels: int, *, middle: int | None = None,
-                 norm: bool = True, dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        dims: int,
+        in_channels: int,
+        out_channels: int,
+        *,
+        middle: int | None = None,
+        norm: bool = True,
+        dropout: float = 0.0,
+    ) -> None:
         super().__init__()
         middle = in_channels if middle is None else middle
         common = {"norm": norm, "slope": 0.2, "dropout": dropout}
@@ -87,8 +105,9 @@ class Down(nn.Module):
 class Up(nn.Module):
     """Double the side: transposed k4 stride 2 convolution; in 2D a k3 convolution follows. ReLU."""
 
-    def __init__(self, dims: int, in_channels: int, out_channels: int, *, norm: bool = True,
-                 dropout: float = 0.0) -> None:
+    def __init__(
+        self, dims: int, in_channels: int, out_channels: int, *, norm: bool = True, dropout: float = 0.0
+    ) -> None:
         super().__init__()
         common = {"norm": norm, "dropout": dropout}
         self.resize = ConvUnit(dims, in_channels, out_channels, kernel=4, stride=2, transposed=True, **common)
@@ -105,8 +124,9 @@ class UNet(nn.Module):
     2 ** levels. The tail ends in a ReLU, so the output is >= 0.
     """
 
-    def __init__(self, dims: int, in_channels: int, out_channels: int, widths: Sequence[int], *,
-                 dropout: float = 0.0) -> None:
+    def __init__(
+        self, dims: int, in_channels: int, out_channels: int, widths: Sequence[int], *, dropout: float = 0.0
+    ) -> None:
         super().__init__()
         levels = len(widths) - 1
         if levels < 1:

@@ -20,13 +20,15 @@ class Discriminator(nn.Module):
     leaky ReLU 0.2. `strides` has one entry per layer but the last, which has stride 1.
     """
 
-    def __init__(self, base: int = 28, *, strides: Sequence[int] = (2, 2, 2, 1),
-                 dropout: float = 0.5) -> None:
+    def __init__(
+        self, base: int = 28, *, strides: Sequence[int] = (2, 2, 2, 1), dropout: float = 0.5
+    ) -> None:
         super().__init__()
         widths = [3, *(base << i for i in range(len(strides)))]
         pairs = list(zip(widths[:-1], widths[1:], strict=True))
-        self.convs = nn.ModuleList(nn.Conv2d(a, b, 4, stride)
-                                   for (a, b), stride in zip(pairs, strides, strict=True))
+        self.convs = nn.ModuleList(
+            nn.Conv2d(a, b, 4, stride) for (a, b), stride in zip(pairs, strides, strict=True)
+        )
         self.norms = nn.ModuleList(nn.BatchNorm2d(b) for _, b in pairs[1:])
         self.last = nn.Conv2d(widths[-1], 1, 4)
         self.dropout = dropout

@@ -44,9 +44,12 @@ def sample_frustum(volume: Tensor, maps: Sequence[FrustumMap]) -> FrustumSamples
     for m in maps:
         starts.append(m.ray_starts[1:] + seen)
         seen += m.visible
-    return FrustumSamples(torch.cat(project(volume, maps)),
-                          torch.cat([m.position + i * size for i, m in enumerate(maps)]),
-                          torch.cat(starts), (len(maps), *shape))
+    return FrustumSamples(
+        torch.cat(project(volume, maps)),
+        torch.cat([m.position + i * size for i, m in enumerate(maps)]),
+        torch.cat(starts),
+        (len(maps), *shape),
+    )
 
 
 def dense(samples: FrustumSamples) -> Tensor:
@@ -79,8 +82,9 @@ class _RaySum(torch.autograd.Function):
     def forward(ctx: FunctionCtx, rows: Tensor, weights: Tensor, starts: Tensor) -> Tensor:
         ctx.save_for_backward(rows, weights, starts)
         order = torch.arange(len(rows), device=rows.device, dtype=starts.dtype)
-        return F.embedding_bag(order, rows, starts, mode="sum", per_sample_weights=weights,
-                               include_last_offset=True)
+        return F.embedding_bag(
+            order, rows, starts, mode="sum", per_sample_weights=weights, include_last_offset=True
+        )
 
     @staticmethod
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor, None]:
@@ -146,8 +150,11 @@ def _replicas(position: Tensor, shape: tuple[int, int, int, int]) -> tuple[Tenso
     """Buffer index of every replica outside the view volume, and the sample it repeats."""
     _, d, h, w = shape
     axes = (position // (h * w) % d, position // w % h, position % w)
-    beyond = {(axis, step): axes[axis] == (0 if step < 0 else side - 1)
-              for axis, side in enumerate((d, h, w)) for step in (-1, 1)}
+    beyond = {
+        (axis, step): axes[axis] == (0 if step < 0 else side - 1)
+        for axis, side in enumerate((d, h, w))
+        for step in (-1, 1)
+    }
     index, source = [position[:0]], [position[:0]]
     for step in itertools.product((-1, 0, 1), repeat=3):
         if any(step):

@@ -21,8 +21,9 @@ _NARROW = 16  # channels; wider tensors suit the stock kernels
 _SMALL = 1 << 14  # elements; below, the overhead of many small calls outweighs what they save
 
 
-def norm_activate_drop(x: Tensor, norm: nn.BatchNorm2d | nn.BatchNorm3d, slope: float,
-                       keep: Tensor | None) -> Tensor:
+def norm_activate_drop(
+    x: Tensor, norm: nn.BatchNorm2d | nn.BatchNorm3d, slope: float, keep: Tensor | None
+) -> Tensor:
     """Batch norm and leaky ReLU (`slope`, 0 for ReLU) of x [B, C, ...], times `keep` [B, C] >= 0 if given.
 
     Equal to `keep * leaky_relu(norm(x), slope)`; updates the running statistics of `norm` in training mode.
@@ -83,8 +84,7 @@ def _activation_backward(grad: Tensor, y: Tensor, slope: float) -> Tensor:
 
 class _PaddedConv(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor | None,
-                stride: int) -> Tensor:
+    def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.stride, ctx.bias_sizes = stride, None if bias is None else list(bias.shape)
         padded = _pad(x)
@@ -102,8 +102,18 @@ class _PaddedConv(torch.autograd.Function):
         if in_halves:
             grad, padded = _halves(grad), _halves(padded, overlap=2)
         grad_padded, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
-            grad, padded, weight, ctx.bias_sizes, [ctx.stride] * dims, zeros, ones, False, zeros, 1,
-            ctx.needs_input_grad[:3])
+            grad,
+            padded,
+            weight,
+            ctx.bias_sizes,
+            [ctx.stride] * dims,
+            zeros,
+            ones,
+            False,
+            zeros,
+            1,
+            ctx.needs_input_grad[:3],
+        )
         if in_halves and grad_padded is not None:
             grad_padded = _join_halves(grad_padded, overlap=2)
         grad_x = None
@@ -149,8 +159,15 @@ def _join_halves(halves: Tensor, overlap: int = 0) -> Tensor:
 
 class _NormActivateDrop(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor,
-                keep: Tensor | None, eps: float, slope: float) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        ctx: FunctionCtx,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        keep: Tensor | None,
+        eps: float,
+        slope: float,
+    ) -> tuple[Tensor, Tensor, Tensor]:
         rows, channels = _rows(x), x.shape[1]
         count = x.numel() // channels
         mean = _per_channel(rows.sum(dim=1), channels).sum(dim=0) / count

@@ -64,13 +64,15 @@ class Generator(nn.Module):
             if parameter.dim() in (4, 5):
                 parameter.data = channels_last(parameter.data)
 
-    def geometry(self, origin: Sequence[float], scale: float, near: float,
-                 far: float | None = None) -> VolumeGeometry:
+    def geometry(
+        self, origin: Sequence[float], scale: float, near: float, far: float | None = None
+    ) -> VolumeGeometry:
         """Volume of a scene of side `scale` around `origin`, seen from z-depth `near` on; in scene units."""
         options = self.options
         x, y, z = (float(value) for value in origin)
-        return VolumeGeometry((x, y, z), options.grid_pad * scale, near, options.grid_side, options.planes,
-                              options.lattice, far)
+        return VolumeGeometry(
+            (x, y, z), options.grid_pad * scale, near, options.grid_side, options.planes, options.lattice, far
+        )
 
     def lifting(self, geometry: VolumeGeometry, K: Tensor, world_from_cam: Tensor) -> SparseMap:
         """Sparse map of a source camera; K [3, 3] is that of the image_side x image_side image."""
@@ -109,8 +111,12 @@ class Generator(nn.Module):
         parts = zip(*(self._render(volume, [m]) for m in maps), strict=True)
         return Rendering(*(None if part[0] is None else torch.cat(part) for part in parts))
 
-    def forward(self, source_images: Tensor, lifting: SparseMap | Sequence[SparseMap],
-                projections: FrustumMap | Sequence[FrustumMap]) -> tuple[Rendering, Tensor]:
+    def forward(
+        self,
+        source_images: Tensor,
+        lifting: SparseMap | Sequence[SparseMap],
+        projections: FrustumMap | Sequence[FrustumMap],
+    ) -> tuple[Rendering, Tensor]:
         """One training step's rendering and the new state, which the caller hands to `remember`."""
         state = self.observe(source_images, lifting)
         return self.render(self.inpaint(state), projections), state

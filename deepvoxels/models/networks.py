@@ -62,8 +62,10 @@ class Integration(nn.Module):
         gates = torch.sigmoid(gates_new + padded_conv(old, self.gates_from_state.weight))
         reset, update = gates.split(1, dim=1)  # [B, 1, G, G, G] each
         candidate_old = padded_conv(reset * old, self.candidate_from_state.weight)
-        candidate = F.relu(F.dropout3d(candidate_new, self.dropout, self.training)
-                           + F.dropout3d(candidate_old, self.dropout, self.training))
+        candidate = F.relu(
+            F.dropout3d(candidate_new, self.dropout, self.training)
+            + F.dropout3d(candidate_old, self.dropout, self.training)
+        )
         return state + update * (candidate - state)
 
 
@@ -134,8 +136,12 @@ class DepthCollapse(nn.Module):
 
     def __init__(self, options: GeneratorOptions) -> None:
         super().__init__()
-        widths = [options.grid_features * options.planes, options.nf0 * options.grid_side // 2,
-                  options.nf0 * options.grid_side // 8, options.grid_features]
+        widths = [
+            options.grid_features * options.planes,
+            options.nf0 * options.grid_side // 2,
+            options.nf0 * options.grid_side // 8,
+            options.grid_features,
+        ]
         pairs = zip(widths[:-1], widths[1:], strict=True)
         self.layers = nn.Sequential(*(ConvUnit(2, a, b) for a, b in pairs))
 

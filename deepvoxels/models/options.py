@@ -72,8 +72,11 @@ class GeneratorOptions:
     @property
     def extractor_widths(self) -> list[int]:
         """Channels of the extractor's U-Net."""
-        return unet_widths(self.nf0 << (self.doublings - 1), self._levels(self.extractor_levels),
-                           self.extractor_max or 8 * self.nf0)
+        return unet_widths(
+            self.nf0 << (self.doublings - 1),
+            self._levels(self.extractor_levels),
+            self.extractor_max or 8 * self.nf0,
+        )
 
     @property
     def renderer_widths(self) -> list[int]:
@@ -98,8 +101,15 @@ class GeneratorOptions:
             raise ValueError(f"lattice must be one of {LATTICES}, got {self.lattice!r}")
         if self.collapse not in ("mean", "sum"):
             raise ValueError(f"collapse must be 'mean' or 'sum', got {self.collapse!r}")
-        for name in ("image_side", "feature_side", "grid_side", "grid_features", "nf0", "occlusion_base",
-                     "occlusion_max"):
+        for name in (
+            "image_side",
+            "feature_side",
+            "grid_side",
+            "grid_features",
+            "nf0",
+            "occlusion_base",
+            "occlusion_max",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.grid_pad <= 0:
@@ -111,23 +121,33 @@ class GeneratorOptions:
     def _check_sides(self) -> None:
         ratio = self.image_side / self.feature_side
         if ratio < 2 or ratio != 1 << round(math.log2(ratio)):
-            raise ValueError(f"image_side must be feature_side * 2 ** k with k >= 1, got {self.image_side} "
-                             f"and {self.feature_side}")
+            raise ValueError(
+                f"image_side must be feature_side * 2 ** k with k >= 1, got {self.image_side} "
+                f"and {self.feature_side}"
+            )
         if len(self.up_widths) != self.doublings:
-            raise ValueError(f"renderer_up_widths needs {self.doublings} entries for image_side "
-                             f"{self.image_side} over feature_side {self.feature_side}, "
-                             f"got {self.renderer_up_widths}")
-        halvings = {"extractor_levels": ("feature_side", self._levels(self.extractor_levels)),
-                    "renderer_levels": ("feature_side", self._levels(self.renderer_levels)),
-                    "inpainting_widths": ("grid_side", len(self.inpainting_widths) - 1)}
+            raise ValueError(
+                f"renderer_up_widths needs {self.doublings} entries for image_side "
+                f"{self.image_side} over feature_side {self.feature_side}, "
+                f"got {self.renderer_up_widths}"
+            )
+        halvings = {
+            "extractor_levels": ("feature_side", self._levels(self.extractor_levels)),
+            "renderer_levels": ("feature_side", self._levels(self.renderer_levels)),
+            "inpainting_widths": ("grid_side", len(self.inpainting_widths) - 1),
+        }
         for name, (side, levels) in halvings.items():
             if levels < 1 or getattr(self, side) % (1 << levels):
-                raise ValueError(f"{name} asks for {levels} halvings (at least one); {side} "
-                                 f"{getattr(self, side)} does not allow that")
+                raise ValueError(
+                    f"{name} asks for {levels} halvings (at least one); {side} "
+                    f"{getattr(self, side)} does not allow that"
+                )
         if self.occlusion and not 1 <= self.occlusion_depth <= self._occlusion_halvings:
-            raise ValueError(f"occlusion_levels must be from 1 to {self._occlusion_halvings}, as often as "
-                             f"depth_planes ({self.planes}) and feature_side ({self.feature_side}) can both "
-                             f"be halved; got {self.occlusion_depth}")
+            raise ValueError(
+                f"occlusion_levels must be from 1 to {self._occlusion_halvings}, as often as "
+                f"depth_planes ({self.planes}) and feature_side ({self.feature_side}) can both "
+                f"be halved; got {self.occlusion_depth}"
+            )
 
 
 def _factors_of_two(n: int) -> int:
@@ -143,8 +163,14 @@ def preset(name: str, **changes: object) -> GeneratorOptions:
     `lattice="released"` to run weights of the released code.
     """
     head = GeneratorOptions()
-    legacy = {"extractor_levels": 5, "renderer_levels": 5, "renderer_base": 256, "depth_planes": 56,
-              "renderer_up_widths": [256, 64, 64], "grid_pad": 1.1}
+    legacy = {
+        "extractor_levels": 5,
+        "renderer_levels": 5,
+        "renderer_base": 256,
+        "depth_planes": 56,
+        "renderer_up_widths": [256, 64, 64],
+        "grid_pad": 1.1,
+    }
     paper = {**legacy, "inpainting_widths": [1, 1, 2, 4, 4], "coordinates": False}
     variants = {"head": {}, "legacy": legacy, "paper": paper}
     if name not in variants:

@@ -44,13 +44,18 @@ def import_released(module: Generator | Discriminator, state_dict: Mapping[str, 
     known = {name for entry in entries for name in (entry.name, *entry.aliases)}
     missing = [entry.name for entry in entries if entry.name not in given]
     unknown = [key for key in given if key not in known]
-    misshapen = [f"{e.name} {_shape(given[e.name])} instead of {_shape(e.tensor)}" for e in entries
-                 if e.name in given and _shape(given[e.name]) != _shape(e.tensor)]
+    misshapen = [
+        f"{e.name} {_shape(given[e.name])} instead of {_shape(e.tensor)}"
+        for e in entries
+        if e.name in given and _shape(given[e.name]) != _shape(e.tensor)
+    ]
     if missing or unknown or misshapen:
         kind = type(module).__name__.lower()
-        raise ValueError(f"this state dict does not fit the {kind}: {_listed('missing', missing)}; "
-                         f"{_listed('unknown', unknown)}; {_listed('of other shape', misshapen)}. "
-                         f"Check grid, features, image side, widths and whether it has an occlusion network.")
+        raise ValueError(
+            f"this state dict does not fit the {kind}: {_listed('missing', missing)}; "
+            f"{_listed('unknown', unknown)}; {_listed('of other shape', misshapen)}. "
+            f"Check grid, features, image side, widths and whether it has an occlusion network."
+        )
     with torch.no_grad():
         for entry in entries:
             entry.tensor.copy_(given[entry.name])
@@ -65,8 +70,9 @@ def export_released(module: Generator | Discriminator) -> dict[str, Tensor]:
     return exported
 
 
-def load_released(path: str | os.PathLike[str], generator: Generator,
-                  discriminator: Discriminator | None = None) -> None:
+def load_released(
+    path: str | os.PathLike[str], generator: Generator, discriminator: Discriminator | None = None
+) -> None:
     """Read a checkpoint file of the released code into the networks; only tensors are unpickled.
 
     Accepts the released container and a bare generator state dict. Raises ValueError with the file's name.
@@ -90,8 +96,9 @@ def load_released(path: str | os.PathLike[str], generator: Generator,
             raise ValueError(f"{path}: {error}") from error
 
 
-def save_released(path: str | os.PathLike[str], generator: Generator,
-                  discriminator: Discriminator | None = None) -> None:
+def save_released(
+    path: str | os.PathLike[str], generator: Generator, discriminator: Discriminator | None = None
+) -> None:
     """Write a checkpoint file that the released code can load; the file appears whole or not at all."""
     content = {"model": export_released(generator)}
     if discriminator is not None:

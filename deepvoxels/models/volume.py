@@ -97,8 +97,9 @@ class VolumeGeometry:
         scaled[:2, 2] += self._half * (scale - 1)
         return scaled
 
-    def project_voxels(self, K_map: Tensor, world_from_cam: Tensor,
-                       map_side: int) -> tuple[Tensor, Tensor, Tensor]:
+    def project_voxels(
+        self, K_map: Tensor, world_from_cam: Tensor, map_side: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Pixel of every voxel in a feature map.
 
         Returns uv [G^3, 2] in pixels, z-depth [G^3], and which voxels lie in front of the camera and inside
@@ -113,8 +114,9 @@ class VolumeGeometry:
         inside = ((uv >= -0.5) & (uv < map_side - 0.5)).all(dim=-1)
         return uv, z, in_front & inside
 
-    def frustum_coordinates(self, K_map: Tensor, world_from_cam: Tensor,
-                            map_side: int) -> tuple[Tensor, Tensor]:
+    def frustum_coordinates(
+        self, K_map: Tensor, world_from_cam: Tensor, map_side: int
+    ) -> tuple[Tensor, Tensor]:
         """Voxel coordinates (x, y, z) of every sample of a camera's view volume, and which lie in the grid.
 
         Samples are at the pixels of the map and the depth planes, ray by ray: [h, h, D, 3] (v, u, plane) and
@@ -147,8 +149,12 @@ class VolumeGeometry:
         sparse = SparseMap.interpolating(coords[inside], None, (self.grid_side,) * 3)
         pixel, plane = inside.view(-1, self.depth_planes).nonzero().unbind(dim=1)
         starts = F.pad(inside.view(-1, self.depth_planes).sum(dim=1).cumsum(dim=0), (1, 0))
-        return FrustumMap(sparse, (plane * map_side**2 + pixel), starts.to(torch.int32),
-                          (self.depth_planes, map_side, map_side))
+        return FrustumMap(
+            sparse,
+            (plane * map_side**2 + pixel),
+            starts.to(torch.int32),
+            (self.depth_planes, map_side, map_side),
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,13 +206,24 @@ class SparseMap:
         order = torch.argsort(self.columns, stable=True)
         counts = torch.bincount(self.columns, minlength=self.inputs)
         starts = F.pad(counts.cumsum(0), (1, 0)).to(torch.int32)
-        return SparseMap(torch.repeat_interleave(row, self.starts.diff())[order], starts, self.weights[order],
-                         self.rows, int((counts > 0).sum()))
+        return SparseMap(
+            torch.repeat_interleave(row, self.starts.diff())[order],
+            starts,
+            self.weights[order],
+            self.rows,
+            int((counts > 0).sum()),
+        )
 
     def apply(self, table: Tensor) -> Tensor:
         """Rows of a table [inputs, F] -> [rows, F], without a graph."""
-        return F.embedding_bag(self.columns, table, self.starts, mode="sum", include_last_offset=True,
-                               per_sample_weights=self.weights.to(table.dtype))
+        return F.embedding_bag(
+            self.columns,
+            table,
+            self.starts,
+            mode="sum",
+            include_last_offset=True,
+            per_sample_weights=self.weights.to(table.dtype),
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -243,8 +260,10 @@ def lift(features: Tensor, liftings: Sequence[SparseMap], grid_side: int) -> Ten
     Differentiable in the features. The result has its channels contiguous.
     """
     if len(features) != len(liftings) or features[0, 0].numel() != liftings[0].inputs:
-        raise ValueError(f"{len(liftings)} lifting map(s) over {liftings[0].inputs} pixels do not fit "
-                         f"feature maps of shape {tuple(features.shape)}")
+        raise ValueError(
+            f"{len(liftings)} lifting map(s) over {liftings[0].inputs} pixels do not fit "
+            f"feature maps of shape {tuple(features.shape)}"
+        )
     tables = full_precision(features).movedim(1, -1).flatten(1, 2)  # [B, h w, F]
     rows = [_SparseMatmul.apply(table, m) for table, m in zip(tables, liftings, strict=True)]
     return torch.stack(rows).view(len(rows), *(grid_side,) * 3, -1).movedim(-1, 1)
@@ -253,7 +272,9 @@ def lift(features: Tensor, liftings: Sequence[SparseMap], grid_side: int) -> Ten
 def project(volume: Tensor, maps: Sequence[FrustumMap]) -> list[Tensor]:
     """Grid [1, F, G, G, G] -> samples [n, F] along the rays of each camera. Differentiable in the volume."""
     if len(volume) != 1 or any(m.sparse.inputs != volume[0, 0].numel() for m in maps):
-        raise ValueError(f"projection maps of {maps[0].sparse.inputs} voxels do not fit a volume of shape "
-                         f"{tuple(volume.shape)}")
+        raise ValueError(
+            f"projection maps of {maps[0].sparse.inputs} voxels do not fit a volume of shape "
+            f"{tuple(volume.shape)}"
+        )
     table = full_precision(volume[0]).movedim(0, -1).flatten(0, 2)  # [G^3, F]
     return [_SparseMatmul.apply(table, m.sparse) for m in maps]

@@ -32,16 +32,22 @@ def parameters(name: str, options: BaselineOptions) -> int:
         return sum(p.numel() for p in build_baseline(name, options).parameters())
 
 
-@pytest.mark.parametrize(("name", "expected"), [("pix2pix", 187_561_091), ("tatarchenko", 171_540_251),
-                                                ("worrall", 171_451_369)])
+@pytest.mark.parametrize(
+    ("name", "expected"), [("pix2pix", 187_561_091), ("tatarchenko", 171_540_251), ("worrall", 171_451_369)]
+)
 def test_full_size_networks_have_as_many_parameters_as_deepvoxels(name, expected):
     assert parameters(name, BaselineOptions()) == expected >= 170e6
 
 
 @pytest.mark.parametrize("name", sorted(BASELINES))
-@pytest.mark.parametrize("options", [{"image_side": 16, "widths": [4, 6, 8, 8, 8]},
-                                     {"image_side": 12, "widths": [4, 6], "hidden": 10, "vectors": 3},
-                                     {"image_side": 24, "widths": [4, 6, 2]}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"image_side": 16, "widths": [4, 6, 8, 8, 8]},
+        {"image_side": 12, "widths": [4, 6], "hidden": 10, "vectors": 3},
+        {"image_side": 24, "widths": [4, 6, 2]},
+    ],
+)
 @pytest.mark.parametrize("count", [1, 3])
 def test_shapes_ranges_and_gradients(name, options, count):
     side = options["image_side"]
@@ -73,8 +79,12 @@ def test_the_rotating_latent_only_knows_the_relative_rotation():
     turn = torch.eye(4)
     turn[:3, :3] = torch.tensor(Rotation.from_euler("xyz", [20, 50, -70], degrees=True).as_matrix())
     turn[:3, 3] = torch.tensor([1.0, -2, 3])
-    torch.testing.assert_close(network(source, turn @ a, turn @ b, intrinsics(1, 16)),
-                               network(source, a, b, intrinsics(1, 16)), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        network(source, turn @ a, turn @ b, intrinsics(1, 16)),
+        network(source, a, b, intrinsics(1, 16)),
+        atol=1e-5,
+        rtol=0,
+    )
 
 
 def test_rotation_of_the_latent_composes_keeps_lengths_and_follows_the_world():
@@ -123,8 +133,16 @@ def test_direction_and_position_differ_for_cameras_that_look_elsewhere():
         nearest_neighbour(known, asked, "colour")
 
 
-@pytest.mark.parametrize("options", [{"image_side": 20, "widths": [4, 4, 4, 4]}, {"widths": [4]},
-                                     {"widths": [4, 0]}, {"image_side": 0}, {"hidden": -1}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"image_side": 20, "widths": [4, 4, 4, 4]},
+        {"widths": [4]},
+        {"widths": [4, 0]},
+        {"image_side": 0},
+        {"hidden": -1},
+    ],
+)
 def test_impossible_sizes_are_refused(options):
     with pytest.raises(ValueError, match="widths"):
         BaselineOptions(**options)

@@ -18,8 +18,17 @@ from deepvoxels.models.volume import FrustumMap, SparseMap
 from shared.camera import look_at
 
 F64 = torch.float64
-TINY = {"image_side": 32, "feature_side": 8, "grid_side": 8, "grid_features": 4, "depth_planes": 12, "nf0": 4,
-        "extractor_max": 8, "renderer_max": 8, "renderer_base": 8}
+TINY = {
+    "image_side": 32,
+    "feature_side": 8,
+    "grid_side": 8,
+    "grid_features": 4,
+    "depth_planes": 12,
+    "nf0": 4,
+    "extractor_max": 8,
+    "renderer_max": 8,
+    "renderer_base": 8,
+}
 
 
 def tiny(**changes) -> Generator:
@@ -43,8 +52,11 @@ def count(module: nn.Module | None) -> int:
 
 COUNTS = [  # preset, changes, extractor, integration, inpainting, occlusion or collapse, renderer, all
     ("head", {}, (91_599_040, 238_854, 4_007_872, 219_824, 102_816_931, 198_882_521)),
-    ("head", {"grid_side": 64, "grid_features": 8},
-     (91_340_880, 5_950, 63_288, 213_776, 102_558_883, 194_182_777)),
+    (
+        "head",
+        {"grid_side": 64, "grid_features": 8},
+        (91_340_880, 5_950, 63_288, 213_776, 102_558_883, 194_182_777),
+    ),
     ("head", {"image_side": 256}, (74_899_904, 238_854, 4_007_872, 219_824, 91_554_723, 170_921_177)),
     ("head", {"image_side": 128}, (57_709_120, 238_854, 4_007_872, 219_824, 75_351_715, 137_527_385)),
     ("head", {"occlusion": False}, (91_599_040, 238_854, 4_007_872, 40_258_176, 102_816_931, 238_920_873)),
@@ -63,17 +75,36 @@ def test_parameters_are_as_many_as_in_the_released_code(name, changes, expected)
 def test_the_papers_inpainting_network_has_the_quoted_size():
     with torch.device("meta"):
         g = Generator(preset("paper"))
-    strided = [unit.conv.weight.numel() for level in (*g.inpainting.unet.downs, *g.inpainting.unet.ups)
-               for unit in [level.resize]]
+    strided = [
+        unit.conv.weight.numel()
+        for level in (*g.inpainting.unet.downs, *g.inpainting.unet.ups)
+        for unit in [level.resize]
+    ]
     assert sum(strided) == 17_039_360  # "1.7e7"
     assert round(count(g) / 1e6) == 168  # "170 million"
 
 
-@pytest.mark.parametrize("changes", [
-    {"image_side": 64}, {"image_side": 320}, {"image_side": -512}, {"feature_side": 0},
-    {"occlusion_levels": 7}, {"image_side": 96}, {"extractor_levels": 7}, {"grid_side": 33},
-    {"collapse": "max"}, {"lattice": "corner"}, {"nf0": 0}, {"renderer_dropout": 1.0}, {"grid_pad": 0.0},
-    {"renderer_up_widths": [64, 64]}, {"depth_planes": 55}, {"inpainting_widths": [1]}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"image_side": 64},
+        {"image_side": 320},
+        {"image_side": -512},
+        {"feature_side": 0},
+        {"occlusion_levels": 7},
+        {"image_side": 96},
+        {"extractor_levels": 7},
+        {"grid_side": 33},
+        {"collapse": "max"},
+        {"lattice": "corner"},
+        {"nf0": 0},
+        {"renderer_dropout": 1.0},
+        {"grid_pad": 0.0},
+        {"renderer_up_widths": [64, 64]},
+        {"depth_planes": 55},
+        {"inpainting_widths": [1]},
+    ],
+)
 def test_impossible_sizes_are_refused(changes):
     with pytest.raises(ValueError, match=next(iter(changes))):
         GeneratorOptions(**changes)
@@ -103,10 +134,18 @@ def test_coordinates_start_at_minus_a_half_in_tensor_order():
 # --- the generator ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("changes", [{}, {"occlusion": False}, {"coordinates": False},
-                                     {"grid_side": 6, "inpainting_widths": [1, 2]}, {"image_side": 16},
-                                     {"feature_side": 4, "depth_planes": 14},
-                                     {"image_side": 48, "feature_side": 12, "extractor_levels": 1}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"occlusion": False},
+        {"coordinates": False},
+        {"grid_side": 6, "inpainting_widths": [1, 2]},
+        {"image_side": 16},
+        {"feature_side": 4, "depth_planes": 14},
+        {"image_side": 48, "feature_side": 12, "extractor_levels": 1},
+    ],
+)
 def test_shapes_ranges_and_gradients(changes):
     g = tiny(**changes)
     o = g.options
@@ -375,6 +414,8 @@ def test_small_volumes_are_convolved_in_halves_with_the_same_result(shape):
     direction = torch.randn_like(expected)
     inputs = (x, weight, bias)
     for a, b in zip(
-        torch.autograd.grad(found, inputs, direction), torch.autograd.grad(expected, inputs, direction), strict=True
+        torch.autograd.grad(found, inputs, direction),
+        torch.autograd.grad(expected, inputs, direction),
+        strict=True,
     ):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=5e-3)

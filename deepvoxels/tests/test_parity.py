@@ -22,31 +22,81 @@ TABLE = Path(__file__).parent / "released_state_dict.tsv"
 
 # stage: shape, mean, population std, min, max, values at flat positions 0, n/3, n/2, 2n/3, n-1
 EXPECTED = {
-    "image in": ((3, 512, 512), 5.4511133e-05, 0.353649207, -0.499999615, 0.499999998,
-                 (0, 0, 0.492451667, 0, 0.453032483)),
+    "image in": (
+        (3, 512, 512),
+        5.4511133e-05,
+        0.353649207,
+        -0.499999615,
+        0.499999998,
+        (0, 0, 0.492451667, 0, 0.453032483),
+    ),
     "features": ((64, 64, 64), 0.188760398, 0.282497325, 0, 2.07838648, (0.487435315, 0, 0.161472717, 0, 0)),
-    "lifted": ((64, 32, 32, 32), 0.187260084, 0.271430123, 0, 1.96816893,
-               (0.432599548, 0, 0.0453283508, 0, 0.678330166)),
-    "state": ((64, 32, 32, 32), 0.174788584, 0.266379093, -0.388408046, 2.30662869,
-              (0.780971677, 0.406396221, 0.158960504, -0.1285269, -0.173559058)),
-    "inpainted": ((64, 32, 32, 32), 0.150606879, 0.210383348, 0, 1.77040138,
-                  (0.37227679, 0, 0.476293661, 0.369407945, 0.379867618)),
+    "lifted": (
+        (64, 32, 32, 32),
+        0.187260084,
+        0.271430123,
+        0,
+        1.96816893,
+        (0.432599548, 0, 0.0453283508, 0, 0.678330166),
+    ),
+    "state": (
+        (64, 32, 32, 32),
+        0.174788584,
+        0.266379093,
+        -0.388408046,
+        2.30662869,
+        (0.780971677, 0.406396221, 0.158960504, -0.1285269, -0.173559058),
+    ),
+    "inpainted": (
+        (64, 32, 32, 32),
+        0.150606879,
+        0.210383348,
+        0,
+        1.77040138,
+        (0.37227679, 0, 0.476293661, 0.369407945, 0.379867618),
+    ),
     "view volume": ((64, 64, 64, 64), 0.0339948284, 0.107915002, 0, 1.55739948, (0, 0, 0, 0, 0)),
-    "visibility": ((1, 64, 64, 64), 0.015625, 0.00256335208, 0.00974595827, 0.029607663,
-                   (0.018371867, 0.0186421279, 0.0155015357, 0.0119932378, 0.0131566274)),
-    "depth": ((1, 64, 64), -0.04518284, 0.00931486232, -0.0805812787, -0.0344084385,
-              (-0.0366256403, -0.0565626735, -0.0366365708, -0.0485765716, -0.0366772839)),
-    "collapsed": ((64, 64, 64), 0.000626615647, 0.00112439466, 0, 0.0102756235,
-                  (0, 5.73793407e-05, 0, 0.004082809, 0)),
-    "image out": ((3, 512, 512), -0.0178985923, 0.118388976, -0.234409065, 0.143607488,
-                  (0.117724373, -0.168152891, -0.168427713, 0.0430251888, 0.0195199399)),
+    "visibility": (
+        (1, 64, 64, 64),
+        0.015625,
+        0.00256335208,
+        0.00974595827,
+        0.029607663,
+        (0.018371867, 0.0186421279, 0.0155015357, 0.0119932378, 0.0131566274),
+    ),
+    "depth": (
+        (1, 64, 64),
+        -0.04518284,
+        0.00931486232,
+        -0.0805812787,
+        -0.0344084385,
+        (-0.0366256403, -0.0565626735, -0.0366365708, -0.0485765716, -0.0366772839),
+    ),
+    "collapsed": (
+        (64, 64, 64),
+        0.000626615647,
+        0.00112439466,
+        0,
+        0.0102756235,
+        (0, 5.73793407e-05, 0, 0.004082809, 0),
+    ),
+    "image out": (
+        (3, 512, 512),
+        -0.0178985923,
+        0.118388976,
+        -0.234409065,
+        0.143607488,
+        (0.117724373, -0.168152891, -0.168427713, 0.0430251888, 0.0195199399),
+    ),
 }
 
 
 def released_shapes() -> dict[str, tuple[int, ...]]:
     lines = TABLE.read_text().splitlines()[1:]
-    return {key: tuple(int(n) for n in shape.strip("()").split(",") if n.strip()) for key, shape in
-            (line.split("\t") for line in lines)}
+    return {
+        key: tuple(int(n) for n in shape.strip("()").split(",") if n.strip())
+        for key, shape in (line.split("\t") for line in lines)
+    }
 
 
 def is_alias(key: str, keys: Container[str]) -> bool:
@@ -95,8 +145,9 @@ def stages(dtype: torch.dtype) -> dict[str, torch.Tensor]:
         generator = Generator(preset("head", lattice="released"))
     generator = generator.to(dtype).to_empty(device="cpu").eval()
     shapes = released_shapes()
-    import_released(generator, {key: filled(key, shape) for key, shape in shapes.items()
-                                if not is_alias(key, shapes)})
+    import_released(
+        generator, {key: filled(key, shape) for key, shape in shapes.items() if not is_alias(key, shapes)}
+    )
     K = torch.tensor([[560.0, 0, 255.6], [0, 560.0, 255.46667], [0, 0, 1]])  # 525 319.5 239.5 on 640x480
     geometry = generator.geometry((0, 0, 0), 1.0, math.sqrt(3) / 2)
     lifting = generator.lifting(geometry, K, looking_at_origin(40, 30))
@@ -105,22 +156,36 @@ def stages(dtype: torch.dtype) -> dict[str, torch.Tensor]:
     seen = {}
     for name in ("extractor", "integration", "inpainting", "occlusion", "renderer"):
         getattr(generator, name).register_forward_hook(
-            lambda _, args, out, name=name: seen.update({name: (args, out)}))
+            lambda _, args, out, name=name: seen.update({name: (args, out)})
+        )
     y, x = torch.meshgrid(*(torch.arange(512.0, dtype=torch.float64),) * 2, indexing="ij")
     image = torch.stack([0.5 * torch.sin(0.02 * (c + 1) * x + 0.03 * y) for c in range(3)])[None]
     views, state = generator(image.to(dtype) + 0.5, lifting, projection)
 
     (_, lifted), _ = seen["integration"]
     (samples,), (collapsed, depth, visibility) = seen["occlusion"]
-    out = {"image in": image, "features": seen["extractor"][1], "lifted": lifted, "state": state,
-           "inpainted": seen["inpainting"][1], "view volume": dense(samples), "visibility": visibility,
-           "depth": depth, "collapsed": collapsed, "image out": views.images - 0.5}
+    out = {
+        "image in": image,
+        "features": seen["extractor"][1],
+        "lifted": lifted,
+        "state": state,
+        "inpainted": seen["inpainting"][1],
+        "view volume": dense(samples),
+        "visibility": visibility,
+        "depth": depth,
+        "collapsed": collapsed,
+        "image out": views.images - 0.5,
+    }
     return {name: tensor[0] for name, tensor in out.items()}
 
 
-@pytest.mark.parametrize(("dtype", "early", "late"), [
-    pytest.param(torch.float32, 2e-6, 1e-5, id="float32"),
-    pytest.param(torch.float64, 1e-6, 1e-5, id="float64", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("dtype", "early", "late"),
+    [
+        pytest.param(torch.float32, 2e-6, 1e-5, id="float32"),
+        pytest.param(torch.float64, 1e-6, 1e-5, id="float64", marks=pytest.mark.slow),
+    ],
+)
 def test_every_stage_matches_the_released_code(dtype, early, late):
     actual = stages(dtype)
     for name, (shape, mean, std, low, high, flat) in EXPECTED.items():

@@ -12,8 +12,15 @@ from deepvoxels.models.options import GeneratorOptions, preset
 from deepvoxels.models.released import export_released, import_released, load_released, save_released
 
 TABLE = Path(__file__).parent / "released_state_dict.tsv"
-SMALL = {"image_side": 32, "feature_side": 8, "grid_side": 8, "grid_features": 4, "depth_planes": 16,
-         "nf0": 4, "lattice": "released"}
+SMALL = {
+    "image_side": 32,
+    "feature_side": 8,
+    "grid_side": 8,
+    "grid_features": 4,
+    "depth_planes": 16,
+    "nf0": 4,
+    "lattice": "released",
+}
 
 
 def small(seed: int, **changes) -> Generator:
@@ -37,8 +44,10 @@ def test_names_and_shapes_are_those_of_a_released_file():
     assert {key: str(tuple(tensor.shape)) for key, tensor in exported.items()} == expected
 
 
-@pytest.mark.parametrize(("name", "changes", "keys"), [
-    ("head", {"occlusion": False}, 445), ("legacy", {}, 422), ("legacy", {"depth_planes": 48}, 434)])
+@pytest.mark.parametrize(
+    ("name", "changes", "keys"),
+    [("head", {"occlusion": False}, 445), ("legacy", {}, 422), ("legacy", {"depth_planes": 48}, 434)],
+)
 def test_other_variants_have_as_many_names_as_in_the_released_code(name, changes, keys):
     with torch.device("meta"):
         assert len(export_released(Generator(preset(name, **changes)))) == keys
@@ -48,14 +57,21 @@ def test_discriminator_names():
     exported = export_released(Discriminator())
     assert len(exported) == 25
     shapes = {key: tuple(exported[key].shape) for key in exported if key.endswith("weight")}
-    assert shapes == {"model.1.weight": (28, 3, 4, 4), "model.4.weight": (56, 28, 4, 4),
-                      "model.5.weight": (56,), "model.9.weight": (112, 56, 4, 4), "model.10.weight": (112,),
-                      "model.14.weight": (224, 112, 4, 4), "model.15.weight": (224,),
-                      "model.19.weight": (1, 224, 4, 4)}
+    assert shapes == {
+        "model.1.weight": (28, 3, 4, 4),
+        "model.4.weight": (56, 28, 4, 4),
+        "model.5.weight": (56,),
+        "model.9.weight": (112, 56, 4, 4),
+        "model.10.weight": (112,),
+        "model.14.weight": (224, 112, 4, 4),
+        "model.15.weight": (224,),
+        "model.19.weight": (1, 224, 4, 4),
+    }
 
 
-@pytest.mark.parametrize("changes", [{}, {"occlusion": False},
-                                     {"renderer_dropout": 0.0, "extractor_dropout": 0.1}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"occlusion": False}, {"renderer_dropout": 0.0, "extractor_dropout": 0.1}]
+)
 def test_export_and_import_are_inverse(changes):
     source, copy = small(0, **changes), small(1, **changes)
     assert not same(source, copy)
@@ -73,11 +89,16 @@ def test_prefixes_old_names_and_missing_duplicates_are_accepted():
     source = small(0)
     exported = export_released(source)
     wrapped = {f"module.{key}": tensor for key, tensor in exported.items()}
-    old = {re.sub(r"^(feature_extractor|rendering_net)\.net\.", r"\1.", key): tensor
-           for key, tensor in exported.items()}
+    old = {
+        re.sub(r"^(feature_extractor|rendering_net)\.net\.", r"\1.", key): tensor
+        for key, tensor in exported.items()
+    }
     assert "rendering_net.5.bias" in old
-    lean = {key: tensor for key, tensor in exported.items()
-            if "." not in key or ".net.1.".join(key.rsplit(".", 1)) not in exported}
+    lean = {
+        key: tensor
+        for key, tensor in exported.items()
+        if "." not in key or ".net.1.".join(key.rsplit(".", 1)) not in exported
+    }
     assert len(lean) < len(exported)
     for state_dict in (wrapped, old, lean):
         copy = small(1)
@@ -94,8 +115,12 @@ def test_misfits_are_named_in_one_error_and_nothing_is_copied():
     generator, untouched = small(1), small(1)
     with pytest.raises(ValueError, match="1 missing") as caught:
         import_released(generator, exported)
-    for name in ("integration_net.new_integration.1.bias", "classifier.weight",
-                 "inpainting_net.in_layer.1.bias (5,)", "deepvoxels"):
+    for name in (
+        "integration_net.new_integration.1.bias",
+        "classifier.weight",
+        "inpainting_net.in_layer.1.bias (5,)",
+        "deepvoxels",
+    ):
         assert name in str(caught.value)
     assert same(generator, untouched)
 
