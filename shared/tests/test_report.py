@@ -387,7 +387,7 @@ FINITE = st.floats(-1e30, 1e30, allow_subnormal=False)
 @settings(max_examples=150, deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 10**7), FINITE), min_size=1, max_size=400))
 def test_any_curve_stays_inside_its_frame(points):
-    svg = curve_svg(sorted(points), "any <name> & \"more\"")
+    svg = curve_svg(sorted(points), 'any <name> & "more"')
     assert "nan" not in svg
     assert "inf" not in svg
     for shape in coordinates(svg).values():
