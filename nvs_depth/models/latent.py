@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from shared.camera import rotate_vectors
@@ -23,8 +24,9 @@ def move_latent(
     """
     if motion not in ("released", "rigid"):
         raise ValueError(f"unknown latent motion {motion!r}: use released or rigid")
-    rotation = target_from_source[..., :3, :3].to(latent)
+    pose = target_from_source.to(torch.promote_types(latent.dtype, torch.float32))  # also under autocast
+    rotation = pose[..., :3, :3]
     if motion == "released":
         rotation = rotation.transpose(-1, -2)
     moved = rotate_vectors(rotation, latent)
-    return moved + target_from_source[..., None, :3, 3].to(latent) if translate else moved
+    return moved + pose[..., None, :3, 3] if translate else moved

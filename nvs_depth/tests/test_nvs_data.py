@@ -15,26 +15,55 @@ from nvs_depth.datasets.pairs import PairOptions, find_pairs, load_pairs, pair_b
 from nvs_depth.datasets.select import DataConfig, load_split, load_views
 from nvs_depth.datasets.shapenet import grid_pose, load_shapenet, view_number
 from nvs_depth.datasets.views import Framing
-from shared.camera import invert_pose, pixel_grid, project, relative_pose, transform_points, unproject
+from shared.camera import (
+    invert_pose,
+    look_at,
+    pixel_grid,
+    project,
+    relative_pose,
+    transform_points,
+    unproject,
+)
 from shared.files import DataError, write_depth_png, write_image
+from shared.scenes import Scene
+from shared.scenes.scene import Item
+from shared.scenes.shapes import Box, placed
+from shared.scenes.textures import solid
 from shared.trajectories import so3_exp
 from shared.warp import sample_pixels
 
 SIDE = 32
 
 
+def plain_street(seed, views, step_m):
+    """A few boxes beside a road: the shape of a drive, in a fraction of the time of a furnished street."""
+    rng = np.random.default_rng(seed)
+    items = [Item(Box((200, 200, 0.1), placed((0, 0, -0.1))), solid(0.4, 0.4, 0.4))]
+    for x in range(6, 80, 6):
+        for side in (-1, 1):
+            half = rng.uniform((1.0, 0.6, 1.5), (2.5, 1.5, 3.5))
+            colour = rng.uniform(0.1, 0.9, 3)
+            items.append(Item(Box(half, placed((x, side * rng.uniform(4, 6), half[2]))), solid(*colour)))
+    x = torch.arange(views, dtype=torch.float64) * step_m
+    position = torch.stack([x, torch.full_like(x, -1.5), torch.full_like(x, 1.6)], 1)
+    ahead = position + torch.tensor([20.0, 0.3, -0.2], dtype=torch.float64)
+    return Scene(items, cameras=look_at(position, ahead).float())
+
+
 @pytest.fixture(scope="session")
 def embedded(tmp_path_factory):
-    """One object in both layouts, and one drive of four frames, all tiny."""
+    """One object in both layouts, and one drive of two frames, all tiny; made when first asked for."""
     root = tmp_path_factory.mktemp("nvs_embedded")
     chairs = {"train_groups": 1, "test_groups": 1, "image_side": SIDE, "antialias": 1}
     drives = {"kind": "street", "train_groups": 1, "test_groups": 1, "frames": 2, "step_m": 3.0}
-    drives |= {"image_side": 24, "antialias": 1}
-    return {
-        "shapenet": (root / "paper", EmbeddedConfig(kind="chairs", **chairs)),
-        "shapenet_flat": (root / "flat", EmbeddedConfig(kind="cars", **chairs)),
-        "kitti_raw": (root / "drives", EmbeddedConfig(**drives)),
-    }
+    drives |= {"image_side": 48, "antialias": 1}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nvs_depth.datasets.embedded.street", plain_street)
+        yield {
+            "shapenet": (root / "paper", EmbeddedConfig(kind="chairs", **chairs)),
+            "shapenet_flat": (root / "flat", EmbeddedConfig(kind="cars", **chairs)),
+            "kitti_raw": (root / "drives", EmbeddedConfig(**drives)),
+        }
 
 
 def split_of(embedded, layout, image_side=SIDE, **options):
@@ -64,7 +93,7 @@ def reprojection_error(batch, source_from_target=None, K=None):
     for gap, mask in zip((there - depth) / depth, usable, strict=True):
         gaps.append(gap[mask])
     gaps = torch.cat(gaps).abs()
-    assert len(gaps) > 50
+    assert len(gaps) > 30
     return gaps.median().item()
 
 
@@ -72,8 +101,10 @@ def reprojection_error(batch, source_from_target=None, K=None):
     ("shapenet", 0.02, 0.03), ("shapenet_flat", 0.02, 0.03), ("kitti_raw", 0.01, 0.03),
 ])  # fmt: skip
 def test_true_depth_carries_one_view_onto_another(embedded, layout, close, wrong):
-    split = split_of(embedded, layout, 24 if layout == "kitti_raw" else SIDE)
+    split = split_of(embedded, layout, 48 if layout == "kitti_raw" else SIDE)
     batch = load_pairs(split.test.views, split.test_pairs[:: max(1, len(split.test_pairs) // 12)])
+    if layout == "kitti_raw":  # the road maps onto itself under forward motion, whatever its sense
+        batch.valid_target[:, :, 24:] = False
     assert reprojection_error(batch) < close
     # the pose the wrong way round is noticed
     assert reprojection_error(batch, source_from_target=batch.target_from_source) > wrong
@@ -96,10 +127,10 @@ def test_ray_lengths_taken_for_depth_are_noticed(embedded):
 
 
 def test_a_forced_principal_point_is_noticed(embedded):
-    true = split_of(embedded, "kitti_raw", 24)
+    true = split_of(embedded, "kitti_raw", 48)
     forced = split_of(embedded, "kitti_raw", 24, principal_point="released")
     middle = forced.test.views.K[0, :2, 2]
-    torch.testing.assert_close(middle, torch.full((2,), 12.0))
+    torch.testing.assert_close(middle, torch.full((2,), 24.0))
     assert (true.test.views.K[0, :2, 2] - middle).abs().max() > 1
     batch = load_pairs(true.test.views, true.test_pairs)
     turned = batch._replace(target_from_source=batch.target_from_source.clone())
@@ -197,7 +228,7 @@ def test_processes_share_an_epoch_without_overlap(embedded):
 
 
 def test_sequence_pairs_look_forward_unless_symmetric(embedded):
-    views = split_of(embedded, "kitti_raw", 24).train.views
+    views = split_of(embedded, "kitti_raw", 48).train.views
     views.coordinates = torch.tensor([(3, 0), (5, 0)])
     assert find_pairs(views, PairOptions(max_gap=2)).all_pairs().tolist() == [[0, 1]]
     assert len(find_pairs(views, PairOptions(max_gap=2, symmetric=True)).all_pairs()) == 2

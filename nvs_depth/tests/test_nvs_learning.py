@@ -52,6 +52,21 @@ def test_a_fixed_batch_is_learned():
     assert history[-1]["photometric"] < history[0]["photometric"]
 
 
+def test_half_precision_convolutions_change_little():
+    torch.manual_seed(0)
+    options = ModelOptions(image_side=64, width=0.125, encoder_init="default", depth_range="object_narrow")
+    network, batch = ViewSynthesizer(options), fronto_parallel_pairs()
+    found = {}
+    for precision in ("float32", "bfloat16"):
+        config = TrainConfig(model=options, weights=LossWeights(perceptual=0), precision=precision)
+        found[precision] = train.step_terms(network, batch, config, None)
+    for name, term in found["bfloat16"].items():
+        assert term.dtype == torch.float32
+        assert term.item() == pytest.approx(found["float32"][name].item(), rel=0.1), name
+    sum(found["bfloat16"].values()).backward()
+    assert all(torch.isfinite(p.grad).all() for p in network.parameters() if p.grad is not None)
+
+
 def trained(name, folder, *changes):
     config = CONFIGS / f"{name}.yaml"
     data = folder / "data"

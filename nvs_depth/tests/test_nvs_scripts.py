@@ -22,6 +22,13 @@ from shared.run import RunError
 CONFIGS = sorted((Path(train.__file__).parent / "configs").glob("*.yaml"))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def short_videos():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nvs_depth.report.VIDEO_FRAMES", 3)
+        yield
+
+
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory):
     """A run of three steps of a tiny network on one chair, evaluated."""
