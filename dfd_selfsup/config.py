@@ -63,6 +63,9 @@ class TrainConfig:
     learning_rate: float = 5e-4
     weight_decay: float = 5e-4
     warmup_steps: int = 0
+    guide_steps: int = (
+        0  # over the first steps a focus measure leads the depth, ever less; the paper has no such
+    )
 
     log_every: int = 10
     validate_every: int = 250
@@ -74,5 +77,5 @@ class TrainConfig:
             raise ValueError(
                 "steps and crop must not be negative, batch_size and learning_rate must be positive"
             )
-        if min(self.noise_std, self.weight_decay, self.warmup_steps) < 0:
+        if min(self.noise_std, self.weight_decay, self.warmup_steps, self.guide_steps) < 0:
             raise ValueError("noise_std, weight_decay and warmup_steps must not be negative")

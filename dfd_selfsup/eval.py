@@ -65,6 +65,8 @@ def evaluate(
         **classical_methods(config, _median_depth(splits["train"])),
         own: network_method(model, device),
     }
+    if any(stack.depth is None for stack in stacks):
+        del methods["oracle"]
     rows, seconds = {}, {}
     for name, method in methods.items():
         started = time.perf_counter()

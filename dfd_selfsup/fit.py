@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dfd_selfsup.datasets.stack import FocalStack, collate, crop_stack
-from dfd_selfsup.losses import LossOptions, mix, selfsup_losses
+from dfd_selfsup.losses import GUIDE_WEIGHT, LossOptions, guide_loss, mix, selfsup_losses
 from dfd_selfsup.models.focus_measure import depth_from_focus
 from dfd_selfsup.models.heads import StackModel, coarse_aif
 from dfd_selfsup.models.psf import PsfOptions, render_stack
@@ -85,13 +85,10 @@ def fit_stack(
         total_steps=max(options.steps, 2),
         pct_start=0.1,
     )
-    focus = depth_from_focus(stack.images, stack.defocus)
-    guided = replace(stack, depth=focus.q[0], valid=torch.ones(stack.size, dtype=torch.bool))
     warm_steps = round(options.warm_share * options.steps) if from_scratch else 0
-    low, high = model.q_range
     model.train()
     for step in range(1, options.steps + 1):
-        crop = _crop(guided, options, step)
+        crop = _crop(stack, options, step)
         batch = collate([crop]).to(device)
         defocus = replace(batch.defocus, gain_px=batch.defocus.gain_px * log_gain.exp())
         prediction = model(batch.images, defocus)
@@ -99,8 +96,8 @@ def fit_stack(
         value = mix(rendered.flatten(0, 1), batch.images.flatten(0, 1))
         total: Tensor = sum(selfsup_losses(prediction, rendered, batch.images, loss).values())
         if step <= warm_steps:
-            guide = (prediction.q - batch.depth).abs().mean() / (high - low)
-            total = total * step / warm_steps + 1000 * guide * (1 - step / warm_steps)
+            guide = guide_loss(prediction, batch.images, batch.defocus)
+            total = total + GUIDE_WEIGHT * (1 - step / warm_steps) * guide
         optimizer.zero_grad(set_to_none=True)
         total.backward()
         optimizer.step()

@@ -15,18 +15,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dfd_selfsup.models.focus_measure import depth_from_focus
 from dfd_selfsup.models.heads import Prediction, coarse_aif
+from dfd_selfsup.models.thin_lens import Defocus
 from shared.losses import edge_aware_smoothness, photometric_l1_ssim
 
 __all__ = [
+    "GUIDE_WEIGHT",
     "LossOptions",
     "blur_loss",
+    "guide_loss",
     "mix",
     "selfsup_losses",
     "sharpness",
     "smooth_loss",
     "supervised_losses",
 ]
+
+
+GUIDE_WEIGHT = 1000.0  # as much as the re-blurring error
 
 
 @dataclass(frozen=True)
@@ -79,6 +86,19 @@ def selfsup_losses(
     if options.smooth:
         terms["smooth"] = options.smooth * smooth_loss(prediction, options)
     return terms
+
+
+def guide_loss(prediction: Prediction, images: Tensor, defocus: Defocus) -> Tensor:
+    """Mean distance of inverse depth to what a focus measure finds, over the stack's focus range; needs no
+    truth.
+
+    images [B, S, 3, H, W]. It leads the first steps out of the flat depth that re-blurring alone leaves
+    slowly.
+    """
+    focus = defocus.focus_q.expand(len(images), -1)
+    guides = [depth_from_focus(stack, Defocus(q, q)).q for stack, q in zip(images, focus, strict=True)]
+    span = focus.amax(1) - focus.amin(1)
+    return ((prediction.q - torch.stack(guides)).abs().mean((1, 2, 3)) / span).mean()
 
 
 def supervised_losses(

@@ -131,13 +131,13 @@ def _starting_point(
     if args.run is not None:
         config, model = load_run(args.run, args.checkpoint, device)
         if not stack.is_metric:
-            if config.heads.depth != "inverse" or config.heads.focus_input != "inverse":
+            if config.heads.depth != "inverse" or config.heads.focus_input == "metres":
                 raise RunError(
                     f"{args.run}: its heads need a lens in stack.yaml; leave --run out and use --fit"
                 )
             model.q_range = q_range_of(stack)
         return config, model
-    heads = HeadOptions(depth="inverse", aif="composite", focus_input="inverse")
+    heads = HeadOptions(depth="inverse", aif="composite", focus_input="sharpest")
     config = TrainConfig(heads=heads, psf=OWN_PSF, loss=OWN_LOSS)
     return config, build_model(config, q_range_of(stack)).to(device)
 

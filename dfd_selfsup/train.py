@@ -12,13 +12,14 @@ import math
 from collections.abc import Sequence
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from dfd_selfsup.config import TrainConfig
 from dfd_selfsup.datasets.splits import StackSet, load_splits
 from dfd_selfsup.datasets.stack import FocalStack, StackBatch, collate, crop_stack
 from dfd_selfsup.eval import evaluate, summary, validate
-from dfd_selfsup.losses import selfsup_losses, supervised_losses
+from dfd_selfsup.losses import GUIDE_WEIGHT, guide_loss, selfsup_losses, supervised_losses
 from dfd_selfsup.methods import build_model
 from dfd_selfsup.models.daif_net import pad_to_multiple
 from dfd_selfsup.models.dead_heads import revive
@@ -36,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_train_args(__doc__, argv)
     config = load_config(TrainConfig, args.config, args.set)
     with open_run(config, args, paper="dfd_selfsup") as run:
-        splits = load_splits(config.data)
+        splits = load_in_turn(run, config)
         run.say(", ".join(f"{len(stacks)} {split} stacks" for split, stacks in splits.items()))
         model = build_model(config).to(run.device)
         train(run, config, model, splits)
@@ -61,7 +62,7 @@ def train(run: Run, config: TrainConfig, model: StackModel, splits: dict[str, St
     network.train()
     for step in run.steps(start, config.steps):
         batch, names = draw_batch(step, config, splits["train"], run.rank, run.world_size)
-        losses = training_losses(config, network, batch.to(run.device))
+        losses = training_losses(config, network, batch.to(run.device), step)
         loss = sum(losses.values())
         run.check_finite(step, samples=names, loss=loss, **losses)
 
@@ -82,13 +83,29 @@ def train(run: Run, config: TrainConfig, model: StackModel, splits: dict[str, St
             run.save(step, state, score=score)
 
 
-def training_losses(config: TrainConfig, model: nn.Module, batch: StackBatch) -> dict[str, Tensor]:
+def load_in_turn(run: Run, config: TrainConfig) -> dict[str, StackSet]:
+    """The stacks of each split; one process renders or checks them first, the others find them ready."""
+    if not run.is_main:
+        dist.barrier()
+    splits = load_splits(config.data)
+    if run.is_main and run.world_size > 1:
+        dist.barrier()
+    if config.method == "supervised" and any(s.depth is None or s.aif is None for s in splits["train"]):
+        raise RunError("method=supervised needs depth and all-in-focus truth for every training stack")
+    return splits
+
+
+def training_losses(config: TrainConfig, model: nn.Module, batch: StackBatch, step: int) -> dict[str, Tensor]:
     """The weighted loss terms of one batch."""
     prediction = model(batch.images, batch.defocus)
     if config.method == "supervised":
         return supervised_losses(prediction, batch.depth, batch.valid, batch.aif, config.supervise)
     rendered = render_stack(prediction.aif, prediction.sigma_px, config.psf)
-    return selfsup_losses(prediction, rendered, batch.images, config.loss)
+    losses = selfsup_losses(prediction, rendered, batch.images, config.loss)
+    if step <= config.guide_steps:
+        share = 1 - step / (config.guide_steps + 1)
+        losses["guide"] = GUIDE_WEIGHT * share * guide_loss(prediction, batch.images, batch.defocus)
+    return losses
 
 
 def draw_batch(

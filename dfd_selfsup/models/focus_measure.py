@@ -13,11 +13,11 @@ from torch import Tensor
 
 from dfd_selfsup.models.thin_lens import Defocus
 
-__all__ = ["FocusResult", "depth_from_focus", "ring_difference", "sum_modified_laplacian"]
+__all__ = ["FocusResult", "depth_from_focus", "focus_response", "ring_difference", "sum_modified_laplacian"]
 
 Measure = Literal["sml", "ring"]
 RING_INNER, RING_GAP, RING_OUTER = 1, 2, 2  # pixels, as its authors set them
-FLOOR = 1e-6  # keeps the logarithm of a flat neighbourhood finite
+FLOOR = 1e-4  # keeps the logarithm of a flat neighbourhood finite
 
 
 class FocusResult(NamedTuple):
@@ -49,6 +49,13 @@ def ring_difference(images: Tensor) -> Tensor:
     return F.conv2d(flat, kernel).view(slices, channels, height, width).norm(dim=1)
 
 
+def focus_response(images: Tensor, measure: Measure = "sml", window: int = 9) -> Tensor:
+    """How sharp each neighbourhood is, positive: images [..., 3, H, W] to [..., H, W]."""
+    flat = images.reshape(-1, *images.shape[-3:])
+    response = sum_modified_laplacian(flat) if measure == "sml" else ring_difference(flat)
+    return (_box_mean(response, window) + FLOOR).view(*images.shape[:-3], *images.shape[-2:])
+
+
 def depth_from_focus(
     images: Tensor, defocus: Defocus, measure: Measure = "sml", window: int = 9, between_slices: bool = True
 ) -> FocusResult:
@@ -57,8 +64,7 @@ def depth_from_focus(
     window: side of the square the measure is averaged over. between_slices: refine the maximum over inverse
     depth; at the ends of the stack, and where the three values have no peak, the slice itself is taken.
     """
-    response = sum_modified_laplacian(images) if measure == "sml" else ring_difference(images)
-    response = _box_mean(response, window) + FLOOR
+    response = focus_response(images, measure, window)
     best = response.argmax(0)  # [H, W]
     focus = defocus.focus_q.to(images)
     q = _peak(response.log(), focus, best) if between_slices and len(images) > 2 else focus[best]

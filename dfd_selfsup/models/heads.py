@@ -18,9 +18,14 @@ import torch
 from torch import Tensor, nn
 
 from dfd_selfsup.models.daif_net import DaifNet, pad_to_multiple
+from dfd_selfsup.models.focus_measure import focus_response
 from dfd_selfsup.models.thin_lens import NEAREST_DEPTH_M, Defocus
 
 __all__ = ["HeadOptions", "Prediction", "StackModel", "coarse_aif", "raw_depth_to_metres"]
+
+
+SHARPNESS_POWER = 4.0  # a slice sharper by a fifth counts twice as much
+FOCUS_FLOOR = 0.2  # the farthest slice must be told from one that is not sharp
 
 
 @dataclass(frozen=True)
@@ -29,15 +34,17 @@ class HeadOptions:
 
     near, far: the range of depth for `norm`, `clip` and `inverse`. focus_input: what stands in the constant
     plane of each slice, the focus distance in metres or its place between far (0) and near (1) in inverse
-    depth. composite_px: how many pixels of blur a slice may be worse than another and still count 1 / e as
-    much.
+    depth. `sharpest` is the latter, raised by a floor, but only where the slice is sharper than the others
+    by a focus measure, so that the maximum over the stack that the network takes anyway is a first guess of
+    the depth. composite_px: how many pixels of blur a slice may be worse than another and still count 1 / e
+    as much.
     """
 
     depth: Literal["norm", "clip", "raw", "inverse"] = "norm"
     aif: Literal["clip", "composite"] = "clip"
     near_m: float = 0.1
     far_m: float = 10.0
-    focus_input: Literal["metres", "inverse"] = "metres"
+    focus_input: Literal["metres", "inverse", "sharpest"] = "metres"
     composite_px: float = 0.5
 
     def __post_init__(self) -> None:
@@ -75,11 +82,10 @@ class StackModel(nn.Module):
         self.q_range = q_range or (1 / heads.far_m, 1 / heads.near_m)
 
     def forward(self, images: Tensor, defocus: Defocus) -> Prediction:
-        if defocus.kind != "metric" and (
-            self.heads.depth != "inverse" or self.heads.focus_input != "inverse"
-        ):
+        if defocus.kind != "metric" and (self.heads.depth != "inverse" or self.heads.focus_input == "metres"):
             raise ValueError(
-                f"a stack of kind {defocus.kind!r} needs the heads depth=inverse, focus_input=inverse"
+                f"a stack of kind {defocus.kind!r} needs the heads depth=inverse and focus_input=inverse "
+                "or sharpest"
             )
         padded, original = pad_to_multiple(self.with_focus_plane(images, defocus), 2**self.network.levels)
         raw = self.network(padded)[(..., *original)].float()
@@ -96,6 +102,9 @@ class StackModel(nn.Module):
         q = defocus.focus_q
         focus = 1 / q if self.heads.focus_input == "metres" else (q - low) / (high - low)
         plane = focus[..., None, None, None].expand(*images.shape[:2], 1, *images.shape[-2:])
+        if self.heads.focus_input == "sharpest":
+            sharper = torch.softmax(SHARPNESS_POWER * focus_response(images).log(), 1)
+            plane = (FOCUS_FLOOR + (1 - FOCUS_FLOOR) * plane) * sharper.unsqueeze(2)
         return torch.cat([images, plane.to(images)], 2)
 
     def _inverse_depth(self, raw: Tensor) -> Tensor:

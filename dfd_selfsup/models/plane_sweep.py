@@ -1,10 +1,9 @@
-"""Depth from defocus by trying: re-blur an all-in-focus image for many depths and keep what explains the
-stack.
+"""Depth from defocus by trying: re-blur an image for many depths and keep what explains the stack.
 
 For each of N inverse depths the current image is blurred as if all of it were there; the depth whose slices
-differ least from the stack in a window around a pixel is its depth. The image is then made anew from the
-stack, and improved by descending the difference between stack and re-blurred image. No learning, no truth,
-a known lens.
+differ least from the stack in a window around a pixel is its depth. The image, put together from the
+sharpest slices, is then improved by descending the difference between stack and re-blurred image, and the
+two take turns. No learning, no truth, a known lens.
 """
 
 import torch
@@ -27,7 +26,7 @@ def plane_sweep(
     defocus: Defocus,
     q_range: tuple[float, float],
     psf: PsfOptions,
-    hypotheses: int = 40,
+    hypotheses: int = 32,
     window: int = 9,
     rounds: int = 2,
     image_steps: int = 15,
@@ -37,11 +36,11 @@ def plane_sweep(
     candidates = torch.linspace(*q_range, hypotheses, device=images.device, dtype=images.dtype)
     aif = depth_from_focus(images, defocus).aif
     q = torch.empty_like(aif[:1])
-    for _ in range(rounds):
+    for index in range(rounds):
         costs = torch.stack([_cost(images, aif, defocus, value, psf, window) for value in candidates])
         q = _refined_minimum(costs, candidates)[None]
         sigma = defocus.sigma_px(q[None])
-        start = coarse_aif(images[None], sigma, COMPOSITE_PX)
+        start = coarse_aif(images[None], sigma, COMPOSITE_PX) if index == 0 else aif[None]
         aif = _improve(start, images[None], sigma, psf, image_steps)[0]
     return FocusResult(q, aif)
 

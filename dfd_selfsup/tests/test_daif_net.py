@@ -70,7 +70,7 @@ def test_padding_repeats_the_border_and_crops_back_exactly():
 @pytest.mark.parametrize("depth", ["norm", "clip", "raw", "inverse"])
 @pytest.mark.parametrize("aif", ["clip", "composite"])
 def test_model_takes_any_size_and_stays_in_range(network, depth, aif):
-    heads = HeadOptions(depth, aif, near_m=0.5, far_m=8)
+    heads = HeadOptions(depth, aif, near_m=0.5, far_m=8, focus_input="sharpest")
     defocus = Defocus.thin_lens(Lens(50, 8, 12), [1.0, 2.0, 4.0])
     out = StackModel(network, heads)(torch.rand(2, 3, 3, 21, 35), defocus)
     assert out.q.shape == (2, 1, 21, 35)

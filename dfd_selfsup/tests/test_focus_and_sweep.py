@@ -67,13 +67,13 @@ def test_ring_difference_ignores_flat_and_linear_pictures():
 
 def test_plane_sweep_finds_depth_between_the_slices():
     stack, q = two_planes()
-    found = plane_sweep(stack.images, stack.defocus, (0.15, 1.1), PSF, hypotheses=30, window=7)
+    found = plane_sweep(stack.images, stack.defocus, (0.15, 1.1), PSF, hypotheses=30, window=7, rounds=3)
     error = (found.q[0] - q).abs()[away_from_edges(q)]
-    assert error.mean() < 0.025
+    assert error.mean() < 0.02
     focus = depth_from_focus(stack.images, stack.defocus)
-    assert error.mean() < 0.7 * (focus.q[0] - q).abs()[away_from_edges(q)].mean()
+    assert error.mean() < 0.8 * (focus.q[0] - q).abs()[away_from_edges(q)].mean()
     composite = focus.aif
-    assert (found.aif - stack.aif).square().mean() < 0.5 * (composite - stack.aif).square().mean()
+    assert (found.aif - stack.aif).square().mean() < 0.8 * (composite - stack.aif).square().mean()
 
 
 def test_sharpness_measures_are_the_published_ones():
