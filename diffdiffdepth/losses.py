@@ -3,7 +3,7 @@
     total = mean E - edge * mean |grad E| + smoothness * E_S + ssim * (1 - SSIM)
 
 E is the distance of the warped views from the centre view, averaged over the views that see a pixel. Where a
-view does not see a pixel, its warped image shows the centre view itself.
+view does not see a pixel, its warped image shows the centre view itself, for what looks at neighbourhoods.
 """
 
 from __future__ import annotations
@@ -77,8 +77,10 @@ class ReprojectionLoss:
         weighted "total". Differentiable in `dense`; which pixels a view sees is taken as given.
         """
         warped, visible = warp_to_centre(self.scene, dense, views)
-        warped = torch.where(visible, warped, self.centre)
-        error = self._distances(warped).sum(0) / visible.sum(dim=(0, 1)).clamp(min=1)  # [H, W]
+        if self.features is not None or self.weights.ssim > 0:
+            warped = torch.where(visible, warped, self.centre)
+        distances = self._distances(warped) * visible[:, 0]
+        error = distances.sum(0) / visible.sum(dim=(0, 1)).clamp(min=1)  # [H, W]
         terms = {"data": error.mean()}
         if self.weights.edge > 0:
             terms["edge"] = -_gradient_magnitude(error).mean()

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from diffdiffdepth.config import TrainConfig
+from diffdiffdepth.eval import evaluate
 from diffdiffdepth.inputs import load_scene
 from diffdiffdepth.losses import ReprojectionLoss, feature_network
 from diffdiffdepth.models.point_depth import LabelScale, PointDepth, image_edges
@@ -37,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         model = build_model(config, scene)
         optimise(run, config, scene, model)
         save_results(run, scene, model)
-        run.finish()
+        run.finish(evaluate(config, scene, run.folder))
 
 
 def build_model(config: TrainConfig, scene: LightField | MultiViewScene) -> PointDepth:
