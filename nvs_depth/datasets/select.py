@@ -88,7 +88,7 @@ def load_split(
         train_groups, test_groups = config.embedded.names
         train = find_pairs(load_views(config, image_side, root, train_groups), config.pairs)
         test = find_pairs(load_views(config, image_side, root, test_groups), config.pairs)
-        return _finish(train, test, None, evaluate_pairs, ())
+        return _finish(train, test, None, evaluate_pairs, train.views.notes)
     if config.train_list or config.test_list or config.test_pairs:
         return _listed_split(config, image_side, root, evaluate_pairs)
     views = load_views(config, image_side, root)
