@@ -45,6 +45,14 @@ DEPTH_LABELS = {
     "depth_read": "D_b: depth read from the target image",
     "constant": "Constant (median of training truth)",
 }
+DEPTH_COLUMNS = (  # measure, scaling, which is better, digits
+    ("abs_rel", "none", "lower", 4),
+    ("rmse", "none", "lower", 3),
+    ("silog", "none", "lower", 2),
+    ("delta1", "none", "higher", 3),
+    ("abs_rel", "median", "lower", 4),
+    ("delta1", "median", "higher", 3),
+)
 
 
 def preview_sheet(network: ViewSynthesizer, batch: PairBatch) -> np.ndarray:
@@ -120,18 +128,17 @@ def depth_table(results: Mapping[str, Any]) -> ResultsTable:
     common = {"source": "this run", "dataset": f"{results['data']}, depth in {results['depth_unit']}"}
     definition = results["definitions"]["depth"]
     columns = [Column("row", "Depth")]
-    for scaling, words in (("none", "no scaling"), ("median", "median scaling")):
-        for name, better, digits in (("abs_rel", "lower", 4), ("rmse", "lower", 3), ("silog", "lower", 2),
-                                     ("delta1", "higher", 3)):  # fmt: skip
-            text = f"{definition}, {words}"
-            columns.append(Column(f"{name}_{scaling}", f"{name}, {words}", definition=text, better=better,
-                                  digits=digits, **common))  # fmt: skip
+    for name, scaling, better, digits in DEPTH_COLUMNS:
+        label = name if scaling == "none" else f"{name}, median-scaled"
+        text = definition if scaling == "none" else f"{definition}; each image scaled by its median first"
+        columns.append(
+            Column(f"{name}_{scaling}", label, definition=text, better=better, digits=digits, **common)
+        )
     rows = []
     for key, label in DEPTH_LABELS.items():
         row = {"row": label}
-        for scaling in ("none", "median"):
-            found = results["depth"].get(f"{key}_{scaling}", {})
-            row |= {f"{n}_{scaling}": found[n] for n in ("abs_rel", "rmse", "silog", "delta1") if n in found}
+        for name, scaling, *_ in DEPTH_COLUMNS:
+            row[f"{name}_{scaling}"] = results["depth"].get(f"{key}_{scaling}", {}).get(name)
         rows.append(row)
     note = f"Mean |D_t - D_b| {results['depth_l1_between']:.4g} {results['depth_unit']}, over all pixels."
     return ResultsTable("Depth of the target view", columns, rows, note=note)

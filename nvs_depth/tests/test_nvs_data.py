@@ -29,7 +29,6 @@ from shared.scenes import Scene
 from shared.scenes.scene import Item
 from shared.scenes.shapes import Box, placed
 from shared.scenes.textures import solid
-from shared.trajectories import so3_exp
 from shared.warp import sample_pixels
 
 SIDE = 32
