@@ -1,9 +1,7 @@
 """Adapting DAIF-Net to one focal stack, from a trained run or from scratch; no truth is needed.
 
-A network that starts from nothing is first shown the depth that a focus measure finds, which costs nothing
-and saves most of the steps; then, and with a trained network from the start, the self-supervised losses of
-the paper are minimised on random crops. Where the lens is unknown its strength, one number, is found on the
-way: pixels of blur per place in the stack.
+The self-supervised losses are minimised on random crops of the stack. Where the lens is unknown its
+strength, one number, is found on the way: pixels of blur per place in the stack.
 """
 
 import math
@@ -15,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dfd_selfsup.datasets.stack import FocalStack, collate, crop_stack
-from dfd_selfsup.losses import GUIDE_WEIGHT, LossOptions, guide_loss, mix, selfsup_losses
+from dfd_selfsup.losses import LossOptions, mix, selfsup_losses
 from dfd_selfsup.models.focus_measure import depth_from_focus
 from dfd_selfsup.models.heads import StackModel, coarse_aif
 from dfd_selfsup.models.psf import PsfOptions, render_stack
@@ -28,12 +26,11 @@ GAIN_CANDIDATES = 12
 
 @dataclass(frozen=True)
 class FitOptions:
-    """Steps, size of the crops, and the share of the steps led by the focus measure when from scratch."""
+    """Steps, size of the crops, learning rate (one cycle), and the seed of the crops."""
 
     steps: int = 300
     crop: int = 128
-    learning_rate: float = 1e-3
-    warm_share: float = 0.35
+    learning_rate: float = 7e-4
     seed: int = 0
 
 
@@ -67,7 +64,6 @@ def fit_stack(
     psf: PsfOptions,
     loss: LossOptions,
     options: FitOptions,
-    from_scratch: bool,
     report: Callable[[int, float], None] = lambda step, value: None,
 ) -> FocalStack:
     """Train `model` in place on one stack; returns the stack, its gain fitted if the lens is unknown."""
@@ -85,7 +81,6 @@ def fit_stack(
         total_steps=max(options.steps, 2),
         pct_start=0.1,
     )
-    warm_steps = round(options.warm_share * options.steps) if from_scratch else 0
     model.train()
     for step in range(1, options.steps + 1):
         crop = _crop(stack, options, step)
@@ -95,9 +90,6 @@ def fit_stack(
         rendered = render_stack(prediction.aif, prediction.sigma_px, psf)
         value = mix(rendered.flatten(0, 1), batch.images.flatten(0, 1))
         total: Tensor = sum(selfsup_losses(prediction, rendered, batch.images, loss).values())
-        if step <= warm_steps:
-            guide = guide_loss(prediction, batch.images, batch.defocus)
-            total = total + GUIDE_WEIGHT * (1 - step / warm_steps) * guide
         optimizer.zero_grad(set_to_none=True)
         total.backward()
         optimizer.step()

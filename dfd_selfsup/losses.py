@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dfd_selfsup.models.focus_measure import depth_from_focus
+from dfd_selfsup.models.focus_measure import focus_guess
 from dfd_selfsup.models.heads import Prediction, coarse_aif
 from dfd_selfsup.models.thin_lens import Defocus
 from shared.losses import edge_aware_smoothness, photometric_l1_ssim
@@ -95,10 +95,8 @@ def guide_loss(prediction: Prediction, images: Tensor, defocus: Defocus) -> Tens
     images [B, S, 3, H, W]. It leads the first steps out of the flat depth that re-blurring alone leaves
     slowly.
     """
-    focus = defocus.focus_q.expand(len(images), -1)
-    guides = [depth_from_focus(stack, Defocus(q, q)).q for stack, q in zip(images, focus, strict=True)]
-    span = focus.amax(1) - focus.amin(1)
-    return ((prediction.q - torch.stack(guides)).abs().mean((1, 2, 3)) / span).mean()
+    span = defocus.focus_q.amax(-1) - defocus.focus_q.amin(-1)
+    return ((prediction.q - focus_guess(images, defocus)).abs().mean((1, 2, 3)) / span).mean()
 
 
 def supervised_losses(

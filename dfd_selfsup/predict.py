@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 bar.set_postfix(error=f"{value:.4f}", refresh=False)
 
             loss = OWN_LOSS if args.run is None else config.loss
-            stack = fit_stack(model, stack, config.psf, loss, options, args.run is None, report)
+            stack = fit_stack(model, stack, config.psf, loss, options, report)
     estimate = network_method(model, device)(stack)
     out = args.out or Path("runs") / f"dfd_selfsup-{stack.name}"
     result = _write(out, stack, estimate, notes, time.perf_counter() - started)
@@ -131,13 +131,13 @@ def _starting_point(
     if args.run is not None:
         config, model = load_run(args.run, args.checkpoint, device)
         if not stack.is_metric:
-            if config.heads.depth != "inverse" or config.heads.focus_input == "metres":
+            if config.heads.depth not in ("inverse", "refine") or config.heads.focus_input == "metres":
                 raise RunError(
                     f"{args.run}: its heads need a lens in stack.yaml; leave --run out and use --fit"
                 )
             model.q_range = q_range_of(stack)
         return config, model
-    heads = HeadOptions(depth="inverse", aif="composite", focus_input="sharpest")
+    heads = HeadOptions(depth="refine", aif="composite", focus_input="sharpest")
     config = TrainConfig(heads=heads, psf=OWN_PSF, loss=OWN_LOSS)
     return config, build_model(config, q_range_of(stack)).to(device)
 

@@ -142,7 +142,7 @@ def random_crop(stack: FocalStack, config: TrainConfig, draw: torch.Generator) -
 
 def look_for_dead_heads(config: TrainConfig, model: StackModel, stacks: StackSet, run: Run) -> str:
     """Mend outputs that a final ReLU would keep shut for ever, and say what was found."""
-    if config.heads.depth == "inverse" and config.heads.aif == "composite":
+    if config.heads.depth in ("inverse", "refine") and config.heads.aif == "composite":
         return "heads: no ReLU at the end, nothing can be dead"
     batch, _ = draw_batch(1, config, stacks)
     batch = batch.to(run.device)

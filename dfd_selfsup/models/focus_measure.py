@@ -13,7 +13,14 @@ from torch import Tensor
 
 from dfd_selfsup.models.thin_lens import Defocus
 
-__all__ = ["FocusResult", "depth_from_focus", "focus_response", "ring_difference", "sum_modified_laplacian"]
+__all__ = [
+    "FocusResult",
+    "depth_from_focus",
+    "focus_guess",
+    "focus_response",
+    "ring_difference",
+    "sum_modified_laplacian",
+]
 
 Measure = Literal["sml", "ring"]
 RING_INNER, RING_GAP, RING_OUTER = 1, 2, 2  # pixels, as its authors set them
@@ -70,6 +77,13 @@ def depth_from_focus(
     q = _peak(response.log(), focus, best) if between_slices and len(images) > 2 else focus[best]
     aif = images.gather(0, best.expand(1, 3, -1, -1))[0]
     return FocusResult(q[None], aif)
+
+
+@torch.no_grad()
+def focus_guess(images: Tensor, defocus: Defocus) -> Tensor:
+    """Inverse depth [B, 1, H, W] of stacks [B, S, 3, H, W] by the focus measure, without gradient."""
+    focus = defocus.focus_q.expand(len(images), -1)
+    return torch.stack([depth_from_focus(s, Defocus(q, q)).q for s, q in zip(images, focus, strict=True)])
 
 
 def _peak(values: Tensor, positions: Tensor, best: Tensor) -> Tensor:

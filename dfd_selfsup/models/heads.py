@@ -6,6 +6,9 @@ reach `far` somewhere, so its scale hangs on one pixel. `inverse` is ours: inver
 to 1 / near along a sigmoid; the scale is absolute, blur is linear in it, and no pixel can lose its
 gradient.
 
+`refine` is `inverse` with the focus
+measure's depth as its starting point, which the network corrects.
+
 All-in-focus heads. `clip` is the released code's: a ReLU clipped at 1. `composite` is ours: each pixel
 starts from the slices themselves, mixed by how sharp the predicted depth says they are, and the network
 adds a correction.
@@ -18,13 +21,15 @@ import torch
 from torch import Tensor, nn
 
 from dfd_selfsup.models.daif_net import DaifNet, pad_to_multiple
-from dfd_selfsup.models.focus_measure import focus_response
+from dfd_selfsup.models.focus_measure import focus_guess, focus_response
 from dfd_selfsup.models.thin_lens import NEAREST_DEPTH_M, Defocus
 
 __all__ = ["HeadOptions", "Prediction", "StackModel", "coarse_aif", "raw_depth_to_metres"]
 
 
 SHARPNESS_POWER = 4.0  # a slice sharper by a fifth counts twice as much
+ABSOLUTE = ("inverse", "refine")  # heads that need no metres
+GUESS_MARGIN = 0.03  # guesses keep off the ends of the sigmoid, where no gradient is
 FOCUS_FLOOR = 0.2  # the farthest slice must be told from one that is not sharp
 
 
@@ -40,7 +45,7 @@ class HeadOptions:
     as much.
     """
 
-    depth: Literal["norm", "clip", "raw", "inverse"] = "norm"
+    depth: Literal["norm", "clip", "raw", "inverse", "refine"] = "norm"
     aif: Literal["clip", "composite"] = "clip"
     near_m: float = 0.1
     far_m: float = 10.0
@@ -82,14 +87,16 @@ class StackModel(nn.Module):
         self.q_range = q_range or (1 / heads.far_m, 1 / heads.near_m)
 
     def forward(self, images: Tensor, defocus: Defocus) -> Prediction:
-        if defocus.kind != "metric" and (self.heads.depth != "inverse" or self.heads.focus_input == "metres"):
+        if defocus.kind != "metric" and (
+            self.heads.depth not in ABSOLUTE or self.heads.focus_input == "metres"
+        ):
             raise ValueError(
-                f"a stack of kind {defocus.kind!r} needs the heads depth=inverse and focus_input=inverse "
-                "or sharpest"
+                f"a stack of kind {defocus.kind!r} needs heads without metres: depth=inverse or refine, "
+                "focus_input=inverse or sharpest"
             )
         padded, original = pad_to_multiple(self.with_focus_plane(images, defocus), 2**self.network.levels)
         raw = self.network(padded)[(..., *original)].float()
-        q = self._inverse_depth(raw[:, 3:4])
+        q = self._inverse_depth(raw[:, 3:4], images, defocus)
         sigma = defocus.sigma_px(q)
         if self.heads.aif == "clip":
             return Prediction(q, raw[:, :3].clamp(0, 1), sigma)
@@ -107,9 +114,12 @@ class StackModel(nn.Module):
             plane = (FOCUS_FLOOR + (1 - FOCUS_FLOOR) * plane) * sharper.unsqueeze(2)
         return torch.cat([images, plane.to(images)], 2)
 
-    def _inverse_depth(self, raw: Tensor) -> Tensor:
-        if self.heads.depth == "inverse":
-            low, high = self.q_range
+    def _inverse_depth(self, raw: Tensor, images: Tensor, defocus: Defocus) -> Tensor:
+        low, high = self.q_range
+        if self.heads.depth == "refine":
+            share = (focus_guess(images, defocus) - low) / (high - low)
+            raw = raw + torch.logit(share.clamp(GUESS_MARGIN, 1 - GUESS_MARGIN))
+        if self.heads.depth in ("inverse", "refine"):
             return low + (high - low) * torch.sigmoid(raw)
         depth_m = raw_depth_to_metres(raw, self.heads)
         return 1 / depth_m.clamp(min=NEAREST_DEPTH_M)

@@ -67,7 +67,7 @@ def test_padding_repeats_the_border_and_crops_back_exactly():
     assert pad_to_multiple(image[..., :16, :16])[0].shape == (2, 3, 16, 16)
 
 
-@pytest.mark.parametrize("depth", ["norm", "clip", "raw", "inverse"])
+@pytest.mark.parametrize("depth", ["norm", "clip", "raw", "inverse", "refine"])
 @pytest.mark.parametrize("aif", ["clip", "composite"])
 def test_model_takes_any_size_and_stays_in_range(network, depth, aif):
     heads = HeadOptions(depth, aif, near_m=0.5, far_m=8, focus_input="sharpest")
@@ -77,7 +77,7 @@ def test_model_takes_any_size_and_stays_in_range(network, depth, aif):
     assert out.aif.shape == (2, 3, 21, 35)
     assert out.sigma_px.shape == (2, 3, 21, 35)
     assert 0 <= out.aif.min() <= out.aif.max() <= 1
-    if depth in ("norm", "inverse"):
+    if depth in ("norm", "inverse", "refine"):
         assert 0.499 < out.depth.min() <= out.depth.max() < 8.001
 
 
