@@ -85,6 +85,13 @@ class StackModel(nn.Module):
         self.network = network
         self.heads = heads
         self.q_range = q_range or (1 / heads.far_m, 1 / heads.near_m)
+        with (
+            torch.no_grad()
+        ):  # corrections start at nothing: a violent first descent would kill the last ReLUs
+            last = network.conv_out[-1]
+            for channels, corrects in ((slice(0, 3), heads.aif == "composite"), (3, heads.depth == "refine")):
+                if corrects:
+                    last.weight[channels], last.bias[channels] = 0, 0
 
     def forward(self, images: Tensor, defocus: Defocus) -> Prediction:
         if defocus.kind != "metric" and (
@@ -110,7 +117,7 @@ class StackModel(nn.Module):
         focus = 1 / q if self.heads.focus_input == "metres" else (q - low) / (high - low)
         plane = focus[..., None, None, None].expand(*images.shape[:2], 1, *images.shape[-2:])
         if self.heads.focus_input == "sharpest":
-            sharper = torch.softmax(SHARPNESS_POWER * focus_response(images).log(), 1)
+            sharper = torch.softmax(SHARPNESS_POWER * focus_response(images, "ring").log(), 1)
             plane = (FOCUS_FLOOR + (1 - FOCUS_FLOOR) * plane) * sharper.unsqueeze(2)
         return torch.cat([images, plane.to(images)], 2)
 
