@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 continue
             label, changes = ROWS[row]
             command = ["--config", str(args.config), "--out", str(folder), "--device", args.device]
-            command += ["--set", *args.set, *changes, f"seed={seed}", f"label={label!r}"]
+            command += ["--set", *args.set, *changes, f"seed={seed}", f"label={label}"]
             if (folder / "checkpoints" / "last.pt").exists():
                 command.append("--resume")
             train.main(command)
