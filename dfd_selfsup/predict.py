@@ -137,7 +137,7 @@ def _starting_point(
                 )
             model.q_range = q_range_of(stack)
         return config, model
-    heads = HeadOptions(depth="refine", aif="composite", focus_input="sharpest")
+    heads = HeadOptions(depth="refine", aif="composite", focus_input="sharpest", measure="sml")
     config = TrainConfig(heads=heads, psf=OWN_PSF, loss=OWN_LOSS)
     return config, build_model(config, q_range_of(stack)).to(device)
 

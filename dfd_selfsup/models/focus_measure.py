@@ -80,11 +80,11 @@ def depth_from_focus(
 
 
 @torch.no_grad()
-def focus_guess(images: Tensor, defocus: Defocus) -> Tensor:
-    """Inverse depth [B, 1, H, W] of stacks [B, S, 3, H, W] by the ring difference, without gradient."""
+def focus_guess(images: Tensor, defocus: Defocus, measure: Measure = "ring") -> Tensor:
+    """Inverse depth [B, 1, H, W] of stacks [B, S, 3, H, W] by a focus measure, without gradient."""
     focus = defocus.focus_q.expand(len(images), -1)
     return torch.stack(
-        [depth_from_focus(s, Defocus(q, q), "ring").q for s, q in zip(images, focus, strict=True)]
+        [depth_from_focus(s, Defocus(q, q), measure).q for s, q in zip(images, focus, strict=True)]
     )
 
 

@@ -51,6 +51,7 @@ class HeadOptions:
     far_m: float = 10.0
     focus_input: Literal["metres", "inverse", "sharpest"] = "metres"
     composite_px: float = 0.5
+    measure: Literal["ring", "sml"] = "ring"  # the focus measure of `refine` and `sharpest`
 
     def __post_init__(self) -> None:
         if not 0 < self.near_m < self.far_m:
@@ -117,14 +118,14 @@ class StackModel(nn.Module):
         focus = 1 / q if self.heads.focus_input == "metres" else (q - low) / (high - low)
         plane = focus[..., None, None, None].expand(*images.shape[:2], 1, *images.shape[-2:])
         if self.heads.focus_input == "sharpest":
-            sharper = torch.softmax(SHARPNESS_POWER * focus_response(images, "ring").log(), 1)
+            sharper = torch.softmax(SHARPNESS_POWER * focus_response(images, self.heads.measure).log(), 1)
             plane = (FOCUS_FLOOR + (1 - FOCUS_FLOOR) * plane) * sharper.unsqueeze(2)
         return torch.cat([images, plane.to(images)], 2)
 
     def _inverse_depth(self, raw: Tensor, images: Tensor, defocus: Defocus) -> Tensor:
         low, high = self.q_range
         if self.heads.depth == "refine":
-            share = (focus_guess(images, defocus) - low) / (high - low)
+            share = (focus_guess(images, defocus, self.heads.measure) - low) / (high - low)
             raw = raw + torch.logit(share.clamp(GUESS_MARGIN, 1 - GUESS_MARGIN))
         if self.heads.depth in ("inverse", "refine"):
             return low + (high - low) * torch.sigmoid(raw)
