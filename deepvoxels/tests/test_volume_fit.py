@@ -129,7 +129,7 @@ def test_the_visible_share_agrees_with_a_plain_loop():
     for view in range(3):
         cam_from_world = np.linalg.inv(world_from_cam[view].numpy())
         count = 0
-        for offset in np.stack(np.meshgrid(axis, axis, axis), -1).reshape(-1, 3):
+        for offset in np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3):
             x, y, z = cam_from_world[:3, :3] @ (offset + MIDDLE) + cam_from_world[:3, 3]
             u, v = 60 * x / z + 19.5, 60 * y / z + 19.5
             count += z > 0 and -0.5 <= u < SIDE - 0.5 and -0.5 <= v < SIDE - 0.5
