@@ -37,7 +37,7 @@ class EpiLines:
     def __len__(self) -> int:
         return len(self.x)
 
-    def __getitem__(self, keep: Tensor) -> "EpiLines":
+    def __getitem__(self, keep: Tensor | slice) -> "EpiLines":
         return EpiLines(self.epi[keep], self.x[keep], self.disparity[keep], self.strength[keep])
 
 

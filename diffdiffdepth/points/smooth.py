@@ -5,6 +5,8 @@ from torch import Tensor
 
 __all__ = ["trilateral_smooth"]
 
+RIDGE_PX2 = 1.0  # as if every point lay one pixel off its place
+
 
 def trilateral_smooth(
     positions_px: Tensor,
@@ -22,8 +24,9 @@ def trilateral_smooth(
 
     positions_px [n, 2]; disparity [n] with standard errors sigma_px [n], whose inverse squares weigh the
     neighbours (the released light-field code counts them alike); image [3, H, W] RGB in [0, 1]. A neighbour
-    supports a point if its disparity is within two `sigma_disparity`. One point per pixel takes part: the
-    most precise.
+    supports a point if its disparity is within two `sigma_disparity`. The neighbours fit a plane, so that
+    slanted surfaces stay (the released code takes their mean). One point per pixel takes part: the most
+    precise.
     """
     height, width = image.shape[-2:]
     x, y = positions_px.round().long().unbind(1)
@@ -32,8 +35,8 @@ def trilateral_smooth(
     by_precision = sigma_px.argsort(descending=True)  # the last write stays
     raster[y[by_precision] + radius_px, x[by_precision] + radius_px] = by_precision
     colour = image[:, y, x]
-    total = torch.zeros_like(disparity)
-    shift = torch.zeros_like(disparity)
+    sums = disparity.new_zeros(6, len(disparity))  # of w, wx, wy, wxx, wxy, wyy
+    loads = disparity.new_zeros(3, len(disparity))  # of wd, wdx, wdy
     support = torch.zeros_like(x)
     for dy in range(2 * radius_px + 1):
         for dx in range(2 * radius_px + 1):
@@ -47,7 +50,19 @@ def trilateral_smooth(
             log_weight = step.square() / sigma_disparity**2 + contrast / sigma_colour**2
             log_weight = log_weight + distance / sigma_space_px**2
             weight = torch.exp(-log_weight / 2) / sigma_px[other].square().clamp(min=1e-8)
-            total[here] += weight
-            shift[here] += weight * step
+            ox, oy = (positions_px[other] - positions_px[here]).unbind(1)
+            terms = torch.stack([torch.ones_like(ox), ox, oy, ox * ox, ox * oy, oy * oy])
+            sums[:, here] += weight * terms
+            loads[:, here] += weight * step * terms[:3]
             support[here] += ((step.abs() <= 2 * sigma_disparity) & (other != here)).long()
-    return disparity + shift / total.clamp(min=1e-30), support >= min_neighbours
+    return disparity + _plane_at_origin(sums, loads), support >= min_neighbours
+
+
+def _plane_at_origin(sums: Tensor, loads: Tensor) -> Tensor:
+    """Value at (0, 0) of the weighted least-squares plane, its slopes held by a few level neighbours."""
+    w, wx, wy, wxx, wxy, wyy = (sums / sums[0].clamp(min=1e-30)).double()
+    normal = torch.stack([w, wx, wy, wx, wxx + RIDGE_PX2, wxy, wy, wxy, wyy + RIDGE_PX2], dim=1).view(
+        -1, 3, 3
+    )
+    load = (loads / sums[0].clamp(min=1e-30)).double()
+    return torch.linalg.solve(normal + 1e-9 * torch.eye(3).to(normal), load.T)[:, 0].to(sums.dtype)

@@ -19,10 +19,10 @@ from torch import Tensor
 from diffdiffdepth.colour import lab_from_rgb
 from diffdiffdepth.scene import LightField
 
-__all__ = ["EpiStack", "epi_stacks"]
+__all__ = ["ON_AXIS", "EpiStack", "blurred_lightness", "epi_stacks"]
 
 MIN_ARM_VIEWS = 3
-OFF_AXIS = 0.3  # views whose offset across the arm is below this many view spacings belong to the arm
+ON_AXIS = 0.3  # views whose offset across the arm is below this many view spacings belong to the arm
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def epi_stacks(light_field: LightField, blur_sigma_px: float = 0.85) -> list[Epi
     du, dv = light_field.offsets.unbind(1)
     stacks = []
     for vertical, along, across in ((False, du, dv), (True, dv, du)):
-        members = ((across.abs() < OFF_AXIS) & (along.abs() > 2 * OFF_AXIS)).nonzero().flatten()
+        members = ((across.abs() < ON_AXIS) & (along.abs() > 2 * ON_AXIS)).nonzero().flatten()
         offsets = torch.cat([along[members], along.new_zeros(1)])
         order = offsets.argsort()
         if len(order) < MIN_ARM_VIEWS:
@@ -79,6 +79,11 @@ def epi_stacks(light_field: LightField, blur_sigma_px: float = 0.85) -> list[Epi
             "of the centre view"
         )
     return stacks
+
+
+def blurred_lightness(image: Tensor, sigma_px: float) -> Tensor:
+    """Lightness [H, W] of an RGB image [3, H, W], blurred like the stacks."""
+    return _blur(lab_from_rgb(image)[None, :1], sigma_px)[0, 0]
 
 
 def _blur(images: Tensor, sigma_px: float) -> Tensor:
