@@ -20,6 +20,7 @@ from deepvoxels.models.generator import Generator
 from deepvoxels.models.options import GeneratorOptions
 from deepvoxels.models.volume import FrustumMap, SparseMap, lift, project
 from shared.camera import look_at
+from shared.memory import keep_large_buffers
 
 __all__ = ["CASES"]
 
@@ -151,6 +152,7 @@ def objective(rendered: Tensor, truth: Tensor) -> Tensor:
 
 def our_step(size: str, keep_maps: bool) -> Callable[[], float]:
     """One source, two targets, generator only, as `deepvoxels/train.py` does it."""
+    keep_large_buffers()  # as every run on the CPU does
     torch.manual_seed(0)
     options = options_of(size)
     K, poses = cameras(options.image_side)
