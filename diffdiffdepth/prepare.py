@@ -112,7 +112,8 @@ def _light_field_lines(folder: Path, kind: str) -> list[str]:
     du, dv = light_field.offsets.unbind(1)
     lines = [
         f"{folder}: a light field in the layout {kind}",
-        f"  views        {len(light_field.views) + 1} of {width} x {height}, offsets {_span(du)} x {_span(dv)}",
+        f"  views        {len(light_field.views) + 1} of {width} x {height}, "
+        f"offsets {_span(du)} x {_span(dv)}",
     ]
     parameters = read_hci_parameters(folder) if kind == "hci" else None
     if parameters is None:

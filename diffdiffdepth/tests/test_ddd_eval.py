@@ -1,4 +1,4 @@
-"""Measures, tables and commands around a run: figures against plain computations, scripts as they are used."""
+"""Measures, tables and commands around a run: figures against plain sums, scripts as they are used."""
 
 import json
 import os
