@@ -177,7 +177,8 @@ def contact_sheet(
         if captions and len(captions) != wanted:
             raise ValueError(f"{wanted} {what} captions are needed, got {len(captions)}")
     gap, size = 8, 14
-    margin = max((int(_font(size).getlength(text)) for text in row_captions), default=-gap) + gap
+    texts = [text for caption in row_captions for text in caption.split("\n")]
+    margin = max((int(_font(size).getlength(text)) for text in texts), default=-gap) + gap
     lines = []
     if columns:
         captions = [_text_strip(cell_width, size, left=text) for text in columns]
@@ -189,7 +190,8 @@ def contact_sheet(
         padded += [_blank(height, cell_width)] * (count - len(row))
         label = _blank(height, margin)
         if row_captions:
-            strip = _text_strip(margin, size, left=row_captions[index])
+            texts = row_captions[index].split("\n")
+            strip = np.concatenate([_text_strip(margin, size, left=text) for text in texts])
             label = _pad(strip, height, top=max(0, (height - strip.shape[0]) // 2))
         lines.append(_join([label, *padded], gap))
     spaced = [part for line in lines for part in (line, _blank(gap, line.shape[1]))]
