@@ -70,6 +70,7 @@ class ScheduleConfig:
     labels: RateConfig = field(default_factory=lambda: RateConfig(0.015, 0.9))
     weights: RateConfig = field(default_factory=lambda: RateConfig(0.015, 0.8))
     positions: RateConfig = field(default_factory=lambda: RateConfig(0.1, 0.75))
+    damping: float = 0.0  # of entries with small gradients, see `GroupAdam`; 0 is plain Adam
     preliminary: int = 0
     densify: int = 1
 

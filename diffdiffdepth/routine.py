@@ -40,21 +40,33 @@ def turns(schedule: ScheduleConfig) -> list[Turn]:
 
 
 class GroupAdam:
-    """Adam with PyTorch's default momenta on one group of a `PointDepth`, started afresh for every turn."""
+    """Adam with PyTorch's default momenta on one group of a `PointDepth`, started afresh for every turn.
 
-    def __init__(self, model: PointDepth):
-        self.model = model
+    Plain Adam moves every entry by about the learning rate, however small its gradient: also those of points
+    on blank walls, whose gradient is noise. With `damping`, its epsilon is that many times the root mean
+    square of the first gradient of the turn, so entries whose gradient stays far below that hardly move.
+    """
+
+    def __init__(self, model: PointDepth, damping: float = 0.0):
+        self.model, self.damping = model, damping
         self.group: Group | None = None
+        self._is_fresh = True
         self._adam: torch.optim.Adam | None = None
 
     def start(self, group: Group, rate: float) -> None:
         """Forget the moments and move this group from now on."""
         self.group = group
         self._adam = torch.optim.Adam([self.model.choose(group)], lr=rate)
+        self._is_fresh = True
 
     def step(self, loss: Tensor) -> None:
-        self._adam.zero_grad(set_to_none=True)
+        values = self.model.groups[self.group]
+        values.grad = None
         loss.backward()
+        if self._is_fresh and self.damping > 0:
+            typical = values.grad.square().mean().sqrt().item()
+            self._adam.param_groups[0]["eps"] = max(self.damping * typical, 1e-12)
+        self._is_fresh = False
         self._adam.step()
 
     def state_dict(self) -> dict[str, Any]:
@@ -65,3 +77,4 @@ class GroupAdam:
         if state["group"] is not None:
             self.start(state["group"], 1.0)
             self._adam.load_state_dict(state["adam"])
+            self._is_fresh = False

@@ -51,7 +51,7 @@ def optimise(run: Run, config: TrainConfig, scene: LightField | MultiViewScene, 
     """Take turns: every group has its own learning rate, and a new Adam at the start of each of its turns."""
     features = feature_network(config.vgg_weights).to(run.device) if config.features == "vgg" else None
     loss = ReprojectionLoss(scene, config.loss, features, model.scale.unit)
-    adam = GroupAdam(model)
+    adam = GroupAdam(model, config.schedule.damping)
     state = {"model": model, "adam": adam}
     candidates = loss_views(scene, config.views_from)
 

@@ -21,9 +21,20 @@ from diffdiffdepth.models.diffusion import DiffusionReport, EdgeRule, diffuse
 from diffdiffdepth.models.splatting import Opacity, splat
 from diffdiffdepth.scene import SparsePoints
 
-__all__ = ["GROUPS", "DepthOptions", "Group", "LabelScale", "PointDepth", "image_edges", "sobel_magnitude"]
+__all__ = [
+    "GROUPS",
+    "DepthOptions",
+    "Group",
+    "LabelScale",
+    "PointDepth",
+    "image_edges",
+    "initial_smoothness",
+    "sobel_magnitude",
+]
 
 Group = Literal["smoothness", "labels", "weights", "positions"]
+BARRIER_BLUR_PX = 0.8
+BARRIER_LIMIT = 14.0
 GROUPS: tuple[Group, ...] = ("smoothness", "labels", "weights", "positions")
 
 
@@ -36,7 +47,9 @@ class DepthOptions:
     opacity: Opacity = "analytic"
     edge_rule: EdgeRule = "backward"
     ghost_border: bool = False
-    smoothness_gain: float = 6.0  # initial Q per unit of image gradient
+    initial_smoothness: Literal["gradient", "barrier"] = "gradient"  # the released code's, or see `barrier`
+    smoothness_gain: float = 6.0  # gradient: Q per unit of image gradient
+    barrier_level: float = 0.004  # barrier: image gradient from which Q rises
     tolerance: float = 1e-4  # of the diffusion and of its adjoint
     inverse_depth: bool = (
         False  # depth labels: diffuse 1 / depth, in which planes are exact, instead of depth
@@ -98,7 +111,7 @@ class PointDepth:
         self.size = tuple(image.shape[-2:])
         weights = torch.ones_like(points.labels) if points.weights is None else points.weights
         self.groups: dict[str, Tensor] = {
-            "smoothness": options.smoothness_gain * sobel_magnitude(image),
+            "smoothness": initial_smoothness(image, options),
             "labels": scale.encode(points.labels),
             "weights": -weights.log(),
             "positions": points.positions_px.clone(),
@@ -191,6 +204,21 @@ class PointDepth:
         self._start = None if state["start"] is None else state["start"].to(like.device)
         self._splatted = None
         self.scale = LabelScale(state["kind"], state["unit"])
+
+
+def initial_smoothness(image: Tensor, options: DepthOptions) -> Tensor:
+    """Q [H, W] of an RGB image [3, H, W] before any step.
+
+    "gradient" is gain * |grad I|, which hardly holds back the diffusion where edges are faint. "barrier" is
+    log(1 + (|grad I| / level)^3) of the slightly blurred image, theta falling to 1e-6 at strong edges.
+    """
+    if options.initial_smoothness == "gradient":
+        return options.smoothness_gain * sobel_magnitude(image)
+    blurred = torch.from_numpy(
+        cv2.GaussianBlur(image.detach().cpu().double().permute(1, 2, 0).numpy(), (0, 0), BARRIER_BLUR_PX)
+    ).permute(2, 0, 1)
+    magnitude = sobel_magnitude(blurred.to(image))
+    return torch.log1p((magnitude / options.barrier_level) ** 3).clamp(max=BARRIER_LIMIT)
 
 
 def sobel_magnitude(image: Tensor) -> Tensor:

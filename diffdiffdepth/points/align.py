@@ -5,10 +5,9 @@ divided by the image gradient, is a misalignment in pixels: a measure of error t
 contrast. It takes the place of three steps of the released code: the entropy search (which there updates only
 the first line of each EPI), the gradient-direction test, and the pairwise crossing test for occlusion.
 
-In a patch around pixel (x, y) the disparity is a plane, d + a * along + b * across, so that slanted surfaces,
-floors above all, fit as well; and every view may be brighter or darker by a constant, because nothing real is
-quite matt. (On a wall of the HCI scene antinous the latter alone takes the median error from 0.024 to 0.009
-px.) `along` and `across` count from the patch's middle, for the first arm along and across its EPIs.
+The disparity in a patch is a plane, so that slanted surfaces, floors above all, fit as well; and every view may
+be brighter or darker by a constant, because nothing real is quite matt (see `planes`). On the wall of the HCI
+scene antinous the latter alone takes the median error from 0.024 to 0.009 px.
 """
 
 from dataclasses import dataclass, fields
@@ -17,13 +16,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from diffdiffdepth.points.planes import (
+    catmull_rom,
+    differences,
+    lever_sums,
+    normal_matrix,
+    plane_basis,
+    plane_step,
+)
 from diffdiffdepth.points.stacks import EpiStack
 
-__all__ = ["Alignment", "align_points", "catmull_rom", "noise_level"]
+__all__ = ["NOISE_FACTOR", "Alignment", "align_points", "noise_level"]
 
-CHUNK_VALUES = 24_000_000  # patch samples held at once
-NEIGHBOURS = 3  # cubic interpolation reads one pixel before and two after
-SLANT_SIGMA = 0.05  # expected size of a and b, px per px: holds the plane level where the patch says nothing
+CHUNK_VALUES = 12_000_000  # patch samples held at once
 NOISE_FACTOR = 4.0  # mean squared differences may exceed what misalignment explains by this times the noise's
 
 
@@ -36,7 +41,7 @@ class Alignment:
     sigma_px: Tensor  # [n] standard error of the disparity
     error: Tensor  # [n] mean squared difference of lightness after alignment
     visible: Tensor  # [n, V] bool: the view shows the point; arms in order, views by offset
-    plane: Tensor  # [n, 3] disparity at the nearest pixel and its slopes in x and y
+    plane: Tensor  # [n, 3] disparity at the nearest pixel, its slopes in x and y
 
     def __getitem__(self, keep: Tensor | slice) -> "Alignment":
         return Alignment(*(getattr(self, field.name)[keep] for field in fields(self)))
@@ -47,7 +52,8 @@ def align_points(
     positions_px: Tensor,
     disparity: Tensor,
     *,
-    radius: tuple[int, int] = (2, 2),
+    radius: int = 2,
+    across: int | None = None,
     iterations: int = 2,
     max_change: float = 0.1,
     occlusion_px: float | None = 0.5,
@@ -55,12 +61,13 @@ def align_points(
 ) -> Alignment:
     """Gauss-Newton alignment of the patches around points along the lines of all stacks, on lightness.
 
-    positions_px [n, 2], disparity [n]; the patch has 2 radius + 1 pixels along and across the first stack's
-    arm. Disparity moves by at most `max_change` (px per unit of offset). A view counts as occluded, and is
-    left out, if it and at least one neighbour in its arm (median of three) differ from the centre view by
-    more than `occlusion_px` of misalignment and `noise` (variance of lightness) explain; None keeps all.
+    positions_px [n, 2], disparity [n]; a patch has 2 radius + 1 pixels along the arm and, of one arm, 2 across
+    + 1 (default: the same) across it. Disparity moves by at most `max_change` (px per unit of offset). A view
+    counts as occluded, and is left out, if it and at least one neighbour in its arm (median of three) differ
+    from the centre view by more than `occlusion_px` of misalignment and `noise` (variance of lightness)
+    explain; None keeps all. The brightness of the views is free in square patches only.
     """
-    sampler = _PatchSampler(stacks, radius)
+    sampler = _ArmSampler(stacks, radius, radius if across is None else across)
     rows = max(1, CHUNK_VALUES // sampler.samples_per_point)
     parts = []
     for start in range(0, max(1, len(disparity)), rows):
@@ -74,158 +81,134 @@ def align_points(
 
 def noise_level(aligned: Alignment) -> float:
     """Variance of the lightness noise: what differences remain on the best fifth of aligned points."""
-    return float(aligned.error.quantile(0.2)) if 0 < len(aligned.error) < 2**24 else 0.0
+    return float(aligned.error.sort().values[len(aligned.error) // 5]) if len(aligned.error) else 0.0
 
 
 class _PlaneFit:
     """The patches of some points, and the planes of disparity that align them."""
 
-    def __init__(self, sampler: "_PatchSampler", positions_px, disparity, occlusion_px, noise):
+    def __init__(
+        self,
+        sampler: "_ArmSampler",
+        positions_px: Tensor,
+        disparity: Tensor,
+        occlusion_px: float | None,
+        noise: float,
+    ):
         self.sampler, self.positions_px, self.noise = sampler, positions_px, noise
         self.start = disparity
         self.plane = torch.stack([disparity, torch.zeros_like(disparity), torch.zeros_like(disparity)], dim=1)
-        self._sample()
-        self.visible = self._find_visible(occlusion_px)
-        self._linearise()
+        arms = sampler(positions_px, self.plane)
+        self.seen = [self._agreeing(patch, slope, stack, occlusion_px) for stack, patch, slope in arms]
+        self.levers = lever_sums(torch.cat(self.seen, 1), sampler.offsets)
+        self._linearise(arms)
 
-    def _sample(self) -> None:
-        self.patch, self.slope = self.sampler(self.positions_px, self.plane)  # [n, V, P]
-
-    def _find_visible(self, occlusion_px: float | None) -> Tensor:
-        """Views [n, V] whose patch agrees with the centre view's, as a median of three along each arm."""
+    def _agreeing(self, patch: Tensor, slope: Tensor, stack: EpiStack, occlusion_px: float | None) -> Tensor:
+        """Views [n, U] whose patch agrees with the centre view's, as a median of three along the arm."""
         if occlusion_px is None:
-            return torch.ones(self.patch.shape[:2], dtype=torch.bool, device=self.patch.device)
-        parts = []
-        for stack, arm, slope in self.sampler.arms(self.patch, self.slope):
-            reference = arm[:, stack.centre : stack.centre + 1]
-            bound = occlusion_px**2 * slope.square().mean((1, 2)) + 2 * NOISE_FACTOR * self.noise
-            agrees = (arm - reference).square().mean(2) <= bound[:, None]
-            padded = torch.cat([agrees[:, :1], agrees, agrees[:, -1:]], dim=1).int()
-            median = padded[:, :-2] + padded[:, 1:-1] + padded[:, 2:] >= 2
-            median[:, stack.centre] = True
-            parts.append(median)
-        return torch.cat(parts, dim=1)
+            return torch.ones(patch.shape[:2], dtype=torch.bool, device=patch.device)
+        reference = patch[:, stack.centre : stack.centre + 1]
+        bound = occlusion_px**2 * slope.square().mean((1, 2)) + 2 * NOISE_FACTOR * self.noise
+        agrees = (patch - reference).square_().mean(2) <= bound[:, None]
+        padded = torch.cat([agrees[:, :1], agrees, agrees[:, -1:]], dim=1).int()
+        median = padded[:, :-2] + padded[:, 1:-1] + padded[:, 2:] >= 2
+        median[:, stack.centre] = True
+        return median
 
-    def _linearise(self) -> None:
+    def _linearise(self, arms: list[tuple[EpiStack, Tensor, Tensor]]) -> None:
         """Differences from the mean patch, and how they change with the plane."""
-        seen = self.visible[..., None].to(self.patch.dtype)
-        self.count = seen.sum(1)  # [n, 1]
-        self.residual = (self.patch - (seen * self.patch).sum(1, keepdim=True) / self.count[..., None]) * seen
-        gradients = []  # of the mean patch along each arm: the noise of single views would pass for texture
-        for _, arm_seen, slope in self.sampler.arms(seen, self.slope):
-            mean = (arm_seen * slope).sum(1, keepdim=True) / arm_seen.sum(1, keepdim=True)
-            gradients.append(mean.expand_as(slope))
-        self.gradient = torch.cat(gradients, dim=1)
-        change = self.sampler.lever[:, None] * self.gradient
-        change = (change - (seen * change).sum(1, keepdim=True) / self.count[..., None]) * seen
-        basis = self.sampler.basis  # [P, 3]: 1, along, across
-        self.normal = torch.einsum("np,pi,pj->nij", change.square().sum(1), basis, basis)
-        if self.sampler.is_square:  # each view's brightness is unknown: glossy surfaces change it steadily
-            self.residual = self.residual - self.residual.mean(2, keepdim=True)
-            self.gradient = self.gradient - self.gradient.mean(2, keepdim=True)
-            means = change @ basis  # [n, V, 3]
-            self.normal = self.normal - torch.einsum("nvi,nvj->nij", means, means) / len(basis)
-        self.load = (change * self.residual).sum(1) @ basis
-        self.error = self.residual.square().sum((1, 2))
-        self.freedom = ((self.count[:, 0] - 1) * (len(basis) - self.sampler.is_square) - 3).clamp(min=1)
+        size, free = arms[0][1].shape[2], self.sampler.free_brightness
+        count = self.levers[0][:, None]  # [n, 1]
+        weights = [seen.to(self.plane) for seen in self.seen]
+        mean = sum(_view_sum(patch, w) for (_, patch, _), w in zip(arms, weights, strict=True)) / count
+        gradient = [mean.new_zeros(mean.shape), mean.new_zeros(mean.shape)]  # of the mean patch in x and y
+        self.error = mean.new_zeros(len(mean))
+        self.load = mean.new_zeros(len(mean), 3)
+        energy = mean.new_zeros(len(mean))
+        for (stack, patch, slope), weight in zip(arms, weights, strict=True):
+            residual = patch - mean[:, None]
+            # The gradient of the mean patch: in single views, noise would pass for texture.
+            along = _view_sum(slope, weight) / weight.sum(1, keepdim=True)
+            gradient[stack.vertical] = along
+            if free:
+                residual -= residual.mean(2, keepdim=True)
+                along = along - along.mean(1, keepdim=True)
+            energy += weight.sum(1) * along.square().sum(1)
+            pull = _view_sum(residual, weight * stack.offsets)
+            self.load += (gradient[stack.vertical] * pull) @ self.sampler.basis
+            self.error += (residual.square_().sum(2) * weight).sum(1)
+        self.energy = energy.clamp(min=1e-9)
+        self.freedom = ((count[:, 0] - 1) * (size - free) - 3).clamp(min=1)
+        self.normal = normal_matrix(self.levers, *gradient, self.sampler.basis, free_brightness=free)
 
     def step(self, max_change: float) -> None:
         """One Gauss-Newton step for all planes, then new samples."""
-        variance = self.error / self.freedom
-        ridge = torch.zeros_like(self.normal)
-        ridge[:, 1, 1] = ridge[:, 2, 2] = variance / SLANT_SIGMA**2
-        ridge[:, 0, 0] = 1e-9
-        target = self.load - torch.einsum("nij,nj->ni", ridge, self.plane) * self.sampler.slants
-        step = torch.linalg.solve(self.normal + ridge + 1e-12 * torch.eye(3).to(ridge), target)
-        plane = self.plane - step
-        level = plane[:, 0].clamp(self.start - max_change, self.start + max_change)
-        slant = plane[:, 1:].clamp(-3 * SLANT_SIGMA, 3 * SLANT_SIGMA)
-        self.plane = torch.cat([level[:, None], slant], dim=1)
-        self._sample()
-        self._linearise()
+        plane = plane_step(self.normal, self.load, self.error / self.freedom, self.plane)
+        level = plane[:, :1].clamp(self.start[:, None] - max_change, self.start[:, None] + max_change)
+        self.plane = torch.cat([level, plane[:, 1:]], dim=1)
+        self._linearise(self.sampler(self.positions_px, self.plane))
 
     def result(self) -> Alignment:
         """Errors of the planes as they are."""
-        seen = self.visible[..., None].to(self.patch.dtype)
-        energy = (seen * self.gradient.square()).sum((1, 2)).clamp(min=1e-9)
         variance = self.error / self.freedom
-        residual_px = ((self.error - NOISE_FACTOR * self.noise * self.freedom).clamp(min=0) / energy).sqrt()
-        curvature = self.normal[:, 0, 0].clamp(min=1e-9)
-        sigma_px = (variance / curvature).sqrt()
-        plane = self.plane if not self.sampler.stacks[0].vertical else self.plane[:, [0, 2, 1]]
+        beyond_noise = (self.error - NOISE_FACTOR * self.noise * self.freedom).clamp(min=0)
+        sigma_px = (variance / self.normal[:, 0, 0].clamp(min=1e-9)).sqrt()
         off = self.positions_px - self.positions_px.round()
-        disparity = plane[:, 0] + (plane[:, 1:] * off).sum(1)
-        return Alignment(disparity, residual_px, sigma_px, variance, self.visible, plane)
+        disparity = self.plane[:, 0] + (self.plane[:, 1:] * off).sum(1)
+        residual_px = (beyond_noise / self.energy).sqrt()
+        return Alignment(disparity, residual_px, sigma_px, variance, torch.cat(self.seen, 1), self.plane)
 
 
-class _PatchSampler:
-    """Lightness and its derivative along the arm, in patches around points in every view of some arms.
+def _view_sum(patch: Tensor, weight: Tensor) -> Tensor:
+    """Sum over the views of patches [n, U, P] with weights [n, U]."""
+    return (weight[:, None] @ patch)[:, 0]
 
-    Patches are centred on the pixel nearest to the point, so that both arms see the same one.
+
+class _ArmSampler:
+    """Lightness, and its derivative along the arm, in patches around points in every view of one or two arms.
+
+    Patches are centred on the pixel nearest to the point, so that both arms see the same one; their pixels are
+    in the image's order, row by row. The samples follow the plane of disparity: each row of a patch along the
+    arm has its own shift, and within the row the stretch is taken to first order.
     """
 
-    def __init__(self, stacks: list[EpiStack], radius: tuple[int, int]):
-        if len({stack.vertical for stack in stacks}) > 1 and radius[0] != radius[1]:
+    def __init__(self, stacks: list[EpiStack], along: int, across: int):
+        if len(stacks) > 1 and along != across:
             raise ValueError("a patch for two arms must be square")
-        self.stacks = stacks
-        self.along, self.across = radius
-        self.is_square = radius[0] == radius[1]
-        self.run = 2 * self.along + 1 + NEIGHBOURS
-        self.lever = torch.cat([stack.offsets for stack in stacks])  # [V]
-        self.samples_per_point = len(self.lever) * (2 * self.across + 1) * self.run
-        along, across = (torch.arange(-r, r + 1).to(self.lever) for r in radius)
-        grid = torch.meshgrid(across, along, indexing="ij")
-        self.basis = torch.stack([torch.ones_like(grid[0]), grid[1], grid[0]], dim=-1).flatten(0, 1)  # [P, 3]
-        self.slants = self.lever.new_tensor([0.0, float(radius[0] > 0), float(radius[1] > 0)])
+        self.stacks, self.along, self.across = stacks, along, across
+        self.free_brightness = along == across
+        self.run = 2 * along + 6  # with one more pixel on either side for the derivative, 3 for interpolation
+        zero = [torch.zeros_like(stack.offsets) for stack in stacks]
+        pairs = [(z, s.offsets) if s.vertical else (s.offsets, z) for s, z in zip(stacks, zero, strict=True)]
+        self.offsets = torch.cat([torch.stack(pair, dim=1) for pair in pairs])  # [V, 2]
+        radii = (across, along) if stacks[0].vertical else (along, across)
+        self.basis = plane_basis(*radii, self.offsets)
+        self.samples_per_point = len(self.offsets) * (2 * across + 1) * self.run
         # Views (no copies) of all runs of neighbouring pixels: gathering a run reads consecutive memory.
         self.runs = [
             F.pad(stack.lab[:, 0], (self.run, self.run), mode="replicate").unfold(2, self.run, 1)
             for stack in stacks
         ]
 
-    def arms(self, *values: Tensor):
-        """Each stack with its part of the values [n, V, ...]."""
-        sizes = [len(stack.offsets) for stack in self.stacks]
-        yield from zip(self.stacks, *(value.split(sizes, 1) for value in values), strict=True)
-
-    def __call__(self, positions_px: Tensor, plane: Tensor) -> tuple[Tensor, Tensor]:
-        """Patches and derivatives [n, V, P]; the pixels of a patch come in the same order for both arms."""
-        patches, slopes = [], []
+    def __call__(self, positions_px: Tensor, plane: Tensor) -> list[tuple[EpiStack, Tensor, Tensor]]:
+        """For every arm patches and derivatives, [n, U, P] each."""
+        result = []
         for stack, runs in zip(self.stacks, self.runs, strict=True):
-            swapped = stack.vertical != self.stacks[0].vertical
-            level, stretch, shear = plane[:, 0], plane[:, 2 if swapped else 1], plane[:, 1 if swapped else 2]
+            stretch, shear = (plane[:, 2], plane[:, 1]) if stack.vertical else (plane[:, 1], plane[:, 2])
             epi, x = stack.line(positions_px)
             across = torch.arange(-self.across, self.across + 1, device=epi.device)
             rows = (epi[:, None] + across).clamp(0, runs.shape[1] - 1)  # [n, R]
-            disparity = level[:, None] + shear[:, None] * across  # one per row of the patch
+            disparity = plane[:, :1] + shear[:, None] * across
             track = x.round()[:, None, None] + disparity[:, None] * stack.offsets[:, None]  # [n, U, R]
             whole = track.floor()
-            first = (whole.long() - self.along - 1 + self.run).clamp(0, runs.shape[2] - 1)
+            first = (whole.long() - self.along - 2 + self.run).clamp(0, runs.shape[2] - 1)
             view = torch.arange(len(stack.offsets), device=epi.device)
-            pixels = runs[view[:, None], rows[:, None], first]  # [n, U, R, run]
-            patch, slope = catmull_rom(pixels, (track - whole)[..., None])
-            # Along the row the plane stretches the patch: to first order.
+            values = catmull_rom(runs[view[:, None], rows[:, None], first], (track - whole)[..., None])
+            slope = differences(values, 3)
             along = torch.arange(-self.along, self.along + 1, device=epi.device)
-            patch = patch + stretch[:, None, None, None] * stack.offsets[:, None, None] * along * slope
-            if swapped:
+            factor = stretch[:, None, None] * stack.offsets[:, None] * along  # [n, U, 2 along + 1]
+            patch = torch.addcmul(values[..., 1:-1], factor[:, :, None], slope)
+            if stack.vertical:
                 patch, slope = patch.transpose(2, 3), slope.transpose(2, 3)
-            patches.append(patch.flatten(2))
-            slopes.append(slope.flatten(2))
-        return torch.cat(patches, dim=1), torch.cat(slopes, dim=1)
-
-
-def catmull_rom(pixels: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    """Values and derivatives at `t` after the second pixel of every four neighbours, [..., K - 3]."""
-    values, slopes = 0, 0
-    size = pixels.shape[-1] - NEIGHBOURS
-    weights = (
-        (((2 - t) * t - 1) * t / 2, ((-3 * t + 4) * t - 1) / 2),
-        (((3 * t - 5) * t * t + 2) / 2, (9 * t - 10) * t / 2),
-        ((((4 - 3 * t) * t + 1) * t) / 2, ((-9 * t + 8) * t + 1) / 2),
-        ((t - 1) * t * t / 2, (3 * t - 2) * t / 2),
-    )
-    for tap, (weight, derivative) in enumerate(weights):
-        shifted = pixels[..., tap : tap + size]
-        values = values + weight * shifted
-        slopes = slopes + derivative * shifted
-    return values, slopes
+            result.append((stack, patch.flatten(2), slope.flatten(2)))
+        return result

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from diffdiffdepth.points.align import Alignment, align_points, noise_level
 from diffdiffdepth.points.grid import has_off_axis_views, refine_with_grid
-from diffdiffdepth.points.lines import EpiLines, choose_lines, line_candidates, slope_bank
+from diffdiffdepth.points.lines import EpiLines, choose_lines, join_lines, line_candidates, slope_bank
 from diffdiffdepth.points.smooth import trilateral_smooth
 from diffdiffdepth.points.stacks import EpiStack, epi_stacks
 from diffdiffdepth.scene import LightField, SparsePoints
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 WIDEST_RANGE_PX = 16.0  # the coarse search looks this far on both sides of zero
 COARSE_STEP_PX = 0.5  # steps of the coarse search, in px of the outermost view
 FINE_STEP_PX = 0.4
-NOISE_SAMPLE = 10_000  # candidates of each arm that the noise is estimated from
+NOISE_EPIS = 40  # of each arm, from which the noise is estimated
 
 
 @dataclass(frozen=True)
@@ -71,12 +71,9 @@ def epi_points(light_field: LightField, options: EpiOptions | None = None) -> Sp
     options = options or EpiOptions()
     stacks = epi_stacks(light_field, options.blur_sigma_px)
     low, high = options.disparity_range or disparity_range(stacks, light_field.name)
-    candidates = [
-        line_candidates(stack, slope_bank(low, high, stack.reach, FINE_STEP_PX), options.min_strength)
-        for stack in stacks
-    ]
-    noise = _noise(stacks, candidates, options)
-    positions, disparity = _chosen(stacks, candidates, options, noise)
+    slopes = slope_bank(low, high, max(stack.reach for stack in stacks), FINE_STEP_PX)
+    noise = _noise(stacks, slopes, options)
+    positions, disparity = _chosen(stacks, slopes, options, noise)
     log.info("%s: %d lines between %.2f and %.2f px", light_field.name, len(disparity), low, high)
 
     positions, aligned = _refined(stacks, positions, disparity, options, noise)
@@ -127,12 +124,13 @@ def disparity_range(stacks: list[EpiStack], name: str = "light field") -> tuple[
     return low - margin, high + margin
 
 
-def _noise(stacks: list[EpiStack], candidates: list[EpiLines], options: EpiOptions) -> float:
-    """Variance of the noise of lightness, from a sample of lines that align without any allowance for it."""
+def _noise(stacks: list[EpiStack], slopes: Tensor, options: EpiOptions) -> float:
+    """Variance of the noise of lightness, from some EPIs: lines that align without any allowance for it."""
     positions, disparity = [], []
-    for stack, lines in zip(stacks, candidates, strict=True):
-        every = max(1, len(lines) // NOISE_SAMPLE)
-        lines = _verified(stack, lines[slice(None, None, every)], options.coarse_residual_px)
+    for stack in stacks:
+        every = max(1, stack.lab.shape[2] // NOISE_EPIS)
+        lines = line_candidates(stack, slopes, options.min_strength, every)
+        lines = _verified(stack, lines, options.coarse_residual_px)
         positions.append(stack.positions(lines.epi, lines.x))
         disparity.append(lines.disparity)
     radius = (options.patch_radius, options.patch_radius)
@@ -140,12 +138,20 @@ def _noise(stacks: list[EpiStack], candidates: list[EpiLines], options: EpiOptio
 
 
 def _chosen(
-    stacks: list[EpiStack], candidates: list[EpiLines], options: EpiOptions, noise: float
+    stacks: list[EpiStack], slopes: Tensor, options: EpiOptions, noise: float
 ) -> tuple[Tensor, Tensor]:
-    """Positions [n, 2] and coarse disparities [n] of the lines of both arms after the greedy choice."""
+    """Positions [n, 2] and coarse disparities [n] of the lines of both arms after the greedy choice.
+
+    Candidates come from each arm as a whole and from its halves: beside something nearer, the background is
+    hidden in the views of one side.
+    """
     positions, disparity = [], []
-    for stack, lines in zip(stacks, candidates, strict=True):
-        lines = _verified(stack, lines, options.coarse_residual_px, options.coarse_error_px, noise)
+    for stack in stacks:
+        found = []
+        for part in (stack, *stack.halves()):
+            lines = line_candidates(part, slopes, options.min_strength)
+            found.append(_verified(part, lines, options.coarse_residual_px, options.coarse_error_px, noise))
+        lines = join_lines(found)
         lines = lines[choose_lines(stack, lines)]
         positions.append(stack.positions(lines.epi, lines.x))
         disparity.append(lines.disparity)

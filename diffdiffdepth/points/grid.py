@@ -5,17 +5,20 @@ less than half. One Gauss-Newton step from the alignment along the arms is enoug
 so memory holds a few patches per point whatever the number of views.
 """
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diffdiffdepth.points.align import NEIGHBOURS, NOISE_FACTOR, SLANT_SIGMA, Alignment, catmull_rom
+from diffdiffdepth.points.align import NOISE_FACTOR, Alignment
+from diffdiffdepth.points.planes import catmull_rom, differences, normal_matrix, plane_basis, plane_step
 from diffdiffdepth.points.stacks import ON_AXIS, blurred_lightness
 from diffdiffdepth.scene import LightField
 
 __all__ = ["has_off_axis_views", "refine_with_grid"]
 
-POINTS_AT_ONCE = 100_000
+POINTS_AT_ONCE = 60_000
 NEXT_TO_CENTRE = 1.3  # views up to this offset make the reference patch: they hardly hide anything
 
 
@@ -40,105 +43,79 @@ def refine_with_grid(
     A view counts for a point if its patch differs from the reference, the mean of the views next to the
     centre, by no more than `occlusion_px` of misalignment and `noise` (variance of lightness) explain.
     """
+    images = [light_field.centre, *light_field.views]
+    images = torch.stack([blurred_lightness(image, blur_sigma_px) for image in images])  # [V, H, W]
+    offsets = torch.cat([light_field.offsets.new_zeros(1, 2), light_field.offsets])
     parts = []
     for start in range(0, max(1, len(positions_px)), POINTS_AT_ONCE):
         chunk = slice(start, start + POINTS_AT_ONCE)
-        step = _GridStep(light_field, positions_px[chunk], aligned[chunk], blur_sigma_px, radius)
+        step = _GridStep(images, offsets, positions_px[chunk], aligned.plane[chunk], radius)
         parts.append(step.solve(max_change, occlusion_px, noise))
     return tuple(torch.cat(part) for part in zip(*parts, strict=True))
 
 
 class _GridStep:
-    def __init__(self, light_field: LightField, positions_px, aligned: Alignment, blur_sigma_px, radius):
-        self.light_field, self.blur_sigma_px, self.radius = light_field, blur_sigma_px, radius
-        self.pixels, self.plane = positions_px.round().long(), aligned.plane
-        self.offset = positions_px - self.pixels
-        self.run = 2 * radius + 1 + NEIGHBOURS
-        steps = torch.arange(-radius, radius + 1).to(positions_px)
-        y, x = torch.meshgrid(steps, steps, indexing="ij")
-        self.basis = torch.stack([torch.ones_like(x), x, y], dim=-1).flatten(0, 1)  # [P, 3]
+    """The patches of some points in all views, and one step of their planes."""
+
+    def __init__(self, images: Tensor, offsets: Tensor, positions_px: Tensor, plane: Tensor, radius: int):
+        self.images, self.offsets, self.plane, self.radius = images, offsets, plane, radius
+        self.pixels = positions_px.round().long()
+        self.off_pixel = positions_px - self.pixels
+        self.basis = plane_basis(radius, radius, positions_px)
 
     def solve(self, max_change: float, occlusion_px: float, noise: float) -> tuple[Tensor, Tensor]:
+        """Disparities and standard errors [n]."""
         patch, along_x, along_y = self._reference()
         energy = (along_x.square() + along_y.square()).mean(1) / 2
         bound = occlusion_px**2 * energy + 2 * NOISE_FACTOR * noise
-        slant = self.plane[:, 1:] @ self.basis[:, 1:].T  # [n, P]
+        slant = self.plane[:, 1:] @ self.basis[:, 1:].T  # [n, P]: the samples only follow the plane's level
+        slant_x, slant_y = slant * along_x, slant * along_y
         n, size = patch.shape
-        levers = patch.new_zeros(6, n)  # sums over views of 1, du, dv, du^2, du dv, dv^2
-        loads = patch.new_zeros(3, n, size)  # of the difference D, du D, dv D
+        levers = patch.new_zeros(6, n)
+        loads = patch.new_zeros(3, n, size)  # sums over views of the difference D, of u D and of v D
         squares = patch.new_zeros(n)
-        centre = patch.new_zeros(1, 2)
-        for image, (du, dv) in zip(
-            self._images(), torch.cat([centre, self.light_field.offsets]).tolist(), strict=True
-        ):
-            values = self._patches(image, du, dv)[0] + slant * (du * along_x + dv * along_y)
-            difference = values - patch
+        for image, (u, v) in zip(self.images, self.offsets.tolist(), strict=True):
+            difference = self._values(image, u, v, self.radius) - patch
+            difference.add_(slant_x, alpha=u).add_(slant_y, alpha=v)
             seen = (difference.square().mean(1) <= bound).to(patch.dtype)
             difference = (difference - difference.mean(1, keepdim=True)) * seen[:, None]
-            factors = patch.new_tensor([1.0, du, dv, du * du, du * dv, dv * dv])
-            levers += factors[:, None] * seen
-            for load, factor in zip(loads, (1.0, du, dv), strict=True):
+            levers += patch.new_tensor([1.0, u, v, u * u, u * v, v * v])[:, None] * seen
+            for load, factor in zip(loads, (1.0, u, v), strict=True):
                 load.add_(difference, alpha=factor)
-            squares += difference.square().sum(1)
-        return self._step(levers, loads, squares, along_x, along_y, max_change)
+            squares += difference.square_().sum(1)
+        return self._solved(levers, loads, squares, along_x, along_y, max_change)
 
-    def _step(self, levers, loads, squares, along_x, along_y, max_change) -> tuple[Tensor, Tensor]:
-        """The plane that best explains the differences, its level at the point and the standard error of it.
-
-        All sums are taken about their mean over the views, so that the unknown true patch drops out.
-        """
-        count, u, v, uu, uv, vv = levers[..., None, None]  # [n, 1, 1] each
+    def _solved(self, levers, loads, squares, along_x, along_y, max_change: float) -> tuple[Tensor, Tensor]:
+        """Sums are taken about their mean over the views, so that the unknown true patch drops out."""
+        count, u, v = levers[:3, :, None].clamp(min=1) if len(levers) == 3 else levers[:3, :, None]
         count = count.clamp(min=1)
-        x, y = (along[..., None] * self.basis for along in (along_x, along_y))  # [n, P, 3]
-        x, y = x - x.mean(1, keepdim=True), y - y.mean(1, keepdim=True)  # brightness is unknown in every view
-        mixed = x.transpose(1, 2) @ y
-        normal = (uu - u * u / count) * (x.transpose(1, 2) @ x) + (vv - v * v / count) * (
-            y.transpose(1, 2) @ y
-        )
-        normal = normal + (uv - u * v / count) * (mixed + mixed.transpose(1, 2))
         plain, by_u, by_v = loads
-        count, u, v = count[:, 0], u[:, 0], v[:, 0]
-        load = torch.einsum("npi,np->ni", x, by_u - u * plain / count)
-        load = load + torch.einsum("npi,np->ni", y, by_v - v * plain / count)
+        pull = along_x * (by_u - u * plain / count) + along_y * (by_v - v * plain / count)
         error = squares - plain.square().sum(1) / count[:, 0]
-        variance = error.clamp(min=1e-12) / ((count[:, 0] - 1) * (plain.shape[1] - 1) - 3).clamp(min=1)
-        ridge = torch.zeros_like(normal)
-        ridge[:, 1, 1] = ridge[:, 2, 2] = variance / SLANT_SIGMA**2
-        small = 1e-9 * torch.eye(3).to(normal)
-        pull = torch.einsum("nij,nj->ni", ridge, self.plane)
-        step = torch.linalg.solve(normal + ridge + small, load + pull)
-        plane = self.plane - step
+        freedom = ((count[:, 0] - 1) * (plain.shape[1] - 1) - 3).clamp(min=1)
+        variance = error.clamp(min=1e-12) / freedom
+        normal = normal_matrix(levers, along_x, along_y, self.basis, free_brightness=True)
+        plane = plane_step(normal, pull @ self.basis, variance, self.plane)
         level = plane[:, 0].clamp(self.plane[:, 0] - max_change, self.plane[:, 0] + max_change)
-        disparity = level + (plane[:, 1:].clamp(-3 * SLANT_SIGMA, 3 * SLANT_SIGMA) * self.offset).sum(1)
+        disparity = level + (plane[:, 1:] * self.off_pixel).sum(1)
         return disparity, (variance / normal[:, 0, 0].clamp(min=1e-9)).sqrt()
 
     def _reference(self) -> tuple[Tensor, Tensor, Tensor]:
         """Mean patch [n, P] of the centre and the views next to it, and its derivatives in x and y."""
-        near = (self.light_field.offsets.abs() <= NEXT_TO_CENTRE).all(1).nonzero().flatten()
-        sums = self._patches(next(self._images()), 0.0, 0.0)
-        for index in near.tolist():
-            image = blurred_lightness(self.light_field.views[index], self.blur_sigma_px)
-            patches = self._patches(image, *self.light_field.offsets[index].tolist())
-            sums = tuple(total + part for total, part in zip(sums, patches, strict=True))
-        return tuple(total / (len(near) + 1) for total in sums)
+        near = (self.offsets.abs() <= NEXT_TO_CENTRE).all(1).nonzero().flatten().tolist()
+        wide = self.radius + 1
+        total = sum(self._values(self.images[i], *self.offsets[i].tolist(), wide) for i in near) / len(near)
+        patch = total.unflatten(1, (2 * wide + 1, 2 * wide + 1))
+        along_x, along_y = differences(patch, 2)[:, 1:-1], differences(patch, 1)[:, :, 1:-1]
+        return tuple(part.flatten(1) for part in (patch[:, 1:-1, 1:-1], along_x, along_y))
 
-    def _images(self):
-        """Blurred lightness [H, W] of the centre, then of every view."""
-        yield blurred_lightness(self.light_field.centre, self.blur_sigma_px)
-        for view in self.light_field.views:
-            yield blurred_lightness(view, self.blur_sigma_px)
-
-    def _patches(self, image: Tensor, du: float, dv: float) -> tuple[Tensor, Tensor, Tensor]:
-        """Values and derivatives in x and y of the patches in a view with the given offset, [n, P] each."""
-        margin, level = self.run, self.plane[:, 0]
-        x, y = self.pixels[:, 0] + level * du, self.pixels[:, 1] + level * dv
+    def _values(self, image: Tensor, u: float, v: float, radius: int) -> Tensor:
+        """Patches [n, P] of the given radius in the view with offset (u, v), shifted by the planes' level."""
+        run = 2 * radius + 4
+        x, y = self.pixels[:, 0] + self.plane[:, 0] * u, self.pixels[:, 1] + self.plane[:, 0] * v
         column, row = x.floor(), y.floor()
-        padded = F.pad(image[None, None], (margin,) * 4, mode="replicate")[0, 0]
-        blocks = padded.unfold(0, self.run, 1).unfold(1, self.run, 1)  # a view, not a copy
-        top = (row.long() - self.radius - 1 + margin).clamp(0, blocks.shape[0] - 1)
-        left = (column.long() - self.radius - 1 + margin).clamp(0, blocks.shape[1] - 1)
-        across, sloped = catmull_rom(blocks[top, left], (x - column)[:, None, None])  # [n, run, P^1/2]
-        t = (y - row)[:, None, None]
-        values, along_y = catmull_rom(across.transpose(1, 2), t)
-        along_x, _ = catmull_rom(sloped.transpose(1, 2), t)
-        return tuple(part.transpose(1, 2).flatten(1) for part in (values, along_x, along_y))
+        blocks = F.pad(image[None, None], (run,) * 4, mode="replicate")[0, 0].unfold(0, run, 1).unfold(1, run, 1)
+        top = (row.long() - radius - 1 + run).clamp(0, blocks.shape[0] - 1)
+        left = (column.long() - radius - 1 + run).clamp(0, blocks.shape[1] - 1)
+        rows = catmull_rom(blocks[top, left], (x - column)[:, None, None])  # [n, run, 2 radius + 1]
+        return catmull_rom(rows.transpose(1, 2), (y - row)[:, None, None]).transpose(1, 2).flatten(1)

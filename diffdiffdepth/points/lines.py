@@ -11,7 +11,7 @@ That is one shifted addition per view and slope, about 40 times cheaper than the
 exact for sub-pixel slopes.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from diffdiffdepth.points.stacks import EpiStack
 
-__all__ = ["EpiLines", "slope_bank", "edge_response", "line_candidates", "choose_lines"]
+__all__ = ["EpiLines", "join_lines", "slope_bank", "edge_response", "line_candidates", "choose_lines"]
 
 CHUNK_VALUES = 32_000_000  # responses held at once: 128 MB of float32
 SLOPE_WINDOW, POSITION_WINDOW = 5, 3  # a maximum is the largest of this many neighbouring slopes and pixels
@@ -39,6 +39,11 @@ class EpiLines:
 
     def __getitem__(self, keep: Tensor | slice) -> "EpiLines":
         return EpiLines(self.epi[keep], self.x[keep], self.disparity[keep], self.strength[keep])
+
+
+def join_lines(parts: list[EpiLines]) -> EpiLines:
+    """All lines of several sets."""
+    return EpiLines(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(EpiLines)))
 
 
 def slope_bank(low_px: float, high_px: float, reach: float, outermost_step_px: float = 0.4) -> Tensor:
@@ -97,8 +102,7 @@ def line_candidates(stack: EpiStack, slopes: Tensor, min_strength: float, every:
         shift_d = _vertex(response[n, d - 1, x], top, response[n, d + 1, x])
         disparity = slopes.to(top)[d] + step * shift_d
         parts.append(EpiLines(start + n * every, x + shift_x, disparity, top))
-    columns = ("epi", "x", "disparity", "strength")
-    return EpiLines(*(torch.cat([getattr(part, name) for part in parts]) for name in columns))
+    return join_lines(parts)
 
 
 def choose_lines(stack: EpiStack, lines: EpiLines, min_free: float = 0.5, radius_px: float = 1.0) -> Tensor:

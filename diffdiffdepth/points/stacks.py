@@ -43,6 +43,13 @@ class EpiStack:
         """Largest offset: a disparity step of 1 / reach moves the outermost view by one pixel."""
         return float(self.offsets.abs().max())
 
+    def halves(self) -> list["EpiStack"]:
+        """The centre with the views on either side of it: what is hidden on one side shows on the other."""
+        sides = (self.offsets <= 0, self.offsets >= 0)
+        return [
+            EpiStack(self.lab[side], self.offsets[side], self.vertical) for side in sides if side.sum() > 2
+        ]
+
     def line(self, positions_px: Tensor) -> tuple[Tensor, Tensor]:
         """EPI index n (rounded) and position x of image positions [n, 2]."""
         x, y = positions_px.unbind(1)
