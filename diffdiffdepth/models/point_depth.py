@@ -34,7 +34,8 @@ __all__ = [
 
 Group = Literal["smoothness", "labels", "weights", "positions"]
 BARRIER_BLUR_PX = 0.8
-BARRIER_LIMIT = 14.0
+BARRIER_LIMIT = 10.0
+BARRIER_RADIUS_PX = 2
 GROUPS: tuple[Group, ...] = ("smoothness", "labels", "weights", "positions")
 
 
@@ -210,15 +211,17 @@ def initial_smoothness(image: Tensor, options: DepthOptions) -> Tensor:
     """Q [H, W] of an RGB image [3, H, W] before any step.
 
     "gradient" is gain * |grad I|, which hardly holds back the diffusion where edges are faint. "barrier" is
-    log(1 + (|grad I| / level)^3) of the slightly blurred image, theta falling to 1e-6 at strong edges.
+    log(1 + (|grad I| / level)^3) of the slightly blurred image, at most 10, widened by two pixels. The width
+    matters: pixels of mixed colour beside an outline are explained best by the near surface, and across a
+    barrier as narrow as the outline optimisation lets it flow out over the background.
     """
     if options.initial_smoothness == "gradient":
         return options.smoothness_gain * sobel_magnitude(image)
-    blurred = torch.from_numpy(
-        cv2.GaussianBlur(image.detach().cpu().double().permute(1, 2, 0).numpy(), (0, 0), BARRIER_BLUR_PX)
-    ).permute(2, 0, 1)
-    magnitude = sobel_magnitude(blurred.to(image))
-    return torch.log1p((magnitude / options.barrier_level) ** 3).clamp(max=BARRIER_LIMIT)
+    blurred = cv2.GaussianBlur(image.detach().cpu().permute(1, 2, 0).numpy(), (0, 0), BARRIER_BLUR_PX)
+    magnitude = sobel_magnitude(torch.from_numpy(blurred).permute(2, 0, 1).to(image))
+    q = torch.log1p((magnitude / options.barrier_level) ** 3).clamp(max=BARRIER_LIMIT)
+    side = 2 * BARRIER_RADIUS_PX + 1
+    return F.max_pool2d(q[None, None], side, stride=1, padding=BARRIER_RADIUS_PX)[0, 0]
 
 
 def sobel_magnitude(image: Tensor) -> Tensor:

@@ -5,9 +5,9 @@ divided by the image gradient, is a misalignment in pixels: a measure of error t
 contrast. It takes the place of three steps of the released code: the entropy search (which there updates only
 the first line of each EPI), the gradient-direction test, and the pairwise crossing test for occlusion.
 
-The disparity in a patch is a plane, so that slanted surfaces, floors above all, fit as well; and every view may
-be brighter or darker by a constant, because nothing real is quite matt (see `planes`). On the wall of the HCI
-scene antinous the latter alone takes the median error from 0.024 to 0.009 px.
+The disparity in a patch is a plane, so that slanted surfaces, floors above all, fit as well; and every view
+may be brighter or darker by a constant, because nothing real is quite matt (see `planes`). On the wall of the
+HCI scene antinous the latter alone takes the median error from 0.024 to 0.009 px.
 """
 
 from dataclasses import dataclass, fields
@@ -61,11 +61,11 @@ def align_points(
 ) -> Alignment:
     """Gauss-Newton alignment of the patches around points along the lines of all stacks, on lightness.
 
-    positions_px [n, 2], disparity [n]; a patch has 2 radius + 1 pixels along the arm and, of one arm, 2 across
-    + 1 (default: the same) across it. Disparity moves by at most `max_change` (px per unit of offset). A view
-    counts as occluded, and is left out, if it and at least one neighbour in its arm (median of three) differ
-    from the centre view by more than `occlusion_px` of misalignment and `noise` (variance of lightness)
-    explain; None keeps all. The brightness of the views is free in square patches only.
+    positions_px [n, 2], disparity [n]; a patch has 2 radius + 1 pixels along the arm and, of a single arm,
+    2 across + 1 (default: the same) across it. Disparity moves by at most `max_change` (px per unit of
+    offset). A view counts as occluded, and is left out, if it and at least one neighbour in its arm (median of
+    three) differ from the centre view by more than `occlusion_px` of misalignment and `noise` (variance of
+    lightness) can explain; None keeps all. The brightness of the views is free in square patches only.
     """
     sampler = _ArmSampler(stacks, radius, radius if across is None else across)
     rows = max(1, CHUNK_VALUES // sampler.samples_per_point)
@@ -167,9 +167,9 @@ def _view_sum(patch: Tensor, weight: Tensor) -> Tensor:
 class _ArmSampler:
     """Lightness, and its derivative along the arm, in patches around points in every view of one or two arms.
 
-    Patches are centred on the pixel nearest to the point, so that both arms see the same one; their pixels are
-    in the image's order, row by row. The samples follow the plane of disparity: each row of a patch along the
-    arm has its own shift, and within the row the stretch is taken to first order.
+    Patches are centred on the pixel nearest to the point, so that both arms see the same one; their pixels
+    are in the image's order, row by row. The samples follow the plane of disparity: each row of a patch along
+    the arm has its own shift, and within the row the stretch is taken to first order.
     """
 
     def __init__(self, stacks: list[EpiStack], along: int, across: int):

@@ -44,9 +44,9 @@ class EpiOptions:
     blur_sigma_px: float = 0.85
     min_strength: float = 0.1  # edge height in CIELAB units
     coarse_residual_px: float = 0.9  # misalignment of a 5 x 1 patch along a line as detected
-    coarse_error_px: float = 0.4  # its standard error in the outermost view
+    coarse_error_px: float = 1.0  # its standard error in the outermost view
     max_residual_px: float = 0.6  # misalignment of the square patch after refinement
-    max_error_px: float = 0.08  # its standard error in the outermost view
+    max_error_px: float = 0.16  # its standard error in the outermost view
     min_views: int = 6  # views that show the point, of both arms; with fewer views, a third of them
     patch_radius: int = 3
     occlusion_px: float = 0.5
@@ -133,8 +133,8 @@ def _noise(stacks: list[EpiStack], slopes: Tensor, options: EpiOptions) -> float
         lines = _verified(stack, lines, options.coarse_residual_px)
         positions.append(stack.positions(lines.epi, lines.x))
         disparity.append(lines.disparity)
-    radius = (options.patch_radius, options.patch_radius)
-    return noise_level(align_points(stacks, torch.cat(positions), torch.cat(disparity), radius=radius))
+    positions, disparity = torch.cat(positions), torch.cat(disparity)
+    return noise_level(align_points(stacks, positions, disparity, radius=options.patch_radius))
 
 
 def _chosen(
@@ -170,7 +170,7 @@ def _verified(
     """
     positions = stack.positions(lines.epi, lines.x)
     aligned = align_points(
-        [stack], positions, lines.disparity, radius=(2, 0), iterations=0, occlusion_px=None, noise=noise
+        [stack], positions, lines.disparity, radius=2, across=0, iterations=0, occlusion_px=None, noise=noise
     )
     good = aligned.residual_px <= max_residual_px
     return lines[good & (aligned.sigma_px * stack.reach <= max_error_px)]
@@ -185,7 +185,7 @@ def _refined(
         stacks,
         positions,
         disparity,
-        radius=(options.patch_radius, options.patch_radius),
+        radius=options.patch_radius,
         max_change=FINE_STEP_PX / reach,
         occlusion_px=options.occlusion_px,
         noise=noise,

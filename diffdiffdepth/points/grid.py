@@ -5,8 +5,6 @@ less than half. One Gauss-Newton step from the alignment along the arms is enoug
 so memory holds a few patches per point whatever the number of views.
 """
 
-from collections.abc import Iterator
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -87,7 +85,7 @@ class _GridStep:
 
     def _solved(self, levers, loads, squares, along_x, along_y, max_change: float) -> tuple[Tensor, Tensor]:
         """Sums are taken about their mean over the views, so that the unknown true patch drops out."""
-        count, u, v = levers[:3, :, None].clamp(min=1) if len(levers) == 3 else levers[:3, :, None]
+        count, u, v = levers[:3, :, None]
         count = count.clamp(min=1)
         plain, by_u, by_v = loads
         pull = along_x * (by_u - u * plain / count) + along_y * (by_v - v * plain / count)
@@ -114,7 +112,9 @@ class _GridStep:
         run = 2 * radius + 4
         x, y = self.pixels[:, 0] + self.plane[:, 0] * u, self.pixels[:, 1] + self.plane[:, 0] * v
         column, row = x.floor(), y.floor()
-        blocks = F.pad(image[None, None], (run,) * 4, mode="replicate")[0, 0].unfold(0, run, 1).unfold(1, run, 1)
+        blocks = (
+            F.pad(image[None, None], (run,) * 4, mode="replicate")[0, 0].unfold(0, run, 1).unfold(1, run, 1)
+        )
         top = (row.long() - radius - 1 + run).clamp(0, blocks.shape[0] - 1)
         left = (column.long() - radius - 1 + run).clamp(0, blocks.shape[1] - 1)
         rows = catmull_rom(blocks[top, left], (x - column)[:, None, None])  # [n, run, 2 radius + 1]

@@ -4,17 +4,27 @@ A patch of P pixels around (x, y) lies in view i at offset (u_i, v_i). To first 
 
     I_i(p) = M(p) + c_i + (u_i G_x(p) + v_i G_y(p)) * delta(p),    delta(p) = b_0 + b_1 p_x + b_2 p_y
 
-with M the true patch, G its gradient, c_i the brightness of the view, and delta the error of the plane by which
-the view was sampled. M and all c_i are unknown and drop out: sums are taken about their means over the views and
-over the patch. What is left is three equations for (b_0, b_1, b_2) per patch.
+with M the true patch, G its gradient, c_i the brightness of the view, and delta the error of the plane by
+which the view was sampled. M and all c_i are unknown and drop out: sums are taken about their means over the
+views and over the patch. What is left is three equations for (b_0, b_1, b_2) per patch.
 """
 
 import torch
 from torch import Tensor
 
-__all__ = ["SLANT_SIGMA", "catmull_rom", "differences", "lever_sums", "normal_matrix", "plane_basis", "plane_step"]
+__all__ = [
+    "SLANT_SIGMA",
+    "catmull_rom",
+    "differences",
+    "lever_sums",
+    "normal_matrix",
+    "plane_basis",
+    "plane_step",
+]
 
-SLANT_SIGMA = 0.05  # expected size of b_1 and b_2, px per px: holds the plane level where the patch says nothing
+SLANT_SIGMA = (
+    0.05  # expected size of b_1 and b_2, px per px: holds the plane level where the patch says nothing
+)
 SLANT_LIMIT = 3 * SLANT_SIGMA
 
 
@@ -26,13 +36,15 @@ def plane_basis(radius_x: int, radius_y: int, like: Tensor) -> Tensor:
 
 
 def lever_sums(seen: Tensor, offsets: Tensor) -> Tensor:
-    """Sums over the views that see each point, [6, n], of 1, u, v, u^2, u v, v^2; seen [n, V], offsets [V, 2]."""
+    """Sums [6, n] of 1, u, v, u^2, u v, v^2 over the views that see a point; seen [n, V], offsets [V, 2]."""
     u, v = offsets.unbind(1)
     return (seen.to(offsets) @ torch.stack([torch.ones_like(u), u, v, u * u, u * v, v * v], dim=1)).T
 
 
-def normal_matrix(levers: Tensor, along_x: Tensor, along_y: Tensor, basis: Tensor, *, free_brightness: bool) -> Tensor:
-    """Matrices [n, 3, 3] of the normal equations; gradients [n, P] of the true patch, levers as `lever_sums`."""
+def normal_matrix(
+    levers: Tensor, along_x: Tensor, along_y: Tensor, basis: Tensor, *, free_brightness: bool
+) -> Tensor:
+    """Matrices [n, 3, 3] of the normal equations; gradients [n, P] of the true patch, levers [6, n]."""
     count, u, v, uu, uv, vv = levers[..., None, None]
     count = count.clamp(min=1)
     x, y = (along[..., None] * basis for along in (along_x, along_y))  # [n, P, 3]
@@ -57,7 +69,7 @@ def plane_step(normal: Tensor, load: Tensor, variance: Tensor, plane: Tensor) ->
 
 
 def catmull_rom(pixels: Tensor, t: Tensor) -> Tensor:
-    """Cubic interpolation at `t` after the second pixel of every four neighbours: [..., K] to [..., K - 3]."""
+    """Cubic interpolation at `t` after the second pixel of four neighbours each: [..., K] to [..., K - 3]."""
     size = pixels.shape[-1] - 3
     weights = (
         ((2 - t) * t - 1) * t / 2,

@@ -189,7 +189,7 @@ def test_alignment_reaches_hundredths_of_a_pixel_and_knows_its_error():
 def test_alignment_ignores_the_brightness_of_the_views():
     light_field, positions = plain_wall(CROSS, glow=0.01)
     truth, start = perturbed(positions)
-    aligned = align_points(epi_stacks(light_field, 0), positions, start, radius=(3, 3), occlusion_px=None)
+    aligned = align_points(epi_stacks(light_field, 0), positions, start, radius=3, occlusion_px=None)
     assert (aligned.disparity - truth).abs().quantile(0.95) < 5e-3
 
 
@@ -197,19 +197,17 @@ def test_alignment_ignores_the_brightness_of_the_views():
 def test_alignment_follows_slanted_surfaces(slope):
     light_field, positions = plain_wall(CROSS, slope)
     truth, start = perturbed(positions, slope)
-    aligned = align_points(epi_stacks(light_field, 0), positions, start, radius=(3, 3), occlusion_px=None)
+    aligned = align_points(epi_stacks(light_field, 0), positions, start, radius=3, occlusion_px=None)
     assert (aligned.disparity - truth).abs().quantile(0.95) < 0.015
     assert (aligned.plane[:, 1:] - torch.tensor(slope)).abs().quantile(0.95) < 0.02
-    turned = align_points(
-        epi_stacks(light_field, 0)[::-1], positions, start, radius=(3, 3), occlusion_px=None
-    )
+    turned = align_points(epi_stacks(light_field, 0)[::-1], positions, start, radius=3, occlusion_px=None)
     torch.testing.assert_close(turned.disparity, aligned.disparity, atol=2e-3, rtol=0)
 
 
 def test_all_views_are_more_accurate_than_the_arms():
     light_field, positions = plain_wall(GRID, noise=0.02)
     truth, start = perturbed(positions)
-    arms = align_points(epi_stacks(light_field), positions, start, radius=(3, 3), occlusion_px=None)
+    arms = align_points(epi_stacks(light_field), positions, start, radius=3, occlusion_px=None)
     options = {"blur_sigma_px": 0.85, "radius": 3, "max_change": 0.1, "occlusion_px": 2.0, "noise": 1.0}
     disparity, sigma = refine_with_grid(light_field, positions, arms, **options)
     assert (disparity - truth).std() < 0.6 * (arms.disparity - truth).std()  # 49 views instead of 13
@@ -223,7 +221,7 @@ def test_hidden_views_are_found():
     # one side.
     left_edge = 41 - 83 / 5
     at = torch.tensor([[left_edge - 4.0, 30.0]])
-    seen = align_points(horizontal, at, torch.tensor([-1.3]), radius=(2, 2)).visible[0]
+    seen = align_points(horizontal, at, torch.tensor([-1.3]), radius=2).visible[0]
     assert seen[3:].tolist() == [True] * 4 or seen[:4].tolist() == [True] * 4
     assert 3 <= int(seen.sum()) <= 5
     far_away = align_points(horizontal, torch.tensor([[8.0, 30.0]]), torch.tensor([-1.3])).visible[0]
