@@ -63,9 +63,10 @@ def align_points(
 
     positions_px [n, 2], disparity [n]; a patch has 2 radius + 1 pixels along the arm and, of a single arm,
     2 across + 1 (default: the same) across it. Disparity moves by at most `max_change` (px per unit of
-    offset). A view counts as occluded, and is left out, if it and at least one neighbour in its arm (median of
-    three) differ from the centre view by more than `occlusion_px` of misalignment and `noise` (variance of
-    lightness) can explain; None keeps all. The brightness of the views is free in square patches only.
+    offset). A view counts as occluded, and is left out, if it and at least one neighbour in its arm
+    (median of three) differ from the centre view by more than `occlusion_px` of misalignment and `noise`
+    (variance of lightness) can explain; None keeps all. The brightness of the views is free in square
+    patches only.
     """
     sampler = _ArmSampler(stacks, radius, radius if across is None else across)
     rows = max(1, CHUNK_VALUES // sampler.samples_per_point)
