@@ -1,7 +1,5 @@
 """The configuration of a run; `configs/*.yaml` fill it in, `--set a.b=value` overrides."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """How good a map is: against the truth as in the paper's tables, and against the other views without one."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

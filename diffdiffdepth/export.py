@@ -7,8 +7,6 @@ NAME.png  NAME.ply        in colour with legend; as coloured points
 NAME.json                 what the numbers mean
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

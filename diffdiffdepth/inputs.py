@@ -1,7 +1,5 @@
 """From a configuration to a scene with points: what training, evaluation and prediction begin with."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import torch

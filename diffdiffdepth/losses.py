@@ -6,8 +6,6 @@ E is the distance of the warped views from the centre view, averaged over the vi
 view does not see a pixel, its warped image shows the centre view itself, for what looks at neighbourhoods.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

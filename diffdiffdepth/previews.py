@@ -1,7 +1,5 @@
 """Pictures of an optimisation as it goes: the centre view, the points, the map, and its error if known."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch import Tensor

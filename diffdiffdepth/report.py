@@ -1,7 +1,5 @@
 """What an evaluation shows: maps and errors as pictures, the paper's tables beside this run, report.html."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

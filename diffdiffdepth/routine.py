@@ -1,7 +1,5 @@
 """The optimisation routine's two helpers: whose turn it is, and Adam on one group at a time (Sec. 3.5)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

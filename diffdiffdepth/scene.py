@@ -1,7 +1,5 @@
 """What loaders and point detectors hand over; what optimisation, evaluation and prediction take."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, fields, replace
 from typing import Literal
 
@@ -68,7 +66,7 @@ class SparsePoints:
         """True for disparity, False for depth."""
         return self.kind == "disparity"
 
-    def to(self, device: torch.device | str) -> SparsePoints:
+    def to(self, device: torch.device | str) -> "SparsePoints":
         return _moved(self, device)
 
 
@@ -123,7 +121,7 @@ class LightField:
             f"{self.name}: a light field needs disparities",
         )
 
-    def to(self, device: torch.device | str) -> LightField:
+    def to(self, device: torch.device | str) -> "LightField":
         return _moved(self, device)
 
 
@@ -153,5 +151,5 @@ class MultiViewScene:
             f"{self.name}: a multi-view scene needs depth labels",
         )
 
-    def to(self, device: torch.device | str) -> MultiViewScene:
+    def to(self, device: torch.device | str) -> "MultiViewScene":
         return _moved(self, device)

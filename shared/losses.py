@@ -1,7 +1,5 @@
 """Losses that two papers or more use: edge-aware smoothness, photometric L1 + SSIM, VGG perceptual."""
 
-from __future__ import annotations
-
 import math
 import os
 from collections.abc import Sequence
@@ -169,7 +167,7 @@ class VggFeatures(nn.Module):
                 features[self._tap_at[index]] = x
         return {tap: features[tap] for tap in self.taps}
 
-    def train(self, mode: bool = True) -> VggFeatures:
+    def train(self, mode: bool = True) -> "VggFeatures":
         """Stay in evaluation mode whatever the surrounding model does."""
         return super().train(False)
 

@@ -5,8 +5,6 @@ table can be checked view by view. Prediction and truth must have one shape: not
 What lies outside a mask, NaN and infinity included, never changes a result.
 """
 
-from __future__ import annotations
-
 import math
 import warnings
 from os import PathLike
@@ -72,7 +70,7 @@ class Lpips(nn.Module):
             )
         return self.distance(prediction, target, normalize=True).flatten()
 
-    def train(self, mode: bool = True) -> Lpips:
+    def train(self, mode: bool = True) -> "Lpips":
         """Stay in evaluation mode: the dropout of the linear layers would make the measure random."""
         return super().train(False)
 

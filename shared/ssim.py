@@ -4,8 +4,6 @@ Window, border and colour handling change the value by 0.1 and more on the same 
 therefore picks a variant by name, and every table prints `SSIM_VARIANTS[name].label` beside the value.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass

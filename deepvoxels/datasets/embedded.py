@@ -9,8 +9,6 @@ paper's Archimedean spiral, depth as uint16 * 1e-4 z-depth with the background a
 Unlike them, the intrinsics refer to the image's own size, so K is exact with pixel centres at integers.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import os

@@ -10,8 +10,6 @@ latent.
 camera.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 import torch

@@ -5,8 +5,6 @@ exactly when no norm follows it. Images are padded by reflection, volumes by rep
 convolutions pad zeros.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """The patch discriminator of the released code: 70-pixel receptive field, RGB only, 0.53 M parameters."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch.nn.functional as F

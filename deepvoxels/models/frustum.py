@@ -6,8 +6,6 @@ read the volume, the first convolution of the occlusion network and the weighted
 those rows.
 """
 
-from __future__ import annotations
-
 import functools
 import itertools
 from collections.abc import Sequence

@@ -6,8 +6,6 @@ the stock CPU kernels walk through channel by channel, it takes statistics over 
 ten times faster) and keeps its input only. Both are once differentiable.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

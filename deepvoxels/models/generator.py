@@ -1,7 +1,5 @@
 """The DeepVoxels generator: a persistent voxel grid per scene, fed by source views, rendered to new views."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 

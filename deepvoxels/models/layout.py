@@ -1,7 +1,5 @@
 """Memory layout and precision of tensors between the networks."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """The five networks of DeepVoxels: feature extractor, integration, inpainting, occlusion and rendering."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

@@ -1,7 +1,5 @@
 """Sizes of the generator, and the variants that the paper and its released code document."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, field, replace
 

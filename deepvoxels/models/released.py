@@ -6,8 +6,6 @@ written for the released code's sake and ignored on reading. Names without `.net
 (before June 2019) are read as well. Such weights assume `lattice="released"`.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Iterator, Mapping

@@ -14,8 +14,6 @@ is
   k spacing, principal points scale by s alone. Grid, planes and pixels are each half a step off centre.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -130,7 +128,7 @@ class VolumeGeometry:
         inside = ((coords >= 0) & (coords < self.grid_side)).all(dim=-1)
         return coords - self._half, inside
 
-    def lifting(self, K: Tensor, world_from_cam: Tensor, image_side: int, map_side: int) -> SparseMap:
+    def lifting(self, K: Tensor, world_from_cam: Tensor, image_side: int, map_side: int) -> "SparseMap":
         """Map from a feature map [h, h] to the grid [G, G, G] for one camera; voxels out of view become 0.
 
         K [3, 3] belongs to the square image of `image_side` pixels, `world_from_cam` is [4, 4].
@@ -139,7 +137,7 @@ class VolumeGeometry:
         uv, _, visible = self.project_voxels(K_map, world_from_cam, map_side)
         return SparseMap.interpolating(uv, visible, (map_side,) * 2)
 
-    def projection(self, K: Tensor, world_from_cam: Tensor, image_side: int, map_side: int) -> FrustumMap:
+    def projection(self, K: Tensor, world_from_cam: Tensor, image_side: int, map_side: int) -> "FrustumMap":
         """Map from the grid [G, G, G] to the samples of a camera's view volume [D, h, h] inside the grid.
 
         Arguments as in `lifting`.
@@ -171,7 +169,7 @@ class SparseMap:
     visible: int
 
     @classmethod
-    def interpolating(cls, coords: Tensor, valid: Tensor | None, in_shape: tuple[int, ...]) -> SparseMap:
+    def interpolating(cls, coords: Tensor, valid: Tensor | None, in_shape: tuple[int, ...]) -> "SparseMap":
         """Multilinear interpolation at `coords` [rows, d] = (x, y[, z]); the border is replicated.
 
         Rows that are not `valid` are empty; None means that all are.
@@ -200,7 +198,7 @@ class SparseMap:
         return len(self.starts) - 1
 
     @cached_property
-    def transposed(self) -> SparseMap:
+    def transposed(self) -> "SparseMap":
         """The transposed map, which carries gradients back; built on first use and kept."""
         row = torch.arange(self.rows, device=self.starts.device, dtype=torch.int32)
         order = torch.argsort(self.columns, stable=True)

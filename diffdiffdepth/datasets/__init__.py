@@ -1,7 +1,5 @@
 """Light fields and multi-view scenes from disk, and the embedded ones."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

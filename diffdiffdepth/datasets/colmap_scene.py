@@ -5,8 +5,6 @@
 <scene>/depth/<image stem>.pfm          optional true z-depth of that image in scene units, inf = unknown
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass

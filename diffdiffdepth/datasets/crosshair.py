@@ -4,8 +4,6 @@ RR is the row (downwards) and CC the column (to the right), counted from 0 or 1;
 matters only relative to the centre. As in the benchmark, near things move left in views further right.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections import Counter

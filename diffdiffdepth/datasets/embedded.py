@@ -6,8 +6,6 @@
 Made on first use, seeded, complete or not at all. Ray casting makes the pictures; training only warps them.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import os

@@ -5,8 +5,6 @@ parameters.cfg                          camera; without it depth in metres is un
 gt_disp_lowres.pfm, gt_depth_lowres.pfm truth of the centre view: px between adjacent views, metres
 """
 
-from __future__ import annotations
-
 import configparser
 import math
 import os

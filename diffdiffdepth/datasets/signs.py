@@ -1,7 +1,5 @@
 """Which way the views of a light field lie: the signs of its offsets, found from the pictures themselves."""
 
-from __future__ import annotations
-
 import logging
 
 import torch

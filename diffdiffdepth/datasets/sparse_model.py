@@ -1,7 +1,5 @@
 """A sparse COLMAP model of rendered views, as structure from motion leaves it: few, noisy, partly wrong."""
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 import torch

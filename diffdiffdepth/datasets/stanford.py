@@ -7,8 +7,6 @@ Positions are irregular by a few per cent, known up to scale, and run in differe
 scene: their signs are found once from the pictures (`signs.py`) and kept in `offset_signs.json`.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import logging

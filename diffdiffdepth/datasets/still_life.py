@@ -1,7 +1,5 @@
 """The embedded scene: a still life on a table before a wall, with slanted, curved, thin and plain parts."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -6,8 +6,6 @@ squared form, and so do we.) Gradients come from one more solve with the same ma
 forward iterations is kept.
 """
 
-from __future__ import annotations
-
 import warnings
 from dataclasses import dataclass
 from typing import Literal

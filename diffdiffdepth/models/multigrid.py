@@ -16,8 +16,6 @@ twice the distance. One sweep before (red, black) and one after (black, red) kee
 symmetric and positive.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

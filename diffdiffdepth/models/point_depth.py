@@ -6,8 +6,6 @@ weights     R [n]      the label counts exp(-R)
 positions   P [n, 2]   pixels of the centre view
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -71,7 +69,7 @@ class LabelScale:
     unit: float
 
     @classmethod
-    def of(cls, points: SparsePoints, inverse_depth: bool = False, unit: float | None = None) -> LabelScale:
+    def of(cls, points: SparsePoints, inverse_depth: bool = False, unit: float | None = None) -> "LabelScale":
         """The scale of a point set; by default 90 % of the labels span four units.
 
         So a step of one learning rate means the same for every scene: in the paper's light fields, with

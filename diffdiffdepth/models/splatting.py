@@ -11,8 +11,6 @@ within a pixel, and as log T is a sum, one running sum over all entries gives ev
 no limit on the points per pixel, memory linear in the points.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from typing import Literal

@@ -1,7 +1,5 @@
 """Point sets on disk, and points made worse on purpose."""
 
-from __future__ import annotations
-
 import io
 import os
 import zipfile

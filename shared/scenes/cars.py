@@ -3,8 +3,6 @@
 The car's frame: x forward, y left, z up, wheels on z = 0. All measures are fractions of its length.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

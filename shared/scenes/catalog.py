@@ -1,7 +1,5 @@
 """Every scene by name, each with cameras that show it: `make_scene("street", seed=3)`."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 

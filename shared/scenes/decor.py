@@ -1,7 +1,5 @@
 """Small things for rooms and tables, in metres, on z = 0: vases, books, mugs, plants, lamps, toys."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Fronts of town houses as pictures: windows, shutters, cornices, doors and shops."""
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 

@@ -1,7 +1,5 @@
 """Furniture in metres: lists of items that stand on z = 0 about the origin and face -y."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -8,8 +8,6 @@ thin-lens formula aperture * F / (focus_m - F) * |z - focus_m| / z. K is the sam
 breathing.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """Single textured objects on white: centred at the origin, z up, inside the unit cube."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -4,8 +4,6 @@ Every function returns a float32 picture [side, side, 3] in [0, 1] (display valu
 repeat without a seam.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import cv2

@@ -3,8 +3,6 @@
 Like `patterns`, every function is seeded and returns float32 [height, width, 3] in [0, 1].
 """
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 

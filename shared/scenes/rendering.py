@@ -1,7 +1,5 @@
 """Pictures of a scene: pinhole cameras with supersampled colour, exact z-depth, mask and normals."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import NamedTuple
 

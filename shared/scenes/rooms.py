@@ -1,7 +1,5 @@
 """Furnished rooms in metres: z up, the floor's centre at the origin, the cameras look towards +y."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """A scene is a flat list of textured shapes, a light and a background; `trace` finds what rays hit first."""
 
-from __future__ import annotations
-
 import copy
 import math
 from dataclasses import dataclass, field, replace

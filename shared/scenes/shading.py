@@ -1,7 +1,5 @@
 """Colour of hits: texture times Lambertian light with optional hard shadows and ambient occlusion."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch import Tensor

@@ -12,8 +12,6 @@ A hit is the nearest crossing of the surface in front of the origin, from outsid
 the camera is a room). A miss is t = inf. Rays parallel to a face never give NaN.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -4,8 +4,6 @@ Curves are polylines, so every intersection but the height field's is in closed 
 along the polyline (except over creases), which shades it like the smooth curve it stands for.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

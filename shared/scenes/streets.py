@@ -1,7 +1,5 @@
 """Driving corridors in metres: the road runs along +x, y to the left, z up, the ground at z = 0."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

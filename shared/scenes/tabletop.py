@@ -1,7 +1,5 @@
 """Things on a desk, in metres, for focal stacks and light fields."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 

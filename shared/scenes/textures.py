@@ -1,7 +1,5 @@
 """Textures: pictures in layers with a mip pyramid, sampled at surface coordinates."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import cv2
