@@ -29,7 +29,7 @@ from shared.run import (
     load_checkpoint,
     parse_eval_args,
     select_device,
-    write_json,
+    write_results,
 )
 from shared.ssim import ssim
 
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_eval_args(__doc__, argv)
     config, method, train_views, test_views = load_run(args.run, args.checkpoint, select_device(args.device))
     results = evaluate(config, method, train_views, test_views, args.run)
-    write_json(args.run / "eval.json", results)
+    write_results(args.run, results)
     print(comparison_table(results).text())  # noqa: T201
     print(summary(results))  # noqa: T201
 

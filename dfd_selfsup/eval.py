@@ -28,7 +28,7 @@ from shared.run import (
     load_checkpoint,
     parse_eval_args,
     select_device,
-    write_json,
+    write_results,
 )
 
 __all__ = ["evaluate", "load_run", "main", "measure", "row_key", "summary", "validate"]
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     device = select_device(args.device)
     config, model = load_run(args.run, args.checkpoint, device)
     results = evaluate(config, model, load_splits(config.data), args.run, device)
-    write_json(args.run / "eval.json", results)
+    write_results(args.run, results)
     print(comparison_table(results).text())  # noqa: T201
     print(summary(results))  # noqa: T201
 

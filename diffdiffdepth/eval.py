@@ -19,7 +19,7 @@ from diffdiffdepth.inputs import load_scene
 from diffdiffdepth.report import comparison_table, summary, write_run_report
 from diffdiffdepth.scene import LightField, MultiViewScene
 from shared.config import load_config
-from shared.run import RunError, command_line, parse_eval_args, select_device, write_json
+from shared.run import RunError, command_line, parse_eval_args, select_device, write_results
 
 __all__ = ["evaluate", "load_run"]
 
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_eval_args(__doc__, argv)
     config, scene = load_run(args.run)
     results = evaluate(config, scene.to(select_device(args.device)), args.run)
-    write_json(args.run / "eval.json", results)
+    write_results(args.run, results)
     print(comparison_table(results).text())  # noqa: T201
     print(summary(results))  # noqa: T201
 

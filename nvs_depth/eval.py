@@ -30,7 +30,7 @@ from shared.run import (
     load_checkpoint,
     parse_eval_args,
     select_device,
-    write_json,
+    write_results,
 )
 from shared.ssim import SSIM_VARIANTS, ssim
 
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_eval_args(__doc__, argv)
     config, network, split = load_run(args.run, args.checkpoint, select_device(args.device))
     results = evaluate(config, network, split, args.run)
-    write_json(args.run / "eval.json", results)
+    write_results(args.run, results)
     print(image_table(results).text())  # noqa: T201
     if results["depth"]:
         print(depth_table(results).text())  # noqa: T201

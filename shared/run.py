@@ -47,6 +47,7 @@ from shared.config import config_differences, config_to_dict, save_config
 from shared.files import write_bytes
 from shared.memory import keep_large_buffers
 from shared.pictures import encode_png, to_uint8
+from shared.provenance import run_origin
 from shared.run_folder import (
     find_checkpoint,
     jsonable,
@@ -55,6 +56,7 @@ from shared.run_folder import (
     read_metrics,
     refuse_existing_run,
     write_json,
+    write_results,
 )
 from shared.seeds import rng_state, seed_everything, set_rng_state, step_generator
 
@@ -73,6 +75,7 @@ __all__ = [
     "select_device",
     "step_generator",
     "write_json",
+    "write_results",
 ]
 
 MAY_CHANGE_AT_RESUME = ("steps", "workers")  # a longer run, other machinery; and whatever ends in _every
@@ -116,7 +119,7 @@ def open_run(
             remove_stray_files(folder / "checkpoints")
             save_config(config, folder / "config.yaml")
         seed_everything(config.seed, *((rank,) if rank else ()))
-        run = Run(folder, config, paper, device, checkpoint, resume=args.resume)
+        run = Run(folder, config, paper, device, checkpoint, args)
         stack.callback(run.close)
         yield run
 
@@ -164,7 +167,7 @@ class Run:
         paper: str,
         device: torch.device,
         checkpoint: Checkpoint | None,
-        resume: bool,
+        args: argparse.Namespace,
     ):
         self.folder = folder
         self.config = config
@@ -174,7 +177,7 @@ class Run:
         self.world_size = dist.get_world_size() if dist.is_initialized() else 1
         self.is_main = self.rank == 0
         self._checkpoint = checkpoint
-        self._resume = resume
+        self._args = args
         self._state: Mapping[str, Stateful] | None = None
         self._last_step = config.steps
         self._saved_step = 0
@@ -196,7 +199,7 @@ class Run:
         self._state = state
         checkpoint, self._checkpoint = self._checkpoint, None
         if checkpoint is None:
-            if self._resume:
+            if self._args.resume:
                 self.say(f"no checkpoint in {self.folder}: starting at step 0")
             self._open_log(0)
             return 0
@@ -230,12 +233,14 @@ class Run:
         return interval > 0 and (step % interval == 0 or step == self._last_step)
 
     def finish(self, results: Mapping[str, Any] | None = None) -> None:
-        """Write `results`, if given, to eval.json and say where the run is."""
+        """Write `results`, if given, to eval.json with how the run was made, and say where the run is."""
         if not self.is_main:
             return
+        seconds = time.monotonic() - self._started
         if results is not None:
-            write_json(self.folder / "eval.json", results)
-        self.say(f"done after {tqdm.format_interval(time.monotonic() - self._started)}: {self.folder}")
+            origin = run_origin(self.paper, self._args, self.device, seconds, self.world_size)
+            write_results(self.folder, results, origin)
+        self.say(f"done after {tqdm.format_interval(seconds)}: {self.folder}")
 
     def close(self) -> None:
         """Close the logs; called by `open_run`."""

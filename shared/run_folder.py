@@ -26,6 +26,7 @@ __all__ = [
     "read_metrics",
     "refuse_existing_run",
     "write_json",
+    "write_results",
 ]
 
 
@@ -79,6 +80,18 @@ def find_checkpoint(run_folder: str | Path, which: str = "best") -> Path:
 def write_json(path: str | Path, data: Mapping[str, Any]) -> None:
     """Write results as JSON in one step; tensors become numbers and lists, NaN and infinity become null."""
     write_bytes(path, (json.dumps(jsonable(data), indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def write_results(folder: Path, results: Mapping[str, Any], origin: Mapping[str, Any] | None = None) -> None:
+    """Write a run's figures to eval.json, with `origin`, how the run was made, under the key `run`.
+
+    An evaluation made later has no origin to tell; that of the file it replaces is kept.
+    """
+    path = folder / "eval.json"
+    if origin is None and path.exists():
+        with contextlib.suppress(ValueError, AttributeError):  # a broken file has none and is replaced
+            origin = json.loads(path.read_text()).get("run")
+    write_json(path, results if origin is None else {**results, "run": origin})
 
 
 def jsonable(value: Any) -> Any:

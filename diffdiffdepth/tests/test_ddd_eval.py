@@ -227,7 +227,7 @@ def test_eval_reproduces_its_own_file(run, capsys):
     results = json.loads(first)
     assert list(results["rows"]) == list(ROW_NAMES)
     assert results["rows"]["ours"]["mse_x100"] < 10
-    (run / "eval.json").unlink()
+    (run / "eval.json").write_text(json.dumps({"run": results["run"]}))
     evaluation_script.main(["--run", str(run), "--device", "cpu"])
     assert (run / "eval.json").read_bytes() == first
     assert (run / "maps.png").stat().st_size > 1000

@@ -215,7 +215,10 @@ def test_layout_of_the_run_folder(tmp_path):
         "previews/view_0000002.png",
     ]
     assert load_config(ToyConfig, out / "config.yaml") == ToyConfig(steps=2)
-    assert json.loads((out / "eval.json").read_text()) == {"psnr": 20.5, "bad": None, "views": [3]}
+    results = json.loads((out / "eval.json").read_text())
+    origin = results.pop("run")
+    assert results == {"psnr": 20.5, "bad": None, "views": [3]}
+    assert (origin["config"], origin["resumed"], origin["processes"]) == ("toy/configs/toy.yaml", False, 1)
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [(row["step"], row["loss"], row["psnr"]) for row in rows] == [(1, 0.5, None), (2, 0.5, None)]
     assert load_checkpoint(find_checkpoint(out), "toy").metrics == {"psnr": 20.5}
@@ -755,7 +758,7 @@ class Config:
     steps: int = 4
 
 def train(out, until, resume=False):
-    args = argparse.Namespace(config=Path("c.yaml"), out=Path(out), resume=resume, device="cpu")
+    args = argparse.Namespace(config=Path("c.yaml"), out=Path(out), resume=resume, device="cpu", set=[])
     with open_run(Config(steps=until), args, "toy") as run:
         model = run.wrap_ddp(torch.nn.Linear(3, 1))  # starts from rank 0's weights
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)

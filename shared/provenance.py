@@ -1,0 +1,40 @@
+"""How a run was made: stands beside its figures, so that no number lacks its command and its machine."""
+
+import argparse
+import os
+import platform
+import time
+from typing import Any
+
+import torch
+
+__all__ = ["machine_kind", "run_origin"]
+
+
+def run_origin(
+    paper: str, args: argparse.Namespace, device: torch.device, seconds: float, processes: int = 1
+) -> dict[str, Any]:
+    """Config, overrides, time and machine of a run that has just finished; `args` are those of its train.py.
+
+    `seconds` is wall time from the start, data and evaluation included; `cpu_seconds` that of all threads
+    of this process, so it lacks what an interrupted run did before it was resumed. Overrides that
+    only say where data lies are left out.
+    """
+    return {
+        "config": f"{paper}/configs/{args.config.name}",
+        "set": [entry for entry in args.set if not entry.partition("=")[0].endswith("root")],
+        "resumed": bool(args.resume),
+        "seconds": round(seconds, 1),
+        "cpu_seconds": round(time.process_time(), 1),
+        "threads": torch.get_num_threads(),
+        "processes": processes,
+        "machine": machine_kind(device),
+        "torch": torch.__version__,
+    }
+
+
+def machine_kind(device: torch.device | None = None) -> str:
+    """The kind of machine in a few words: the GPU if one is used, else number and kind of CPU cores."""
+    if device is not None and device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{os.cpu_count()} CPU cores ({platform.machine()})"

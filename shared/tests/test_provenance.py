@@ -1,0 +1,42 @@
+import argparse
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from shared.provenance import machine_kind, run_origin
+from shared.run_folder import write_results
+
+
+def test_an_origin_names_config_overrides_time_and_machine_but_no_place() -> None:
+    args = argparse.Namespace(
+        config=Path("/somewhere/configs/quick.yaml"), set=["steps=5", "data.root=/home/me/data"], resume=False
+    )
+    origin = run_origin("deepvoxels", args, torch.device("cpu"), 12.34)
+    assert origin["config"] == "deepvoxels/configs/quick.yaml"
+    assert origin["set"] == ["steps=5"]
+    assert origin["seconds"] == 12.3
+    assert origin["cpu_seconds"] > 0
+    assert origin["threads"] == torch.get_num_threads()
+    assert "home" not in json.dumps(origin)
+
+
+def test_a_machine_is_named_by_its_cores() -> None:
+    assert "CPU cores" in machine_kind(torch.device("cpu"))
+
+
+def test_a_later_evaluation_keeps_how_the_run_was_made(tmp_path: Path) -> None:
+    write_results(tmp_path, {"psnr": 1.0}, {"config": "toy/configs/quick.yaml"})
+    write_results(tmp_path, {"psnr": 2.0})
+    assert json.loads((tmp_path / "eval.json").read_text()) == {
+        "psnr": 2.0,
+        "run": {"config": "toy/configs/quick.yaml"},
+    }
+
+
+@pytest.mark.parametrize("broken", ["", "{", "[1]"])
+def test_a_broken_file_is_replaced(tmp_path: Path, broken: str) -> None:
+    (tmp_path / "eval.json").write_text(broken)
+    write_results(tmp_path, {"psnr": 2.0})
+    assert json.loads((tmp_path / "eval.json").read_text()) == {"psnr": 2.0}
