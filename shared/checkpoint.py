@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from shared.files import DataError
+from shared.finite import first_nan
 
 __all__ = [
     "Checkpoint",
@@ -163,7 +164,7 @@ def load_checkpoint(path: str | Path, paper: str | None = None) -> Checkpoint:
     """Read a checkpoint onto the CPU without running code from it; `paper`, if given, must be its paper.
 
     Raises CheckpointError for a file that is missing, truncated, damaged, pickled, foreign, of another paper,
-    or whose networks hold NaN.
+    or whose state holds NaN.
     """
     path = Path(path)
     payload = _read_archive(path)
@@ -182,6 +183,9 @@ def load_checkpoint(path: str | Path, paper: str | None = None) -> Checkpoint:
     checkpoint = Checkpoint(path=path, **{name: payload[name] for name in names})
     for name in checkpoint.architecture:
         _check_network(checkpoint, name)
+    bad = first_nan(checkpoint.state)
+    if bad is not None:
+        raise CheckpointError(path, f"{bad} holds NaN", "Use an earlier checkpoint or train again")
     return checkpoint
 
 
@@ -216,10 +220,6 @@ def _check_network(checkpoint: Checkpoint, name: str) -> None:
     if state is None or fingerprint(state) != checkpoint.architecture[name]:
         reason = f"the state of {name!r} is not the one its header describes"
         raise CheckpointError(checkpoint.path, reason, COPY_AGAIN)
-    for key, value in state.items():
-        if isinstance(value, Tensor) and value.isnan().any():
-            reason = f"{key} of the network {name!r} holds NaN"
-            raise CheckpointError(checkpoint.path, reason, "Use an earlier checkpoint or train again")
 
 
 def tensor_shapes(state: Mapping[str, Any]) -> dict[str, str]:

@@ -8,6 +8,9 @@ Nothing here calls back into a paper's code: `train.py` keeps its loop and asks 
         for step in run.steps(start, config.steps):  # start + 1, ..., config.steps; step n is the n-th update
             ...
             run.check_finite(step, l1=l1, gan=gan)
+            ...                                      # backward
+            run.check_tensors(step, weights_and_gradients(model=model))
+            ...                                      # the optimiser's step
             run.log(step, l1=l1, gan=gan)
             if run.every(step, config.checkpoint_every):
                 run.save(step, state, metrics={"psnr": psnr}, score=psnr)
@@ -23,7 +26,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
@@ -44,7 +47,8 @@ from shared.command import (
     select_device,
 )
 from shared.config import config_differences, config_to_dict, save_config
-from shared.files import write_bytes
+from shared.files import DataError, write_bytes
+from shared.finite import first_nan, first_nonfinite, weights_and_gradients
 from shared.memory import keep_large_buffers
 from shared.pictures import encode_png, to_uint8
 from shared.provenance import run_origin
@@ -67,13 +71,13 @@ __all__ = [
     "RunStopped",
     "command_line",
     "find_checkpoint",
-    "gradient_norm",
     "load_checkpoint",
     "open_run",
     "parse_eval_args",
     "parse_train_args",
     "select_device",
     "step_generator",
+    "weights_and_gradients",
     "write_json",
     "write_results",
 ]
@@ -115,8 +119,8 @@ def open_run(
             checkpoint = load_checkpoint(folder / "checkpoints" / "last.pt", paper)
             _refuse_changed_config(checkpoint, config, folder, may_change)
         if rank == 0:
-            remove_stray_files(folder)
-            remove_stray_files(folder / "checkpoints")
+            for place in (folder, folder / "checkpoints", folder / "previews"):
+                remove_stray_files(place)
             save_config(config, folder / "config.yaml")
         seed_everything(config.seed, *((rank,) if rank else ()))
         run = Run(folder, config, paper, device, checkpoint, args)
@@ -294,9 +298,9 @@ class Run:
         """Write checkpoints/last.pt after `step`; best.pt too if `score` (higher is better) beats all before.
 
         With several processes, call it in each: all give their random states, rank 0 writes. Raises
-        NonFiniteError if a network holds NaN or infinity; the files on disk then stay as they are.
+        NonFiniteError if any state holds NaN or a weight infinity; the files on disk then stay as they are.
         """
-        self._refuse_nonfinite_networks(step, state)
+        self._refuse_nonfinite_state(step, state)
         rng = [rng_state()]
         if self.world_size > 1:
             gathered: list = [None] * self.world_size
@@ -324,8 +328,8 @@ class Run:
     def check_finite(self, step: int, samples: Any = None, **terms: Tensor | float) -> None:
         """Raise NonFiniteError naming the first term that is NaN or infinite, before it can do harm.
 
-        Give it the loss terms, and `gradient_norm(...)` if wished; `samples` (file names, indices) are
-        written to nonfinite.json with the terms, to find the culprit. Synchronises the device once.
+        Give it the loss terms; `samples` (file names, indices) are written to nonfinite.json with the terms,
+        to find the culprit. Synchronises the device once.
         """
         if not terms:
             return
@@ -335,11 +339,20 @@ class Run:
         bad = next((name for name, value in found.items() if not math.isfinite(value)), None)
         if bad is None:
             return
-        texts = {name: str(value) for name, value in found.items()}  # JSON has no word for NaN
-        dump = {"step": step, "terms": texts, "samples": samples}
-        write_json(self.folder / f"nonfinite{self.rank or ''}.json", dump)
         others = ", ".join(f"{name} {value:.4g}" for name, value in found.items() if name != bad)
-        raise self._nonfinite_error(f"step {step}: {bad} is {found[bad]}{f' ({others})' if others else ''}")
+        what = f"{bad} is {found[bad]}{f' ({others})' if others else ''}"
+        culprit = first_nonfinite(self._weights())
+        texts = {name: str(value) for name, value in found.items()}  # JSON has no word for NaN
+        self._stop_nonfinite(step, f"{what}, as {culprit} is not finite" if culprit else what, texts, samples)
+
+    def check_tensors(self, step: int, tensors: Mapping[str, Tensor], samples: Any = None) -> None:
+        """Raise NonFiniteError naming the first tensor that holds NaN or infinity; see `check_finite`.
+
+        With `weights_and_gradients` between backward and the optimiser's step, no network is ever spoilt.
+        """
+        bad = first_nonfinite(tensors)
+        if bad is not None:
+            self._stop_nonfinite(step, f"{bad} is not finite", {bad: "not finite"}, samples)
 
     def wrap_ddp(self, module: nn.Module) -> nn.Module:
         """Wrap a network in DistributedDataParallel if there are several processes, else return it as is."""
@@ -405,22 +418,31 @@ class Run:
         message = f"stopped after step {step}; go on with --resume --out {self.folder}"
         raise RunStopped(message, self._stop_signal)
 
-    def _refuse_nonfinite_networks(self, step: int, state: Mapping[str, Stateful]) -> None:
+    def _weights(self) -> dict[str, Tensor]:
+        """The parameters of all networks of the run, by name."""
+        networks = {name: item for name, item in (self._state or {}).items() if isinstance(item, nn.Module)}
+        return {
+            f"{key} of {name}": parameter
+            for name, network in networks.items()
+            for key, parameter in network.named_parameters()
+        }
+
+    def _refuse_nonfinite_state(self, step: int, state: Mapping[str, Stateful]) -> None:
         for name, item in state.items():
-            if not isinstance(item, nn.Module):
-                continue
-            bad = [key for key, value in item.named_parameters() if not value.isfinite().all()]
-            bad += [key for key, value in item.named_buffers() if value.isnan().any()]
-            if bad:
-                raise self._nonfinite_error(f"step {step}: {bad[0]} of {name} is not finite")
+            bad = first_nan(item.state_dict())
+            if bad is None and isinstance(item, nn.Module):  # infinity may stand in a buffer, in no weight
+                bad = first_nonfinite(dict(item.named_parameters()))
+            if bad is not None:
+                raise self._nonfinite_error(f"step {step}: {bad} of {name} is not finite")
+
+    def _stop_nonfinite(self, step: int, what: str, terms: Mapping[str, str], samples: Any) -> NoReturn:
+        error = self._nonfinite_error(f"step {step}: {what}")
+        with contextlib.suppress(DataError):  # a full disk must not hide what is wrong
+            dump = {"step": step, "terms": terms, "samples": samples}
+            write_json(self.folder / f"nonfinite{self.rank or ''}.json", dump)
+        raise error
 
     def _nonfinite_error(self, what: str) -> NonFiniteError:
         kept = f"the checkpoint of step {self._saved_step} is intact"
         remedy = "lower the learning rate or look at the samples of this step"
         return NonFiniteError(f"{what}; {kept if self._saved_step else 'no checkpoint yet'}; {remedy}")
-
-
-def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
-    """Return the L2 norm of all gradients together (a scalar; 0 if there are none), for `check_finite`."""
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    return torch.nn.utils.get_total_norm(gradients) if gradients else torch.tensor(0.0)

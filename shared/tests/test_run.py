@@ -29,11 +29,11 @@ from shared.run import (
     RunStopped,
     command_line,
     find_checkpoint,
-    gradient_norm,
     open_run,
     parse_eval_args,
     parse_train_args,
     select_device,
+    weights_and_gradients,
     write_json,
 )
 from shared.run_folder import read_metrics
@@ -400,7 +400,8 @@ def test_killed_while_saving_the_newest_complete_checkpoint_loads(tmp_path):
 
 def test_stray_files_are_removed_at_the_next_start(tmp_path):
     train(tmp_path / "r", 5)
-    for name in (".config.yaml.0a.tmp", "checkpoints/.last.pt.0b.tmp"):
+    (tmp_path / "r" / "previews").mkdir()
+    for name in (".config.yaml.0a.tmp", "checkpoints/.last.pt.0b.tmp", "previews/.a.png.0c.tmp"):
         (tmp_path / "r" / name).write_bytes(b"half")
     train(tmp_path / "r", 6, resume=True)
     assert not list((tmp_path / "r").rglob("*.tmp"))
@@ -500,7 +501,7 @@ BAD_CHECKPOINTS = {
     "state not of its header": (lambda p: saved(p, state={"model": {}}), "not the one its header describes"),
     "NaN weights": (
         lambda p: saved(p, state={"model": {"weight": torch.zeros(2, 3), "bias": torch.ones(2) / 0 * 0}}),
-        "bias of the network 'model' holds NaN",
+        "model.bias holds NaN",
     ),
 }
 
@@ -607,13 +608,34 @@ def test_nan_guard_names_the_term_and_keeps_the_checkpoint(tmp_path, value):
     assert (tmp_path / "r" / "checkpoints" / "last.pt").read_bytes() == good
 
 
-def test_gradient_norm():
-    layer = nn.Linear(3, 2)
-    assert gradient_norm(layer.parameters()) == 0
-    layer(torch.ones(1, 3)).sum().backward()
-    assert gradient_norm(layer.parameters()).item() == pytest.approx(8**0.5)
-    layer.weight.grad[0, 0] = torch.nan
-    assert gradient_norm(layer.parameters()).isnan()
+def test_nan_guard_names_the_weight_or_gradient_before_the_step(tmp_path):
+    with open_run(ToyConfig(), arguments(tmp_path / "r"), "toy") as run:
+        state = toy_state()
+        run.restore(state)
+        layer = state["model"][0]
+        layer.weight.grad = torch.full_like(layer.weight, 1e30)  # its norm would overflow, it is finite
+        run.check_tensors(1, weights_and_gradients(model=state["model"]))
+        layer.weight.grad[0, 0, 0, 0] = torch.nan
+        with pytest.raises(NonFiniteError, match=r"step 1: the gradient of 0\.weight of model is not finite"):
+            run.check_tensors(1, weights_and_gradients(model=state["model"]), samples=[4])
+        with torch.no_grad():
+            layer.bias[1] = -torch.inf
+        with pytest.raises(NonFiniteError, match=r"step 2: 0\.bias of model is not finite"):
+            run.check_tensors(2, weights_and_gradients(model=state["model"]))
+        with pytest.raises(NonFiniteError, match=r"l1 is nan, as 0\.bias of model is not finite"):
+            run.check_finite(3, l1=float("nan"))
+        run.check_tensors(4, {"an integer": torch.tensor([1]), "nothing": torch.zeros(0)})
+
+
+def test_nan_in_any_state_is_not_saved(tmp_path):
+    with open_run(ToyConfig(), arguments(tmp_path / "r"), "toy") as run:
+        state = toy_state()
+        state["model"](torch.zeros(2, 2, 5, 7)).sum().backward()
+        state["optimizer"].step()
+        next(iter(state["optimizer"].state.values()))["exp_avg"][0] = torch.nan
+        with pytest.raises(NonFiniteError, match=r"state\.0\.exp_avg of optimizer is not finite"):
+            run.save(1, state)
+    assert not list((tmp_path / "r" / "checkpoints").iterdir())
 
 
 def interrupted(run, number: int, at_step: int, times: int = 1) -> None:
