@@ -8,39 +8,41 @@ interrupted goes on, so the command can be repeated until the tables are complet
 """
 
 import argparse
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from diffdiffdepth import train
 from diffdiffdepth.datasets.hci import is_hci_folder
-from diffdiffdepth.eval import evaluate, load_run
 from diffdiffdepth.published import METHODS, TABLE_2, THRESHOLDS
 from diffdiffdepth.report import comparison_table
-from shared.files import DataError, write_bytes
+from shared.files import DataError
 from shared.report import Column, ResultsTable
-from shared.run import command_line, write_json
+from shared.rows import parse_table_args, show_tables, trained_row
+from shared.run import command_line
 
-__all__ = ["main", "published_table"]
+__all__ = ["ROWS", "main", "published_table", "tables"]
 
 CONFIGS = Path(__file__).parent / "configs"
+ROWS = ("light_field", "multi_view")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    args = _parse(argv)
-    runs = [
-        ("light_field", args.config or CONFIGS / "quick.yaml", []),
-        ("multi_view", CONFIGS / "quick_mvs.yaml", []),
-    ]
-    if args.hci is not None:
-        scenes = sorted(path for path in args.hci.glob("*") if path.is_dir() and is_hci_folder(path))
-        if not scenes:
-            raise DataError(args.hci, "holds no HCI scene folders", "Unpack e.g. dino/ and boxes/ there")
-        runs += [(scene.name, CONFIGS / "hci.yaml", [f"data.root={scene}"]) for scene in scenes]
-    tables = [_finished(args, *run) for run in runs]
-    tables.append(published_table())
-    write_bytes(args.out / "table.md", "\n".join(table.markdown() for table in tables).encode())
-    print("\n".join(table.text() for table in tables))  # noqa: T201
+    out, quick = Path("runs/diffdiffdepth-table"), CONFIGS / "quick.yaml"
+    args = parse_table_args(__doc__, argv, config=quick, out=out, rows=ROWS, add_arguments=_add_hci)
+    configs = {"light_field": args.config, "multi_view": CONFIGS / "quick_mvs.yaml"}
+    runs = [(row, configs[row], []) for row in args.rows]
+    runs += [(scene.name, CONFIGS / "hci.yaml", [f"data.root={scene}"]) for scene in _hci_scenes(args.hci)]
+    results = {
+        name: trained_row(train.main, args.out / name, config, [*args.set, *data], args.device)
+        for name, config, data in runs
+    }
+    show_tables(args.out, [*tables(results), published_table()])
+
+
+def tables(results: Mapping[str, Mapping[str, Any]]) -> list[ResultsTable]:
+    """One table for each data set, given by its eval.json."""
+    return [comparison_table(result) for result in results.values()]
 
 
 def published_table() -> ResultsTable:
@@ -57,31 +59,17 @@ def published_table() -> ResultsTable:
     return ResultsTable("Table 2 of the paper", columns, rows)
 
 
-def _finished(args: argparse.Namespace, name: str, config: Path, overrides: list[str]) -> ResultsTable:
-    """Train and measure one data set unless that is done; its table."""
-    folder = args.out / name
-    if not any((folder / f"{kind}.npy").exists() for kind in ("disparity", "depth")):
-        command = ["--config", str(config), "--out", str(folder), "--device", args.device]
-        command += ["--set", *overrides, *args.set] if overrides or args.set else []
-        if (folder / "checkpoints" / "last.pt").exists():
-            command.append("--resume")
-        train.main(command)
-    if not (folder / "eval.json").exists():
-        write_json(folder / "eval.json", evaluate(*load_run(folder), folder))
-    return comparison_table(json.loads((folder / "eval.json").read_text(encoding="utf-8")))
+def _add_hci(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--hci", type=Path, metavar="DIR", help="folder of HCI scene folders, run as well")
 
 
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    formatter = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
-    parser.add_argument("--config", type=Path, metavar="FILE", help="of the first run (default: quick.yaml)")
-    parser.add_argument("--hci", type=Path, metavar="DIR", help="folder of HCI scene folders")
-    parser.add_argument(
-        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="as in train.py"
-    )
-    parser.add_argument("--out", type=Path, default=Path("runs/diffdiffdepth-table"), metavar="DIR")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    return parser.parse_args(argv)
+def _hci_scenes(folder: Path | None) -> list[Path]:
+    if folder is None:
+        return []
+    scenes = sorted(path for path in folder.glob("*") if path.is_dir() and is_hci_folder(path))
+    if not scenes:
+        raise DataError(folder, "holds no HCI scene folders", "Unpack e.g. dino/ and boxes/ there")
+    return scenes
 
 
 if __name__ == "__main__":

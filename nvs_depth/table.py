@@ -8,19 +8,17 @@ interrupted one goes on where it stopped, so the command can be repeated until t
 paper's own tables are not at hand; the reports show related figures from elsewhere, labelled so.
 """
 
-import argparse
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from nvs_depth import train
-from shared.files import write_bytes
 from shared.report import Column, ResultsTable
+from shared.rows import parse_table_args, show_tables, trained_row
 from shared.run import RunError, command_line
 
-__all__ = ["ROWS", "ablation_table", "finished_results", "main"]
+__all__ = ["ROWS", "ablation_table", "main", "tables"]
 
 _NO_DEPTH_LOSS = ["weights.photometric=0", "weights.consistency=0", "weights.smoothness=0"]
 _PREDECESSOR = [
@@ -46,56 +44,30 @@ ROWS: dict[str, tuple[str, list[str]]] = {
     "stop_gradient": ("Consistency does not pull D_b", ["losses.consistency_stop_gradient=true"]),
 }
 CLAIM = ("full", "views_only", "depth_only", "predecessor")  # what --rows defaults to
+QUICK = Path(__file__).parent / "configs" / "quick.yaml"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    args = parse_arguments(argv)
-    for row in args.rows:
-        for seed in args.seeds:
-            folder = args.out / f"{row}-{seed}"
-            if (folder / "eval.json").exists():
-                continue
-            label, changes = ROWS[row]
-            command = ["--config", str(args.config), "--out", str(folder), "--device", args.device]
-            command += ["--set", *args.set, *changes, f"seed={seed}", f"label={label}"]
-            if (folder / "checkpoints" / "last.pt").exists():
-                command.append("--resume")
-            train.main(command)
-    table = ablation_table(finished_results(args.out))
-    write_bytes(args.out / "table.md", table.markdown().encode())
-    print(table.text())  # noqa: T201
-
-
-def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    formatter = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
-    quick = Path(__file__).parent / "configs" / "quick.yaml"
-    parser.add_argument(
-        "--config", type=Path, default=quick, metavar="FILE", help="data and sizes of all rows"
-    )
-    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--out", type=Path, default=Path("runs/nvs_depth-table"), metavar="DIR")
-    rows = f"default: {' '.join(CLAIM)}; all: {' '.join(ROWS)}"
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(CLAIM), metavar="ROW", help=rows)
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="N")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    return parser.parse_args(argv)
-
-
-def finished_results(folder: Path) -> dict[str, list[Mapping[str, Any]]]:
-    """eval.json of every finished run, by row; RunError if there is none or they are of several data sets."""
+    out = Path("runs/nvs_depth-table")
+    args = parse_table_args(__doc__, argv, config=QUICK, out=out, rows=ROWS, chosen=CLAIM, seeds=(0, 1, 2))
     results: dict[str, list[Mapping[str, Any]]] = {}
-    for row in ROWS:
-        found = [json.loads(p.read_text()) for p in sorted(folder.glob(f"{row}-[0-9]*/eval.json"))]
-        if found:
-            results[row] = found
-    if not results:
-        raise RunError(f"{folder}: there is no finished run; train some rows first")
+    for row in args.rows:
+        label, changes = ROWS[row]
+        for seed in args.seeds:
+            overrides = [*args.set, *changes, f"seed={seed}", f"label={label}"]
+            folder = args.out / f"{row}-{seed}"
+            result = trained_row(train.main, folder, args.config, overrides, args.device)
+            results.setdefault(row, []).append(result)
+    show_tables(args.out, tables(results))
+
+
+def tables(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[ResultsTable]:
+    """The table of rows given by the eval.json of each seed; RunError if they are of several data sets."""
     everything = [result for found in results.values() for result in found]
     kinds = {(r["data"], r["image_side"], r["test_pairs"], r["steps"]) for r in everything}
     if len(kinds) > 1:
-        raise RunError(f"{folder}: its runs differ in data or steps ({kinds}); choose another --out")
-    return results
+        raise RunError(f"the rows differ in data or steps ({kinds}); choose another --out")
+    return [ablation_table(results)]
 
 
 def ablation_table(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> ResultsTable:

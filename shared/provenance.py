@@ -4,11 +4,12 @@ import argparse
 import os
 import platform
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-__all__ = ["machine_kind", "run_origin"]
+__all__ = ["machine_kind", "named_overrides", "run_origin"]
 
 
 def run_origin(
@@ -22,7 +23,7 @@ def run_origin(
     """
     return {
         "config": f"{paper}/configs/{args.config.name}",
-        "set": [entry for entry in args.set if not entry.partition("=")[0].endswith("root")],
+        "set": named_overrides(args.set),
         "resumed": bool(args.resume),
         "seconds": round(seconds, 1),
         "cpu_seconds": round(time.process_time(), 1),
@@ -31,6 +32,11 @@ def run_origin(
         "machine": machine_kind(device),
         "torch": torch.__version__,
     }
+
+
+def named_overrides(overrides: Sequence[str]) -> list[str]:
+    """The `key=value` overrides without those that only say where data lies (`...root=`)."""
+    return [entry for entry in overrides if not entry.partition("=")[0].endswith("root")]
 
 
 def machine_kind(device: torch.device | None = None) -> str:

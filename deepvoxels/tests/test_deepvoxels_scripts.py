@@ -16,6 +16,7 @@ import shared
 from deepvoxels import eval as evaluation
 from deepvoxels import predict, table
 from shared.files import DataError
+from shared.run import RunError
 
 PAPER = Path(deepvoxels.__file__).parent
 SHARED = Path(shared.__file__).parent
@@ -81,12 +82,16 @@ def test_table_trains_missing_rows_once_and_prints_all(
     first = (tmp_path / "worrall" / "eval.json").stat().st_mtime_ns
     table.main(command)
     assert (tmp_path / "worrall" / "eval.json").stat().st_mtime_ns == first
-    results = table.finished_results(tmp_path)
-    assert set(results) == set(table.ROWS)
+    results = {row: json.loads((tmp_path / row / "eval.json").read_text()) for row in table.ROWS}
     printed = capsys.readouterr().out
     for result in results.values():
         assert f"{result['mean']['psnr']:.2f}" in printed
     assert (tmp_path / "table.md").read_text().count("\n") > 8
+    with pytest.raises(RunError, match="this row was made with .* steps=1"):
+        table.main([*command, "steps=2"])
+    results["worrall"]["data"] = "another"
+    with pytest.raises(RunError, match="different data"):
+        table.tables(results)
 
 
 def test_known_errors_are_one_line_and_exit_code_2(tmp_path: Path) -> None:

@@ -157,7 +157,6 @@ def test_the_table_trains_its_rows_once(data, tmp_path, capsys):
     assert "supervised by depth" in text
     assert "Table 2 of the paper" in text
     table.main([*flags, "--rows", "selfsup"])
-    assert json.loads((tmp_path / "table.json").read_text())["selfsup"]["abs_rel"] > 0
     assert "| Method |" in (tmp_path / "table.md").read_text()
 
 

@@ -365,11 +365,11 @@ def test_points_are_found_once_and_used_again(made, tmp_path, capsys):
 
 
 def test_table_runs_what_is_missing_and_prints_it(made, config, run, tmp_path, capsys):
-    for name, source in (("light_field", run), ("multi_view", run)):
-        shutil.copytree(source, tmp_path / name, ignore=shutil.ignore_patterns("eval.json"))
-    table.main(["--out", str(tmp_path), "--device", "cpu"])
+    shutil.copytree(run, tmp_path / "light_field", ignore=shutil.ignore_patterns("eval.json"))
+    command = ["--out", str(tmp_path), "--device", "cpu", "--rows", "light_field"]
+    table.main([*command, "--config", str(run / "config.yaml")])
     printed = capsys.readouterr().out
-    assert printed.count("Table 2 of the paper, and this run") == 2
+    assert printed.count("Table 2 of the paper, and this run") == 1
     assert (tmp_path / "light_field" / "eval.json").exists()
     assert "| Method |" in (tmp_path / "table.md").read_text()
     with pytest.raises(DataError, match="no HCI scene"):

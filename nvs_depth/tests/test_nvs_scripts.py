@@ -131,22 +131,18 @@ def test_predict_encodes_once(run_folder, tmp_path, monkeypatch):
     assert calls == [1]
 
 
-def test_table_collects_rows_and_seeds(run_folder, tmp_path):
-    results = json.loads((run_folder / "eval.json").read_text())
-    for name, l1 in (("full-0", 0.1), ("full-1", 0.3), ("views_only-0", 0.5)):
-        results["images"]["method"]["l1"] = l1
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "eval.json").write_text(json.dumps(results))
-    text = table.ablation_table(table.finished_results(tmp_path)).text()
-    assert "0.2000 ± 0.1414" in text
-    assert "0.5000" in text
-    assert "Source shown as the target" in text
-    results["data"] = "another"
-    (tmp_path / "views_only-0" / "eval.json").write_text(json.dumps(results))
+def test_table_collects_rows_and_seeds(run_folder):
+    text = (run_folder / "eval.json").read_text()
+    results = {"full": [json.loads(text), json.loads(text)], "views_only": [json.loads(text)]}
+    for result, l1 in zip([*results["full"], *results["views_only"]], (0.1, 0.3, 0.5), strict=True):
+        result["images"]["method"]["l1"] = l1
+    (ablation,) = table.tables(results)
+    assert "0.2000 ± 0.1414" in ablation.text()
+    assert "0.5000" in ablation.text()
+    assert "Source shown as the target" in ablation.text()
+    results["views_only"][0]["data"] = "another"
     with pytest.raises(RunError, match="differ in data"):
-        table.finished_results(tmp_path)
-    with pytest.raises(RunError, match="no finished run"):
-        table.finished_results(tmp_path / "full-0")
+        table.tables(results)
 
 
 @pytest.mark.parametrize("row", list(table.ROWS))
