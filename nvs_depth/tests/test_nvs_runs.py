@@ -1,0 +1,119 @@
+"""Training stopped and resumed, with and without worker processes, and shared between processes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from nvs_depth import train
+
+CONFIG = """
+data:
+  layout: shapenet_flat
+  root: {root}
+  embedded: {{kind: chairs, train_groups: 1, test_groups: 1, image_side: 16, antialias: 1}}
+  pairs: {{redraw: true, symmetric: true}}
+model: {{image_side: 64, width: 0.0625, encoder_init: default, depth_range: object_narrow}}
+weights: {{perceptual: 0}}
+losses: {{photometric_mask: all}}
+batch_size: 8
+learning_rate: 1.0e-3
+checkpoint_every: 1
+preview_every: 1000
+log_every: 1
+"""
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    """54 training sources: an epoch is 6 batches of 8 and 6 pairs."""
+    folder = tmp_path_factory.mktemp("nvs_runs")
+    (folder / "tiny.yaml").write_text(CONFIG.format(root=folder / "data"))
+    return folder / "tiny.yaml"
+
+
+@pytest.fixture
+def unmeasured(monkeypatch):
+    """Runs end without evaluation and report."""
+    monkeypatch.setattr("nvs_depth.train.evaluate", lambda *_: {})
+    monkeypatch.setattr("nvs_depth.train.summary", lambda _: "not measured")
+
+
+def checkpoint(folder: Path) -> dict:
+    return torch.load(folder / "checkpoints" / "last.pt", weights_only=True)["state"]
+
+
+def flat(state, prefix="") -> dict:
+    """Every tensor and number of nested containers by its path."""
+    if isinstance(state, dict | list | tuple):
+        items = state.items() if isinstance(state, dict) else enumerate(state)
+        return {k: v for name, value in items for k, v in flat(value, f"{prefix}/{name}").items()}
+    return {prefix: state}
+
+
+def losses(folder: Path) -> list[dict]:
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in row.items() if name != "time_s"} for row in rows]
+
+
+def test_a_resumed_run_is_the_uninterrupted_one_to_the_last_bit(config, tmp_path, unmeasured):
+    """Stopped in the middle of the second epoch; with worker processes before, none after."""
+    start = ["--config", str(config), "--device", "cpu", "--set"]
+    train.main([*start, "steps=10", "--out", str(tmp_path / "whole")])
+    train.main([*start, "steps=8", "workers=2", "--out", str(tmp_path / "parts")])
+    resume = ["--resume", "--out", str(tmp_path / "parts"), "--device", "cpu", "--set", "steps=10"]
+    train.main([*resume, "workers=0"])
+    whole, parts = (flat(checkpoint(tmp_path / name)) for name in ("whole", "parts"))
+    assert whole.keys() == parts.keys()
+    kinds = ("/model/", "running_mean", "/optimizer/", "exp_avg_sq")
+    assert all(any(kind in name for name in whole) for kind in kinds)
+    for name, value in whole.items():
+        same = torch.equal(value, parts[name]) if isinstance(value, torch.Tensor) else value == parts[name]
+        assert same, name
+    assert losses(tmp_path / "whole") == losses(tmp_path / "parts")
+    assert len(losses(tmp_path / "whole")) == 10
+
+
+# Batch statistics are every process's own; without them two processes are one with the double batch.
+WITHOUT_BATCH_STATISTICS = """
+import torch
+torch.nn.BatchNorm2d.train = lambda self, mode=True: torch.nn.Module.train(self, False)
+from nvs_depth import train
+train.evaluate, train.summary = (lambda *_: {}), (lambda _: "not measured")
+train.main()
+"""
+
+
+def gradients(config, folder, processes, batch_size):
+    """Adam's first moments after one step are a tenth of the gradients, whoever computed them."""
+    script = folder / "script.py"
+    script.write_text(WITHOUT_BATCH_STATISTICS)
+    launcher = [sys.executable]
+    if processes > 1:
+        launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    out = folder / f"{processes}x{batch_size}"
+    command = ["--config", str(config), "--device", "cpu", "--out", str(out), "--set", "steps=1"]
+    done = subprocess.run(
+        [*launcher, str(script), *command, f"batch_size={batch_size}"],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    moments = checkpoint(out)["optimizer"]["state"]
+    return torch.cat([moment["exp_avg"].flatten() for moment in moments.values()])
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one_with_the_double_batch(config, tmp_path):
+    train.load_split(train.load_config(train.TrainConfig, config).data, 64)  # rendered once, here
+    whole = gradients(config, tmp_path, 1, 8)
+    halves = gradients(config, tmp_path, 2, 4)
+    half = gradients(config, tmp_path, 1, 4)
+    assert whole.norm() > 0
+    assert (halves - whole).norm() < 1e-4 * whole.norm()
+    assert (half - whole).norm() > 0.1 * whole.norm()  # the second process's share counts
