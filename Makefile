@@ -21,7 +21,7 @@ endif
 PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --dist loadscope
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-all lint bench clean $(foreach p,$(PAPERS),train-$(p) eval-$(p) table-$(p))
+.PHONY: help setup test test-all lint bench results clean $(foreach p,$(PAPERS),train-$(p) eval-$(p) table-$(p))
 
 help: ## this list
 	@echo "usage: make TARGET [CONFIG=file.yaml] [ARGS=\"...\"] [PYTHON=python]"
@@ -71,6 +71,9 @@ lint: $(READY) ## ruff
 
 bench: $(READY) ## every hot operation beside its plain twin, as ratios in one run
 	$(PY) -m benchmarks.run $(ARGS)
+
+results: $(READY) ## write RESULTS.md from the committed runs in results/
+	$(PY) -m showcase.results
 
 clean: ## remove caches (never runs or data)
 	rm -rf .pytest_cache .ruff_cache .coverage

@@ -20,7 +20,7 @@ from deepvoxels.datasets.views import load_views
 from deepvoxels.losses import crop_border
 from deepvoxels.methods import Method, NearestNeighbourMethod, build_method, render_views
 from deepvoxels.published import METHOD_NAMES, row_name
-from deepvoxels.report import comparison_table, write_run_report
+from deepvoxels.report import run_tables, write_run_report
 from shared.config import config_from_dict
 from shared.metrics import depth_errors, psnr
 from shared.run import (
@@ -48,7 +48,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     config, method, train_views, test_views = load_run(args.run, args.checkpoint, select_device(args.device))
     results = evaluate(config, method, train_views, test_views, args.run)
     write_results(args.run, results)
-    print(comparison_table(results).text())  # noqa: T201
+    for table in run_tables(results):
+        print(table.text())  # noqa: T201
     print(summary(results))  # noqa: T201
 
 

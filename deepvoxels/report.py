@@ -20,7 +20,9 @@ from shared.report import Column, Curves, Picture, ResultsTable, Section, Video,
 __all__ = [
     "comparison_sheet",
     "comparison_table",
+    "paper_tables",
     "preview_sheet",
+    "run_tables",
     "table_of_methods",
     "write_run_report",
     "write_view_video",
@@ -55,6 +57,16 @@ def write_view_video(path: Path, scene: PosedScene, views: NovelViews, *, fps: f
         for image, depth in zip(views.images, views.depth, strict=True)
     )
     return write_video(path, frames, fps)
+
+
+def run_tables(results: Mapping[str, Any]) -> list[ResultsTable]:
+    """All tables of one run, given by its eval.json, as eval.py, report.html and RESULTS.md show them."""
+    return [comparison_table(results)]
+
+
+def paper_tables() -> list[ResultsTable]:
+    """Published tables that no run's own table repeats: none, table 1 stands beside every run."""
+    return []
 
 
 def comparison_table(results: Mapping[str, Any]) -> ResultsTable:
@@ -127,7 +139,7 @@ def write_run_report(
     sections = [
         Section("Novel views", [Picture(sheet, caption)]),
         Section("Moving camera", [Video(video, "Rendered from the learned voxel grid.", width=640)]),
-        Section("Results", [comparison_table(results)]),
+        Section("Results", run_tables(results)),
     ]
     if method.network is not None:
         names = ["l1", "gan", "discriminator"] if config.gan_weight > 0 else ["l1"]

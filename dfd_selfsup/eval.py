@@ -20,7 +20,7 @@ from dfd_selfsup.measures import DEFINITIONS, best_slice, mean_row, measure_stac
 from dfd_selfsup.methods import METHOD_NAMES, Estimator, build_model, classical_methods, network_method
 from dfd_selfsup.models.heads import StackModel
 from dfd_selfsup.models.psf import render_stack
-from dfd_selfsup.report import comparison_table, write_run_report
+from dfd_selfsup.report import run_tables, write_run_report
 from shared.config import config_from_dict
 from shared.run import (
     command_line,
@@ -40,7 +40,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     config, model = load_run(args.run, args.checkpoint, device)
     results = evaluate(config, model, load_splits(config.data), args.run, device)
     write_results(args.run, results)
-    print(comparison_table(results).text())  # noqa: T201
+    for table in run_tables(results):
+        print(table.text())  # noqa: T201
     print(summary(results))  # noqa: T201
 
 

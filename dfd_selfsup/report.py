@@ -18,7 +18,16 @@ from shared.files import write_bytes
 from shared.pictures import contact_sheet, depth_picture, encode_png
 from shared.report import Column, Curves, Picture, ResultsTable, Section, write_report
 
-__all__ = ["comparison_table", "paper_table", "preview_sheet", "stack_rows", "write_run_report"]
+__all__ = [
+    "comparison_table",
+    "depth_meaning",
+    "paper_table",
+    "paper_tables",
+    "preview_sheet",
+    "run_tables",
+    "stack_rows",
+    "write_run_report",
+]
 
 SHEET_STACKS = 6
 LABELS = {"delta1": "δ1", "delta2": "δ2", "delta3": "δ3", "rmse": "RMSE", "abs_rel": "AbsRel"}
@@ -31,6 +40,16 @@ def preview_sheet(model: StackModel, stacks: StackSet, device: torch.device) -> 
     chosen = _evenly(stacks)
     method = network_method(model, device)
     return _sheet(chosen, [[method(stack) for stack in chosen]], ["predicted"])
+
+
+def run_tables(results: Mapping[str, Any]) -> list[ResultsTable]:
+    """All tables of one run, given by its eval.json, as eval.py, report.html and RESULTS.md show them."""
+    return [comparison_table(results)]
+
+
+def paper_tables() -> list[ResultsTable]:
+    """The paper's tables 2 and 1."""
+    return [paper_table(2), paper_table(1)]
 
 
 def comparison_table(results: Mapping[str, Any]) -> ResultsTable:
@@ -79,7 +98,7 @@ def stack_rows(
 ) -> list[Any]:
     """Cells for one stack: nearest and farthest slice, then image and depth of each estimate."""
     cells: list[Any] = [stack.images[0], stack.images[-1]]
-    unit, status = _unit(stack)
+    unit, status = depth_meaning(stack)
     for estimate in estimates:
         cells.append(estimate.aif)
         if estimate.q is None:
@@ -119,8 +138,8 @@ def write_run_report(
     )
     sections = [
         Section("Stacks", [Picture(sheet, caption)]),
-        Section("Results", [comparison_table(results)]),
-        Section("The paper", [paper_table(2), paper_table(1)]),
+        Section("Results", run_tables(results)),
+        Section("The paper", paper_tables()),
         Section("Training", [Curves(names)]),
     ]
     title = f"{METHOD_NAMES[own]}: {results['data']}"
@@ -137,7 +156,7 @@ def _sheet(stacks: Sequence[FocalStack], estimates: list[list[Estimate]], names:
             cells.append(stack.aif)
         if stack.depth is not None:
             shown = _shown_truth(stack)
-            unit, status = _unit(stack)
+            unit, status = depth_meaning(stack)
             cells.append(
                 depth_picture(shown, stack.valid, unit=unit, status=status, vmin=limits[0], vmax=limits[1])
             )
@@ -163,7 +182,7 @@ def _shown_truth(stack: FocalStack) -> Tensor:
     return stack.depth if stack.is_metric else 1 / stack.depth
 
 
-def _unit(stack: FocalStack) -> tuple[str, str]:
+def depth_meaning(stack: FocalStack) -> tuple[str, str]:
     """Unit and status of what is shown as depth."""
     if stack.is_metric:
         return "m", "metric z-depth"

@@ -13,7 +13,7 @@ from typing import Any
 
 from dfd_selfsup import train
 from dfd_selfsup.methods import METHOD_NAMES
-from dfd_selfsup.report import comparison_table, paper_table
+from dfd_selfsup.report import comparison_table, paper_tables
 from shared.report import ResultsTable
 from shared.rows import parse_table_args, show_tables, trained_row
 from shared.run import command_line
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         row: trained_row(train.main, args.out / row, args.config, [*args.set, *ROWS[row]], args.device)
         for row in args.rows
     }
-    show_tables(args.out, [*tables(results), paper_table(1), paper_table(2)])
+    show_tables(args.out, [*tables(results), *paper_tables()])
 
 
 def tables(results: Mapping[str, Mapping[str, Any]]) -> list[ResultsTable]:

@@ -16,7 +16,7 @@ import torch
 from diffdiffdepth.config import PointsConfig, TrainConfig
 from diffdiffdepth.evaluation import measure_run
 from diffdiffdepth.inputs import load_scene
-from diffdiffdepth.report import comparison_table, summary, write_run_report
+from diffdiffdepth.report import run_tables, summary, write_run_report
 from diffdiffdepth.scene import LightField, MultiViewScene
 from shared.config import load_config
 from shared.run import RunError, command_line, parse_eval_args, select_device, write_results
@@ -29,7 +29,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     config, scene = load_run(args.run)
     results = evaluate(config, scene.to(select_device(args.device)), args.run)
     write_results(args.run, results)
-    print(comparison_table(results).text())  # noqa: T201
+    for table in run_tables(results):
+        print(table.text())  # noqa: T201
     print(summary(results))  # noqa: T201
 
 

@@ -14,14 +14,13 @@ from typing import Any
 
 from diffdiffdepth import train
 from diffdiffdepth.datasets.hci import is_hci_folder
-from diffdiffdepth.published import METHODS, TABLE_2, THRESHOLDS
-from diffdiffdepth.report import comparison_table
+from diffdiffdepth.report import paper_tables, run_tables
 from shared.files import DataError
-from shared.report import Column, ResultsTable
+from shared.report import ResultsTable
 from shared.rows import parse_table_args, show_tables, trained_row
 from shared.run import command_line
 
-__all__ = ["ROWS", "main", "published_table", "tables"]
+__all__ = ["ROWS", "main", "tables"]
 
 CONFIGS = Path(__file__).parent / "configs"
 ROWS = ("light_field", "multi_view")
@@ -37,26 +36,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         name: trained_row(train.main, args.out / name, config, [*args.set, *data], args.device)
         for name, config, data in runs
     }
-    show_tables(args.out, [*tables(results), published_table()])
+    show_tables(args.out, [*tables(results), *paper_tables()])
 
 
 def tables(results: Mapping[str, Mapping[str, Any]]) -> list[ResultsTable]:
     """One table for each data set, given by its eval.json."""
-    return [comparison_table(result) for result in results.values()]
-
-
-def published_table() -> ResultsTable:
-    """Table 2 of the paper in full: MSE x 100 and the middle threshold of BP for every method and scene."""
-    rows = [{"method": name} for name in METHODS.values()]
-    columns = [Column("method", "Method")]
-    for scene, figures in TABLE_2.items():
-        middle = THRESHOLDS["own" if scene in ("living room", "piano") else "hci"][1]
-        labels = {"source": "paper", "dataset": scene.title(), "definition": "all pixels", "better": "lower"}
-        for measure, label in (("mse_x100", "MSE x 100"), (f"bp_{middle:g}", f"BP({middle:g})")):
-            columns.append(Column(f"{scene} {measure}", label, **labels))
-            for row, method in zip(rows, METHODS, strict=True):
-                row[f"{scene} {measure}"] = figures[method][measure]
-    return ResultsTable("Table 2 of the paper", columns, rows)
+    return [table for result in results.values() for table in run_tables(result)]
 
 
 def _add_hci(parser: argparse.ArgumentParser) -> None:

@@ -20,7 +20,7 @@ from nvs_depth.datasets.views import ViewSet
 from nvs_depth.models.options import DEPTH_RANGES
 from nvs_depth.models.synthesis import ViewSynthesizer
 from nvs_depth.prediction import Prediction, predict_pairs
-from nvs_depth.report import IMAGE_LABELS, depth_table, image_table, write_run_report
+from nvs_depth.report import IMAGE_LABELS, run_tables, write_run_report
 from shared.config import config_from_dict
 from shared.files import DataError
 from shared.metrics import Lpips, depth_errors, l1, psnr
@@ -47,9 +47,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     config, network, split = load_run(args.run, args.checkpoint, select_device(args.device))
     results = evaluate(config, network, split, args.run)
     write_results(args.run, results)
-    print(image_table(results).text())  # noqa: T201
-    if results["depth"]:
-        print(depth_table(results).text())  # noqa: T201
+    for table in run_tables(results):
+        print(table.text())  # noqa: T201
     print(summary(results))  # noqa: T201
 
 

@@ -24,8 +24,10 @@ __all__ = [
     "depth_table",
     "image_table",
     "depth_spread",
+    "paper_tables",
     "preview_sheet",
     "render_path",
+    "run_tables",
     "view_frames",
     "write_run_report",
 ]
@@ -104,6 +106,17 @@ def view_frames(
         )
 
 
+def run_tables(results: Mapping[str, Any]) -> list[ResultsTable]:
+    """All tables of one run, given by its eval.json, as eval.py, report.html and RESULTS.md show them."""
+    tables = [image_table(results)]
+    return [*tables, depth_table(results)] if results["depth"] else tables
+
+
+def paper_tables() -> list[ResultsTable]:
+    """No table of the paper was at hand: related figures, labelled as what they are."""
+    return [orientation_table(kind) for kind in REPORT_2022]
+
+
 def image_table(results: Mapping[str, Any]) -> ResultsTable:
     """This run beside plain warps and the source itself."""
     common = {"source": "this run", "dataset": f"{results['data']}, {results['image_side']} px"}
@@ -144,11 +157,8 @@ def depth_table(results: Mapping[str, Any]) -> ResultsTable:
     return ResultsTable("Depth of the target view", columns, rows, note=note)
 
 
-def orientation_table(results: Mapping[str, Any]) -> ResultsTable | None:
-    """Related figures from elsewhere, for objects only, labelled as what they are."""
-    kind = next((k for k in REPORT_2022 if k in results["data"]), None)
-    if kind is None:
-        return None
+def orientation_table(kind: str) -> ResultsTable:
+    """Related figures from elsewhere for a kind of objects, labelled as what they are."""
     other = {"source": "not the paper", "dataset": REPORT_2022_DATA}
     names = ("ssim_narrow", "l1", "abs_rel", "rmse", "delta1")
     definitions = ("as printed there", "images in [-1, 1]", *["D_b, median-scaled over the batch"] * 3)
@@ -169,11 +179,8 @@ def write_run_report(
     sheet = preview_sheet(network, load_pairs(split.test.views, split.test_pairs[chosen]).to(device))
     write_bytes(folder / "test_pairs.png", encode_png(sheet))
     video = write_video(folder / "moving_camera.mp4", _video_frames(config, network, split), fps=16)
-    tables: list[Any] = [image_table(results)]
-    if results["depth"]:
-        tables.append(depth_table(results))
-    if (other := orientation_table(results)) is not None:
-        tables.append(other)
+    tables = run_tables(results)
+    tables += [orientation_table(kind) for kind in REPORT_2022 if kind in results["data"]]
     terms = [name for name, weight in vars(config.weights).items() if weight]
     caption = "Test pairs. Depths share one colour range; grey: no true depth."
     sections = [

@@ -21,7 +21,7 @@ from diffdiffdepth.evaluation import corner_views, lab_error, measure, result_ma
 from diffdiffdepth.export import export_map, seen_pixels
 from diffdiffdepth.points import nearest_fill, weighted_median
 from diffdiffdepth.published import METHODS, ROW_NAMES, TABLE_1, TABLE_2, paper_scene
-from diffdiffdepth.report import comparison_table, summary
+from diffdiffdepth.report import comparison_table, paper_tables, summary
 from diffdiffdepth.scene import LightField, SparsePoints
 from shared.files import DataError, read_pfm
 from shared.run import RunError
@@ -211,7 +211,8 @@ def test_paper_and_run_stand_under_their_own_data_sets():
 
 
 def test_full_published_table_prints():
-    text = table.published_table().text()
+    (published,) = paper_tables()
+    text = published.text()
     assert "paper: Living Room" in text
     assert "BP(0.3)" in text
 

@@ -1,0 +1,169 @@
+"""Write RESULTS.md: every figure of the committed runs, with its configuration, data, time and machine.
+
+    python -m showcase.results
+
+Reads results/<paper>/<run>.json, each the eval.json of one run (or {paper, what, figures}, a few plain
+numbers), and results/<paper>/<table>/<row>.json, the rows of one table (`<row>-<seed>.json` where a row was
+trained with several seeds). The tables are those that the papers' own scripts print, so a figure has one
+definition wherever it is shown.
+"""
+
+import argparse
+import importlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from shared.files import DataError, write_bytes
+from shared.report import Column, ResultsTable
+from shared.run import command_line
+
+__all__ = ["PAPERS", "results_page"]
+
+ROOT = Path(__file__).parent.parent
+PAPERS = {
+    "deepvoxels": "DeepVoxels (CVPR 2019)",
+    "diffdiffdepth": "Differentiable diffusion (CVPR 2021)",
+    "dfd_selfsup": "Self-supervised depth from defocus (CVPR 2023)",
+    "nvs_depth": "Single image novel view synthesis (IROS 2023)",
+}
+INTRODUCTION = """\
+# Results
+
+Written by `make results` from the files below [`results/`](results), the `eval.json` of runs. Do not edit.
+
+* Columns headed *paper* hold published figures, on the paper's data; columns headed *this run* hold ours, on
+  the data named there.
+* Data called *embedded* are scenes that this repository renders itself. Figures on them show that a method
+  works and in which order its rows come; they are never to be compared with the paper's.
+* Times are wall times of the whole command, rendering of the data and evaluation included, unless said
+  otherwise.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
+    parser.add_argument("--results", type=Path, default=ROOT / "results", metavar="DIR")
+    parser.add_argument("--out", type=Path, default=ROOT / "RESULTS.md", metavar="FILE")
+    args = parser.parse_args(argv)
+    write_bytes(args.out, results_page(args.results).encode())
+    print(args.out)  # noqa: T201
+
+
+def results_page(folder: Path) -> str:
+    """The page as Markdown; raises DataError for a file that is not the eval.json of a known paper."""
+    parts = [INTRODUCTION, "## Quick runs\n\nThe `make train-...` commands, in one line each.\n"]
+    parts += [
+        _summary(paper, path) for paper in PAPERS for path in sorted((folder / paper).glob("quick*.json"))
+    ]
+    for paper, title in PAPERS.items():
+        parts.append(f"\n## {title}\n")
+        parts += _markdown(importlib.import_module(f"{paper}.report").paper_tables())
+        for path in sorted((folder / paper).glob("*.json"), key=_quick_first):
+            parts.append(_run_section(paper, path, path.relative_to(folder)))
+        for table in sorted(path for path in (folder / paper).glob("*") if path.is_dir()):
+            parts.append(_table_section(paper, table, table.relative_to(folder)))
+    return "\n".join(parts)
+
+
+def _summary(paper: str, path: Path) -> str:
+    results = _read(paper, path)
+    line = importlib.import_module(f"{paper}.eval").summary(results)
+    return f"* `{_command(results)}`, {_circumstances(results)}: {line}."
+
+
+def _quick_first(path: Path) -> tuple[bool, str]:
+    return not path.stem.startswith("quick"), path.stem
+
+
+def _run_section(paper: str, path: Path, shown: Path) -> str:
+    results = _read(paper, path)
+    if "figures" in results:
+        return _note_section(results, path, shown)
+    tables = importlib.import_module(f"{paper}.report").run_tables(results)
+    made = f"`{_command(results)}`: {_circumstances(results)}. [Figures](results/{shown})"
+    return "\n".join([f"### {_words(path.stem)}\n", f"{made}\n", *_markdown(tables)])
+
+
+def _note_section(note: Mapping[str, Any], path: Path, shown: Path) -> str:
+    """Figures that are not an evaluation (a training loss, say): what they are, and the plain numbers."""
+    figures = [f"* {name}: {value}" for name, value in note["figures"].items()]
+    return "\n".join(
+        [f"### {_words(path.stem)}\n", f"{note['what']}. [Figures](results/{shown})\n", *figures, ""]
+    )
+
+
+def _table_section(paper: str, folder: Path, shown: Path) -> str:
+    """A table whose rows are runs: what each row was made with, then the table."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for path in sorted(folder.glob("*.json")):
+        found.setdefault(re.sub(r"-\d+$", "", path.stem), []).append(_read(paper, path))
+    module = importlib.import_module(f"{paper}.table")
+    known = {row: found[row] for row in module.ROWS if row in found}
+    if unknown := sorted(set(found) - set(known)):
+        rows = f"Its rows are {', '.join(module.ROWS)}"
+        raise DataError(folder / f"{unknown[0]}.json", "is no row of the table", rows)
+    has_seeds = any(re.search(r"-\d+$", path.stem) for path in folder.glob("*.json"))
+    tables = module.tables(known if has_seeds else {row: runs[0] for row, runs in known.items()})
+    columns = [Column("row", "Row"), Column("command", "Made by"), Column("how", "Time and machine")]
+    made = [
+        {"row": row, "command": f"`{_command(run)}`", "how": _circumstances(run)}
+        for row, runs in known.items()
+        for run in runs
+    ]
+    heading = f"### {_words(folder.name)}\n\n[Figures](results/{shown})\n"
+    return "\n".join([heading, *_markdown(tables), ResultsTable("", columns, made).markdown()])
+
+
+def _read(paper: str, path: Path) -> dict[str, Any]:
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(path, f"is not JSON ({error})", "Copy the eval.json of a run there again") from None
+    if not isinstance(results, dict) or results.get("paper") != paper:
+        raise DataError(path, f"is not the eval.json of a {paper} run", "Only such files belong there")
+    if "run" not in results and not {"what", "figures"} <= set(results):
+        reason = "does not say how the run was made (key run)"
+        raise DataError(path, reason, "Evaluate or train again with today's scripts")
+    return results
+
+
+def _command(results: Mapping[str, Any]) -> str:
+    origin = results["run"]
+    words = ["train.py", "--config", origin["config"]]
+    return " ".join([*words, "--set", *origin["set"]] if origin["set"] else words)
+
+
+def _circumstances(results: Mapping[str, Any]) -> str:
+    """Time, threads and machine, as far as they were recorded."""
+    origin = results["run"]
+    parts = []
+    if origin.get("seconds"):
+        parts.append(_minutes(origin["seconds"]) + (" after a resume" if origin.get("resumed") else ""))
+    elif origin.get("training_seconds"):
+        parts.append(f"{_minutes(origin['training_seconds'])} of training")
+    if origin.get("cpu_seconds") and not origin.get("resumed"):
+        parts.append(f"{_minutes(origin['cpu_seconds'])} of CPU time")
+    if origin.get("threads"):
+        parts.append(f"{origin['threads']} thread{'s' * (origin['threads'] != 1)}")
+    return ", ".join([*parts, origin["machine"], f"PyTorch {origin['torch'].split('+')[0]}"])
+
+
+def _minutes(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def _markdown(tables: Sequence[ResultsTable]) -> list[str]:
+    return [table.markdown() for table in tables]
+
+
+def _words(stem: str) -> str:
+    return stem.replace("_", " ").capitalize()
+
+
+if __name__ == "__main__":
+    command_line(main)

@@ -1,0 +1,62 @@
+"""RESULTS.md is what the committed runs say, and says how each was made."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from shared.files import DataError
+from showcase.results import PAPERS, ROOT, results_page
+
+FILES = sorted((ROOT / "results").rglob("*.json"))
+
+
+def test_the_committed_page_is_the_generated_one() -> None:
+    assert (ROOT / "RESULTS.md").read_text() == results_page(ROOT / "results"), "run: make results"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT / "results")))
+def test_every_file_is_on_the_page_and_names_no_place(path: Path) -> None:
+    text = path.read_text()
+    content = json.loads(text)
+    assert content["paper"] == path.relative_to(ROOT / "results").parts[0]
+    page = (ROOT / "RESULTS.md").read_text()
+    linked = [path, path.parent] if path.parent.name not in PAPERS else [path]
+    assert any(f"({place.relative_to(ROOT)})" in page for place in linked)
+    assert not any(place in text for place in ("/tmp/", "/home/", "/root/", "/work/"))
+    if "run" in content:
+        assert (ROOT / content["run"]["config"]).exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "is not JSON"),
+        ('{"paper": "nvs_depth"}', "is not the eval.json of a deepvoxels run"),
+        ('{"paper": "deepvoxels"}', "how the run was made"),
+    ],
+)
+def test_a_foreign_file_is_refused(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "deepvoxels").mkdir()
+    (tmp_path / "deepvoxels" / "mine.json").write_text(content)
+    with pytest.raises(DataError, match=message):
+        results_page(tmp_path)
+
+
+def test_a_row_that_the_table_lacks_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "deepvoxels" / "table").mkdir(parents=True)
+    text = (ROOT / "results" / "deepvoxels" / "table" / "deepvoxels.json").read_text()
+    (tmp_path / "deepvoxels" / "table" / "nerf.json").write_text(text)
+    with pytest.raises(DataError, match="is no row of the table"):
+        results_page(tmp_path)
+
+
+def test_rows_of_several_seeds_are_joined(tmp_path: Path) -> None:
+    (tmp_path / "nvs_depth" / "ablation").mkdir(parents=True)
+    results = json.loads((ROOT / "results" / "nvs_depth" / "quick.json").read_text())
+    for seed, l1 in ((0, 0.1), (1, 0.3)):
+        results["images"]["method"]["l1"] = l1
+        (tmp_path / "nvs_depth" / "ablation" / f"full-{seed}.json").write_text(json.dumps(results))
+    page = results_page(tmp_path)
+    assert "0.2000 ± 0.1414" in page
+    assert page.count("| full |") == 2
