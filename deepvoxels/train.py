@@ -22,7 +22,14 @@ from deepvoxels.methods import Method, build_method
 from deepvoxels.models.discriminator import Discriminator
 from deepvoxels.report import preview_sheet
 from shared.config import load_config
-from shared.run import Run, command_line, open_run, parse_train_args, step_generator
+from shared.run import (
+    Run,
+    command_line,
+    open_run,
+    parse_train_args,
+    step_generator,
+    weights_and_gradients,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -63,12 +70,17 @@ def train(run: Run, config: TrainConfig, method: Method, views: PosedScene, test
         if discriminator is not None:
             losses |= gan_losses(discriminator, rendered, truth)
             loss = loss + config.gan_weight * losses["gan"]
-        run.check_finite(step, samples={"source": source, "targets": targets}, **losses)
+        samples = {"source": source, "targets": targets}
+        run.check_finite(step, samples=samples, **losses)
 
         set_learning_rate(state, learning_rate(step, config))
-        descend(state["optimizer"], loss)
+        backward(state["optimizer"], loss)
+        run.check_tensors(step, weights_and_gradients(model=network), samples)
+        state["optimizer"].step()
         if discriminator is not None:
-            descend(state["optimizer_d"], losses["discriminator"])
+            backward(state["optimizer_d"], losses["discriminator"])
+            run.check_tensors(step, weights_and_gradients(discriminator=discriminator), samples)
+            state["optimizer_d"].step()
 
         if run.every(step, config.log_every):
             run.log(step, **losses, learning_rate=learning_rate(step, config))
@@ -137,10 +149,9 @@ def set_learning_rate(state: dict, value: float) -> None:
                 group["lr"] = value
 
 
-def descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+def backward(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
-    optimizer.step()
 
 
 if __name__ == "__main__":

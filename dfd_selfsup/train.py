@@ -28,7 +28,15 @@ from dfd_selfsup.models.psf import render_stack
 from dfd_selfsup.models.released import load_released
 from dfd_selfsup.report import preview_sheet
 from shared.config import load_config
-from shared.run import Run, RunError, command_line, open_run, parse_train_args, step_generator
+from shared.run import (
+    Run,
+    RunError,
+    command_line,
+    open_run,
+    parse_train_args,
+    step_generator,
+    weights_and_gradients,
+)
 
 __all__ = ["draw_batch", "main", "train", "training_losses"]
 
@@ -70,6 +78,7 @@ def train(run: Run, config: TrainConfig, model: StackModel, splits: dict[str, St
             group["lr"] = learning_rate(step, config)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        run.check_tensors(step, weights_and_gradients(model=network), samples=names)
         optimizer.step()
 
         if run.every(step, config.log_every):

@@ -57,15 +57,19 @@ class GroupAdam:
         self._adam = torch.optim.Adam([self.model.choose(group)], lr=rate)
         self._is_fresh = True
 
-    def step(self, loss: Tensor) -> None:
+    def step(self, loss: Tensor) -> Tensor:
+        """Move the group and return its gradient; one with NaN or infinity moves nothing."""
         values = self.model.groups[self.group]
         values.grad = None
         loss.backward()
+        if not values.grad.isfinite().all():
+            return values.grad
         if self._is_fresh and self.damping > 0:
             typical = values.grad.square().mean().sqrt().item()
             self._adam.param_groups[0]["eps"] = max(self.damping * typical, 1e-12)
         self._is_fresh = False
         self._adam.step()
+        return values.grad
 
     def state_dict(self) -> dict[str, Any]:
         return {"group": self.group, "adam": None if self._adam is None else self._adam.state_dict()}

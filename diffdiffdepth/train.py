@@ -61,10 +61,12 @@ def optimise(run: Run, config: TrainConfig, scene: LightField | MultiViewScene, 
         turn = turn_of[step]
         if step == turn.first:
             adam.start(turn.group, turn.rate)
+        run.check_tensors(step, model.groups)
         dense = model.dense()
         terms = loss(dense, draw_views(config, step, candidates))
-        run.check_finite(step, **terms)
-        adam.step(terms["total"])
+        run.check_finite(step, map=dense, **terms)
+        gradient = adam.step(terms["total"])
+        run.check_tensors(step, {f"the gradient of the {turn.group}": gradient})
         if step == turn.last and turn.densify > 1:
             densify(model, scene.centre, (turn.densify - 1) * len(scene.points), config.seed)
 

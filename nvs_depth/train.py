@@ -25,7 +25,7 @@ from nvs_depth.report import preview_sheet
 from shared.camera import invert_pose
 from shared.config import load_config
 from shared.losses import VggFeatures
-from shared.run import Run, command_line, open_run, parse_train_args
+from shared.run import Run, command_line, open_run, parse_train_args, weights_and_gradients
 
 __all__ = ["learning_rate", "main"]
 
@@ -54,7 +54,7 @@ def train(
     """Minimise the weighted sum of the terms over random pairs."""
     optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate, betas=config.betas)
     state = {"model": network, "optimizer": optimizer}
-    start = run.restore(state)
+    start = run.restore(state, camera_facts(split))
     wrapped = run.wrap_ddp(network)
     batches = pair_batches(
         split.train, config.batch_size, config.seed, config.data.pairs.redraw, start, config.steps,
@@ -71,6 +71,7 @@ def train(
 
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        run.check_tensors(step, weights_and_gradients(model=network), samples=batch.indices.tolist())
         optimizer.step()
 
         if run.every(step, config.log_every):
@@ -78,7 +79,7 @@ def train(
         if run.every(step, config.preview_every):
             run.preview(step, "test_pairs", preview(network, split, run.device))
         if run.every(step, config.checkpoint_every):
-            run.save(step, state, metrics=camera_facts(split))
+            run.save(step, state)
 
 
 def step_terms(

@@ -183,6 +183,7 @@ class Run:
         self._checkpoint = checkpoint
         self._args = args
         self._state: Mapping[str, Stateful] | None = None
+        self._facts: dict[str, Any] = {}
         self._last_step = config.steps
         self._saved_step = 0
         self._best_score: float | None = None
@@ -194,13 +195,14 @@ class Run:
 
     # -- start, loop, end
 
-    def restore(self, state: Mapping[str, Stateful]) -> int:
+    def restore(self, state: Mapping[str, Stateful], facts: Mapping[str, Any] | None = None) -> int:
         """Load the checkpoint of a resumed run into `state` and return the number of finished steps.
 
         Restores the random generators as well and drops the log entries made after the checkpoint, so that
         the run goes on as if it had never stopped. Raises CheckpointError if the checkpoint does not fit.
+        `facts` go into the metrics of every checkpoint, also of the one that a signal asks for.
         """
-        self._state = state
+        self._state, self._facts = state, dict(facts or {})
         checkpoint, self._checkpoint = self._checkpoint, None
         if checkpoint is None:
             if self._args.resume:
@@ -318,7 +320,7 @@ class Run:
                 paper=self.paper,
                 step=step,
                 config=config_to_dict(self.config),
-                metrics=metrics,
+                metrics=self._facts | dict(metrics or {}),
                 progress={"best_score": best_score, "time_s": time.monotonic() - self._started},
                 rng=rng,
                 also=self.folder / "checkpoints" / "best.pt" if is_best else None,

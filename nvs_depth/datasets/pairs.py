@@ -1,5 +1,6 @@
 """Pairs of views: which targets a source may have, how one is drawn, and batches of pairs as tensors."""
 
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -210,7 +211,12 @@ def pair_batches(
     world: int = 1,
     workers: int = 0,
 ) -> DataLoader:
-    """Batches for the steps after `start`: the same in an interrupted run, and for any number of workers."""
+    """Batches for the steps after `start`: the same in an interrupted run, and for any number of workers.
+
+    The loader draws a seed for its workers when it starts; from a generator of its own, so that a restart
+    leaves no trace in the global one. Ctrl-C and SIGTERM reach workers too: they go on, for the run to end
+    after its step.
+    """
     sampler = StepSampler(pairs, batch_size, seed, redraw, start, stop, rank, world)
     return DataLoader(
         PairDataset(pairs.views),
@@ -219,4 +225,11 @@ def pair_batches(
         collate_fn=collate,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=False,
+        generator=step_generator(seed, start, "workers"),
+        worker_init_fn=_ignore_signals,
     )
+
+
+def _ignore_signals(worker: int) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
