@@ -19,9 +19,9 @@ from deepvoxels.datasets.layouts import View, list_views
 from deepvoxels.datasets.photos import prepare_photos
 from deepvoxels.datasets.scene import PosedScene, load_scene
 from deepvoxels.datasets.volume_fit import visible_share
-from shared.command import RunError, command_line
+from shared.colmap_command import add_colmap_command, find_cameras, sfm_options
+from shared.command import command_line
 from shared.files import DataError
-from shared.sfm import SfmOptions
 
 __all__ = ["main", "report_folder", "report_scene"]
 
@@ -41,22 +41,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.command == "check":
         sys.stdout.write(report_folder(args.folder))
         return
-    sys.stdout.write(f"Finding the cameras of {args.photos}: about a minute for 50 photos of 360 x 640 ...\n")
-    sys.stdout.flush()
-    options = SfmOptions(
-        camera_model=args.camera_model,
-        matching=args.matching,
-        max_image_side=args.max_image_side,
-        num_threads=args.threads,
-        seed=args.seed,
-    )
-    try:
-        unregistered = prepare_photos(args.photos, args.out, options)
-    except ModuleNotFoundError as error:
-        raise RunError(str(error)) from None
+    find_cameras(prepare_photos, args.photos, args.out, sfm_options(args))
     sys.stdout.write(report_scene(args.out))
-    if unregistered:
-        sys.stdout.write(f"  WITHOUT POSE {len(unregistered)} photos left out: {', '.join(unregistered)}\n")
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -65,16 +51,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True)
     check = commands.add_parser("check", help="say what is there, what is missing and where to get it")
     check.add_argument("folder", type=Path, metavar="DIR")
-    colmap = commands.add_parser("colmap", help="photos of one thing to a scene in the released layout")
-    colmap.add_argument("photos", type=Path, metavar="PHOTOS", help="folder of photos, with sub-folders")
-    colmap.add_argument("--out", type=Path, required=True, metavar="DIR", help="new folder for the scene")
-    models = ("SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL")  # one focal length, as intrinsics.txt has
-    colmap.add_argument("--camera-model", default="RADIAL", choices=models)
-    matching = {"default": "exhaustive", "choices": ("exhaustive", "sequential")}
-    colmap.add_argument("--matching", **matching, help="sequential: video frames in the order of their names")
-    colmap.add_argument("--max-image-side", type=int, default=1600, metavar="PX", help="for finding features")
-    colmap.add_argument("--threads", type=int, default=-1, metavar="N", help="all cores by default")
-    colmap.add_argument("--seed", type=int, default=0)
+    one_focal_length = ("SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL")  # as intrinsics.txt has
+    add_colmap_command(commands, "photos of one thing to a scene in the released layout", one_focal_length)
     return parser.parse_args(argv)
 
 

@@ -25,6 +25,7 @@ from diffdiffdepth.evaluation import result_map
 from diffdiffdepth.export import export_map
 from diffdiffdepth.prepare import prepare_photos
 from diffdiffdepth.scene import LightField
+from shared.colmap_command import find_cameras
 from shared.files import DataError, write_ply
 from shared.run import command_line
 from shared.sfm import list_photos
@@ -82,7 +83,7 @@ def _scene_folder(source: Path, out: Path) -> Path:
         list_photos(source)  # DataError if there are none
         scene = out / "scene"
         if not scene.exists():
-            prepare_photos(source, scene)
+            find_cameras(prepare_photos, source, scene)
         return scene
     return source
 

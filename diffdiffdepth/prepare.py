@@ -18,7 +18,8 @@ from diffdiffdepth.datasets import ColmapScenes, data_kind, load_light_field, re
 from diffdiffdepth.datasets.signs import find_offset_signs
 from diffdiffdepth.points import epi_points, save_points
 from diffdiffdepth.scene import LightField
-from shared.command import RunError, command_line
+from shared.colmap_command import add_colmap_command, find_cameras, sfm_options
+from shared.command import command_line
 from shared.files import DataError
 from shared.sfm import SfmOptions, reconstruct
 
@@ -43,21 +44,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         low, high = points.labels.min().item(), points.labels.max().item()
         sys.stdout.write(f"{args.out}: {len(points)} points, disparity {low:.3g} to {high:.3g} px\n")
     else:
-        options = SfmOptions(camera_model=args.camera_model, matching=args.matching, num_threads=args.threads)
-        prepare_photos(args.photos, args.out, options)
+        find_cameras(prepare_photos, args.photos, args.out, sfm_options(args))
         sys.stdout.write(report_folder(args.out))
 
 
-def prepare_photos(photos: Path, out: Path, options: SfmOptions | None = None) -> None:
-    """Make a COLMAP scene of photos; says on stderr which of them got no pose."""
-    sys.stderr.write(f"Finding the cameras of {photos}: about a minute for 50 photos of 360 x 640 ...\n")
-    try:
-        scene = reconstruct(photos, out, options)
-    except ModuleNotFoundError as error:
-        raise RunError(str(error)) from None
-    if scene.unregistered:
-        names = ", ".join(scene.unregistered)
-        sys.stderr.write(f"WITHOUT POSE, left out: {len(scene.unregistered)} photos: {names}\n")
+def prepare_photos(photos: Path, out: Path, options: SfmOptions | None = None) -> list[str]:
+    """Make a COLMAP scene of photos; returns the names of those that got no pose."""
+    return reconstruct(photos, out, options).unregistered
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -69,13 +62,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     points = commands.add_parser("points", help="find the initial points of a light field")
     points.add_argument("folder", type=Path, metavar="DIR")
     points.add_argument("--out", type=Path, required=True, metavar="FILE.npz")
-    colmap = commands.add_parser("colmap", help="photos of one thing to a COLMAP scene")
-    colmap.add_argument("photos", type=Path, metavar="PHOTOS", help="folder of photos, with sub-folders")
-    colmap.add_argument("--out", type=Path, required=True, metavar="DIR", help="new folder for the scene")
-    colmap.add_argument("--camera-model", default="RADIAL", help="PINHOLE, SIMPLE_RADIAL, RADIAL or OPENCV")
-    matching = {"default": "exhaustive", "choices": ("exhaustive", "sequential")}
-    colmap.add_argument("--matching", **matching, help="sequential: video frames in the order of their names")
-    colmap.add_argument("--threads", type=int, default=-1, metavar="N", help="all cores by default")
+    add_colmap_command(commands, "photos of one thing to a COLMAP scene")
     return parser.parse_args(argv)
 
 

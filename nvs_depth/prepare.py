@@ -1,7 +1,8 @@
-"""Check a data set, or bring KITTI raw drives into the layout that is trained on.
+"""Check a data set, or make one from KITTI raw drives or from photos.
 
     python -m nvs_depth.prepare check DIR             what is there, what is missing, where to get it
     python -m nvs_depth.prepare kitti RAW --out DIR   images, poses and LiDAR depth of raw drives
+    python -m nvs_depth.prepare colmap PHOTOS --out DIR    photos -> posed images (extra `colmap`)
 
 DIR is <root>/<category> of this paper's ShapeNet renders, a folder of <model>_<azimuth>_<elevation>.png,
 prepared KITTI drives, KITTI odometry sequences, or a folder with transforms.json. Where true depth is known,
@@ -19,9 +20,11 @@ from torch import Tensor
 
 from nvs_depth.datasets.kitti_convert import convert_drive
 from nvs_depth.datasets.pairs import PairBatch, PairOptions, find_pairs, load_pairs
+from nvs_depth.datasets.photos import prepare_photos
 from nvs_depth.datasets.select import LAYOUTS, DataConfig, load_views
 from nvs_depth.datasets.views import ViewSet
 from shared.camera import invert_pose, pixel_grid, project, transform_points, unproject
+from shared.colmap_command import add_colmap_command, find_cameras, sfm_options
 from shared.command import command_line
 from shared.files import DataError
 from shared.seeds import step_generator
@@ -42,7 +45,7 @@ WHERE_TO_GET = {
     "then run `prepare.py kitti`",
     "kitti_odometry": "Fetch the odometry benchmark from cvlibs.net/datasets/kitti (CC BY-NC-SA 3.0)",
     "kitti_odometry_flat": "The READMEs of the predecessors (see shapenet_flat) link to dataset_kitti",
-    "posed": "Write a transforms.json as NeRF has it; COLMAP's converters make one from photos",
+    "posed": "Write a transforms.json as NeRF has it, or let `prepare.py colmap` make one from photos",
 }
 
 
@@ -50,6 +53,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = _parse(argv)
     if args.command == "check":
         sys.stdout.write(report(args.folder, args.layout))
+        return
+    if args.command == "colmap":
+        find_cameras(prepare_photos, args.photos, args.out, sfm_options(args))
+        sys.stdout.write(report(args.out, "posed"))
         return
     drives = args.drives or sorted(p.name for p in args.raw.glob("*/*_sync"))
     if not drives:
@@ -78,6 +85,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--drives", nargs="+", metavar="NAME", help="e.g. 2011_09_26_drive_0002_sync; default: all"
     )
     kitti.add_argument("--cameras", nargs="+", choices=("02", "03"), default=["02", "03"])
+    add_colmap_command(commands, "photos of one scene to posed images")
     return parser.parse_args(argv)
 
 

@@ -127,8 +127,7 @@ def pretend(monkeypatch, sizes=((48, 36),), focals=(60.0,), names=None):
 def test_photos_become_a_scene_whose_cameras_fit(tmp_path, monkeypatch, capsys, sizes, focals):
     pretend(monkeypatch, sizes, focals)
     main(["colmap", str(tmp_path / "photos"), "--out", str(tmp_path / "scene")])
-    report = capsys.readouterr().out
-    assert "WITHOUT POSE 1 photos left out: blurred.jpg" in report
+    assert "WITHOUT POSE, left out: 1 photos: blurred.jpg" in capsys.readouterr().err
     written = sorted(os.listdir(tmp_path / "scene"))
     assert written == ["intrinsics.txt", "photos.json", "pose", "rgb", "sparse.ply"]
     assert json.loads((tmp_path / "scene" / "photos.json").read_text())["unregistered"] == ["blurred.jpg"]
