@@ -114,7 +114,7 @@ def scatter_warp(image: Tensor, depth: Tensor, K: Tensor, target_from_source: Te
     first = (pixels + 0.5 - side / 2).floor().long()
     end = torch.maximum((pixels + 0.5 + side / 2).ceil().long(), first + 1)
     reach = int((end - first).max())
-    buffer = torch.full((height * width,), torch.inf)
+    buffer = torch.full((height * width,), torch.inf, dtype=z.dtype)
     hits = []
     for dy in range(reach):
         for dx in range(reach):
@@ -123,11 +123,12 @@ def scatter_warp(image: Tensor, depth: Tensor, K: Tensor, target_from_source: Te
             target = (y * width + x)[drawn]
             buffer.scatter_reduce_(0, target, z[drawn], "amin")
             hits.append((drawn, target))
-    colours, warped = image[0].flatten(1), torch.zeros(3, height * width)
+    colours = image[0].flatten(1)
+    warped = torch.zeros_like(colours)
     for drawn, target in hits:
         nearest = z[drawn] == buffer[target]
         warped[:, target[nearest]] = colours[:, drawn.nonzero()[:, 0][nearest]]
-    return warped.view(1, 3, height, width)
+    return warped.view_as(image)
 
 
 def prepare_forward_warp() -> Trial:
