@@ -14,7 +14,8 @@ from torch import Tensor
 
 from diffdiffdepth.scene import LightField, MultiViewScene
 from shared.camera import pixel_grid, project, transform_points, unproject
-from shared.losses import VggFeatures, edge_aware_smoothness
+from shared.losses import edge_aware_smoothness
+from shared.perceptual import VggFeatures
 from shared.ssim import ssim_map
 from shared.warp import backward_warp, disparity_warp
 

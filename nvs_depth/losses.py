@@ -14,7 +14,8 @@ from torch import Tensor
 
 from nvs_depth.models.synthesis import TrainingOutputs
 from nvs_depth.models.warps import scaled_intrinsics
-from shared.losses import VggFeatures, edge_aware_smoothness, perceptual_loss
+from shared.losses import edge_aware_smoothness
+from shared.perceptual import VggFeatures, perceptual_loss
 from shared.warp import backward_warp
 
 __all__ = [

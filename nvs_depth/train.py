@@ -24,7 +24,7 @@ from nvs_depth.models.synthesis import ViewSynthesizer
 from nvs_depth.report import preview_sheet
 from shared.camera import invert_pose
 from shared.config import load_config
-from shared.losses import VggFeatures
+from shared.perceptual import VggFeatures
 from shared.run import Run, command_line, open_run, parse_train_args, weights_and_gradients
 
 __all__ = ["learning_rate", "main"]

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from shared.losses import backbone_state_dict
+from shared.perceptual import backbone_state_dict
 
 __all__ = ["Lpips", "bad_pixels", "depth_errors", "l1", "least_squares_scale", "mse_x100", "psnr", "q25"]
 

@@ -8,7 +8,7 @@ import torch
 
 from diffdiffdepth.losses import LossWeights, ReprojectionLoss, supervised_loss, warp_to_centre
 from diffdiffdepth.scene import LightField, MultiViewScene
-from shared.losses import VggFeatures
+from shared.perceptual import VggFeatures
 from shared.ssim import ssim
 
 HEIGHT, WIDTH = 41, 54

@@ -19,7 +19,7 @@ from nvs_depth.models.options import ModelOptions
 from nvs_depth.models.synthesis import ViewSynthesizer
 from shared.camera import intrinsics_matrix, invert_pose, resize_intrinsics
 from shared.files import DataError
-from shared.losses import VggFeatures
+from shared.perceptual import VggFeatures
 from shared.trajectories import so3_exp
 from shared.warp import backward_warp
 
