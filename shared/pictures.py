@@ -15,6 +15,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 __all__ = [
+    "captioned",
     "colorize_depth",
     "contact_sheet",
     "depth_legend",
@@ -196,6 +197,11 @@ def contact_sheet(
         lines.append(_join([label, *padded], gap))
     spaced = [part for line in lines for part in (line, _blank(gap, line.shape[1]))]
     return np.pad(np.concatenate(spaced[:-1]), ((gap, gap), (gap, gap), (0, 0)), constant_values=255)
+
+
+def captioned(image: Any, text: str, width: int) -> np.ndarray:
+    """Scale an image to `width` pixels, as on a contact sheet, and write a line of text below it."""
+    return np.concatenate([_fit(to_uint8(image), width), _text_strip(width, 14, left=text)])
 
 
 def _fit(image: np.ndarray, width: int) -> np.ndarray:

@@ -1,0 +1,154 @@
+"""Make the picture on the front page: one row for each paper, from finished runs of the quick configurations.
+
+    python -m showcase.strip --runs runs --out docs/strip.png
+
+What goes in, what comes out, its depth, and the truth it can be compared with: held-out data in every row,
+nothing chosen but the first of each test set.
+"""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+import deepvoxels.eval
+import dfd_selfsup.eval
+import diffdiffdepth.eval
+import nvs_depth.eval
+from deepvoxels.datasets.scene import nearest_views
+from deepvoxels.methods import render_views
+from dfd_selfsup.methods import network_method
+from diffdiffdepth.evaluation import result_map
+from diffdiffdepth.previews import points_picture
+from nvs_depth.datasets.pairs import load_pairs
+from nvs_depth.prediction import predict_pairs
+from shared.files import write_bytes
+from shared.pictures import captioned, colorize_depth, contact_sheet, depth_range, encode_png
+from shared.run import command_line
+
+__all__ = ["ROWS", "Row", "strip"]
+
+CELL = 208
+WHITE, BLACK = 0.95, 0.05  # backgrounds of the embedded cube and chairs, whose depth means nothing
+
+
+@dataclass(frozen=True)
+class Row:
+    """Pictures of one paper, each with a few words, and its name."""
+
+    title: str
+    cells: list[tuple[Any, str]]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
+    parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="holds <paper>-quick")
+    parser.add_argument("--out", type=Path, default=Path("docs/strip.png"), metavar="FILE")
+    args = parser.parse_args(argv)
+    rows = [make(args.runs / f"{paper}-quick") for paper, make in ROWS.items()]
+    write_bytes(args.out, encode_png(strip(rows)))
+    print(args.out)  # noqa: T201
+
+
+def strip(rows: Sequence[Row]) -> np.ndarray:
+    """The rows below each other, uint8 [H, W, 3]."""
+    cells = [[captioned(image, text, CELL) for image, text in row.cells] for row in rows]
+    return contact_sheet(cells, row_captions=[row.title for row in rows], cell_width=CELL)
+
+
+@torch.no_grad()
+def deepvoxels_row(run: Path) -> Row:
+    """A held-out view, and the training view nearest to it."""
+    _, method, train_views, test_views = deepvoxels.eval.load_run(run, "best", torch.device("cpu"))
+    chosen = len(test_views) // 2
+    pose = test_views.world_from_cam[chosen]
+    nearest = int(nearest_views(torch.cat([pose[None], train_views.world_from_cam]), 1)[0, 0]) - 1
+    view = render_views(method, pose[None], test_views.K[chosen : chosen + 1])
+    size = view.images.shape[-2:]
+    depth = F.interpolate(view.depth[:, None], size=size, mode="bilinear", align_corners=False)[0, 0]
+    shown = (view.images[0] < WHITE).any(0)
+    low, high = depth_range(depth, shown)
+    return Row(
+        "DeepVoxels\nCVPR 2019",
+        [
+            (train_views.image(nearest), f"1 of {len(train_views)} photos (the nearest)"),
+            (view.images[0], "new view, rendered"),
+            (colorize_depth(depth, shown, low, high), "its depth"),
+            (test_views.image(chosen), "new view, true"),
+        ],
+    )
+
+
+@torch.no_grad()
+def diffdiffdepth_row(run: Path) -> Row:
+    """The embedded light field: points with their noise, and the map optimised from them."""
+    _, scene = diffdiffdepth.eval.load_run(run)
+    dense = result_map(scene, run)
+    low, high = depth_range(scene.truth, scene.valid)
+    return Row(
+        "Differentiable\ndiffusion\nCVPR 2021",
+        [
+            (scene.centre, f"1 of {len(scene.views) + 1} views"),
+            (points_picture(scene.points, scene.centre, low, high), f"{len(scene.points)} noisy points"),
+            (colorize_depth(dense, vmin=low, vmax=high), "disparity"),
+            (colorize_depth(scene.truth, scene.valid, low, high), "disparity, true"),
+        ],
+    )
+
+
+@torch.no_grad()
+def dfd_selfsup_row(run: Path) -> Row:
+    """A test stack: its nearest and farthest focus, and what the network makes of it."""
+    device = torch.device("cpu")
+    config, model = dfd_selfsup.eval.load_run(run, "best", device)
+    stack = dfd_selfsup.eval.load_splits(config.data)["test"][0]
+    estimate = network_method(model.eval(), device)(stack)
+    low, high = depth_range(stack.depth, stack.valid)
+    near = int(stack.defocus.focus_q.argmax())
+    focus_m = 1 / stack.defocus.focus_q[near].item()
+    return Row(
+        "Depth from\ndefocus\nCVPR 2023",
+        [
+            (stack.images[near], f"1 of {len(stack.images)}: focus at {focus_m:.1f} m"),
+            (estimate.aif, "sharp everywhere"),
+            (colorize_depth(estimate.depth, vmin=low, vmax=high), "depth, learned without truth"),
+            (colorize_depth(stack.depth, stack.valid, low, high), "depth, true"),
+        ],
+    )
+
+
+@torch.no_grad()
+def nvs_depth_row(run: Path) -> Row:
+    """The first test pair: a chair that training has not seen."""
+    _, network, split = nvs_depth.eval.load_run(run, "best", torch.device("cpu"))
+    batch = load_pairs(split.test.views, split.test_pairs[:1])
+    predicted = predict_pairs(network.eval(), batch)
+    shown = (predicted.image[0] > BLACK).any(0)
+    depth = predicted.depth_new[0, 0]
+    low, high = depth_range(depth, shown)
+    return Row(
+        "One picture\nIROS 2023",
+        [
+            (batch.image_source[0], "the only picture"),
+            (predicted.image[0], "new view, predicted"),
+            (colorize_depth(depth, shown, low, high), "its depth"),
+            (batch.image_target[0], "new view, true"),
+        ],
+    )
+
+
+ROWS = {
+    "deepvoxels": deepvoxels_row,
+    "diffdiffdepth": diffdiffdepth_row,
+    "dfd_selfsup": dfd_selfsup_row,
+    "nvs_depth": nvs_depth_row,
+}
+
+if __name__ == "__main__":
+    command_line(main)

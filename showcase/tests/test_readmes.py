@@ -1,0 +1,167 @@
+"""What the READMEs tell a reader to type: every command is understood, and those that need no data run.
+
+A fenced block whose first line is `# needs: ...` holds commands for data that the reader brings. The commands
+of all other blocks are run, in order, in a copy of the tree whose quick configurations are tiny (`slow`).
+"""
+
+import argparse
+import importlib
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from shared.config import load_config
+from showcase.results import PAPERS, ROOT
+
+READMES = [ROOT / "README.md", *(ROOT / paper / "README.md" for paper in PAPERS)]
+FOREIGN = ("conda", "git", "pip", "cd")  # not ours to test
+TINY: dict[str, dict[str, Any]] = {
+    "deepvoxels": {
+        "data": {"embedded": {"image_side": 32, "train_views": 12, "test_views": 4}},
+        "model": {
+            "image_side": 32, "feature_side": 16, "grid_side": 8, "grid_features": 4, "depth_planes": 8,
+            "nf0": 4,             "extractor_levels": 2, "extractor_max": 8, "renderer_levels": 2, "renderer_max": 8,
+            "renderer_base": 8, "inpainting_widths": [1, 2],
+        },
+        "baseline": {"image_side": 32, "widths": [8, 8, 8]},
+        "steps": 2, "decay_steps": 2,
+    },
+    "diffdiffdepth": {
+        "data": {"embedded": {"height": 48, "width": 60}},
+        "schedule": {"passes": 1, "iterations": 1},
+    },
+    "dfd_selfsup": {
+        "data": {"embedded": {"train": 2, "validation": 1, "test": 1}},
+        "network": {"base_width": 4, "levels": 3},
+        "steps": 2,
+    },
+    "nvs_depth": {
+        "data": {"embedded": {"train_groups": 1, "test_groups": 1, "image_side": 24, "antialias": 1}},
+        "model": {"width": 0.125},
+        "steps": 2, "batch_size": 2, "evaluate_pairs": 2,
+    },
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Command:
+    """One line of a fenced block."""
+
+    readme: Path
+    line: str
+    needs: str  # what the reader must bring; empty: nothing
+
+    @property
+    def folder(self) -> Path:
+        """Where it is typed: a script named by itself belongs to the folder of the README."""
+        return self.readme.parent if re.match(r"python \w+\.py", self.line) else ROOT
+
+    def __str__(self) -> str:
+        return f"{self.readme.parent.name}: {self.line}"
+
+
+def commands(readme: Path) -> Iterator[Command]:
+    for block in re.findall(r"^```sh\n(.*?)^```", readme.read_text(), re.MULTILINE | re.DOTALL):
+        needs = ""
+        for line in block.splitlines():
+            if match := re.match(r"# needs: (.+)", line):
+                needs = match[1]
+            elif text := re.sub(r"\s+#.*", "", line).strip():
+                yield Command(readme, text, needs)
+
+
+COMMANDS = [command for readme in READMES for command in commands(readme)]
+
+
+class Understood(Exception):
+    """The arguments were parsed; raised in place of going on."""
+
+
+def test_no_readme_hides_commands_in_other_blocks() -> None:
+    for readme in READMES:
+        text = readme.read_text()
+        assert set(re.findall(r"^```(\w*)\n", text, re.MULTILINE)) <= {"sh", "bibtex", "yaml", ""}
+        assert not re.search(r"^ {4}(python|make) ", text, re.MULTILINE), (
+            f"{readme}: fence the command with ```sh"
+        )
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=str)
+def test_every_command_is_understood(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = shlex.split(command.line)
+    monkeypatch.chdir(command.folder)
+    if words[0] == "make":
+        arguments = [word for word in words[1:] if not word.startswith("PYTHON=")]
+        result = subprocess.run(["make", "-n", *arguments], cwd=ROOT, capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr
+        return
+    if words[0] in FOREIGN:
+        return
+    assert words[0] == "python", f"unknown program in {command}"
+    args, module = parse(words, command.folder, monkeypatch)
+    if getattr(args, "config", None) is not None:
+        config_type = importlib.import_module(f"{module.split('.')[0]}.config").TrainConfig
+        load_config(config_type, args.config, getattr(args, "set", ()))
+
+
+def parse(words: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[argparse.Namespace, str]:
+    """What the script makes of its arguments; SystemExit if it does not understand them."""
+    module = words[2] if words[1] == "-m" else f"{folder.name}.{words[1].removesuffix('.py')}"
+    arguments = words[3:] if words[1] == "-m" else words[2:]
+    parsed: list[argparse.Namespace] = []
+    original = argparse.ArgumentParser.parse_args
+
+    def stop(self: argparse.ArgumentParser, *args: Any, **kwargs: Any) -> argparse.Namespace:
+        parsed.append(original(self, *args, **kwargs))
+        raise Understood
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", stop)
+    with pytest.raises(Understood):
+        importlib.import_module(module).main(arguments)
+    return parsed[0], module
+
+
+@pytest.fixture(scope="module")
+def tiny_house(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the tree in which quick.yaml builds on the real one and makes everything small."""
+    house = tmp_path_factory.mktemp("house")
+    ignore = shutil.ignore_patterns("__pycache__", "tests", "runs", "data")
+    for name in ("shared", "showcase", "results", *PAPERS):
+        shutil.copytree(ROOT / name, house / name, ignore=None if name == "results" else ignore)
+    for name in ("docs", "Makefile", "README.md"):
+        source = ROOT / name
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, house / name)
+    for paper, changes in TINY.items():
+        configs = house / paper / "configs"
+        for quick in sorted(configs.glob("quick*.yaml")):
+            full = quick.rename(configs / f"full_{quick.name}")
+            quick.write_text(yaml.safe_dump({"base": full.name, **changes}))
+    return house
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("readme", READMES, ids=lambda path: path.parent.name)
+def test_commands_that_need_nothing_run_as_they_stand(readme: Path, tiny_house: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(tiny_house), "OMP_NUM_THREADS": "1"}
+    for command in commands(readme):
+        words = shlex.split(command.line)
+        if command.needs or words[0] in FOREIGN or words[:2] in (["make", "test"], ["make", "setup"]):
+            continue
+        if words[0] == "make":
+            words.append(f"PYTHON={sys.executable}")
+        else:
+            words[0] = sys.executable
+        folder = tiny_house / command.folder.relative_to(ROOT)
+        result = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True)
+        assert result.returncode == 0, f"{command}\n{result.stderr[-2000:]}"
