@@ -29,9 +29,9 @@ TINY: dict[str, dict[str, Any]] = {
     "deepvoxels": {
         "data": {"embedded": {"image_side": 32, "train_views": 12, "test_views": 4}},
         "model": {
-            "image_side": 32, "feature_side": 16, "grid_side": 8, "grid_features": 4, "depth_planes": 8,
-            "nf0": 4,             "extractor_levels": 2, "extractor_max": 8, "renderer_levels": 2, "renderer_max": 8,
-            "renderer_base": 8, "inpainting_widths": [1, 2],
+            "image_side": 32, "feature_side": 16, "grid_side": 8, "grid_features": 4,
+            "depth_planes": 8, "nf0": 4, "extractor_levels": 2, "extractor_max": 8,
+            "renderer_levels": 2, "renderer_max": 8, "renderer_base": 8, "inpainting_widths": [1, 2],
         },
         "baseline": {"image_side": 32, "widths": [8, 8, 8]},
         "steps": 2, "decay_steps": 2,
