@@ -1,0 +1,106 @@
+"""What `shared.viewer` shows of a run: its map as points, the labels it grew from, the truth, the cameras."""
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from diffdiffdepth.datasets import HciParameters, data_kind, read_hci_parameters
+from diffdiffdepth.eval import load_run
+from diffdiffdepth.evaluation import result_map
+from diffdiffdepth.report import map_status
+from diffdiffdepth.scene import LightField, MultiViewScene, SparsePoints
+from shared.camera import invert_pose, unproject
+from shared.pictures import depth_range
+from shared.viewing.scene import Part, PointCloud, ViewerCamera, ViewerScene, cloud_from_depth, relief
+
+__all__ = ["scene_of"]
+
+
+def scene_of(run: Path, checkpoint: Literal["best", "last"], device: torch.device) -> ViewerScene:
+    """The finished map of a run folder; what an unfinished run lacks ends in RunError or DataError."""
+    config, scene = load_run(run)
+    dense = result_map(scene, run)
+    if isinstance(scene, MultiViewScene):
+        part = _depth_part(scene, dense, scene.truth, scene.points, scene.centre_K, _posed_cameras(scene))
+        return _scene(scene, part, **map_status(scene))
+    camera = read_hci_parameters(config.data.root) if data_kind(config.data.root) == "hci" else None
+    if camera is None:
+        note = "The camera is not known: the points are a relief of the map, not a measured shape."
+        return _scene(scene, _relief_part(scene, dense), **map_status(scene), notes=(note,))
+    points = scene.points
+    labels = SparsePoints(points.positions_px, camera.depth_from_disparity(points.labels), "depth")
+    truth = None if scene.truth is None else camera.depth_from_disparity(scene.truth)
+    depth = camera.depth_from_disparity(dense)
+    part = _depth_part(scene, depth, truth, labels, camera.K, _grid_cameras(scene, camera))
+    return _scene(scene, part, unit="m", status="z-depth from the disparity and the camera's data, metric")
+
+
+def _scene(
+    scene: LightField | MultiViewScene, part: Part, *, unit: str, status: str, notes: tuple[str, ...] = ()
+) -> ViewerScene:
+    return ViewerScene(f"Differentiable diffusion: {scene.name}", unit, status, (part,), notes)
+
+
+def _depth_part(
+    scene: LightField | MultiViewScene,
+    depth: Tensor,
+    truth: Tensor | None,
+    labels: SparsePoints,
+    K: Tensor,
+    others: tuple[ViewerCamera, ...],
+) -> Part:
+    """Map, truth and initial points in the coordinates of the centre camera."""
+    clouds = [cloud_from_depth("optimised map", scene.centre, depth, K)]
+    clouds.append(_label_cloud(labels, scene.centre, K))
+    if truth is not None:
+        clouds.append(cloud_from_depth("true depth", scene.centre, truth, K, valid=scene.valid))
+    centre = ViewerCamera("centre", torch.eye(4), K, tuple(scene.centre.shape[-2:]), scene.centre)
+    shown = tuple(cloud for cloud in clouds if cloud is not None)
+    return Part.of_clouds(scene.name, (centre, *others), shown)
+
+
+def _label_cloud(labels: SparsePoints, image: Tensor, K: Tensor) -> PointCloud | None:
+    """The labelled points in the colour of the pixel they lie in."""
+    keep = labels.labels.isfinite() & (labels.labels > 0)
+    if not keep.any():
+        return None
+    depth, positions = labels.labels[keep], labels.positions_px[keep]
+    height, width = image.shape[-2:]
+    x, y = positions.round().long().unbind(1)
+    colours = image[:, y.clamp(0, height - 1), x.clamp(0, width - 1)].T
+    return PointCloud("initial points", unproject(positions, depth, K.to(depth)), colours, depth)
+
+
+def _relief_part(scene: LightField, disparity: Tensor) -> Part:
+    limits = depth_range(disparity)
+    cloud, camera = relief("optimised map", scene.centre, disparity, limits)
+    clouds = [cloud]
+    if scene.truth is not None:
+        clouds.append(relief("true disparity", scene.centre, scene.truth, limits)[0])
+    return Part.of_clouds(scene.name, (camera,), tuple(clouds))
+
+
+def _posed_cameras(scene: MultiViewScene) -> tuple[ViewerCamera, ...]:
+    poses = invert_pose(scene.view_from_centre)
+    size = tuple(scene.centre.shape[-2:])
+    return tuple(
+        ViewerCamera(f"view {i + 1}", poses[i], scene.view_K[i], size, scene.views[i])
+        for i in range(len(poses))
+    )
+
+
+def _grid_cameras(scene: LightField, camera: HciParameters) -> tuple[ViewerCamera, ...]:
+    """The other views of the grid: all look the same way, a baseline (in metres) apart.
+
+    A point in front of the plane of focus lies d du to the right in the view with offset du (see
+    `LightField`), so that view's camera stands du baselines to the left.
+    """
+    size = tuple(scene.centre.shape[-2:])
+    cameras = []
+    for i, offset in enumerate(scene.offsets.tolist()):
+        pose = torch.eye(4)
+        pose[:2, 3] = -camera.baseline_mm / 1000 * torch.tensor(offset)
+        cameras.append(ViewerCamera(f"view {i + 1}", pose, camera.K, size))
+    return tuple(cameras)

@@ -1,0 +1,407 @@
+"""The viewer without a browser: geometry, dropped requests, which paper is asked, errors, the panel."""
+
+import math
+import socket
+import sys
+import threading
+import urllib.request
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
+from torch import nn
+
+from shared import viewer
+from shared.camera import intrinsics_matrix, invert_pose, look_at, project, transform_points
+from shared.checkpoint import CheckpointError, save_checkpoint
+from shared.command import RunError
+from shared.pictures import colorize_depth
+from shared.viewing import scene as viewing
+from shared.viewing.live import NewestOnly, fit_window
+from shared.viewing.page import ViewerPage, camera_pose, find_port, look_through, start_view
+from shared.viewing.scene import (
+    LivePicture,
+    LiveView,
+    Part,
+    PointCloud,
+    ViewerCamera,
+    ViewerScene,
+    cloud_from_depth,
+    evenly,
+    open_scene,
+    relief,
+)
+
+CPU = torch.device("cpu")
+K = intrinsics_matrix(20.0, 20.0, 7.0, 4.0)  # of pictures 15 x 9
+
+
+def camera(pose=None, image=None, name="camera"):
+    return ViewerCamera(name, torch.eye(4) if pose is None else pose, K, (9, 15), image)
+
+
+def live_view(value=0.5, seen=None):
+    """A network that shows one grey, and depth 2."""
+
+    def render(pose):
+        if seen is not None:
+            seen.append(pose)
+        return LivePicture(torch.full((3, 9, 15), value), torch.full((9, 15), 2.0))
+
+    return LiveView(K, (9, 15), render)
+
+
+def cloud(name="cloud", n=6):
+    generator = torch.Generator().manual_seed(0)
+    points = torch.rand(n, 3, generator=generator) + torch.tensor([0.0, 0.0, 3.0])
+    return PointCloud(name, points, torch.rand(n, 3, generator=generator), points[:, 2])
+
+
+# ---- geometry ----------------------------------------------------------------------------------------------
+
+
+def test_a_cloud_projects_back_onto_its_pixels():
+    generator = torch.Generator().manual_seed(1)
+    depth = 1 + torch.rand(9, 15, generator=generator)
+    depth[2, 3], depth[4, 5], depth[6, 7] = math.inf, 0.0, math.nan
+    valid = torch.ones(9, 15, dtype=torch.bool)
+    valid[8, 14] = False
+    image = torch.rand(3, 9, 15, generator=generator)
+    pose = look_at(torch.tensor([1.0, 2.0, 3.0]))
+    made = cloud_from_depth("map", image, depth, K, pose, valid)
+    assert len(made.points) == 9 * 15 - 4
+    pixels, z = project(transform_points(invert_pose(pose), made.points), K)
+    column, row = pixels.round().long().unbind(1)
+    assert (pixels - pixels.round()).abs().max() < 1e-4
+    assert torch.equal(made.colours, image[:, row, column].T)
+    torch.testing.assert_close(z, depth[row, column], rtol=1e-5, atol=1e-5)
+    assert torch.equal(made.values, depth[row, column])
+    assert cloud_from_depth("map", image, depth, K, valid=torch.zeros_like(valid)) is None
+
+
+def test_a_relief_fills_the_picture_of_its_camera_and_nearer_stands_out():
+    nearness = torch.linspace(-2, 5, 15).expand(9, 15)
+    made, front = relief("map", torch.rand(3, 9, 15), nearness, (-2.0, 5.0))
+    points_cam = transform_points(invert_pose(front.world_from_cam), made.points)
+    z = points_cam[:, 2].reshape(9, 15)
+    assert (z[:, 1:] < z[:, :-1]).all()  # larger is nearer
+    assert z.min() == 15.0
+    assert z.max() == pytest.approx(15 + 7.5)
+    pixels, _ = project(points_cam, front.K)
+    near = pixels.reshape(9, 15, 2)[:, -1]
+    torch.testing.assert_close(near[:, 0], torch.full((9,), 14.0))
+    torch.testing.assert_close(near[:, 1], torch.arange(9.0))
+    flat, _ = relief("map", torch.rand(3, 9, 15), torch.ones(9, 15), (1.0, 1.0))
+    assert flat.points[:, 2].eq(0).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.floats(0.2, 2.5),
+    st.floats(0.3, 3.0),
+    st.integers(3, 40),
+    st.integers(3, 40),
+    st.floats(5, 60),
+    st.floats(0.3, 0.7),
+)
+def test_the_window_shows_each_direction_where_the_camera_has_it(fov_y, aspect, height, width, focal, share):
+    """Twin: send a ray through each pixel of the window and look it up in the picture."""
+    lens = intrinsics_matrix(focal, 1.1 * focal, share * width, share * height, dtype=torch.float64)
+    rows, columns = np.mgrid[:height, :width]
+    picture = np.stack([rows, columns, np.zeros_like(rows)], -1).astype(np.uint8)
+    window = fit_window(picture, lens, fov_y, aspect)
+    h, w = window.shape[:2]
+    y, x = np.mgrid[:h, :w] + 0.5
+    slope_y = (2 * y / h - 1) * math.tan(fov_y / 2)
+    slope_x = (2 * x / w - 1) * math.tan(fov_y / 2) * aspect
+    row = 1.1 * focal * slope_y + share * height
+    column = focal * slope_x + share * width
+    inside = (row > 1) & (row < height - 2) & (column > 1) & (column < width - 2)
+    assert np.abs(window[..., 0][inside] - row[inside]).max(initial=0) <= 1.01  # whole pixels: half a pixel
+    assert np.abs(window[..., 1][inside] - column[inside]).max(initial=0) <= 1.01  # at each end
+    outside = (row < -1.6) | (row > height + 0.6) | (column < -1.6) | (column > width + 0.6)
+    assert (window[outside] == 255).all()
+
+
+def test_a_window_like_the_picture_is_the_picture():
+    picture = np.random.default_rng(0).integers(0, 256, (9, 15, 3), np.uint8)
+    fov_y = 2 * math.atan(4.5 / 20)
+    assert np.array_equal(fit_window(picture, K, fov_y, 15 / 9), picture)
+    wide = fit_window(picture, K, fov_y, 21 / 9, blank=0)
+    assert np.array_equal(wide[:, 3:-3], picture)
+    assert (wide[:, :3] == 0).all()
+    assert (wide[:, -3:] == 0).all()
+    with pytest.raises(ValueError, match="field of view"):
+        fit_window(picture, K, math.pi, 1.0)
+
+
+def test_quaternions_agree_with_scipy():
+    for rotation in Rotation.random(20, rng=0):
+        x, y, z, w = rotation.as_quat()
+        pose = camera_pose(np.array([w, x, y, z]) * 1.7, np.array([1.0, 2.0, 3.0]))
+        np.testing.assert_allclose(pose[:3, :3], rotation.as_matrix(), atol=1e-6)
+        assert pose[:, 3].tolist() == [1.0, 2.0, 3.0, 1.0]
+
+
+def test_up_is_the_axis_of_the_world_that_is_up_in_most_pictures():
+    ring = [[math.cos(a), math.sin(a), 0.6] for a in (0.1, 1.5, 3.0, 4.4)]
+    level = tuple(camera(look_at(torch.tensor(place))) for place in ring)
+    assert Part("a", torch.zeros(3), (0, 1), level, (cloud(),)).up.tolist() == [0, 0, 1]
+    assert Part("b", torch.zeros(3), (0, 1), (camera(),), (cloud(),)).up.tolist() == [0, -1, 0]
+    tilted = camera(look_at(torch.tensor([1.0, 0.2, 1.0])))
+    up = Part("c", torch.zeros(3), (0, 1), (tilted,), (cloud(),)).up
+    torch.testing.assert_close(up, -tilted.world_from_cam[:3, 1])
+
+
+def test_a_live_view_starts_in_the_first_camera_and_clouds_beside_it():
+    pose = look_at(torch.tensor([2.0, 0.0, 1.0]))
+    part = Part("a", torch.zeros(3), (0, 1), (camera(pose),), (cloud(),), live_view())
+    inside, beside = start_view(part, live=True), start_view(part, live=False)
+    assert inside.position.tolist() == pose[:3, 3].tolist()
+    torch.testing.assert_close(inside.target, torch.zeros(3), atol=1e-6, rtol=0)
+    assert inside.up.tolist() == part.up.tolist()
+    assert inside.fov_y == pytest.approx(2 * math.atan(4.5 / 20))
+    assert beside.target.tolist() == [0, 0, 0]
+    seen_from_beside = transform_points(invert_pose(look_at(beside.position, beside.target)), pose[:3, 3])
+    assert seen_from_beside[2] > 0  # the first camera itself is in sight
+    overhead = camera(look_at(torch.tensor([0.0, 0.0, 2.0])))
+    above = Part("b", torch.zeros(3), (0, 1), (overhead,), (), live_view())
+    assert abs(start_view(above, live=True).up @ torch.tensor([0.0, 0.0, 1.0])) < 1e-6  # no gimbal lock
+    rolled = look_through(above, above.cameras[0])
+    torch.testing.assert_close(rolled.up, -above.cameras[0].world_from_cam[:3, 1])
+
+
+def test_what_a_paper_hands_over_is_checked():
+    with pytest.raises(ValueError, match="n > 0 points"):
+        PointCloud("none", torch.zeros(0, 3), torch.zeros(0, 3), torch.zeros(0))
+    with pytest.raises(ValueError, match="must be finite"):
+        PointCloud("far", torch.full((1, 3), math.inf), torch.zeros(1, 3), torch.zeros(1))
+    with pytest.raises(ValueError, match="a part needs a camera"):
+        Part("bare", torch.zeros(3), (0, 1), (camera(),))
+    with pytest.raises(ValueError, match="left-handed"):
+        camera(torch.diag(torch.tensor([1.0, 1.0, -1.0, 1.0])))
+    with pytest.raises(ValueError, match="names of their own"):
+        ViewerScene("t", "m", "metric", (part_of_clouds(), part_of_clouds()))
+    assert evenly(3, 6) == [0, 1, 2]
+    assert evenly(11, 3) == [0, 5, 10]
+
+
+# ---- pictures that follow ----------------------------------------------------------------------------------
+
+
+def test_requests_that_were_overtaken_are_dropped():
+    begun, go_on, done = threading.Event(), threading.Event(), threading.Event()
+    served = []
+
+    def work(request):
+        served.append(request)
+        begun.set()
+        assert go_on.wait(10)
+        if request == 4:
+            done.set()
+
+    artist = NewestOnly(work)
+    artist.ask(1)
+    assert begun.wait(10)
+    for request in (2, 3, 4):
+        artist.ask(request)
+    go_on.set()
+    assert done.wait(10)
+    artist.stop()
+    assert served == [1, 4]
+    artist.ask(5)  # after the end nothing happens
+    assert served == [1, 4]
+
+
+def test_an_error_is_reported_and_the_next_viewpoint_is_rendered(capsys):
+    done = threading.Event()
+
+    def work(request):
+        if request == "bad":
+            raise ZeroDivisionError("no picture from here")
+        done.set()
+
+    artist = NewestOnly(work)
+    artist.ask("bad")
+    while "no picture from here" not in (said := capsys.readouterr().err):
+        assert artist._thread.is_alive()
+    assert "ZeroDivisionError" in said
+    artist.ask("good")
+    assert done.wait(10)
+    artist.stop()
+
+
+# ---- which paper is asked ----------------------------------------------------------------------------------
+
+
+def make_run(folder, paper="imagined", step=2, steps=5):
+    network = nn.Linear(1, 1)
+    config = {"steps": steps}
+    save_checkpoint(folder / "checkpoints/last.pt", {"model": network}, paper=paper, step=step, config=config)
+    return folder
+
+
+@pytest.fixture
+def house(tmp_path, monkeypatch):
+    """A house with one paper in it, whose viewer shows one grey."""
+    folder = tmp_path / "house" / "imagined"
+    folder.mkdir(parents=True)
+    (folder / "__init__.py").touch()
+    (folder / "viewer.py").write_text(
+        "import torch\n"
+        "from shared.viewing.scene import *\n"
+        "def scene_of(run, checkpoint, device):\n"
+        "    camera = ViewerCamera('c', torch.eye(4), torch.eye(3), (1, 1))\n"
+        "    live = LiveView(torch.eye(3), (1, 1), lambda pose: None)\n"
+        "    part = Part('p', torch.ones(3), (0, 1), (camera,), (), live)\n"
+        "    return ViewerScene(f'{run.name} {checkpoint} {device}', 'm', 'metric', (part,), ('a note',))\n"
+    )
+    monkeypatch.syspath_prepend(str(folder.parent))
+    monkeypatch.setattr(viewing, "HOUSE", folder.parent)
+    yield folder
+    for name in [name for name in sys.modules if name.split(".")[0] == "imagined"]:
+        del sys.modules[name]
+
+
+def test_the_run_says_which_paper_shows_it(house, tmp_path):
+    scene = open_scene(make_run(tmp_path / "run"), "best", CPU)
+    assert scene.title == "run best cpu"
+    assert scene.notes == ("not trained to the end: this is step 2 of 5", "a note")
+    assert open_scene(make_run(tmp_path / "whole", step=5), "last", CPU).notes == ("a note",)
+
+
+@pytest.mark.parametrize("paper", ["antigravity", "shared", "imagined.viewer", "../imagined", "Imagined", ""])
+def test_a_checkpoint_cannot_make_the_viewer_import_anything_else(house, tmp_path, paper):
+    with pytest.raises(RunError, match="which has no viewer here"):
+        open_scene(make_run(tmp_path / "run", paper=paper), "best", CPU)
+    assert "antigravity" not in sys.modules
+
+
+def test_what_is_no_run_is_said_in_one_line(tmp_path, capsys):
+    with pytest.raises(RunError, match="there is no such run folder"):
+        viewer.main([str(tmp_path / "nowhere")])
+    with pytest.raises(RunError, match="no checkpoint yet"):
+        viewer.main([str(tmp_path)])
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints/last.pt").write_bytes(b"nothing")
+    with pytest.raises(CheckpointError, match="truncated"):
+        viewer.main([str(tmp_path)])
+    with pytest.raises(SystemExit):
+        viewer.main([str(tmp_path), "--port", "0"])
+    assert "between 1 and 65535" in capsys.readouterr().err
+
+
+# ---- the page ----------------------------------------------------------------------------------------------
+
+
+def part_of_clouds(name="clouds"):
+    cameras = camera(image=torch.rand(3, 9, 15)), camera(look_at((1.0, 0, 0)))
+    return Part.of_clouds(name, cameras, (cloud(),))
+
+
+def a_scene(*parts, live=None):
+    mixed = Part("live", torch.ones(3), (1.0, 3.0), (camera(),), (cloud(),), live or live_view())
+    return ViewerScene("A <run>", "m", "metric z-depth", parts or (part_of_clouds(), mixed), ("snake_case",))
+
+
+def test_a_port_that_is_taken_is_refused_and_else_the_next_is_chosen():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(RunError, match=f"port {port} of 127.0.0.1 cannot be used .*choose another"):
+            find_port("127.0.0.1", port)
+    assert find_port("127.0.0.1", port) == port
+    assert find_port("127.0.0.1", None) >= 8080
+    with pytest.raises(RunError, match="no.such.host.invalid"):
+        find_port("no.such.host.invalid", port)
+
+
+def test_without_viser_the_error_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "viser", None)
+    with pytest.raises(RunError, match=r"pip install -e '\.\[viewer\]'"):
+        ViewerPage(a_scene())
+
+
+class Window:
+    """What the page asks of a browser's window: where its camera is, and what is put behind everything."""
+
+    client_id = 7
+
+    def __init__(self):
+        self.scene, self.camera, self.background = self, self, "untouched"
+        self.wxyz, self.position = np.array([1.0, 0, 0, 0]), np.array([0.1, 0.2, 0.3])
+        self.fov, self.aspect = 2 * math.atan(4.5 / 20), 21 / 9
+
+    def set_background_image(self, image, **options):
+        self.background = image
+
+
+@pytest.fixture
+def page():
+    pytest.importorskip("viser", reason="the extra `viewer` is not installed")
+    seen = []
+    with ViewerPage(a_scene(live=live_view(0.25, seen))) as page:
+        page.seen = seen
+        yield page
+
+
+def test_the_page_is_served_to_this_machine(page):
+    assert page.url.startswith("http://localhost:")
+    with urllib.request.urlopen(page.url, timeout=10) as answer:
+        assert b"<html" in answer.read(2000)
+
+
+def test_the_panel_shows_what_a_part_has(page):
+    assert page._choice.visible
+    assert not page._live.visible
+    assert page._point_size.visible
+    (shown,) = page._clouds
+    assert shown.handle.visible
+    assert np.array_equal(shown.handle.colors, (shown.cloud.colours.numpy() * 255).round().astype(np.uint8))
+    page._colours.value = "depth"
+    low, high = page.part.limits
+    assert np.array_equal(shown.handle.colors, colorize_depth(shown.cloud.values[None], None, low, high)[0])
+    width = shown.handle.point_size
+    page._point_size.value = 2.0
+    assert shown.handle.point_size == pytest.approx(2 * width)
+    page._choice.value = "live"
+    assert page.part.name == "live"
+    assert page._live.visible
+    assert not page._live.value
+    assert page._clouds[0].handle is not shown.handle
+    page._live.value = True  # nothing may stand in the way of the live picture
+    assert not page._clouds[0].handle.visible
+    assert not page._cameras.value
+    page._live.value = False
+    assert page._clouds[0].handle.visible
+
+
+def test_a_window_gets_the_picture_of_its_own_camera(page):
+    window = Window()
+    page._draw(window)
+    assert window.background is None  # nothing is rendered for clouds
+    page._choice.value = "live"
+    page._live.value = True
+    page._draw(window)
+    (pose,) = page.seen
+    assert torch.equal(pose[:3, :3], torch.eye(3))
+    torch.testing.assert_close(pose[:3, 3], torch.tensor([0.1, 0.2, 0.3]))
+    assert window.background.shape == (9, 21, 3)
+    assert (window.background[:, 3:-3] == 64).all()
+    assert (window.background[:, :3] == 255).all()
+    page._colours.value = "depth"
+    page._draw(window)
+    assert np.array_equal(window.background[4, 10], colorize_depth(np.full((1, 1), 2.0), None, 1, 3)[0, 0])
+    assert page.pictures_sent == 2
+
+
+def test_large_clouds_are_thinned_out(page, monkeypatch):
+    monkeypatch.setattr("shared.viewing.page.MAX_POINTS", 4)
+    page._choice.value = "live"
+    points = page._clouds[0].cloud.points
+    assert points.shape == (4, 3)
+    assert len({tuple(p) for p in points.tolist()} & {tuple(p) for p in cloud().points.tolist()}) == 4
