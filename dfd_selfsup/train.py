@@ -70,7 +70,9 @@ def train(run: Run, config: TrainConfig, model: StackModel, splits: dict[str, St
     network.train()
     for step in run.steps(start, config.steps):
         batch, names = draw_batch(step, config, splits["train"], run.rank, run.world_size)
-        losses = training_losses(config, network, batch.to(run.device), step)
+        batch = batch.to(run.device)
+        run.check_tensors(step, {"images": batch.images, "focus": batch.defocus.focus_q}, names)
+        losses = training_losses(config, network, batch, step)
         loss = sum(losses.values())
         run.check_finite(step, samples=names, loss=loss, **losses)
 
@@ -78,7 +80,7 @@ def train(run: Run, config: TrainConfig, model: StackModel, splits: dict[str, St
             group["lr"] = learning_rate(step, config)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        run.check_tensors(step, weights_and_gradients(model=network), samples=names)
+        run.check_tensors(step, weights_and_gradients(model=network), names)
         optimizer.step()
 
         if run.every(step, config.log_every):

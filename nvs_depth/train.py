@@ -52,7 +52,7 @@ def train(
     run: Run, config: TrainConfig, network: ViewSynthesizer, split: Split, vgg: VggFeatures | None
 ) -> None:
     """Minimise the weighted sum of the terms over random pairs."""
-    optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate, betas=config.betas)
+    optimizer = torch.optim.Adam(network.parameters(), config.learning_rate, config.betas, fused=True)
     state = {"model": network, "optimizer": optimizer}
     start = run.restore(state, camera_facts(split))
     wrapped = run.wrap_ddp(network)
@@ -65,13 +65,16 @@ def train(
     for step, batch in zip(run.steps(start, config.steps), batches, strict=False):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, steps_per_epoch, config)
-        terms = step_terms(wrapped, batch.to(run.device), config, vgg)
+        samples = batch.indices.tolist()
+        batch = batch.to(run.device)
+        run.check_tensors(step, batch._asdict(), samples)
+        terms = step_terms(wrapped, batch, config, vgg)
         loss = sum(getattr(config.weights, name) * term for name, term in terms.items())
-        run.check_finite(step, samples=batch.indices.tolist(), **terms)
+        run.check_finite(step, samples=samples, **terms)
 
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        run.check_tensors(step, weights_and_gradients(model=network), samples=batch.indices.tolist())
+        run.check_tensors(step, weights_and_gradients(model=network), samples)
         optimizer.step()
 
         if run.every(step, config.log_every):

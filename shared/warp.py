@@ -9,6 +9,7 @@ inverse-depth form, an identity or pure-translation warp meets pixel centres exa
 ordinary value, and q_z is the ratio of the two depths.
 """
 
+import math
 from typing import Literal
 
 import torch
@@ -34,7 +35,7 @@ def sample_pixels(image: Tensor, pixels: Tensor, padding: Literal["border", "zer
 
     Coordinates are pixel centres: (0, 0) and (W - 1, H - 1) return the corner pixels. Outside, `border`
     repeats the outermost pixel and `zeros` fades to 0 over one pixel. Differentiable in the image and in the
-    coordinates.
+    coordinates; NaN coordinates give NaN.
     """
     height, width = image.shape[-2:]
     dtype = torch.promote_types(image.dtype, pixels.dtype)  # coordinates must not be cut to half precision
@@ -42,7 +43,13 @@ def sample_pixels(image: Tensor, pixels: Tensor, padding: Literal["border", "zer
     # centre; unlike the rule with True this is exact for sides that are powers of two, and it is defined for
     # sides of one pixel.
     grid = (2 * pixels.to(dtype) + 1) / pixels.new_tensor([width, height], dtype=dtype) - 1
+    unknown = None
+    if grid.device.type == "cpu" and math.isnan(grid.detach().sum()):
+        unknown = grid.isnan().any(-1)  # PyTorch's backward on the CPU writes outside the image for these
+        grid = grid.masked_fill(unknown[..., None], 0.0)
     sampled = F.grid_sample(image.to(dtype), grid, mode="bilinear", padding_mode=padding, align_corners=False)
+    if unknown is not None:
+        sampled = sampled.masked_fill(unknown[:, None], math.nan)
     return sampled.to(image.dtype)
 
 

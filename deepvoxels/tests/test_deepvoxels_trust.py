@@ -67,7 +67,7 @@ def test_nan_ends_the_run_at_its_step(method: Method, tmp_path: Path, capsys, va
         "of model is not finite": lambda patch, state: spoil(first(state["model"]), value),
         "of discriminator is not finite": lambda patch, state: spoil(first(state["discriminator"]), value),
     }
-    method.assert_stops_on_nonfinite(tmp_path / "run", attacks, capsys)
+    method.assert_stops_on_nonfinite(tmp_path / "run", list(attacks.items()), capsys)
 
 
 @pytest.mark.parametrize("kills", [6, pytest.param(50, marks=pytest.mark.slow)])
