@@ -74,7 +74,7 @@ def train(run: Run, config: TrainConfig, model: StackModel, splits: dict[str, St
         run.check_tensors(step, {"images": batch.images, "focus": batch.defocus.focus_q}, names)
         losses = training_losses(config, network, batch, step)
         loss = sum(losses.values())
-        run.check_finite(step, samples=names, loss=loss, **losses)
+        run.check_finite(step, samples=names, **losses, loss=loss)
 
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, config)

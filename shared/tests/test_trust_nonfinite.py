@@ -1,7 +1,7 @@
 """NaN and infinity where they are dangerous.
 
-Proven: NaN coordinates never reach PyTorch's sampling on the CPU, whose backward pass writes outside the image
-for them (a segmentation fault); names of what is not finite are found in nested states.
+Proven: NaN coordinates never reach PyTorch's sampling on the CPU, whose backward pass writes outside the
+image for them (a segmentation fault); names of what is not finite are found in nested states.
 """
 
 import math
