@@ -29,7 +29,7 @@ TINY: dict[str, dict[str, Any]] = {
     "deepvoxels": {
         "data": {"embedded": {"image_side": 32, "train_views": 12, "test_views": 4}},
         "model": {
-            "image_side": 32, "feature_side": 16, "grid_side": 8, "grid_features": 4,
+            "image_side": 32, "feature_side": 8, "grid_side": 8, "grid_features": 4,
             "depth_planes": 8, "nf0": 4, "extractor_levels": 2, "extractor_max": 8,
             "renderer_levels": 2, "renderer_max": 8, "renderer_base": 8, "inpainting_widths": [1, 2],
         },
@@ -41,7 +41,13 @@ TINY: dict[str, dict[str, Any]] = {
         "schedule": {"passes": 1, "iterations": 1},
     },
     "dfd_selfsup": {
-        "data": {"embedded": {"train": 2, "validation": 1, "test": 1}},
+        "data": {
+            "embedded": {
+                "train_scenes": [0, 1], "validation_scenes": [0, 1], "test_scenes": [0, 1],
+                "views": 2, "height": 32, "width": 48, "lens_samples": 4,
+            }
+        },
+        "crop": 32,
         "network": {"base_width": 4, "levels": 3},
         "steps": 2,
     },
