@@ -196,12 +196,16 @@ def _read_archive(path: Path) -> Any:
     try:
         with zipfile.ZipFile(path) as archive:
             inside = {Path(name).name for name in archive.namelist()}
+            if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
+                raise CheckpointError(path, "it is a compressed archive, no checkpoint", ANOTHER_FILE)
             damaged = archive.testzip()
         if "data.pkl" not in inside or "constants.pkl" in inside:  # the latter is a TorchScript program
             raise CheckpointError(path, "it is a zip archive, but no checkpoint", ANOTHER_FILE)
         if damaged is not None:
             raise CheckpointError(path, f"it is damaged (checksum of {damaged})", COPY_AGAIN)
         return torch.load(path, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
     except zipfile.BadZipFile:
         raise CheckpointError(path, "it is truncated, or no checkpoint at all", COPY_AGAIN) from None
     except pickle.UnpicklingError:
@@ -210,8 +214,9 @@ def _read_archive(path: Path) -> Any:
     except OSError as error:
         reason = f"cannot be read ({error.strerror or error})"
         raise CheckpointError(path, reason, "Check that the file is complete and readable") from None
-    except (RuntimeError, ValueError, KeyError, EOFError, NotImplementedError) as error:
-        reason = f"it is no readable torch file ({str(error).splitlines()[0]})"
+    except Exception as error:  # noqa: BLE001 - a parser of damaged bytes may fail in any way
+        lines = str(error).splitlines() or [type(error).__name__]
+        reason = f"it is no readable torch file ({lines[0]})"
         raise CheckpointError(path, reason, ANOTHER_FILE) from None
 
 

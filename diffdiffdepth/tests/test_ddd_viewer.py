@@ -1,0 +1,113 @@
+"""What the viewer gets of a run: metric points of a light field, cameras where the views were taken from."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from diffdiffdepth.config import TrainConfig
+from diffdiffdepth.datasets import (
+    make_embedded_light_field,
+    make_embedded_multi_view,
+    read_hci_parameters,
+)
+from diffdiffdepth.inputs import load_scene
+from diffdiffdepth.points.store import save_points
+from diffdiffdepth.viewer import scene_of
+from shared.camera import project, transform_points
+from shared.config import config_from_dict, save_config
+from shared.files import DataError, read_pfm
+from shared.run import RunError
+
+CPU = torch.device("cpu")
+
+
+def make_run(root: Path, folder: Path):
+    """A finished run whose map is the truth; returns its scene too."""
+    config = config_from_dict(TrainConfig, {"data": {"root": str(root)}}, "test")
+    scene = load_scene(config.data)
+    folder.mkdir(parents=True)
+    save_config(config, folder / "config.yaml")
+    save_points(folder / "points_initial.npz", scene.points)
+    kind = "disparity" if scene.points.kind == "disparity" else "depth"
+    np.save(folder / f"{kind}.npy", scene.truth.numpy())
+    return scene
+
+
+@pytest.fixture(scope="module")
+def light_field(tmp_path_factory: pytest.TempPathFactory):
+    root = tmp_path_factory.mktemp("ddd_viewer")
+    make_embedded_light_field(root / "still_life", size=(32, 40), side=5, antialias=1)
+    return root / "still_life", root / "run", make_run(root / "still_life", root / "run")
+
+
+def test_a_light_field_s_points_are_its_depth_in_metres(light_field) -> None:
+    root, run, _ = light_field
+    scene = scene_of(run, "best", CPU)
+    (part,) = scene.parts
+    assert scene.unit == "m"
+    assert "metric" in scene.status
+    assert [cloud.name for cloud in part.clouds] == ["optimised map", "initial points", "true depth"]
+    depth_m = read_pfm(root / "gt_depth_lowres.pfm")
+    for cloud in (part.clouds[0], part.clouds[2]):
+        pixels, depth = project(cloud.points, part.cameras[0].K)
+        column, row = pixels.round().long().unbind(1)
+        assert len(depth) == 32 * 40
+        torch.testing.assert_close(depth, depth_m[row, column], rtol=1e-3, atol=1e-3)
+
+
+def test_the_cameras_of_a_light_field_see_each_point_where_its_view_has_it(light_field) -> None:
+    """x + d du of `LightField`, against the projection into a camera whose picture is shifted so that the
+    plane of focus keeps its place."""
+    root, run, scene = light_field
+    (part,) = scene_of(run, "best", CPU).parts
+    parameters = read_hci_parameters(root)
+    points = part.clouds[2].points
+    centre_px, depth = project(points, part.cameras[0].K)
+    disparity = parameters.disparity_from_depth(depth)
+    assert len(part.cameras) == 1 + 24
+    for camera, offset in zip(part.cameras[1:], scene.offsets, strict=True):
+        centre = camera.world_from_cam[:3, 3]
+        pixels, _ = project(transform_points(torch.linalg.inv(camera.world_from_cam), points), camera.K)
+        shift = parameters.focal_px * centre[:2] / parameters.focus_distance_m
+        torch.testing.assert_close(pixels + shift, centre_px + disparity[:, None] * offset, rtol=0, atol=1e-2)
+
+
+def test_a_light_field_without_camera_data_is_a_relief(light_field, tmp_path: Path) -> None:
+    root, _, _ = light_field
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for file in root.iterdir():
+        if file.name != "parameters.cfg":
+            (bare / file.name).write_bytes(file.read_bytes())
+    made = make_run(bare, tmp_path / "run")
+    scene = scene_of(tmp_path / "run", "best", CPU)
+    assert scene.unit == "px"
+    assert "relief" in scene.notes[0]
+    cloud = scene.parts[0].clouds[0]
+    nearest, farthest = made.truth.flatten().argmax(), made.truth.flatten().argmin()
+    assert cloud.points[nearest, 2] < cloud.points[farthest, 2]
+
+
+def test_the_cameras_of_photos_stand_where_the_model_has_them(tmp_path: Path) -> None:
+    make_embedded_multi_view(tmp_path / "views", size=(30, 40), views=3, points=60, antialias=1)
+    made = make_run(tmp_path / "views", tmp_path / "run")
+    scene = scene_of(tmp_path / "run", "best", CPU)
+    (part,) = scene.parts
+    assert (scene.unit, scene.status) == ("scene units", "z-depth, up to the scale of the camera poses")
+    assert len(part.cameras) == 1 + len(made.views)
+    for camera, view_from_centre in zip(part.cameras[1:], made.view_from_centre, strict=True):
+        torch.testing.assert_close(camera.world_from_cam @ view_from_centre, torch.eye(4), atol=1e-5, rtol=0)
+
+
+def test_an_unfinished_run_is_refused_with_a_remedy(light_field, tmp_path: Path) -> None:
+    _, run, _ = light_field
+    with pytest.raises(RunError, match="there is no run here"):
+        scene_of(tmp_path, "best", CPU)
+    (tmp_path / "config.yaml").write_bytes((run / "config.yaml").read_bytes())
+    with pytest.raises(RunError, match="has not finished; go on with train.py --resume"):
+        scene_of(tmp_path, "best", CPU)
+    (tmp_path / "points_initial.npz").write_bytes((run / "points_initial.npz").read_bytes())
+    with pytest.raises(DataError, match="has not finished"):
+        scene_of(tmp_path, "best", CPU)
