@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -15,7 +14,7 @@ import deepvoxels
 import shared
 from deepvoxels import eval as evaluation
 from deepvoxels import predict, table
-from shared.files import DataError
+from shared.files import read_pfm
 from shared.run import RunError
 
 PAPER = Path(deepvoxels.__file__).parent
@@ -53,25 +52,22 @@ def test_eval_reproduces_what_training_wrote(trained: Path, capsys: pytest.Captu
     assert "cube, embedded scene" in printed
 
 
-def test_predict_writes_video_frames_and_depth_with_its_unit(trained: Path, tmp_path: Path) -> None:
+def test_predict_writes_views_depth_with_its_unit_and_a_video(trained: Path, tmp_path: Path) -> None:
     command = ["--run", str(trained), "--path", "spiral", "--frames", "3", "--device", "cpu"]
-    predict.main([*command, "--out", str(tmp_path / "view.mp4"), "--frames-dir", str(tmp_path / "frames")])
-    assert (tmp_path / "view.mp4").stat().st_size > 0
-    names = sorted(path.name for path in (tmp_path / "frames").iterdir())
-    assert names == [*(f"{i:05d}{end}" for i in range(3) for end in (".png", "_depth.npy")), "depth.json"]
-    depth = np.load(tmp_path / "frames" / "00000_depth.npy")
-    assert depth.dtype == np.float32
+    predict.main([*command, "--out", str(tmp_path / "views")])
+    names = {path.name for path in (tmp_path / "views").iterdir()}
+    frames = {f"{kind}_{i:04d}.{end}" for i in range(3) for kind, end in (("view", "png"), ("depth", "pfm"))}
+    assert names - {"moving_camera.mp4", "moving_camera.gif"} == {*frames, "depth.json"}
+    assert len(names) == 8
+    depth = read_pfm(tmp_path / "views" / "depth_0000.pfm")
     assert 0.5 < depth.min() <= depth.max() < 3.0  # the camera is 1.7 from the unit cube's middle
-    assert "scene units" in (tmp_path / "frames" / "depth.json").read_text()
+    assert "scene units" in (tmp_path / "views" / "depth.json").read_text()
 
 
-def test_predict_follows_given_poses(trained: Path, tmp_path: Path, tiny_config) -> None:
+def test_predict_follows_given_poses(trained: Path, tiny_config) -> None:
     poses = Path(tiny_config.data.root) / "test" / "cube" / "pose"
-    assert predict.read_poses(poses).shape == (4, 4, 4)
-    predict.main(["--run", str(trained), "--poses", str(poses), "--out", str(tmp_path / "view.gif")])
-    assert (tmp_path / "view.gif").stat().st_size > 0
-    with pytest.raises(DataError, match="holds no pose files"):
-        predict.read_poses(tmp_path / "nothing")
+    predict.main(["--run", str(trained), "--poses", str(poses)])
+    assert (trained / "views_pose" / "view_0003.png").stat().st_size > 0
 
 
 def test_table_trains_missing_rows_once_and_prints_all(
