@@ -201,23 +201,23 @@ def prepare_step() -> Trial:
 
 
 def prepare_many_views() -> Trial:
+    """Kept: encoder, source depth and one pass for all views, as predict.py does it."""
+    keep_large_buffers()
     torch.manual_seed(0)
     network = ViewSynthesizer(ModelOptions(encoder_init="default")).eval()
     image, K, cameras = torch.rand(1, 3, 256, 256), camera(256), poses(VIEWS)
     with torch.no_grad():
         kept = network.encode(image, K)
 
-    @torch.no_grad()
-    def views(anew: bool) -> tuple[Tensor]:
-        made = []
-        for pose in cameras:
-            source = network.encode(image, K) if anew else kept
-            made.append(network.views(source, K, pose[None]).images[0])
-        return (torch.cat(made),)
+    def further_views() -> tuple[Tensor]:
+        return (network.views(kept, K.expand(VIEWS, 3, 3), cameras).images[0],)
 
-    return Trial(
-        {"ours": lambda: views(False), "encoded anew": lambda: views(True)}, largest_difference, 1e-4
-    )
+    @torch.no_grad()
+    def anew() -> tuple[Tensor]:
+        made = [network.views(network.encode(image, K), K, pose[None]) for pose in cameras]
+        return (torch.cat([view.images[0] for view in made]),)
+
+    return Trial({"ours": further_views, "encoded anew for each": anew}, largest_difference, 1e-4)
 
 
 CASES = [
@@ -225,5 +225,5 @@ CASES = [
          goals=(Goal(LOOP, "ratio", at_least=100),)),
     Case("nvs_depth/step-256", "training step at 256 px without VGG", prepare_step, unit="step of 8 pairs"),
     Case("nvs_depth/many-views", "further views of one picture, full size", prepare_many_views,
-         unit="further view", units=VIEWS, goals=(Goal("encoded anew", "ratio", at_least=1.8),)),
+         unit="further view", units=VIEWS, goals=(Goal("encoded anew for each", "ratio", at_least=1.8),)),
 ]  # fmt: skip

@@ -28,6 +28,7 @@ from nvs_depth.paths import PATHS, relative_path
 from nvs_depth.report import depth_spread, render_path, view_frames
 from shared.camera import check_pose, intrinsics_matrix, invert_pose
 from shared.files import DataError, read_image, read_text, write_image, write_pfm
+from shared.memory import keep_large_buffers
 from shared.report import write_video
 from shared.run import command_line, parse_eval_args, select_device, write_json
 
@@ -38,6 +39,7 @@ DEFAULT_AMOUNT = {"orbit": 30.0, "swing": 30.0, "forward": 1.0, "sway": 0.3}  # 
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_eval_args(__doc__, argv, add_arguments)
+    keep_large_buffers()
     config, network, facts = load_network(args.run, args.checkpoint, select_device(args.device))
     image, K, notes = picture_camera(args.image, config, facts, args.focal_px)
     unit_m = facts.get("unit_m")

@@ -101,8 +101,9 @@ def ablation_table(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> Result
 
 def _row(label: str, found: Sequence[Mapping[str, Any]], key: str) -> dict[str, str]:
     row = {"row": label}
-    for name, digits in (("l1", 4), ("ssim_narrow", 3), ("psnr", 2)):
-        row[name] = _spread([result["images"][key][name] for result in found], digits)
+    if label != ROWS["depth_only"][0]:  # nothing trains its view decoder
+        for name, digits in (("l1", 4), ("ssim_narrow", 3), ("psnr", 2)):
+            row[name] = _spread([result["images"][key][name] for result in found], digits)
     if key == "method" and found[0]["depth"]:
         for name in ("depth_new", "depth_read"):
             row[name] = _spread([result["depth"][f"{name}_none"]["abs_rel"] for result in found], 4)

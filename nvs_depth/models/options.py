@@ -15,6 +15,7 @@ class ModelOptions:
 
     image_side: int = 256
     width: float = 1.0  # factor on every number of channels
+    narrowest: int = 4  # but no level gets fewer; the paper's narrowest has 16
     latent_points: int = 200
     encoder_init: Literal["imagenet", "normal002", "default"] = "imagenet"
     imagenet_weights: str = ""  # file with torchvision's ResNet-18; empty: the copy in torch hub's cache
@@ -41,7 +42,9 @@ class ModelOptions:
             raise ValueError(f"image_side must be a multiple of 32 and at least 64, got {self.image_side}")
         if self.latent_points < 1 or not 0 < self.width <= 4:
             raise ValueError("latent_points must be at least 1 and width in (0, 4]")
+        if self.narrowest % 2 or not 2 <= self.narrowest <= 16:
+            raise ValueError(f"narrowest must be even and from 2 to 16, got {self.narrowest}")
 
     def channels(self, count: int) -> int:
         """The paper's number of channels times `width`: even, because the encoder halves its last map."""
-        return max(4, 2 * round(count * self.width / 2))
+        return max(self.narrowest, 2 * round(count * self.width / 2))

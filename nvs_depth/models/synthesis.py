@@ -67,6 +67,7 @@ class ViewSynthesizer(nn.Module):
         self.target_depth_decoder = None if options.shared_depth_decoder else DepthDecoder(options)
         self.view_decoder = ViewDecoder(options)
         initialise(self, self.encoder.trunk, options.encoder_init, options.imagenet_weights)
+        self.to(memory_format=torch.channels_last)  # convolutions are faster so, on CPU and GPU
 
     def encode(self, image: Tensor, K: Tensor) -> SourceView:
         """Encode images [B, 3, S, S] in [0, 1] with intrinsics [B, 3, 3]; ValueError for another size."""
