@@ -17,6 +17,7 @@ __all__ = ["read_exr", "write_exr"]
 
 MAGIC = b"\x76\x2f\x31\x01"
 LARGEST_SIDE = 16384
+LARGEST_COMPRESSION = 1100  # deflate reaches 1032 : 1; a header that claims more than this is lying
 COMPRESSIONS = ("none", "RLE", "ZIPS", "ZIP", "PIZ", "PXR24", "B44", "B44A", "DWAA", "DWAB")
 ROWS_PER_BLOCK = {0: 1, 2: 1, 3: 16}
 PIXEL_TYPES = {0: np.dtype("<u4"), 1: np.dtype("<f2"), 2: np.dtype("<f4")}
@@ -32,7 +33,7 @@ def read_exr(path: str | os.PathLike, channel: str | None = None) -> Tensor:
     data = read_bytes(path)
     try:
         return _decode(path, data, channel)
-    except (struct.error, zlib.error, ValueError, IndexError, UnicodeDecodeError) as error:
+    except (struct.error, zlib.error, ValueError, IndexError, OverflowError) as error:
         raise DataError(path, f"is a damaged EXR file ({error})", "Copy or render it again") from None
 
 
@@ -56,20 +57,28 @@ def _decode(path: str | os.PathLike, data: bytes, channel: str | None) -> Tensor
     if wanted not in names:
         raise DataError(path, f"has no channel {wanted!r}, only {', '.join(names)}", "Name one of these")
 
+    row_bytes = sum(dtype.itemsize for _, dtype in channels) * width
+    if height * row_bytes > LARGEST_COMPRESSION * len(data):
+        reason = f"the header claims {width} x {height} pixels in a file of {len(data)} bytes"
+        raise DataError(path, reason, "Copy or render it again")
     rows = ROWS_PER_BLOCK[compression]
     blocks = -(-height // rows)
     offsets = struct.unpack_from(f"<{blocks}Q", data, place)
     image = np.empty((height, width), np.float32)
-    row_bytes = sum(dtype.itemsize for _, dtype in channels) * width
+    missing = set(range(0, height, rows))  # first rows of the blocks not read yet
     before = sum(dtype.itemsize for _, dtype in channels[: names.index(wanted)]) * width
     dtype = channels[names.index(wanted)][1]
     for offset in offsets:
         y, size = struct.unpack_from("<ii", data, offset)
+        if y - y0 not in missing or size < 0:
+            raise ValueError(f"a block of {size} bytes for row {y - y0}")
+        missing.remove(y - y0)
         count = min(rows, height - (y - y0))
         raw = _unpacked(data[offset + 8 : offset + 8 + size], count * row_bytes, compression)
         lines = np.frombuffer(raw, np.uint8).reshape(count, row_bytes)
         part = np.ascontiguousarray(lines[:, before : before + dtype.itemsize * width])
-        image[y - y0 : y - y0 + count] = part.view(dtype).astype(np.float32)
+        with np.errstate(invalid="ignore"):  # a half may be a signalling NaN
+            image[y - y0 : y - y0 + count] = part.view(dtype)
     return torch.from_numpy(image)
 
 

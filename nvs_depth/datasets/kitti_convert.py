@@ -72,7 +72,7 @@ def read_velodyne(path: Path) -> Tensor:
     data = read_bytes(path)
     if len(data) % 16:
         raise DataError(path, f"{len(data)} bytes are no whole number of points", FETCH)
-    points = torch.from_numpy(np.frombuffer(data, "<f4").reshape(-1, 4)[:, :3].astype(np.float64))
+    points = torch.from_numpy(np.frombuffer(data, "<f4").reshape(-1, 4)[:, :3].copy()).double()
     if not torch.isfinite(points).all():
         raise DataError(path, "holds NaN or infinite coordinates", FETCH)
     return points

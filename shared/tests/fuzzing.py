@@ -22,20 +22,20 @@ from hypothesis import strategies as st
 
 from shared.files import DataError
 
-__all__ = ["assert_damage_is_refused", "in_small_memory", "repaired_png", "repaired_zip"]
+__all__ = ["EXAMPLES", "assert_damage_is_refused", "in_small_memory", "repaired_png", "repaired_zip"]
 
 ROOM = 256 * 2**20
 SECONDS = 2
-EXAMPLES = 500
+EXAMPLES = [100, pytest.param(500, marks=pytest.mark.slow)]
 Repair = Callable[[bytes], bytes]
 
 
 def assert_damage_is_refused(
     path: Path,
     read: Callable[[Path], Any],
+    examples: int,
     repair: Repair | None = None,
     where: tuple[int, int] = (0, 0),
-    examples: int = EXAMPLES,
 ) -> None:
     """Read `path` after each of `examples` truncations and bit flips of it: DataError or a result.
 

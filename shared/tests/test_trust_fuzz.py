@@ -1,4 +1,4 @@
-"""Binary readers of `shared` under at least 500 truncations, bit flips and extreme bytes each.
+"""Binary readers of `shared` under 500 truncations, bit flips and extreme bytes each (100 in `make test`).
 
 Proven for PFM, COLMAP's three binary files, 16-bit PNG (also with checksums repaired, so that damage reaches
 the decoder) and checkpoints (the archive, and the pickle inside it): nothing but `DataError`, within two
@@ -33,6 +33,7 @@ from shared.files import (
 )
 from shared.seeds import rng_state
 from shared.tests.fuzzing import (
+    EXAMPLES,
     assert_damage_is_refused,
     in_small_memory,
     repaired_png,
@@ -44,19 +45,23 @@ def texture(*shape: int) -> torch.Tensor:
     return torch.rand(*shape, generator=torch.Generator().manual_seed(0))
 
 
+@pytest.mark.parametrize("examples", EXAMPLES)
 @pytest.mark.parametrize("shape", [(7, 5), (3, 7, 5)])
-def test_pfm(tmp_path: Path, shape: tuple[int, ...]) -> None:
+def test_pfm(tmp_path: Path, shape: tuple[int, ...], examples: int) -> None:
     write_pfm(tmp_path / "map.pfm", texture(*shape))
-    assert_damage_is_refused(tmp_path / "map.pfm", read_pfm, where=(0, 24))
+    assert_damage_is_refused(tmp_path / "map.pfm", read_pfm, examples, where=(0, 24))
 
 
+@pytest.mark.parametrize("examples", EXAMPLES)
 @pytest.mark.parametrize("repair", [None, repaired_png], ids=["as it is", "checksums repaired"])
-def test_16_bit_png(tmp_path: Path, repair) -> None:
+def test_16_bit_png(tmp_path: Path, repair, examples: int) -> None:
     valid = torch.ones(11, 9, dtype=torch.bool)
     write_depth_png(tmp_path / "depth.png", texture(11, 9) * 60, valid, unit_m=1e-3)
-    assert_damage_is_refused(tmp_path / "depth.png", lambda path: read_depth_png(path, unit_m=1e-3), repair)
+    assert_damage_is_refused(
+        tmp_path / "depth.png", lambda path: read_depth_png(path, unit_m=1e-3), examples, repair
+    )
     write_image(tmp_path / "colour.png", texture(3, 11, 9), bits=16)
-    assert_damage_is_refused(tmp_path / "colour.png", read_image, repair, where=(0, 60))
+    assert_damage_is_refused(tmp_path / "colour.png", read_image, examples, repair, where=(0, 60))
 
 
 def colmap_model() -> ColmapModel:
@@ -77,10 +82,11 @@ def colmap_model() -> ColmapModel:
     return ColmapModel({1: ColmapCamera("PINHOLE", 64, 48, (50.0, 51.0, 32.0, 24.0))}, images, points)
 
 
+@pytest.mark.parametrize("examples", EXAMPLES)
 @pytest.mark.parametrize("name", ["cameras", "images", "points3D"])
-def test_colmap(tmp_path: Path, name: str) -> None:
+def test_colmap(tmp_path: Path, name: str, examples: int) -> None:
     write_colmap_model(tmp_path, colmap_model())
-    assert_damage_is_refused(tmp_path / f"{name}.bin", lambda path: read_colmap_model(path.parent))
+    assert_damage_is_refused(tmp_path / f"{name}.bin", lambda path: read_colmap_model(path.parent), examples)
 
 
 @pytest.fixture
@@ -101,17 +107,20 @@ def checkpoint(tmp_path: Path) -> Path:
     return tmp_path / "last.pt"
 
 
-def test_checkpoint_archive(checkpoint: Path) -> None:
-    assert_damage_is_refused(checkpoint, load_checkpoint)
+@pytest.mark.parametrize("examples", EXAMPLES)
+def test_checkpoint_archive(checkpoint: Path, examples: int) -> None:
+    assert_damage_is_refused(checkpoint, load_checkpoint, examples)
 
 
-def test_checkpoint_archive_directory(checkpoint: Path) -> None:
+@pytest.mark.parametrize("examples", EXAMPLES)
+def test_checkpoint_archive_directory(checkpoint: Path, examples: int) -> None:
     """The end of a zip file, where names, offsets and sizes stand."""
     size = checkpoint.stat().st_size
-    assert_damage_is_refused(checkpoint, load_checkpoint, where=(size - 1500, size))
+    assert_damage_is_refused(checkpoint, load_checkpoint, examples, where=(size - 1500, size))
 
 
-def test_pickle_inside_a_checkpoint(checkpoint: Path) -> None:
+@pytest.mark.parametrize("examples", EXAMPLES)
+def test_pickle_inside_a_checkpoint(checkpoint: Path, examples: int) -> None:
     """With right checksums the damage reaches the unpickler, which knows tensors and plain values only."""
     good = checkpoint.read_bytes()
     with zipfile.ZipFile(checkpoint) as archive:
@@ -126,7 +135,7 @@ def test_pickle_inside_a_checkpoint(checkpoint: Path) -> None:
         loaded = load_checkpoint(checkpoint, "toy")
         loaded.load_into({"model": nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))})
 
-    assert_damage_is_refused(inner, read)
+    assert_damage_is_refused(inner, read, examples)
 
 
 def test_a_checkpoint_that_is_a_bomb(tmp_path: Path, checkpoint: Path) -> None:
