@@ -217,6 +217,17 @@ def test_wrong_images_are_refused():
         ModelOptions(image_side=100)
 
 
+def test_narrow_networks_have_a_floor():
+    options = ModelOptions(image_side=SIDE, width=0.25, narrowest=16, encoder_init="default")
+    assert [options.channels(count) for count in (16, 32, 64, 128, 512)] == [16, 16, 16, 32, 128]
+    network = ViewSynthesizer(options)
+    outputs = [m.out_channels for m in network.modules() if isinstance(m, torch.nn.Conv2d)]
+    assert min(count for count in outputs if count not in (1, 3)) == 16  # all but depths and pictures
+    for wrong in (0, 5, 32):
+        with pytest.raises(ValueError, match="narrowest"):
+            ModelOptions(narrowest=wrong)
+
+
 def test_points_behind_the_camera_leave_finite_gradients():
     network = small()
     source, target, K, _, pose = inputs()
