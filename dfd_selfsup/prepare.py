@@ -8,6 +8,7 @@ python prepare.py defocusnet data/defocusnet                 .exr depth to .npy,
 """
 
 import argparse
+import importlib.util
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +22,13 @@ from dfd_selfsup.alignment import ScaleShift, align_stack
 from dfd_selfsup.datasets.defocusnet import convert_depth
 from dfd_selfsup.datasets.embedded import SPLITS
 from dfd_selfsup.datasets.folder import list_slices, load_stack
-from dfd_selfsup.datasets.nyuv2 import NYU_FOCUS_M, NYU_LENS, labeled_frames, rgbd_stack, write_nyuv2_frame
+from dfd_selfsup.datasets.nyuv2 import (
+    NYU_FOCUS_M,
+    NYU_LENS,
+    read_labeled_frames,
+    rgbd_stack,
+    write_nyuv2_frame,
+)
 from dfd_selfsup.datasets.stack import FocalStack
 from shared.command import RunError, command_line
 from shared.files import (
@@ -155,23 +162,11 @@ def _motions_text(paths: list[Path], motions: list[ScaleShift], before: Tensor, 
 
 
 def _nyuv2(args: argparse.Namespace) -> str:
-    try:
-        import h5py
-    except ImportError:
-        raise RunError("prepare.py nyuv2 needs the package h5py; install the optional extra `nyu`") from None
-    from scipy.io import loadmat
-
-    try:
-        splits = loadmat(args.splits)
-    except (OSError, ValueError) as error:
-        raise DataError(args.splits, f"cannot be read ({error})", "Give splits.mat") from None
-    try:
-        labeled = h5py.File(args.labeled, "r")
-    except OSError as error:
-        raise DataError(args.labeled, f"cannot be read ({error})", "Give nyu_depth_v2_labeled.mat") from None
+    if importlib.util.find_spec("h5py") is None:
+        raise RunError("prepare.py nyuv2 needs the package h5py; install the optional extra `nyu`")
     count = 0
-    with labeled, new_folder(args.out) as out:
-        for frame in labeled_frames(labeled, splits):
+    with new_folder(args.out) as out:
+        for frame in read_labeled_frames(args.labeled, args.splits):
             write_nyuv2_frame(out, frame, args.depth_encoding)
             count += 1
     return f"{count} frames with {len(NYU_FOCUS_M)} slices each, depth {args.depth_encoding}, in {args.out}\n"

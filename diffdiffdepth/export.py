@@ -17,6 +17,7 @@ from diffdiffdepth.datasets import HciParameters
 from diffdiffdepth.losses import warp_to_centre
 from diffdiffdepth.report import map_status
 from diffdiffdepth.scene import LightField, MultiViewScene
+from shared.arrays import write_npy
 from shared.camera import pixel_grid, transform_points, unproject
 from shared.files import write_bytes, write_image, write_pfm, write_ply
 from shared.pictures import depth_picture, encode_png
@@ -103,5 +104,4 @@ def cloud_in_picture(disparity: Tensor) -> Tensor:
 def _write_map(stem: Path, values: Tensor) -> None:
     write_pfm(stem.with_suffix(".pfm"), values)
     array = values.detach().cpu().numpy().astype(np.float32)
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    np.save(stem.with_suffix(".npy"), array, allow_pickle=False)
+    write_npy(stem.with_suffix(".npy"), array)

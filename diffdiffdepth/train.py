@@ -24,6 +24,7 @@ from diffdiffdepth.points.store import save_points
 from diffdiffdepth.previews import progress_sheet
 from diffdiffdepth.routine import GroupAdam, turns
 from diffdiffdepth.scene import LightField, MultiViewScene
+from shared.arrays import write_npy
 from shared.config import load_config
 from shared.run import Run, command_line, open_run, parse_train_args, step_generator
 
@@ -117,7 +118,7 @@ def save_results(run: Run, scene: LightField | MultiViewScene, model: PointDepth
     model.choose(None)
     dense = model.dense().cpu().numpy().astype(np.float32)
     kind = "disparity" if isinstance(scene, LightField) else "depth"
-    np.save(run.folder / f"{kind}.npy", dense)
+    write_npy(run.folder / f"{kind}.npy", dense)
     save_points(run.folder / "points.npz", model.points())
     save_points(run.folder / "points_initial.npz", scene.points)
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from dfd_selfsup.datasets.stack import FocalStack
 from dfd_selfsup.models.thin_lens import Defocus, Lens
+from shared.arrays import read_npy, write_npy
 from shared.files import DataError, read_image
 
 __all__ = [
@@ -82,7 +83,7 @@ def convert_depth(root: Path) -> int:
     for path in sorted(root.glob("*Dpt.exr")):
         target = path.with_suffix(".npy")
         if not target.exists():
-            np.save(target, read_exr(path).numpy().astype(np.float16)[..., None])
+            write_npy(target, read_exr(path).numpy().astype(np.float16)[..., None])
             written += 1
     return written
 
@@ -104,12 +105,10 @@ def read_exr(path: Path) -> Tensor:
 def _read_depth(path: Path) -> Tensor:
     if path.suffix == ".exr":
         return read_exr(path)
-    try:
-        depth = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise DataError(
-            path, f"cannot be read ({error})", "Make it anew with prepare.py defocusnet"
-        ) from None
+    depth = read_npy(path)
+    if depth.ndim not in (2, 3) or depth[0, 0].size != 1 or depth.dtype.kind != "f":
+        reason = f"holds {depth.dtype} {depth.shape}, not floats [H, W] or [H, W, 1]"
+        raise DataError(path, reason, "Make it anew with prepare.py defocusnet")
     return torch.from_numpy(depth.astype(np.float32).reshape(depth.shape[:2]))
 
 

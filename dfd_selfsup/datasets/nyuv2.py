@@ -9,6 +9,7 @@ in the stacks made from it. Depth is kept as float here (`clean`); `wrap16` repe
 with the published figures.
 """
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -17,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dfd_selfsup.datasets.matlab import read_mat5
 from dfd_selfsup.datasets.stack import FocalStack
 from dfd_selfsup.models.psf import PsfOptions, render_stack
 from dfd_selfsup.models.thin_lens import Defocus, Lens
@@ -30,6 +32,7 @@ __all__ = [
     "labeled_frames",
     "load_nyuv2_stack",
     "nyuv2_splits",
+    "read_labeled_frames",
     "rgbd_stack",
     "wrap16",
     "write_nyuv2_frame",
@@ -64,11 +67,37 @@ def labeled_frames(labeled: Mapping[str, Any], splits: Mapping[str, Any]) -> Ite
     MATLAB's arrays come transposed: images [N, 3, 640, 480], depths [N, 640, 480]. The indices count from 1.
     """
     images, depths = labeled["images"], labeled["depths"]
+    if images.ndim != 4 or images.shape[1] != 3 or depths.shape != (len(images), *images.shape[2:]):
+        wanted = "[N, 3, W, H] and [N, W, H]"
+        raise ValueError(f"images and depths are {images.shape} and {depths.shape}, not {wanted}")
     for split in ("train", "test"):
         for number in sorted(int(n) for n in splits[f"{split}Ndxs"].reshape(-1)):
+            if not 1 <= number <= len(images):
+                raise ValueError(f"{split}Ndxs names frame {number} of {len(images)}")
             image = torch.from_numpy(images[number - 1]).permute(0, 2, 1).float() / 255
             depth = torch.from_numpy(depths[number - 1]).T.float()
             yield RgbdFrame(image, depth, split, f"{number:04d}")
+
+
+def read_labeled_frames(labeled: str | os.PathLike, splits: str | os.PathLike) -> Iterator[RgbdFrame]:
+    """The frames of the two files; DataError names the one that is missing, damaged or of other content.
+
+    Needs the package h5py (ImportError without it).
+    """
+    import h5py
+
+    indices = read_mat5(splits)
+    lacking = {"trainNdxs", "testNdxs"} - set(indices)
+    if lacking:
+        raise DataError(splits, f"holds no {min(lacking)}", "Give splits.mat of NYUv2")
+    remedy = "Give nyu_depth_v2_labeled.mat, complete (2.8 GB)"
+    try:
+        with h5py.File(labeled, "r") as file:
+            yield from labeled_frames(file, indices)
+    except GeneratorExit:
+        raise
+    except Exception as error:  # noqa: BLE001 - the HDF5 library raises many kinds for damaged files
+        raise DataError(labeled, f"cannot be read ({error})", remedy) from None
 
 
 def generate_slices(

@@ -1,8 +1,6 @@
 """Point sets on disk, and points made worse on purpose."""
 
-import io
 import os
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +8,8 @@ import torch
 from torch import Tensor
 
 from diffdiffdepth.scene import SparsePoints
-from shared.files import DataError, read_bytes, write_bytes
+from shared.arrays import read_npz, write_npz
+from shared.files import DataError
 
 __all__ = ["load_points", "perturb_points", "save_points"]
 
@@ -25,10 +24,8 @@ def save_points(path: str | os.PathLike, points: SparsePoints) -> None:
         "label": points.labels,
         **({} if points.weights is None else {"weight": points.weights}),
     }
-    buffer = io.BytesIO()
     arrays = {name: column.detach().cpu().numpy() for name, column in columns.items()}
-    np.savez_compressed(buffer, kind=np.array(points.kind), **arrays)
-    write_bytes(path, buffer.getvalue())
+    write_npz(path, kind=np.array(points.kind), **arrays)
 
 
 def load_points(path: str | os.PathLike, size: tuple[int, int] | None = None) -> SparsePoints:
@@ -38,11 +35,7 @@ def load_points(path: str | os.PathLike, size: tuple[int, int] | None = None) ->
     lengths, no points, NaN, labels or weights out of range, and if all points lie outside.
     """
     path = Path(path)
-    try:
-        with np.load(io.BytesIO(read_bytes(path)), allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(path, f"is not an NPZ file of arrays ({error})", REMEDY) from None
+    arrays = read_npz(path)
     missing = {"x", "y", "label", "kind"} - set(arrays)
     if missing:
         raise DataError(
