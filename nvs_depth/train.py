@@ -19,7 +19,7 @@ from nvs_depth.config import TrainConfig
 from nvs_depth.datasets.pairs import PairBatch, load_pairs, pair_batches
 from nvs_depth.datasets.select import Split, load_split
 from nvs_depth.eval import evaluate, summary
-from nvs_depth.losses import loss_terms, perceptual_network
+from nvs_depth.losses import LossWeights, loss_terms, perceptual_network
 from nvs_depth.models.synthesis import ViewSynthesizer
 from nvs_depth.report import preview_sheet
 from shared.camera import invert_pose
@@ -52,6 +52,7 @@ def train(
     run: Run, config: TrainConfig, network: ViewSynthesizer, split: Split, vgg: VggFeatures | None
 ) -> None:
     """Minimise the weighted sum of the terms over random pairs."""
+    freeze_untrained(network, config.weights)
     optimizer = torch.optim.Adam(network.parameters(), config.learning_rate, config.betas, fused=True)
     state = {"model": network, "optimizer": optimizer}
     start = run.restore(state, camera_facts(split))
@@ -83,6 +84,14 @@ def train(
             run.preview(step, "test_pairs", preview(network, split, run.device))
         if run.every(step, config.checkpoint_every):
             run.save(step, state)
+
+
+def freeze_untrained(network: ViewSynthesizer, weights: LossWeights) -> None:
+    """Take what no term reaches out of training: under torchrun its gradients would be waited for."""
+    if not weights.reconstruction:
+        network.view_decoder.heads[:-1].requires_grad_(False)  # the coarse pictures
+        if not weights.perceptual:
+            network.view_decoder.requires_grad_(False)
 
 
 def step_terms(

@@ -88,24 +88,39 @@ train.main()
 """
 
 
-def gradients(config, folder, processes, batch_size):
-    """Adam's first moments after one step are a tenth of the gradients, whoever computed them."""
-    script = folder / "script.py"
+def launch(config, out, processes, *settings):
+    """The optimiser's state for each parameter after a run, as torchrun starts it."""
+    script = out.parent / "script.py"
     script.write_text(WITHOUT_BATCH_STATISTICS)
     launcher = [sys.executable]
     if processes > 1:
         launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    out = folder / f"{processes}x{batch_size}"
-    command = ["--config", str(config), "--device", "cpu", "--out", str(out), "--set", "steps=1"]
     done = subprocess.run(
-        [*launcher, str(script), *command, f"batch_size={batch_size}"],
+        [
+            *launcher,
+            str(script),
+            "--config",
+            str(config),
+            "--device",
+            "cpu",
+            "--out",
+            str(out),
+            "--set",
+            *settings,
+        ],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    moments = checkpoint(out)["optimizer"]["state"]
-    return torch.cat([moment["exp_avg"].flatten() for moment in moments.values()])
+    return checkpoint(out)["optimizer"]["state"]
+
+
+def gradients(config, folder, processes, batch_size):
+    """Adam's first moments after one step are half the gradients, whoever computed them."""
+    out = folder / f"{processes}x{batch_size}"
+    state = launch(config, out, processes, "steps=1", f"batch_size={batch_size}")
+    return torch.cat([moment["exp_avg"].flatten() for moment in state.values()])
 
 
 @pytest.mark.slow
@@ -117,3 +132,11 @@ def test_two_processes_equal_one_with_the_double_batch(config, tmp_path):
     assert whole.norm() > 0
     assert (halves - whole).norm() < 1e-4 * whole.norm()
     assert (half - whole).norm() > 0.1 * whole.norm()  # the second process's share counts
+
+
+@pytest.mark.slow
+def test_two_processes_learn_depth_alone(config, tmp_path):
+    """Nothing reaches the view decoder then, and no process waits for its gradients."""
+    train.load_split(train.load_config(train.TrainConfig, config).data, 64)
+    state = launch(config, tmp_path / "run", 2, "steps=2", "weights.reconstruction=0", "batch_size=2")
+    assert {moment["step"].item() for moment in state.values()} == {2}
