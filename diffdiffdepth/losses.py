@@ -6,7 +6,8 @@ E is the distance of the warped views from the centre view, averaged over the vi
 view does not see a pixel, its warped image shows the centre view itself, for what looks at neighbourhoods.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -22,23 +23,33 @@ from shared.warp import backward_warp, disparity_warp
 __all__ = ["LossWeights", "ReprojectionLoss", "feature_network", "supervised_loss", "warp_to_centre"]
 
 OCCLUSION_BINS = 32
+FOOTPRINT_MARGIN_PX = 0.05  # what lands so close to a pixel is interpolated from that one alone
+Visibility = Literal["footprint", "pixel"]
 FEATURES = "relu1_2"  # 64 channels at full resolution
 
 
 @dataclass(frozen=True)
 class LossWeights:
-    """Factors of the terms beside the data term; these are the released code's for light fields.
+    """Factors of the terms beside the data term, and how images are compared there.
 
-    For multi-view scenes its smoothness is 0.0075 and its SSIM weight 0.05 (with the wrong sign there). Its
-    edge reward, 0.01, acts on the sum over five views; here it acts on their mean, as in the paper.
+    The factors are the released code's for light fields. For multi-view scenes its smoothness is 0.0075 and
+    its SSIM weight 0.05 (with the wrong sign there). Its edge reward, 0.01, acts on the sum over five views;
+    here it acts on their mean, as in the paper. `blur_px` blurs all images first: a view between its pixels
+    is blurred by bilinear interpolation, and a sharp image fits best where that does not happen.
+    `brightness_px` lets every view be brighter or darker than the centre by what changes slowly over the
+    image, on this scale: nothing real is quite matt, and on a surface with faint texture the highlights that
+    move with the view outweigh it. 0 turns either off. For `visibility` see `warp_to_centre`.
     """
 
     edge: float = 0.05
     smoothness: float = 0.05
     ssim: float = 0.0
+    blur_px: float = 0.0
+    brightness_px: float = 0.0
+    visibility: Visibility = "footprint"
 
     def __post_init__(self) -> None:
-        if min(self.edge, self.smoothness, self.ssim) < 0:
+        if min(self.edge, self.smoothness, self.ssim, self.blur_px, self.brightness_px) < 0:
             raise ValueError(f"loss weights must not be negative, got {self}")
 
 
@@ -64,6 +75,10 @@ class ReprojectionLoss:
         features: VggFeatures | None = None,
         unit: float = 1.0,
     ):
+        self.smoothness_guide = scene.centre[None]
+        if weights.blur_px > 0:
+            centre = _blurred(scene.centre[None], weights.blur_px)[0]
+            scene = replace(scene, centre=centre, views=_blurred(scene.views, weights.blur_px))
         self.scene, self.weights, self.features, self.unit = scene, weights, features, unit
         self.centre = scene.centre[None]  # [1, 3, H, W]
         with torch.no_grad():
@@ -75,9 +90,11 @@ class ReprojectionLoss:
         Returns the unweighted "data", "edge", "smoothness" and "ssim" (those with a weight) and their
         weighted "total". Differentiable in `dense`; which pixels a view sees is taken as given.
         """
-        warped, visible = warp_to_centre(self.scene, dense, views)
+        warped, visible = warp_to_centre(self.scene, dense, views, self.weights.visibility)
         if self.features is not None or self.weights.ssim > 0:
             warped = torch.where(visible, warped, self.centre)
+        if self.weights.brightness_px > 0:
+            warped = warped - _brightness(warped - self.centre, visible, self.weights.brightness_px)
         distances = self._distances(warped) * visible[:, 0]
         error = distances.sum(0) / visible.sum(dim=(0, 1)).clamp(min=1)  # [H, W]
         terms = {"data": error.mean()}
@@ -85,7 +102,7 @@ class ReprojectionLoss:
             terms["edge"] = -_gradient_magnitude(error).mean()
         if self.weights.smoothness > 0:
             terms["smoothness"] = edge_aware_smoothness(
-                dense[None, None] / self.unit, self.centre, gradient="sobel"
+                dense[None, None] / self.unit, self.smoothness_guide, gradient="sobel"
             )
         if self.weights.ssim > 0:
             similarity = ssim_map(warped, self.centre.expand_as(warped), "gaussian11_zero_pad")
@@ -107,13 +124,18 @@ class ReprojectionLoss:
 
 
 def warp_to_centre(
-    scene: LightField | MultiViewScene, dense: Tensor, views: Tensor | None = None
+    scene: LightField | MultiViewScene,
+    dense: Tensor,
+    views: Tensor | None = None,
+    visibility: Visibility = "footprint",
 ) -> tuple[Tensor, Tensor]:
     """Views [m, 3, H, W] as the centre camera would see them, and which pixels they see [m, 1, H, W].
 
     `dense` [H, W] is the centre's disparity (light field) or z-depth (multi-view scene); `views` selects
     views by index. A pixel is seen if it lands within the view, in front of its camera, and nothing nearer
-    lands on the same pixel there.
+    lands on any of the four pixels that its colour is interpolated from ("footprint") or on the one it is
+    nearest to ("pixel", the released code's rule: beside an outline, colours of the near surface leak into
+    what passes for seen, and the near surface grows by a pixel or two).
     """
     chosen = slice(None) if views is None else views
     images = scene.views[chosen]
@@ -127,7 +149,7 @@ def warp_to_centre(
         poses = scene.view_from_centre[chosen]
         warped, valid = backward_warp(images, maps, scene.view_K[chosen], scene.centre_K, poses)
         nearness = -dense.detach()
-    return warped, valid & _unoccluded(landing, nearness, valid[:, 0])[:, None]
+    return warped, valid & _unoccluded(landing, nearness, valid[:, 0], visibility)[:, None]
 
 
 def _landing_pixels(scene: LightField | MultiViewScene, dense: Tensor, chosen) -> Tensor:
@@ -140,24 +162,55 @@ def _landing_pixels(scene: LightField | MultiViewScene, dense: Tensor, chosen) -
     return project(points_view, scene.view_K[chosen].to(dense))[0]
 
 
-def _unoccluded(landing: Tensor, nearness: Tensor, valid: Tensor) -> Tensor:
+def _unoccluded(landing: Tensor, nearness: Tensor, valid: Tensor, visibility: Visibility) -> Tensor:
     """Z-buffer at pixel precision: False [m, H, W] where a pixel of a nearer bin lands on the same spot.
 
     landing: [m, H, W, 2], nearness: [H, W], larger is nearer, valid: [m, H, W], pixels that take part. Bins
     divide the range of all but the outermost 0.2 % of the values, and keep a slanted surface from hiding
-    itself.
+    itself; within a footprint, where neighbouring pixels land too, the next bin does not hide either.
     """
     views, (height, width) = len(landing), nearness.shape
     sample = nearness.flatten()[:: max(1, nearness.numel() // 20_000)]
     low, high = torch.quantile(sample, torch.tensor([0.002, 0.998]).to(sample))
     share = (nearness - low) / (high - low).clamp(min=1e-12)
-    bins = (share * OCCLUSION_BINS).clamp(0, OCCLUSION_BINS - 1).int().expand(views, -1, -1)
-    x, y = landing.nan_to_num().round().unbind(-1)
-    pixel = y.clamp(0, height - 1).long() * width + x.clamp(0, width - 1).long()
-    pixel = pixel.masked_fill_(~valid, height * width).flatten(1)  # one place more, for those outside
+    bins = (share * OCCLUSION_BINS).clamp(0, OCCLUSION_BINS - 1).int().expand(views, -1, -1).flatten(1)
+    landing = landing.nan_to_num()
+    pixel = _pixel_number(*landing.round().unbind(-1), height, width)
+    pixel = pixel.masked_fill_(~valid.flatten(1), height * width)  # one place more, for those outside
     nearest = bins.new_full((views, height * width + 1), -1)
-    nearest.scatter_reduce_(1, pixel, bins.flatten(1), "amax")
-    return (bins.flatten(1) >= nearest.gather(1, pixel)).view(views, height, width)
+    nearest.scatter_reduce_(1, pixel, bins, "amax")
+    if visibility == "pixel":
+        return (bins >= nearest.gather(1, pixel)).view(views, height, width)
+    low, high = (landing + FOOTPRINT_MARGIN_PX).floor(), (landing - FOOTPRINT_MARGIN_PX).ceil()
+    seen = torch.ones_like(bins, dtype=torch.bool)
+    for x in (low[..., 0], high[..., 0]):
+        for y in (low[..., 1], high[..., 1]):
+            seen &= bins + 1 >= nearest.gather(1, _pixel_number(x, y, height, width))
+    return seen.view(views, height, width)
+
+
+def _pixel_number(x: Tensor, y: Tensor, height: int, width: int) -> Tensor:
+    """Number [m, H W] of the pixels at whole positions [m, H, W]; those outside count to the border."""
+    return (y.clamp(0, height - 1).long() * width + x.clamp(0, width - 1).long()).flatten(1)
+
+
+def _brightness(difference: Tensor, visible: Tensor, sigma_px: float) -> Tensor:
+    """Local mean of differences [m, 3, H, W] over the pixels that are seen [m, 1, H, W]."""
+    seen = visible.to(difference)
+    total = _blurred(torch.cat([difference * seen, seen], dim=1), sigma_px)
+    return total[:, :-1] / total[:, -1:].clamp(min=1e-3)
+
+
+def _blurred(images: Tensor, sigma_px: float) -> Tensor:
+    """Images [m, C, H, W] after a separable Gaussian cut at 2.5 sigma, the border repeated."""
+    radius = max(1, round(2.5 * sigma_px))
+    steps = torch.arange(-radius, radius + 1).to(images)
+    taps = torch.exp(-steps.square() / (2 * sigma_px**2))
+    taps = taps / taps.sum()
+    planes = F.pad(images.flatten(0, 1)[None], (radius,) * 4, mode="replicate")  # [1, m C, H, W]
+    count = planes.shape[1]  # one group per plane is 30 times faster on the CPU than one batch item per plane
+    across = F.conv2d(planes, taps.expand(count, 1, 1, -1), groups=count)
+    return F.conv2d(across, taps[:, None].expand(count, 1, -1, 1), groups=count).view_as(images)
 
 
 def _gradient_magnitude(values: Tensor) -> Tensor:

@@ -33,6 +33,8 @@ __all__ = [
 ]
 
 PAPER_HCI = ("sideboard", "dino", "cotton", "boxes")
+MAP_NAMES = {"nearest": "nearest label", "diffusion": "not optimised", "ours": "optimised"}
+MAP_NAMES |= {"median": "with median filter"}
 ERROR_SHARE = 0.05  # of the range of the map: the end of the scale of error pictures
 
 
@@ -40,7 +42,7 @@ def maps_sheet(scene: LightField | MultiViewScene, maps: Mapping[str, Tensor]) -
     """The maps of an evaluation in one colour scale and, with truth, their absolute errors below."""
     shown = maps["ours"] if scene.truth is None else scene.truth
     low, high = depth_range(shown, None if scene.truth is None else scene.valid)
-    captions = ["centre view"] + [ROW_NAMES[name] for name in maps]
+    captions = ["centre view"] + [MAP_NAMES[name] for name in maps]
     rows = [[scene.centre] + [colorize_depth(dense, vmin=low, vmax=high) for dense in maps.values()]]
     if scene.truth is not None:
         limit = ERROR_SHARE * (high - low)
@@ -192,12 +194,17 @@ def write_run_report(
     write_bytes(folder / "maps.png", encode_png(sheet))
     low, high = depth_range(maps["ours"])
     points = points_picture(scene.points, scene.centre, low, high)
-    picture = depth_picture(maps["ours"], **map_status(scene), vmin=low, vmax=high)
-    caption = "The same colours everywhere." + (" Below: absolute errors." if scene.truth is not None else "")
+    meaning = map_status(scene)
+    picture = depth_picture(maps["ours"], **meaning, vmin=low, vmax=high)
+    where = f"{meaning['status']}; {low:.3g} to {high:.3g} {meaning['unit']}"
+    caption = "Left the range of the colours, which all maps share."
+    if scene.truth is not None:
+        caption += " Below: the truth, and absolute errors from black (none) to white."
     facts = {"Initial points": len(scene.points), "Views": results["views"]}
     facts |= {"Pixels": " x ".join(str(side) for side in reversed(results["size"]))}
+    maps = [Picture(picture, f"Optimised map: {where}."), Picture(points, f"Initial points: {where}.")]
     sections = [
-        Section("Result", [Picture(picture, "The optimised map."), Picture(points, "The initial points.")]),
+        Section("Result", maps),
         Section("Maps and errors", [Picture(sheet, caption)]),
         Section("Results", run_tables(results)),
     ]

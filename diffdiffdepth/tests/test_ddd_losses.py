@@ -1,10 +1,13 @@
 """Losses on scenes with known depth: true maps cost less, hidden pixels are found, every sign is right."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from scipy import ndimage
 
 from diffdiffdepth.losses import LossWeights, ReprojectionLoss, supervised_loss, warp_to_centre
 from diffdiffdepth.scene import LightField, MultiViewScene
@@ -111,11 +114,12 @@ def test_offsets_are_centre_minus_view():
     assert right < 0.1 * wrong
 
 
+@pytest.mark.parametrize("rule", ["pixel", "footprint"])
 @pytest.mark.parametrize("make", [light_field, multi_view])
-def test_visibility_agrees_with_a_loop(make):
+def test_visibility_agrees_with_a_loop(make, rule):
     scene = make()
     dense = scene.truth + 0.3 * torch.sin(pixels()[0] / 7)  # slanted parts, several bins
-    _, visible = warp_to_centre(scene, dense)
+    _, visible = warp_to_centre(scene, dense, visibility=rule)
     near = dense if isinstance(scene, LightField) else -dense
     sample = near.flatten()[:: max(1, near.numel() // 20_000)]
     low, high = np.quantile(sample.numpy(), [0.002, 0.998])
@@ -137,12 +141,17 @@ def test_visibility_agrees_with_a_loop(make):
                 if not (-1e-3 <= px <= WIDTH - 1 + 1e-3 and -1e-3 <= py <= HEIGHT - 1 + 1e-3):
                     continue
                 step = min(max(int((near[y, x].item() - low) / (high - low) * 32), 0), 31)
-                places[y, x] = (round(px), round(py), step)
-                key = places[y, x][:2]
+                places[y, x] = (px, py, step)
+                key = (round(px), round(py))
                 first[key] = max(first.get(key, -1), step)
         expected = torch.zeros(HEIGHT, WIDTH, dtype=torch.bool)
         for (y, x), (px, py, step) in places.items():
-            expected[y, x] = first[px, py] == step
+            if rule == "pixel":
+                expected[y, x] = first[round(px), round(py)] == step
+            else:
+                ends = [[math.floor(p + 0.05), math.ceil(p - 0.05)] for p in (px, py)]
+                around = [(i, j) for i in ends[0] for j in ends[1]]
+                expected[y, x] = max(first.get(place, -1) for place in around) <= step + 1
         # a position half-way between two pixels, or a value on the edge of a bin, may fall either way
         assert (expected != visible[view, 0]).float().mean() < 0.01
         assert 20 < (~expected).sum() < 0.5 * expected.numel()
@@ -159,6 +168,38 @@ def test_hidden_pixels_are_found_and_a_map_nobody_sees_costs_nothing():
     terms["total"].backward()
     assert terms["data"] == 0
     assert (far_off.grad == 0).all()
+
+
+def test_colours_of_something_nearer_do_not_pass_for_seen():
+    """In the view, a wall pixel half a pixel beside the square is interpolated from its colours too."""
+    scene = light_field(((0.5, 0),))  # the square moves left by 1 px, the wall right by half a pixel
+    mixed = {}
+    for rule in ("pixel", "footprint"):
+        warped, visible = warp_to_centre(scene, scene.truth, visibility=rule)
+        wrong = (warped - scene.centre).abs().mean(1, keepdim=True) > 0.05
+        mixed[rule] = (wrong & visible)[0, 0, 14:27, 15:20].sum()
+    assert mixed["footprint"] == 0 < mixed["pixel"]
+
+
+def test_blur_is_a_gaussian_and_takes_away_the_bias_towards_whole_pixels():
+    generator = torch.Generator().manual_seed(0)
+    fine = F.interpolate(torch.rand(1, 3, 60, 300, generator=generator), scale_factor=1)
+    sharp = F.avg_pool2d(fine, (1, 4), stride=1)  # a texture sampled four times per pixel along x
+    centre, view = sharp[0, :, :, 0:280:4], sharp[0, :, :, 2:282:4]  # half a pixel apart
+    scene = LightField(centre, view[None], torch.tensor([[-1.0, 0.0]]))
+    errors = {}
+    for blur in (0.0, 0.8):
+        loss = ReprojectionLoss(scene, replace(DATA_ONLY, blur_px=blur))
+        steps = torch.arange(0.2, 0.81, 0.05)
+        values = [loss(torch.full(centre.shape[1:], step.item()))["data"].item() for step in steps]
+        errors[blur] = min(values)
+    assert errors[0.8] < 0.5 * errors[0.0]
+    spot = torch.zeros(3, 21, 21)
+    spot[:, 10, 10] = 1
+    scene = LightField(spot, spot[None], torch.zeros(1, 2))
+    blurred = ReprojectionLoss(scene, replace(DATA_ONLY, blur_px=0.7)).scene.centre[0].numpy()
+    expected = ndimage.gaussian_filter(spot[0].numpy(), 0.7, truncate=2.5)
+    np.testing.assert_allclose(blurred, expected, atol=1e-6)
 
 
 def test_error_is_averaged_over_the_views_that_see_a_pixel():
