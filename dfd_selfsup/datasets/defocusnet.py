@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dfd_selfsup.datasets.stack import FocalStack
+from dfd_selfsup.datasets.stack import FocalStack, read_slices
 from dfd_selfsup.models.thin_lens import Defocus, Lens
 from shared.arrays import read_npy, write_npy
 from shared.files import DataError, read_image
@@ -64,11 +64,14 @@ def load_defocusnet_stack(root: Path, scene: str) -> FocalStack:
     if not depth_paths:
         raise DataError(root, f"scene {scene} has no depth map", "Unpack the data set again")
     preferred = sorted(depth_paths, key=lambda path: path.suffix == ".exr")[0]
-    depth = _read_depth(preferred)
+    slices, depth = read_slices(paths), _read_depth(preferred)
+    if depth.shape != slices.shape[-2:]:
+        found, wanted = (f"{shape[-1]} x {shape[-2]} pixels" for shape in (depth.shape, slices.shape))
+        raise DataError(preferred, f"is {found}, the slices {wanted}", "Unpack the data set again")
     valid = depth.isfinite() & (depth > 0)
     return FocalStack(
         scene,
-        torch.stack([read_image(path) for path in paths]),
+        slices,
         Defocus.thin_lens(DEFOCUSNET_LENS, DEFOCUSNET_FOCUS_M),
         DEFOCUSNET_LENS,
         aif=read_image(aif_paths[0]) if aif_paths else None,

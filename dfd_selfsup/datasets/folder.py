@@ -31,9 +31,9 @@ import yaml
 from PIL import ExifTags, Image
 from torch import Tensor
 
-from dfd_selfsup.datasets.stack import FocalStack
+from dfd_selfsup.datasets.stack import FocalStack, read_slices
 from dfd_selfsup.models.thin_lens import Defocus, Lens, check_focus_m
-from shared.files import DataError, read_image, read_image_size, read_pfm, read_text
+from shared.files import DataError, read_image, read_pfm, read_text
 
 __all__ = ["AIF_NAMES", "list_slices", "load_stack", "natural_key", "ordered_defocus", "read_exif"]
 
@@ -123,7 +123,7 @@ def _read_info(path: Path) -> dict[str, Any]:
     remedy = f"Known keys: {', '.join(KNOWN)}"
     try:
         info = yaml.safe_load(read_text(path)) or {}
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise DataError(path, f"is not valid YAML ({getattr(error, 'problem', error)})", remedy) from None
     if not isinstance(info, dict):
         raise DataError(path, "must hold lines of the form `key: value`", remedy)
@@ -142,7 +142,7 @@ def _read_info(path: Path) -> dict[str, Any]:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e12
 
 
 def _slice_paths(folder: Path, names: Any) -> list[Path]:
@@ -160,12 +160,7 @@ def _slice_paths(folder: Path, names: Any) -> list[Path]:
 
 def _read_slices(paths: Sequence[Path]) -> tuple[Tensor, list[str]]:
     """[S, 3, H, W] in the order of the names, and notes on slices without content."""
-    sizes = [read_image_size(path) for path in paths]
-    for path, size in zip(paths, sizes, strict=True):
-        if size != sizes[0]:
-            reason = f"is {size[1]} x {size[0]} pixels, but {paths[0].name} is {sizes[0][1]} x {sizes[0][0]}"
-            raise DataError(path, reason, "All slices must have one size; prepare.py align makes them so")
-    images = torch.stack([read_image(path) for path in paths])
+    images = read_slices(paths)
     flat = [path.name for path, image in zip(paths, images, strict=True) if image.max() == image.min()]
     notes = [f"{', '.join(flat)}: of one colour throughout, tells nothing about depth"] if flat else []
     if len(flat) == len(paths):
@@ -202,6 +197,9 @@ def _defocus(folder: Path, info: dict[str, Any], lens: Lens | None, count: int) 
             )
         order = sorted(range(count), key=lambda index: -values[index])
         gain = float(info.get("blur_px_per_disparity", ORDER_GAIN_PX))
+        if gain <= 0:
+            reason = f"blur_px_per_disparity must be positive, got {gain:g}"
+            raise DataError(folder / "stack.yaml", reason, "It is how many pixels of radius one unit makes")
         focus = torch.tensor([values[index] for index in order])
         return Defocus(focus, torch.full((count,), gain), "disparity"), order
     if given:
@@ -226,10 +224,14 @@ def _with_truth(stack: FocalStack, folder: Path) -> FocalStack:
             found["aif"] = read_image(path)
     if (path := folder / "depth.pfm").exists():
         depth = read_pfm(path)
-        found["valid"] = depth.isfinite() & (depth > 0)
-        found["depth"] = torch.where(found["valid"], depth, 0.0)
+        found["depth"] = depth
+        if not bool(((depth > 0) & depth.isfinite()).any()):
+            raise DataError(path, "holds no valid depth", "It is z-depth in metres; remove it if unknown")
     for name, value in found.items():
-        if value.shape[-2:] != stack.size:
-            reason = f"the truth ({name}) is {list(value.shape[-2:])}, the slices are {list(stack.size)}"
-            raise DataError(folder, reason, "They must have one size")
+        if value.shape != (stack.size if name == "depth" else (3, *stack.size)):
+            reason = f"the truth ({name}) is {list(value.shape)}, the slices are {list(stack.size)}"
+            raise DataError(folder, reason, "They must have one size, and depth one channel")
+    if "depth" in found:
+        found["valid"] = found["depth"].isfinite() & (found["depth"] > 0)
+        found["depth"] = torch.where(found["valid"], found["depth"], 0.0)
     return FocalStack(**{**vars(stack), **found})

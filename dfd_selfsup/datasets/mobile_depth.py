@@ -9,6 +9,7 @@ for inches, and invents 50 mm, f/24 and 5.6 um; both are kept as the named switc
 only the order and spacing of the focus is trusted, and depth comes out ordered, not metric.
 """
 
+import math
 from pathlib import Path
 from typing import Literal
 
@@ -16,9 +17,9 @@ import torch
 import torch.nn.functional as F
 
 from dfd_selfsup.datasets.folder import list_slices, natural_key, ordered_defocus
-from dfd_selfsup.datasets.stack import FocalStack
+from dfd_selfsup.datasets.stack import FocalStack, read_slices
 from dfd_selfsup.models.thin_lens import Defocus, Lens
-from shared.files import DataError, read_image, read_text
+from shared.files import DataError, read_text
 
 __all__ = ["load_mobile_depth", "read_focal_depths"]
 
@@ -41,7 +42,7 @@ def load_mobile_depth(
     if depths is not None and len(depths) != len(paths):
         reason = f"the calibration has {len(depths)} focal depths for {len(paths)} frames"
         raise DataError(folder, reason, "Unpack frames and calibration of the same scene")
-    images = torch.stack([read_image(path) for path in paths])
+    images = read_slices(paths)
     if max_side and max(images.shape[-2:]) > max_side:
         scale = max_side / max(images.shape[-2:])
         size = [max(16, round(side * scale)) for side in images.shape[-2:]]
@@ -68,6 +69,8 @@ def read_focal_depths(folder: Path) -> list[float] | None:
             values = [float(row[0]) for row in rows]
         except ValueError as error:
             raise DataError(path, f"holds something else than numbers ({error})", "Unpack it again") from None
+        if not all(map(math.isfinite, values)):
+            raise DataError(path, "holds focal depths that are not finite", "Unpack it again")
         return values[:-1] if first_only else values  # the last row of calibrated.txt is the focal length
     return None
 

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dfd_selfsup.datasets.matlab import read_mat5
-from dfd_selfsup.datasets.stack import FocalStack
+from dfd_selfsup.datasets.stack import FocalStack, read_slices
 from dfd_selfsup.models.psf import PsfOptions, render_stack
 from dfd_selfsup.models.thin_lens import Defocus, Lens
 from shared.files import DataError, read_depth_png, read_image, read_pfm, write_image, write_pfm
@@ -173,7 +173,7 @@ def load_nyuv2_stack(root: Path, split: str, name: str, encoding: DepthEncoding 
     if len(paths) != len(NYU_FOCUS_M):
         reason = f"holds {len(paths)} slices of frame {name} instead of {len(NYU_FOCUS_M)}"
         raise DataError(root / f"{split}_fs5", reason, "Make the stacks with prepare.py nyuv2")
-    slices = torch.stack([read_image(path) for path in paths])
+    slices = read_slices(paths)
     depth, valid = _read_depth(root / f"{split}_depth", name)
     depth = wrap16(depth) if encoding == "wrap16" else depth
     return FocalStack(
@@ -202,6 +202,9 @@ def _loader(root: Path, split: str, name: str, encoding: DepthEncoding) -> Calla
 def _read_depth(folder: Path, name: str) -> tuple[Tensor, Tensor]:
     if (folder / f"{name}.pfm").exists():
         depth = read_pfm(folder / f"{name}.pfm")
+        if depth.ndim != 2:
+            reason = f"holds {list(depth.shape)} values, not one depth per pixel"
+            raise DataError(folder / f"{name}.pfm", reason, "Make the data set anew with prepare.py nyuv2")
         valid = depth.isfinite() & (depth > 0)
         return torch.where(valid, depth, NEAR_M), valid
     return read_depth_png(folder / f"{name}.png", unit_m=DEPTH_UNIT_M)

@@ -82,4 +82,12 @@ def _from_folder(path: Path) -> Loader:
 
 
 def _resized(load: Loader, height: int, width: int, rescale_pitch: bool) -> Loader:
-    return lambda: resize_stack(load(), height, width, rescale_pitch)
+    def load_resized() -> FocalStack:
+        stack = load()
+        try:
+            return resize_stack(stack, height, width, rescale_pitch)
+        except ValueError as error:
+            remedy = "Choose data.resize_to of the same shape, or data.rescale_pitch=false"
+            raise DataError(stack.name, str(error), remedy) from None
+
+    return load_resized

@@ -2,14 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from dfd_selfsup.models.thin_lens import Defocus, Lens
+from shared.files import DataError, read_image, read_image_size
 
-__all__ = ["FocalStack", "StackBatch", "collate", "crop_stack", "resize_stack"]
+__all__ = ["FocalStack", "StackBatch", "collate", "crop_stack", "read_slices", "resize_stack"]
 
 
 @dataclass(frozen=True)
@@ -60,9 +62,12 @@ class StackBatch:
 
 
 def collate(stacks: Sequence[FocalStack]) -> StackBatch:
-    """Stacks of one size, slice count and kind as a batch."""
-    if len({(stack.images.shape, stack.defocus.kind) for stack in stacks}) != 1:
-        raise ValueError("stacks of one batch must have one size, one number of slices and one kind")
+    """Stacks of one size, slice count and kind as a batch; DataError names the first that differs."""
+    for stack in stacks:
+        ours, first = (_in_words(s) for s in (stack, stacks[0]))
+        if ours != first:
+            remedy = "Stacks of one batch must be alike: set crop or data.resize_to, or batch_size=1"
+            raise DataError(stack.name, f"{ours}, but {stacks[0].name} is {first}", remedy)
 
     def together(name: str) -> Tensor | None:
         values = [getattr(stack, name) for stack in stacks]
@@ -82,6 +87,21 @@ def collate(stacks: Sequence[FocalStack]) -> StackBatch:
         None if depth is None else depth.unsqueeze(1),
         None if valid is None else valid.unsqueeze(1),
     )
+
+
+def _in_words(stack: FocalStack) -> str:
+    height, width = stack.size
+    return f"{len(stack.images)} slices of {width} x {height} pixels, {stack.defocus.kind}"
+
+
+def read_slices(paths: Sequence[Path]) -> Tensor:
+    """Images [S, 3, H, W] of one size; DataError names the first that is damaged or differs."""
+    sizes = [read_image_size(path) for path in paths]
+    for path, size in zip(paths, sizes, strict=True):
+        if size != sizes[0]:
+            reason = f"is {size[1]} x {size[0]} pixels, but {paths[0].name} is {sizes[0][1]} x {sizes[0][0]}"
+            raise DataError(path, reason, "All slices must have one size; prepare.py align makes them so")
+    return torch.stack([read_image(path) for path in paths])
 
 
 def crop_stack(stack: FocalStack, top: int, left: int, side: int, flip: bool = False) -> FocalStack:

@@ -1,0 +1,206 @@
+"""Broken focal stacks, one row each: every one ends in a `DataError` with file, reason and remedy within 2 s.
+
+Loaders: one's own folder, a folder of splits, Mobile Depth, NYUv2 stacks, DefocusNet.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from dfd_selfsup.datasets.defocusnet import defocusnet_splits, load_defocusnet_stack
+from dfd_selfsup.datasets.folder import load_stack
+from dfd_selfsup.datasets.mobile_depth import load_mobile_depth
+from dfd_selfsup.datasets.nyuv2 import RgbdFrame, load_nyuv2_stack, nyuv2_splits, write_nyuv2_frame
+from dfd_selfsup.datasets.splits import folder_splits
+from dfd_selfsup.datasets.stack import collate
+from shared.arrays import write_npy
+from shared.files import write_image, write_pfm
+from shared.tests.broken import Case, assert_refused, claim_size, cut, picture, remove, write
+
+STACK = {"focus_m": [1, 2, 4], "focal_length_mm": 50, "f_number": 8, "pixel_pitch_um": 12}
+
+
+def stack(folder: Path, height: int = 20) -> Path:
+    for index in range(3):
+        picture(f"photo_{index}.png", height, 28)(folder)
+    picture("aif.png", height, 28)(folder)
+    write_pfm(folder / "depth.pfm", torch.ones(height, 28))
+    (folder / "stack.yaml").write_text(yaml.safe_dump(STACK))
+    return folder
+
+
+def info(**changes: object) -> Case:
+    return write("stack.yaml", yaml.safe_dump(STACK | changes))
+
+
+def depth(*shape: int):
+    return lambda folder: write_pfm(folder / "depth.pfm", torch.ones(*shape))
+
+
+FOLDER = {
+    "no slice": Case(lambda folder: [path.unlink() for path in folder.glob("photo*")], r"holds 0 photo"),
+    "a slice missing": Case(remove("photo_1.png"), "3 entries for 2 photos", "stack.yaml"),
+    "empty slice": Case(write("photo_1.png", b""), "empty", "photo_1.png"),
+    "slice cut short": Case(cut("photo_2.png"), "cannot be decoded", "photo_2.png"),
+    "slice is no image": Case(write("photo_2.png", "hello"), "not an image", "photo_2.png"),
+    "absurd size": Case(claim_size("photo_0.png"), "claims 8000 x 8000", "photo_0.png"),
+    "sizes differ": Case(picture("photo_1.png", 21, 28), "28 x 21 pixels", "photo_1.png"),
+    "too few distances": Case(info(focus_m=[1, 2]), "2 entries for 3 photos", "stack.yaml"),
+    "distance zero": Case(info(focus_m=[0, 1, 2]), "positive", "stack.yaml"),
+    "distance not a number": Case(info(focus_m=[1, float("nan"), 2]), "list of numbers", "stack.yaml"),
+    "distance beyond floats": Case(info(focus_m=[1, 2, 10**400]), "list of numbers", "stack.yaml"),
+    "equal distances": Case(info(focus_m=[1, 1, 2]), "equal", "stack.yaml"),
+    "distance below the focal length": Case(info(focus_m=[0.03, 1, 2]), "focal length", "stack.yaml"),
+    "negative f-number": Case(info(f_number=-1), "positive", "stack.yaml"),
+    "blur without size": Case(
+        write("stack.yaml", "focus_disparity_px: [1, 2, 3]\nblur_px_per_disparity: 0"),
+        "positive",
+        "stack.yaml",
+    ),
+    "YAML: unknown key": Case(info(focus_mm=[1]), "unknown key", "stack.yaml"),
+    "YAML: a date that is none": Case(write("stack.yaml", "f_number: 2020-13-45"), "YAML", "stack.yaml"),
+    "YAML: nested without end": Case(write("stack.yaml", "focus_m: " + "[" * 3000), "YAML", "stack.yaml"),
+    "YAML: a program": Case(
+        write("stack.yaml", "a: !!python/object/apply:os.getcwd []"), "YAML", "stack.yaml"
+    ),
+    "YAML: not text": Case(write("stack.yaml", b"\xff\xfe\x00"), "UTF-8", "stack.yaml"),
+    "truth of another size": Case(depth(10, 14), "truth .depth. is", ""),
+    "truth in colours": Case(depth(3, 20, 28), "truth .depth. is", ""),
+    "truth cut short": Case(cut("depth.pfm"), "bytes", "depth.pfm"),
+    "truth without a valid pixel": Case(
+        lambda folder: write_pfm(folder / "depth.pfm", torch.full((20, 28), torch.nan)),
+        "no valid",
+        "depth.pfm",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FOLDER)
+def test_folder(tmp_path: Path, case: str) -> None:
+    load_stack(stack(tmp_path / "s"))
+    assert_refused(FOLDER[case], tmp_path / "s", lambda: load_stack(tmp_path / "s"))
+
+
+SPLITS = {
+    "no test stacks": Case(lambda root: (root / "test").rename(root / "toast"), "holds no folder", "test"),
+    "stacks of different sizes": Case(
+        lambda root: stack(root / "train" / "b", 24), "b: 3 slices of 28 x 24 pixels"
+    ),
+    "stacks of different lengths": Case(
+        lambda root: [
+            remove("photo_2.png")(stack(root / "train" / "b")),
+            info(focus_m=[1, 2])(root / "train" / "b"),
+        ],
+        "2 slices",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SPLITS)
+def test_splits(tmp_path: Path, case: str) -> None:
+    for split in ("train", "test"):
+        stack(tmp_path / split / "a")
+    names = "test" if case == "no test stacks" else "b"
+    broken = SPLITS[case]._replace(names=names)
+    assert_refused(broken, tmp_path, lambda: collate([load() for load in folder_splits(tmp_path)["train"]]))
+
+
+def mobile(folder: Path) -> Path:
+    for index in range(3):
+        picture(f"a{index}.jpg", 20, 28)(folder)
+    (folder / "calibrated.txt").write_text("1.0 2\n2.0 2\n3.0 2\n50\n")
+    return folder
+
+
+MOBILE = {
+    "one frame": Case(lambda folder: [remove(f"a{i}.jpg")(folder) for i in (1, 2)], "holds 1 frames"),
+    "sizes differ": Case(picture("a1.jpg", 21, 28), "28 x 21 pixels", "a1.jpg"),
+    "words in the calibration": Case(
+        write("calibrated.txt", "near\nfar\n"), "else than numbers", "calibrated"
+    ),
+    "NaN in the calibration": Case(write("calibrated.txt", "1\nnan\n3\n50\n"), "finite", "calibrated.txt"),
+    "a row missing": Case(write("calibrated.txt", "1\n2\n50\n"), "2 focal depths for 3 frames"),
+    "calibration empty": Case(write("calibrated.txt", ""), "empty", "calibrated.txt"),
+}
+
+
+@pytest.mark.parametrize("case", MOBILE)
+def test_mobile_depth(tmp_path: Path, case: str) -> None:
+    load_mobile_depth(mobile(tmp_path / "scene"))
+    assert_refused(MOBILE[case], tmp_path / "scene", lambda: load_mobile_depth(tmp_path / "scene"))
+
+
+NYU = {
+    "no frames": Case(lambda root: [path.unlink() for path in (root / "train_rgb").iterdir()], "train_rgb"),
+    "a slice missing": Case(remove("train_fs5/0001_0003.png"), "holds 4 slices", "train_fs5"),
+    "slice sizes differ": Case(picture("train_fs5/0001_0002.png", 10, 20), "20 x 10 pixels", "0001_0002"),
+    "slice cut short": Case(cut("train_fs5/0001_0002.png"), "cannot be decoded", "0001_0002"),
+    "no depth": Case(remove("train_depth/0001.pfm"), "does not exist", "0001.png"),
+    "depth in colours": Case(
+        lambda root: write_pfm(root / "train_depth/0001.pfm", torch.ones(3, 480, 640)),
+        r"\[3, 480, 640\]",
+        "0001.pfm",
+    ),
+    "8-bit depth": Case(
+        lambda root: [remove("train_depth/0001.pfm")(root), picture("train_depth/0001.png", 48, 64, 1)(root)],
+        "8 bits",
+        "train_depth",
+    ),
+    "no colours": Case(remove("train_rgb/0001.png"), "train_rgb"),
+}
+
+
+@pytest.mark.parametrize("case", NYU)
+def test_nyuv2(tmp_path: Path, case: str) -> None:
+    frame = RgbdFrame(torch.rand(3, 480, 640), torch.rand(480, 640) + 1, "train", "0001")
+    write_nyuv2_frame(tmp_path, frame)
+    picture("test_rgb/0002.png", 48, 64)(tmp_path)
+
+    def load() -> None:
+        nyuv2_splits(tmp_path, "train_holdout", "clean")
+        load_nyuv2_stack(tmp_path, "train", "0001")
+
+    load()
+    assert_refused(NYU[case], tmp_path, load)
+
+
+DEFOCUSNET = {
+    "two scenes": Case(lambda root: [path.unlink() for path in root.glob("000002*")], "holds 2 scenes"),
+    "a slice missing": Case(remove("000000_03All.png"), "4 slices instead of 5"),
+    "slice sizes differ": Case(picture("000000_03All.png", 10, 20), "20 x 10 pixels", "000000_03All.png"),
+    "no depth": Case(remove("000000Dpt.npy"), "no depth map"),
+    "depth cut short": Case(cut("000000Dpt.npy"), "NumPy", "000000Dpt.npy"),
+    "depth of another size": Case(
+        lambda root: write_npy(root / "000000Dpt.npy", np.ones((4, 6, 1), np.float16)),
+        "is 6 x 4 pixels",
+        "Dpt.npy",
+    ),
+    "depth of whole numbers": Case(
+        lambda root: write_npy(root / "000000Dpt.npy", np.ones((12, 16, 1), np.int32)),
+        "not floats",
+        "Dpt.npy",
+    ),
+    "depth in colours": Case(
+        lambda root: write_npy(root / "000000Dpt.npy", np.ones((12, 16, 3), np.float16)),
+        "not floats",
+        "Dpt.npy",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", DEFOCUSNET)
+def test_defocusnet(tmp_path: Path, case: str) -> None:
+    for scene in range(3):
+        for index in range(5):
+            write_image(tmp_path / f"{scene:06d}_{index:02d}All.png", torch.rand(3, 12, 16))
+        write_npy(tmp_path / f"{scene:06d}Dpt.npy", np.ones((12, 16, 1), np.float16))
+
+    def load() -> None:
+        defocusnet_splits(tmp_path)
+        load_defocusnet_stack(tmp_path, "000000")
+
+    load()
+    assert_refused(DEFOCUSNET[case], tmp_path, load)
