@@ -14,7 +14,7 @@ from deepvoxels.methods import Method, NovelViews, render_views
 from deepvoxels.paths import camera_path
 from deepvoxels.published import ABLATION, METHOD_NAMES, PAPER_DATA, TABLE_1
 from shared.files import write_bytes
-from shared.pictures import contact_sheet, depth_picture, encode_png
+from shared.pictures import colorize_depth, contact_sheet, depth_legend, depth_picture, encode_png
 from shared.report import Column, Curves, Picture, ResultsTable, Section, Video, write_report, write_video
 
 __all__ = [
@@ -135,7 +135,8 @@ def write_run_report(
     }
     if results["depth"] is not None:
         facts["Depth error"] = f"{results['depth']['abs_rel']:.1%} (mean relative, on the object)"
-    caption = "Held-out views: true image, rendered image, expected z-depth along each ray."
+    caption = f"Held-out views. Depth: {STATUS}, {test_views.near:.3g} to {test_views.far:.3g} {UNIT}, the "
+    caption += "mean along each ray; beside the object it means nothing. Grey: no true depth."
     sections = [
         Section("Novel views", [Picture(sheet, caption)]),
         Section("Moving camera", [Video(video, "Rendered from the learned voxel grid.", width=640)]),
@@ -160,14 +161,15 @@ def _summary(results: Mapping[str, Any]) -> str:
 def _sheet(scene: PosedScene, chosen: Tensor, images: Tensor, depths: Tensor | None) -> np.ndarray:
     rows = [list(scene.batch(chosen)), list(images)]
     captions = ["true", "rendered"]
-    limits = {"unit": UNIT, "status": STATUS, "vmin": scene.near, "vmax": scene.far}
+    chosen, limits = chosen.tolist(), (scene.near, scene.far)
     if depths is not None:
-        rows.append([depth_picture(depth, **limits) for depth in depths])
+        rows.append([colorize_depth(depth, None, *limits) for depth in depths])
         captions.append("depth")
     if scene.depth is not None:
-        rows.append([depth_picture(scene.depth[i], scene.depth_valid[i], **limits) for i in chosen.tolist()])
+        rows.append([colorize_depth(scene.depth[i], scene.depth_valid[i], *limits) for i in chosen])
         captions.append("true depth")
-    return contact_sheet(rows, columns=[scene.names[i] for i in chosen.tolist()], row_captions=captions)
+    legend = depth_legend(400, *limits, UNIT, STATUS) if len(rows) > 2 else None
+    return contact_sheet(rows, [scene.names[i] for i in chosen], captions, legend=legend)
 
 
 def _evenly(count: int) -> Tensor:

@@ -15,7 +15,14 @@ from dfd_selfsup.methods import METHOD_NAMES, Estimate, Estimator, network_metho
 from dfd_selfsup.models.heads import StackModel
 from dfd_selfsup.published import COLUMNS, TABLE_1, TABLE_2
 from shared.files import write_bytes
-from shared.pictures import contact_sheet, depth_picture, encode_png
+from shared.pictures import (
+    colorize_depth,
+    contact_sheet,
+    depth_legend,
+    depth_picture,
+    depth_range,
+    encode_png,
+)
 from shared.report import Column, Curves, Picture, ResultsTable, Section, write_report
 
 __all__ = [
@@ -30,6 +37,7 @@ __all__ = [
 ]
 
 SHEET_STACKS = 6
+CELL = 200  # px, of the contact sheet
 LABELS = {"delta1": "δ1", "delta2": "δ2", "delta3": "δ3", "rmse": "RMSE", "abs_rel": "AbsRel"}
 HIGHER = ("delta1", "delta2", "delta3", "psnr", "ssim")
 DIGITS = 3
@@ -104,7 +112,7 @@ def stack_rows(
         if estimate.q is None:
             cells.append(None)
         else:
-            values = estimate.depth if stack.is_metric else estimate.q
+            values = _shown(stack, estimate)
             cells.append(depth_picture(values, unit=unit, status=status, vmin=limits[0], vmax=limits[1]))
     return cells
 
@@ -120,7 +128,8 @@ def write_run_report(
     chosen = _evenly(stacks)
     own = results["method"]
     estimates = [[methods[name](stack) for stack in chosen] for name in (own, "focus_sml")]
-    sheet = _sheet(chosen, estimates, ["predicted", "depth from focus"])
+    sheet = _sheet(chosen, estimates, ["predicted", "focus measure"])
+    unit, status = depth_meaning(chosen[0])
     write_bytes(folder / "test_stacks.png", encode_png(sheet))
     mean, focus = results["mean"][own], results["mean"]["focus_sml"]
     facts = {"Test stacks": results["test_stacks"], "Training stacks": results["train_stacks"]}
@@ -134,7 +143,8 @@ def write_run_report(
     names += [t for t in terms if getattr(config.loss, t) > 0] if own == "selfsup" else ["depth"]
     caption = (
         "Test stacks: the slices focused nearest and farthest, all-in-focus image and depth of this run, "
-        "the same by a focus measure, and the truth."
+        f"the same by a focus measure, and the truth. Depth: {status} in {unit}, one range for each stack, "
+        "printed below it; grey: no true depth."
     )
     sections = [
         Section("Stacks", [Picture(sheet, caption)]),
@@ -142,40 +152,42 @@ def write_run_report(
         Section("The paper", paper_tables()),
         Section("Training", [Curves(names)]),
     ]
-    title = f"{METHOD_NAMES[own]}: {results['data']}"
+    title = f"Depth from defocus, {METHOD_NAMES[own].removesuffix(' (ours)')}: {results['data']}"
     write_report(folder, title, sections, facts=facts)
 
 
 def _sheet(stacks: Sequence[FocalStack], estimates: list[list[Estimate]], names: list[str]) -> np.ndarray:
-    """One column per stack; the depth of a stack shares one range with its truth."""
-    columns = []
+    """One column per stack; all depth maps of a stack share one range, printed at its foot."""
+    rows: dict[str, list[Any]] = {}
     for index, stack in enumerate(stacks):
-        limits = _limits(stack)
-        cells = stack_rows(stack, [row[index] for row in estimates], limits)
+        found = [row[index] for row in estimates]
+        limits = _limits(stack, found)
+        cells: dict[str, Any] = {"nearest focus": stack.images[0], "farthest focus": stack.images[-1]}
+        for name, estimate in zip(names, found, strict=True):
+            cells[f"{name}: image"] = estimate.aif
+            if estimate.q is not None:
+                cells[f"{name}: depth"] = colorize_depth(_shown(stack, estimate), None, *limits)
         if stack.aif is not None:
-            cells.append(stack.aif)
+            cells["true image"] = stack.aif
         if stack.depth is not None:
-            shown = _shown_truth(stack)
-            unit, status = depth_meaning(stack)
-            cells.append(
-                depth_picture(shown, stack.valid, unit=unit, status=status, vmin=limits[0], vmax=limits[1])
-            )
-        columns.append(cells)
-    captions = ["nearest focus", "farthest focus"]
-    captions += [f"{name} {what}" for name in names for what in ("image", "depth")]
-    rows = [list(row) for row in zip(*columns, strict=True)]
-    captions += ["true image", "true depth"][: len(rows) - len(captions)]
-    return contact_sheet(
-        rows, columns=[stack.name for stack in stacks], row_captions=captions, cell_width=200
-    )
+            cells["true depth"] = colorize_depth(_shown_truth(stack), stack.valid, *limits)
+        cells[""] = depth_legend(CELL, *limits, *depth_meaning(stack))
+        for caption, cell in cells.items():
+            rows.setdefault(caption, [None] * len(stacks))[index] = cell
+    rows[""] = rows.pop("")  # a row that only later stacks have must not come below the legends
+    return contact_sheet(list(rows.values()), [stack.name for stack in stacks], list(rows), cell_width=CELL)
 
 
-def _limits(stack: FocalStack) -> tuple[float | None, float | None]:
-    """The range of the truth, so that all depth maps of a stack share one scale."""
-    if stack.depth is None or not bool(stack.valid.any()):
-        return None, None
-    values: Tensor = _shown_truth(stack)[stack.valid]
-    return float(values.min()), float(values.max())
+def _limits(stack: FocalStack, estimates: Sequence[Estimate]) -> tuple[float, float]:
+    """The range of the truth or, without it, of the first estimate."""
+    if stack.depth is not None and bool(stack.valid.any()):
+        values: Tensor = _shown_truth(stack)[stack.valid]
+        return float(values.min()), float(values.max())
+    return depth_range(_shown(stack, estimates[0]))
+
+
+def _shown(stack: FocalStack, estimate: Estimate) -> Tensor:
+    return estimate.depth if stack.is_metric else estimate.q
 
 
 def _shown_truth(stack: FocalStack) -> Tensor:

@@ -31,7 +31,8 @@ def scene_of(run: Path, checkpoint: Literal["best", "last"], device: torch.devic
     notes = ("Colours are those of the all-in-focus picture that the network made.",)
     if chosen[0].lens is None:
         notes += ("No lens is known: the points are a relief of the map, not a measured shape.",)
-    title = f"{METHOD_NAMES[row_key(config)]}: {config.data.kind} stacks"
+    name = METHOD_NAMES[row_key(config)].removesuffix(" (ours)")
+    title = f"Depth from defocus, {name}: {config.data.kind} stacks"
     return ViewerScene(title, unit, status, parts, notes)
 
 

@@ -16,7 +16,7 @@ from nvs_depth.paths import relative_path
 from nvs_depth.prediction import predict_pairs
 from nvs_depth.published import REPORT_2022, REPORT_2022_DATA
 from shared.files import write_bytes
-from shared.pictures import colorize_depth, contact_sheet, depth_picture, encode_png
+from shared.pictures import colorize_depth, contact_sheet, depth_legend, depth_picture, encode_png
 from shared.report import Column, Curves, Picture, ResultsTable, Section, Video, write_report, write_video
 
 __all__ = [
@@ -47,6 +47,9 @@ DEPTH_LABELS = {
     "depth_read": "D_b: depth read from the target image",
     "constant": "Constant (median of training truth)",
 }
+LABELS = {"abs_rel": "AbsRel", "rmse": "RMSE", "silog": "SILog", "delta1": "δ1"}
+LABELS |= {"l1": "L1", "ssim_narrow": "SSIM narrow"}
+DEPTH_STATUS = "at the scale of the training poses"
 DEPTH_COLUMNS = (  # measure, scaling, which is better, digits
     ("abs_rel", "none", "lower", 4),
     ("rmse", "none", "lower", 3),
@@ -57,10 +60,16 @@ DEPTH_COLUMNS = (  # measure, scaling, which is better, digits
 )
 
 
-def preview_sheet(network: ViewSynthesizer, batch: PairBatch) -> np.ndarray:
-    """Source, truth, prediction, both warps and depths of a few pairs, one column each."""
+def preview_sheet(network: ViewSynthesizer, batch: PairBatch, unit_m: float | None = None) -> np.ndarray:
+    """Source, truth, prediction, both warps and depths of a few pairs, one column each.
+
+    All depths share one range, which is printed below in metres where `unit_m` says what a unit is.
+    """
     prediction = predict_pairs(network, batch)
     low, high = _common_range(batch, prediction.depth_read)
+    scale, unit = (unit_m, "m") if unit_m else (1.0, "scene units")
+    width = min(400, len(batch.image_source) * CELL)
+    legend = depth_legend(width, scale * low, scale * high, unit, DEPTH_STATUS)
     error = (prediction.image - batch.image_target).abs().mean(1, keepdim=True)
 
     def coloured(depths: Tensor, valid: Tensor | None = None) -> list[np.ndarray]:
@@ -79,7 +88,7 @@ def preview_sheet(network: ViewSynthesizer, batch: PairBatch) -> np.ndarray:
     }
     if bool(batch.valid_target.any()):
         rows["true depth"] = coloured(batch.depth_target, batch.valid_target)
-    return contact_sheet(list(rows.values()), row_captions=list(rows), cell_width=CELL)
+    return contact_sheet(list(rows.values()), row_captions=list(rows), cell_width=CELL, legend=legend)
 
 
 @torch.no_grad()
@@ -142,7 +151,7 @@ def depth_table(results: Mapping[str, Any]) -> ResultsTable:
     definition = results["definitions"]["depth"]
     columns = [Column("row", "Depth")]
     for name, scaling, better, digits in DEPTH_COLUMNS:
-        label = name if scaling == "none" else f"{name}, median-scaled"
+        label = LABELS[name] if scaling == "none" else f"{LABELS[name]}, median-scaled"
         text = definition if scaling == "none" else f"{definition}; each image scaled by its median first"
         columns.append(
             Column(f"{name}_{scaling}", label, definition=text, better=better, digits=digits, **common)
@@ -163,7 +172,7 @@ def orientation_table(kind: str) -> ResultsTable:
     names = ("ssim_narrow", "l1", "abs_rel", "rmse", "delta1")
     definitions = ("as printed there", "images in [-1, 1]", *["D_b, median-scaled over the batch"] * 3)
     columns = [Column("row", "Method")] + [
-        Column(name, name, definition=definition, digits=3, **other)
+        Column(name, LABELS[name], definition=definition, digits=3, **other)
         for name, definition in zip(names, definitions, strict=True)
     ]
     rows = [{"row": name, **dict(zip(names, v, strict=True))} for name, v in REPORT_2022[kind].items()]
@@ -176,16 +185,18 @@ def write_run_report(
     """Write test_pairs.png, moving_camera.mp4 and report.html into the run folder."""
     device = next(network.parameters()).device
     chosen = torch.linspace(0, len(split.test_pairs) - 1, min(SHEET_PAIRS, len(split.test_pairs))).long()
-    sheet = preview_sheet(network, load_pairs(split.test.views, split.test_pairs[chosen]).to(device))
+    views = split.test.views
+    sheet = preview_sheet(network, load_pairs(views, split.test_pairs[chosen]).to(device), views.unit_m)
     write_bytes(folder / "test_pairs.png", encode_png(sheet))
     video = write_video(folder / "moving_camera.mp4", _video_frames(config, network, split), fps=16)
     tables = run_tables(results)
     tables += [orientation_table(kind) for kind in REPORT_2022 if kind in results["data"]]
     terms = [name for name, weight in vars(config.weights).items() if weight]
-    caption = "Test pairs. Depths share one colour range; grey: no true depth."
+    caption = f"Test pairs. Depths are z-depth in {results['depth_unit']}, {DEPTH_STATUS}; all share the "
+    caption += "range of colours that is printed below them. Grey: no true depth."
     sections = [
         Section("New views", [Picture(sheet, caption)]),
-        Section("Moving camera", [Video(video, "One given picture, encoded once.", width=720)]),
+        Section("Moving camera", [Video(video, "One given picture, new views, their depth.", width=800)]),
         Section("Results", tables),
         Section("Training", [Curves(["loss", *terms])]),
     ]
@@ -197,7 +208,8 @@ def write_run_report(
     summary = (
         "; ".join(split.notes) or "A second view and its depth, from a single image and the camera's motion."
     )
-    write_report(folder, f"{results['method']}: {results['data']}", sections, summary=summary, facts=facts)
+    title = f"Single-image view synthesis, {results['method'].lower()}: {results['data']}"
+    write_report(folder, title, sections, summary=summary, facts=facts)
 
 
 def _video_frames(config: TrainConfig, network: ViewSynthesizer, split: Split) -> Iterator[np.ndarray]:
@@ -215,7 +227,7 @@ def _video_frames(config: TrainConfig, network: ViewSynthesizer, split: Split) -
     shown = ((view, unit_m * depth) for view, depth in render_path(network, source, sample.K, path))
     limits = depth_spread(unit_m * source.depth.full)
     unit = "m" if views.unit_m else "scene units"
-    return view_frames(sample.image, shown, limits, unit, "scale of the training poses")
+    return view_frames(sample.image, shown, limits, unit, DEPTH_STATUS)
 
 
 def _common_range(batch: PairBatch, depth: Tensor) -> tuple[float, float]:

@@ -12,6 +12,7 @@ from nvs_depth.datasets.select import Split
 from nvs_depth.eval import load_run
 from nvs_depth.models.synthesis import ViewSynthesizer
 from nvs_depth.prediction import predict_pairs
+from nvs_depth.report import DEPTH_STATUS
 from shared.camera import invert_pose
 from shared.viewing.scene import (
     LivePicture,
@@ -43,8 +44,8 @@ def scene_of(run: Path, checkpoint: Literal["best", "last"], device: torch.devic
     ]
     if _is_object(config):
         notes.append("The black background is left out.")
-    title = f"{config.label}: {Path(config.data.root).name}"
-    status = "z-depth, at the scale of the training poses"
+    title = f"Single-image view synthesis, {config.label.lower()}: {Path(config.data.root).name}"
+    status = f"z-depth, {DEPTH_STATUS}"
     return ViewerScene(title, unit, status, parts, (*notes, *split.notes))
 
 

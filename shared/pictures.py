@@ -165,11 +165,12 @@ def contact_sheet(
     columns: Sequence[str] = (),
     row_captions: Sequence[str] = (),
     cell_width: int = 192,
+    legend: np.ndarray | None = None,
 ) -> np.ndarray:
     """Lay out rows of images on white, with a caption above each column and to the left of each row.
 
     Each image is scaled to `cell_width` pixels: shrunk by area averaging or enlarged without interpolation.
-    None leaves a cell empty.
+    None leaves a cell empty. A `legend` (see `depth_legend`) is put below as it is, under the cells.
     """
     if not rows or not any(image is not None for row in rows for image in row):
         raise ValueError("a contact sheet needs at least one image")
@@ -195,6 +196,12 @@ def contact_sheet(
             strip = np.concatenate([_text_strip(margin, size, left=text) for text in texts])
             label = _pad(strip, height, top=max(0, (height - strip.shape[0]) // 2))
         lines.append(_join([label, *padded], gap))
+    if legend is not None:
+        left = margin + gap if margin else 0
+        strip = _blank(legend.shape[0], lines[0].shape[1])
+        shown = legend[:, : strip.shape[1] - left]
+        strip[:, left : left + shown.shape[1]] = shown
+        lines.append(strip)
     spaced = [part for line in lines for part in (line, _blank(gap, line.shape[1]))]
     return np.pad(np.concatenate(spaced[:-1]), ((gap, gap), (gap, gap), (0, 0)), constant_values=255)
 

@@ -36,7 +36,7 @@ from shared.pictures import (
 )
 from shared.run_folder import read_metrics
 from shared.tables import Column, ResultsTable
-from shared.video import write_video
+from shared.video import first_frame, write_video
 
 __all__ = [
     "Column",
@@ -57,6 +57,7 @@ __all__ = [
 
 LARGEST_PNG = 600_000  # bytes; beyond it a JPEG is embedded, to keep the file easy to send
 NARROW = 320  # pictures below this width are shown enlarged, without interpolation
+WIDE = 800  # pictures above this width keep a size that can be read on a phone, and scroll in their box
 MEDIA_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".gif": "image/gif", ".mp4": "video/mp4"}
 
 
@@ -76,6 +77,8 @@ class Picture:
         alt = html.escape(self.caption or "picture")
         look = ' class="narrow"' if width < NARROW else ""
         tag = f'<img{look} {size} alt="{alt}" src="{_data_uri(data, media_type)}">'
+        if width > WIDE:
+            tag = f'<div class="scroll wide" tabindex="0">{tag}</div>'
         return _figure(tag, self.caption, shown)
 
 
@@ -93,8 +96,17 @@ class Video:
             return Picture(self.path, self.caption).html(rows)
         source = _data_uri(read_bytes(self.path), MEDIA_TYPES[suffix])
         label = html.escape(self.caption or "video")
-        tag = f'<video controls loop muted playsinline aria-label="{label}" src="{source}"></video>'
+        start = f'<video controls loop muted playsinline aria-label="{label}"'
+        tag = f'{start}{self._poster()} src="{source}"></video>'
         return _figure(tag, self.caption, self.width)
+
+    def _poster(self) -> str:
+        """The first frame, for the browsers (and printers) that show none before the video is started."""
+        frame = first_frame(self.path)
+        if frame is None:
+            return ""
+        height, width = frame.shape[:2]
+        return f' width="{width}" height="{height}" poster="{_data_uri(_encode_jpeg(frame), "image/jpeg")}"'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,9 +200,14 @@ def _run_facts(rows: Sequence[Mapping]) -> dict[str, str]:
     facts = {"Steps": f"{max(row['step'] for row in rows):,}"}
     seconds = max((row.get("time_s", 0) for row in rows), default=0)
     if seconds > 0:
-        minutes, hours = seconds / 60, seconds / 3600
-        facts["Training time"] = f"{hours:.1f} h" if hours >= 1 else f"{minutes:.1f} min"
+        facts["Training time"] = _duration(seconds)
     return facts
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
 
 
 def _encode(image: Any) -> tuple[bytes, str]:
@@ -203,9 +220,13 @@ def _encode(image: Any) -> tuple[bytes, str]:
     data = encode_png(image)
     if len(data) <= LARGEST_PNG:
         return data, "image/png"
+    return _encode_jpeg(image), "image/jpeg"
+
+
+def _encode_jpeg(image: Any) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(to_uint8(image)).save(buffer, format="JPEG", quality=92)
-    return buffer.getvalue(), "image/jpeg"
+    return buffer.getvalue()
 
 
 def _data_uri(data: bytes, media_type: str) -> str:
@@ -237,9 +258,9 @@ PAGE = """<!DOCTYPE html>
 
 STYLE = """
 :root { color-scheme: light dark; --page: #fbfbfa; --ink: #1d2127; --quiet: #667080; --rule: #dfe3e8;
-  --accent: #2563a8; --card: #ffffff; --mark: #eef4fb; }
+  --accent: #2563a8; --card: #ffffff; --mark: #e6effa; --shade: #0003; }
 @media (prefers-color-scheme: dark) { :root { --page: #15181c; --ink: #e3e6ea; --quiet: #99a3b0;
-  --rule: #30363e; --accent: #7fb2ea; --card: #1c2026; --mark: #223040; } }
+  --rule: #30363e; --accent: #7fb2ea; --card: #1c2026; --mark: #223040; --shade: #fff3; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--page); color: var(--ink);
   font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "DejaVu Sans", sans-serif; }
@@ -262,6 +283,7 @@ figcaption { color: var(--quiet); font-size: .875rem; margin-top: 8px; max-width
 img, video { display: block; max-width: 100%; height: auto; border-radius: 4px; }
 .narrow { image-rendering: pixelated; }
 video { width: 100%; background: #000; }
+.wide { margin: 0; }
 .charts { display: grid; gap: 12px 28px;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 400px), 1fr)); }
 .charts figure { margin: 0; }
@@ -273,21 +295,30 @@ video { width: 100%; background: #000; }
 .curve .line { fill: none; stroke: var(--accent); stroke-width: 1.8; stroke-linejoin: round; }
 .curve .band { fill: var(--accent); opacity: .16; }
 .curve .dot { fill: var(--accent); }
-.scroll { overflow-x: auto; margin: 14px 0; }
+.scroll { overflow-x: auto; margin: 14px 0; background:
+  linear-gradient(to right, var(--page) 40%, transparent) left / 36px 100% no-repeat local,
+  linear-gradient(to left, var(--page) 40%, transparent) right / 36px 100% no-repeat local,
+  linear-gradient(to right, var(--shade), transparent) left / 12px 100% no-repeat,
+  linear-gradient(to left, var(--shade), transparent) right / 12px 100% no-repeat; }
 table { border-collapse: collapse; font-size: .92rem; }
 caption { text-align: left; font-weight: 550; padding-bottom: 8px; }
-th, td { text-align: left; padding: 7px 16px 7px 0; white-space: nowrap; }
+th, td { text-align: left; padding: 7px 12px 7px 0; }
+td { white-space: nowrap; }
+td:first-child { white-space: normal; min-width: 13em; }
+thead th { vertical-align: bottom; }
 tr { border-bottom: 1px solid var(--rule); }
 th { font-weight: 550; color: var(--quiet); }
 .groups { border-bottom: 0; }
-.groups th { color: var(--ink); padding: 0 16px 0 24px; white-space: normal; vertical-align: bottom; }
+.groups th { color: var(--ink); padding: 0 6px 0 14px; }
 th:first-child, td:first-child { position: sticky; left: 0; background: var(--page); padding-left: 0; }
-.number { text-align: right; padding: 7px 8px 7px 24px; font-variant-numeric: tabular-nums; }
+.number { text-align: right; padding: 7px 6px 7px 14px; font-variant-numeric: tabular-nums; }
 .best { font-weight: 650; background: var(--mark); }
 .note { color: var(--quiet); font-size: .85rem; margin: .3em 0; max-width: 60em; }
 summary { cursor: pointer; font-weight: 550; }
 pre { overflow-x: auto; background: var(--card); border: 1px solid var(--rule); border-radius: 4px;
   padding: 14px 16px; font-size: .82rem; line-height: 1.45; }
-@media (max-width: 600px) { main { padding: 24px 16px 60px; } h1 { font-size: 1.4rem; } }
-@media print { body { background: #fff; } section { break-inside: avoid; } }
+@media (max-width: 600px) { main { padding: 24px 16px 60px; } h1 { font-size: 1.4rem; }
+  .wide img { max-width: none; width: 860px; }
+  td:first-child { min-width: 8em; } }
+@media print { body { background: #fff; } section { break-inside: avoid; } .scroll { overflow: visible; } }
 """

@@ -109,7 +109,7 @@ class ResultsTable:
 
     def html(self) -> str:
         """The table as an HTML fragment (classes `results`, `number`, `best`), all text escaped."""
-        out = ['<div class="scroll"><table class="results">']
+        out = ['<div class="scroll" tabindex="0"><table class="results">']
         if self.title:
             out.append(f"<caption>{html.escape(self.title)}</caption>")
         out.append("<thead>")
@@ -117,7 +117,9 @@ class ResultsTable:
         if any(label for label, _ in groups):
             spans = [f'<th colspan="{len(members)}">{html.escape(label)}</th>' for label, members in groups]
             out.append(f'<tr class="groups">{"".join(spans)}</tr>')
-        cells = [f"<th{_css(c)}>{html.escape(c.heading)}</th>" for c in self.columns]
+        # A no-break space keeps the arrow beside the last word of a heading that is broken into lines.
+        arrows = {name: arrow.replace(" ", "\u00a0") for name, arrow in ARROWS.items()}
+        cells = [f"<th{_css(c)}>{html.escape(c.label)}{arrows[c.better]}</th>" for c in self.columns]
         out.append(f"<tr>{''.join(cells)}</tr></thead><tbody>")
         best = self._best()
         for r, row in enumerate(self._cells()):
@@ -157,14 +159,20 @@ class ResultsTable:
         return [text.rjust(width) if column.source else text.ljust(width) for column, text, width in triples]
 
     def _notes(self) -> list[str]:
-        """The definitions, one line for each that differs, then the note."""
-        sources = {column.source for column in self.columns if column.source}
-        used_by: dict[str, dict[str, None]] = {}
+        """The definitions, one line for each with the metrics it holds for, then the note."""
+        everywhere = len({column.source for column in self.columns if column.source})
+        used_by: dict[tuple[str, str], dict[str, None]] = {}
         for column in self.columns:
             if column.definition:
-                used_by.setdefault(f"{column.label}: {column.definition}", {})[column.source] = None
-        everywhere = len(sources)
-        lines = [t if len(by) == everywhere else f"{t} ({', '.join(by)})" for t, by in used_by.items()]
+                used_by.setdefault((column.label, column.definition), {})[column.source] = None
+        labels: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+        for (label, definition), sources in used_by.items():
+            labels.setdefault((definition, tuple(sources)), []).append(label)
+        lines = [
+            f"{', '.join(names)}: {definition}"
+            + ("" if len(sources) == everywhere else f" ({', '.join(sources)})")
+            for (definition, sources), names in labels.items()
+        ]
         return [*lines, self.note] if self.note else lines
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from shared.files import DataError
 from shared.pictures import to_uint8
 
-__all__ = ["write_video"]
+__all__ = ["first_frame", "write_video"]
 
 REMEDY = "Check the free space and the write permission of the folder"
 # The colour matrix is named to the converter and in the file, so that every player shows the same colours.
@@ -53,6 +53,15 @@ def write_video(path: str | Path, frames: Iterable[Any], fps: float = 25) -> Pat
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
     return path
+
+
+def first_frame(path: str | Path) -> np.ndarray | None:
+    """The first picture uint8 [H, W, 3] of an mp4; None where ffmpeg is missing or cannot read the file."""
+    if not _has_ffmpeg():
+        return None
+    source = ["-loglevel", "error", "-i", str(path), "-frames:v", "1", "-f", "image2pipe", "-c:v", "png", "-"]
+    result = subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), *source], capture_output=True, check=False)
+    return None if result.returncode else iio.imread(result.stdout, extension=".png")
 
 
 def _has_ffmpeg() -> bool:

@@ -36,6 +36,7 @@ from shared.report import (
     write_report,
     write_video,
 )
+from shared.video import first_frame
 
 RED, GREEN = np.array([[[255, 0, 0]]], np.uint8), np.array([[[0, 255, 0]]], np.uint8)
 
@@ -178,6 +179,22 @@ def test_captions_stand_beside_the_images():
     assert (captioned == 200).all(-1).sum() == 40 * 60
 
 
+def test_a_legend_stands_below_the_cells_as_it_is():
+    image, legend = np.full((20, 30, 3), 200, np.uint8), np.full((11, 50, 3), 77, np.uint8)
+    for captions, left in ((), 8), (["view 3"], None):
+        plain = contact_sheet([[image]], (), captions, cell_width=60)
+        sheet = contact_sheet([[image]], (), captions, cell_width=60, legend=legend)
+        assert sheet.shape == (plain.shape[0] + 8 + 11, plain.shape[1], 3)
+        assert np.array_equal(sheet[: plain.shape[0]], plain)
+        rows, columns = np.nonzero((sheet == 77).all(-1))
+        cell = np.nonzero((plain == 200).all(-1))[1].min()
+        assert left is None or cell == left
+        assert (rows.min(), columns.min()) == (plain.shape[0], cell)
+        assert len(rows) == 11 * 50
+    wide = contact_sheet([[image]], cell_width=30, legend=legend)
+    assert wide.shape[1] == 30 + 16  # what is too wide is cut
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
@@ -236,6 +253,16 @@ def test_gif_where_ffmpeg_is_missing(tmp_path, monkeypatch):
             image.seek(index)
             durations.append(image.info["duration"])
     assert sum(durations) == 1200  # equal frames may be merged, the time may not change
+
+
+def test_the_first_frame_is_none_where_it_cannot_be_had(tmp_path, monkeypatch):
+    path = write_video(tmp_path / "orbit.mp4", solid_frames(32, 48), fps=10)
+    assert first_frame(path).shape == (32, 48, 3)
+    assert np.abs(first_frame(path).reshape(-1, 3).mean(0) / 255 - SOLID[0]).max() < 0.02
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    assert first_frame(tmp_path / "broken.mp4") is None
+    monkeypatch.setattr(imageio_ffmpeg, "get_ffmpeg_exe", lambda: (_ for _ in ()).throw(RuntimeError("none")))
+    assert first_frame(path) is None
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.gif"])
@@ -313,10 +340,24 @@ def test_table_as_html():
         ("paper: Cube, 512 px", "1"),
         ("this run: embedded cube", "2"),
     ]
+    assert [th.text for th in head[1]][1:] == ["PSNR [dB]\u00a0↑", "PSNR [dB]\u00a0↑", "RMSE [m]\u00a0↓"]
     body = [[td.text for td in row] for row in root.findall(".//tbody/tr")]
     assert body[2] == ["<script>alert(1)</script>", "–", "–", "–"]
     assert [td.get("class") for td in root.findall(".//tbody/tr")[1]] == [None] + ["number best"] * 3
     assert root.findall(".//p")[-1].text == TABLE.note
+
+
+def test_metrics_of_one_definition_share_its_line():
+    columns = [
+        Column("a", "δ1", "this run", "rooms", "all pixels", "higher"),
+        Column("b", "δ2", "this run", "rooms", "all pixels", "higher"),
+        Column("c", "RMSE", "this run", "rooms", "valid pixels", "lower"),
+        Column("d", "δ1", "paper", "NYUv2", "all pixels", "higher"),
+    ]
+    lines = ResultsTable("", columns, []).text().splitlines()
+    assert lines[-3:] == ["δ1: all pixels", "δ2: all pixels (this run)", "RMSE: valid pixels (this run)"]
+    lines = ResultsTable("", columns[:3], []).text().splitlines()
+    assert lines[-2:] == ["δ1, δ2: all pixels", "RMSE: valid pixels"]
 
 
 def test_ties_as_printed_are_both_best_and_a_single_figure_is_not():
@@ -463,12 +504,16 @@ def test_report_is_one_file_with_everything_in_it(run_folder):
         "data:image/png",
         "data:image/jpeg",
         "data:image/png",
+        "data:image/jpeg",  # the poster of the video
         "data:video/mp4",
     ]
     decoded = [base64.b64decode(address.partition(",")[2]) for address in data]
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(decoded[0]))), image)
     assert Image.open(io.BytesIO(decoded[1])).size == (700, 600)
-    assert decoded[3] == video.read_bytes()
+    poster, frame = np.asarray(Image.open(io.BytesIO(decoded[3]))), first_frame(video)
+    assert poster.shape == frame.shape
+    assert np.abs(poster.astype(float) - frame).mean() < 8
+    assert decoded[4] == video.read_bytes()
     text = " ".join(page.texts)
     for words in (f"Title {NASTY}", "Summary.", "60", "2.0 min", "cpu", "Table 1", f"name: {NASTY}", "orbit"):
         assert words in text
