@@ -174,7 +174,7 @@ def test_cropping_and_resizing_carry_everything_along(tmp_path):
     assert torch.equal(faithful.defocus.gain_px, stack.defocus.gain_px)
     with pytest.raises(ValueError, match="squashes"):
         resize_stack(stack, 16, 16)
-    with pytest.raises(DataError, match="one size"):
+    with pytest.raises(DataError, match="must be alike"):
         collate([stack, half])
 
 

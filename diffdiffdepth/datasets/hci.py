@@ -74,7 +74,7 @@ def read_hci_parameters(folder: str | os.PathLike) -> HciParameters | None:
     path = Path(folder) / "parameters.cfg"
     if not path.exists():
         return None
-    parser = configparser.ConfigParser()
+    parser = configparser.ConfigParser(interpolation=None)
     try:
         parser.read_string(read_text(path))
     except configparser.Error as error:
@@ -174,12 +174,12 @@ def _grid_side(folder: Path, parameters: HciParameters | None) -> int:
             raise DataError(
                 folder / "parameters.cfg", reason, "Light fields in this layout are square, e.g. 9 x 9"
             )
-    missing = [k for k in range(side * side) if not (folder / f"input_Cam{k:03d}.png").exists()]
-    if missing:
-        first = f"input_Cam{missing[0]:03d}.png"
-        raise DataError(
-            folder, f"{len(missing)} of {side * side} views are missing, first {first}", "Copy them"
-        )
+    numbers = {int(name[9:-4]) for name in found if name[9:-4].isdecimal()}
+    lacking = side * side - sum(number < side * side for number in numbers)
+    if lacking:  # a header may claim millions of views: look for the first one only
+        first = next(number for number in range(side * side) if number not in numbers)
+        reason = f"{lacking} of {side * side} views are missing, first input_Cam{first:03d}.png"
+        raise DataError(folder, reason, "Copy them")
     if side % 2 == 0 or side < 3:
         raise DataError(
             folder, f"a {side} x {side} grid has no centre view", "The side must be odd: 3, 5, 7, 9"

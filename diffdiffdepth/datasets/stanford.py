@@ -55,14 +55,19 @@ def load_stanford(
     rows, columns = 1 + max(r for r, _ in cells), 1 + max(c for _, c in cells)
     if rows % 2 == 0 or columns % 2 == 0:
         raise DataError(folder, f"a {rows} x {columns} grid has no centre view", "Both sides must be odd")
-    missing = [(r, c) for r in range(rows) for c in range(columns) if (r, c) not in cells]
-    if missing:
-        reason = f"{len(missing)} of {rows} x {columns} views are missing, first row {missing[0][0]}, "
-        raise DataError(folder, f"{reason}column {missing[0][1]}", "Unpack the whole archive")
+    if min(rows, columns) < 3:
+        raise DataError(folder, f"a {rows} x {columns} grid is no plane", "Both sides must be 3 or more")
+    if len(cells) < rows * columns:
+        grid = ((r, c) for r in range(rows) for c in range(columns))  # names may claim millions of rows
+        row, column = next(cell for cell in grid if cell not in cells)
+        reason = f"{rows * columns - len(cells)} of {rows} x {columns} views are missing, first row {row}, "
+        raise DataError(folder, f"{reason}column {column}", "Unpack the whole archive")
     centre = (rows // 2, columns // 2)
     reach = max(rows, columns) if grid is None else grid // 2
     kept = [cell for cell in cells if abs(cell[0] - centre[0]) <= reach and abs(cell[1] - centre[1]) <= reach]
     offsets = _offsets(cells, centre)
+    if not all(bool(offset.isfinite().all()) for offset in offsets.values()):
+        raise DataError(folder, "the names give all views one position", "Unpack the whole archive")
     signs = signs or _signs(folder, cells, offsets, centre)
     if views == "cross":
         kept = [cell for cell in kept if cell[0] == centre[0] or cell[1] == centre[1]]
@@ -79,7 +84,11 @@ def _views(folder: Path) -> dict[tuple[int, int], tuple[Path, float, float]]:
         match = VIEW_NAME.match(path.name)
         if match:
             row, column, y, x = match.groups()
-            cells[int(row), int(column)] = (path, float(x), float(y))
+            cell = int(row), int(column)
+            if cell in cells:
+                reason = f"{cells[cell][0].name} and {path.name} are both row {cell[0]}, column {cell[1]}"
+                raise DataError(folder, reason, "Keep one light field in a folder")
+            cells[cell] = (path, float(x), float(y))
     if not cells:
         reason = "holds no views named like out_08_08_-381.909271_1103.376221.png"
         raise DataError(folder, reason, "Unpack the rectified images of a scene of the archive here")
@@ -135,7 +144,7 @@ def _signs(folder: Path, cells: dict, offsets: dict, centre: tuple[int, int]) ->
         try:
             stored = json.loads(path.read_text(encoding="utf-8"))
             signs = (int(stored["x"]), int(stored["y"]))
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, OverflowError):
             signs = (0, 0)
         if not {*signs} <= {-1, 1}:
             raise DataError(path, 'does not hold {"x": 1 or -1, "y": 1 or -1}', "Correct or delete the file")
