@@ -32,6 +32,7 @@ __all__ = [
     "load_kitti_odometry",
     "load_kitti_odometry_flat",
     "load_kitti_raw",
+    "projection_matrix",
     "read_frame_list",
     "without_overlap",
 ]
@@ -72,7 +73,7 @@ def load_kitti_raw(
     }
     for folder in folders:
         K, poses = read_matrix(folder / "cam.txt", 3, 3), _numbered_poses(folder / "poses.txt")
-        images = sorted(p for p in folder.glob("*.png") if p.stem.isdigit())
+        images = sorted(p for p in folder.glob("*.png") if p.stem.isdecimal())
         if not images:
             raise DataError(folder, "holds no frames such as 0000000066.png", "Prepare the drive again")
         for image in images:
@@ -135,11 +136,13 @@ def load_kitti_odometry(
         offset = torch.linalg.inv(projection[:, :3]) @ projection[:, 3]  # of camera 0, in this camera
         rows = _plain_poses(folder / "poses.txt")
         found = sorted(image_folder.glob("*.png"))
+        if not found:
+            raise DataError(image_folder, "holds no images", "Fetch the images of the sequence")
         if len(rows) < len(found):
             reason = f"holds {len(rows)} poses for {len(found)} images"
             raise DataError(folder / "poses.txt", reason, "One line of 12 numbers for each image")
         for image in found:
-            if not image.stem.isdigit() or int(image.stem) >= len(rows):
+            if not image.stem.isdecimal() or int(image.stem) >= len(rows):
                 raise DataError(
                     image, f"has no line among the {len(rows)} poses", "Images are numbered from 0"
                 )
@@ -282,6 +285,8 @@ def _numbered_poses(path: Path) -> dict[int, Tensor]:
             raise DataError(path, f"line {number} holds something other than numbers", POSES) from None
         if len(values) != 16:
             raise DataError(path, f"line {number} holds {len(values)} numbers after the frame, not 16", POSES)
+        if frame in poses:
+            raise DataError(path, f"line {number}: frame {frame} comes twice", POSES)
         poses[frame] = torch.tensor(values, dtype=torch.float64).reshape(4, 4)
     return poses
 
@@ -309,6 +314,22 @@ def _calibration(path: Path, name: str) -> Tensor:
     """A 3x4 projection matrix of a calib.txt by its name."""
     for line in read_text(path).splitlines():
         key, _, rest = line.partition(":")
-        if key.strip() == name and len(rest.split()) == 12:
-            return torch.tensor([float(word) for word in rest.split()], dtype=torch.float64).reshape(3, 4)
+        if key.strip() == name:
+            return projection_matrix(path, name, rest.split())
     raise DataError(path, f"has no line `{name}:` with 12 numbers", "Fetch calib.txt of the sequence again")
+
+
+def projection_matrix(path: Path, name: str, words: Sequence[str | float]) -> Tensor:
+    """A projection [3, 4] = K [I | t] from its 12 numbers; DataError unless they make a camera."""
+    remedy = "Fetch the calibration again"
+    try:
+        values = torch.tensor([float(word) for word in words], dtype=torch.float64)
+    except ValueError:
+        values = torch.zeros(0)
+    if len(values) != 12 or not bool(values.isfinite().all()):
+        raise DataError(path, f"{name} does not hold 12 numbers, all of them finite", remedy)
+    projection = values.reshape(3, 4)
+    if not min(projection[0, 0], projection[1, 1]) > 0 or projection[2, :3].tolist() != [0, 0, 1]:
+        reason = f"{name} is no pinhole camera with a positive focal length: {projection[:, :3].tolist()}"
+        raise DataError(path, reason, remedy)
+    return projection

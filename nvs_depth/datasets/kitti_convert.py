@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nvs_depth.datasets.kitti import DEPTH_UNIT_M, RAW_HW
+from nvs_depth.datasets.kitti import DEPTH_UNIT_M, RAW_HW, projection_matrix
 from shared.camera import invert_pose, resize_intrinsics, transform_points
 from shared.files import (
     DataError,
@@ -45,6 +45,8 @@ def read_calibration(path: Path) -> dict[str, Tensor]:
             numbers = [float(word) for word in rest.split()]
         except ValueError:
             continue  # dates and the like
+        if not all(map(math.isfinite, numbers)):
+            raise DataError(path, f"{name.strip()} holds numbers that are not finite", FETCH)
         if numbers:
             values[name.strip()] = torch.tensor(numbers, dtype=torch.float64)
     return values
@@ -106,9 +108,12 @@ def camera_chain(date_folder: Path, camera: str) -> tuple[Tensor, Tensor, Tensor
     missing = {f"P_rect_{camera}", "R_rect_00"} - set(cam)
     if missing:
         raise DataError(date_folder / "calib_cam_to_cam.txt", f"lacks {sorted(missing)[0]}", FETCH)
-    projection = cam[f"P_rect_{camera}"].reshape(3, 4)
+    path = date_folder / "calib_cam_to_cam.txt"
+    projection = projection_matrix(path, f"P_rect_{camera}", cam[f"P_rect_{camera}"].tolist())
     K = projection[:, :3]
     rectified = torch.eye(4, dtype=torch.float64)
+    if len(cam["R_rect_00"]) != 9:
+        raise DataError(path, "R_rect_00 does not hold 9 numbers", FETCH)
     rectified[:3, :3] = cam["R_rect_00"].reshape(3, 3)
     offset = torch.eye(4, dtype=torch.float64)
     offset[:3, 3] = torch.linalg.inv(K) @ projection[:, 3]  # from camera 00 to this one
@@ -126,12 +131,12 @@ def convert_drive(
     """
     source = date_folder / drive
     K, cam_from_velo, cam_from_imu = camera_chain(date_folder, camera)
-    images = sorted((source / f"image_{camera}" / "data").glob("*.png"))
+    images = _numbered(source / f"image_{camera}" / "data", "png")
     if frames is not None:
         images = [image for image in images if int(image.stem) in frames]
     if not images:
         raise DataError(source / f"image_{camera}" / "data", "holds no images", FETCH)
-    packets = sorted((source / "oxts" / "data").glob("*.txt"))
+    packets = _numbered(source / "oxts" / "data", "txt")
     if not packets:
         raise DataError(source / "oxts" / "data", "holds no GPS/IMU packets", FETCH)
     world_from_imu = dict(
@@ -164,13 +169,20 @@ def convert_drive(
     return len(lines)
 
 
+def _numbered(folder: Path, extension: str) -> list[Path]:
+    """Files named by frame number; others, such as hidden ones, are left out."""
+    return sorted(path for path in folder.glob(f"*.{extension}") if path.stem.isdecimal())
+
+
 def _packet(path: Path) -> list[float]:
     try:
         values = [float(word) for word in read_text(path).split()]
     except ValueError:
         values = []
-    if len(values) < 6:
-        raise DataError(path, "is no GPS/IMU packet of at least 6 numbers", FETCH)
+    if len(values) < 6 or not all(map(math.isfinite, values[:6])):
+        raise DataError(path, "is no GPS/IMU packet of at least 6 finite numbers", FETCH)
+    if not abs(values[0]) < 90:
+        raise DataError(path, f"the latitude {values[0]:g} is not between -90 and 90 degrees", FETCH)
     return values
 
 

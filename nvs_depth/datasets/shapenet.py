@@ -86,6 +86,9 @@ def load_shapenet(
     files = sorted((settings / "cam_RT").glob("cam_RT_*.txt"))
     if not files:
         raise DataError(settings / "cam_RT", "holds no cam_RT_001.txt ...", WHERE)
+    strange = next((f for f in files if not f.stem.removeprefix("cam_RT_").isdecimal()), None)
+    if strange is not None:
+        raise DataError(strange, "its name is not of the form cam_RT_001.txt", "Rename or remove it")
     cameras = {int(f.stem.rsplit("_", 1)[1]): read_matrix(f, 3, 4) for f in files}
     numbers = sorted(cameras)
     poses = _camera_poses(settings / "cam_RT", torch.stack([cameras[n] for n in numbers]), pose_files)

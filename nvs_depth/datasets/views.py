@@ -1,6 +1,7 @@
 """Posed views on disk as square images: what every data set becomes before pairs are drawn from it."""
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -19,7 +20,7 @@ from shared.camera import (
 from shared.distortion import undistort_image
 from shared.files import DataError, read_depth_png, read_image
 
-__all__ = ["DepthFormat", "Framing", "ViewSet", "ViewSample"]
+__all__ = ["DepthFormat", "Framing", "ViewSet", "ViewSample", "check_intrinsics"]
 
 BLACK = (0.0, 0.0, 0.0)
 
@@ -137,6 +138,7 @@ class ViewSet:
             check_pose(self.world_from_cam, "poses")
         except ValueError:
             self._name_bad_pose()
+        check_intrinsics(self.path, self.K_stored, self.names)
         try:
             self.K = self.framing.K(self.K_stored, self.stored_hw).float()
         except ValueError as error:
@@ -218,6 +220,16 @@ class ViewSet:
             depth = depth_from_ray_distance(depth, self.K_stored[index].float())
         depth, valid = self.framing.depth(depth, valid, self.depth_format.sparse)
         return depth[None], valid[None]
+
+
+def check_intrinsics(path: Path, K: Tensor, names: Sequence[str]) -> None:
+    """DataError naming the first of K [N, 3, 3] that is not finite or has no positive focal lengths."""
+    focal = K.diagonal(dim1=1, dim2=2)[:, :2]
+    bad = ~(K.isfinite().all((1, 2)) & (focal > 0).all(1) & (K[:, 2] == K.new_tensor([0, 0, 1])).all(1))
+    if bool(bad.any()):
+        index = int(bad.nonzero()[0])
+        reason = f"view {names[index]}: the intrinsics are {K[index].tolist()}"
+        raise DataError(path, reason, "A focal length is a positive number of pixels, the last row 0 0 1")
 
 
 def _resize_depth(depth: Tensor, valid: Tensor, size: tuple[int, int], sparse: bool) -> tuple[Tensor, Tensor]:
