@@ -119,3 +119,18 @@ def test_full_disk(method: Method, tmp_path: Path, capsys) -> None:
 
 def test_locked_folders(method: Method, tmp_path: Path, capsys) -> None:
     method.assert_locked_folders_are_refused(tmp_path, capsys)
+
+
+def test_foreign_checkpoints(method: Method, tmp_path: Path, capsys) -> None:
+    method.assert_foreign_checkpoints_are_refused(tmp_path / "run", capsys)
+
+
+@pytest.mark.slow
+def test_one_seed_gives_one_run(method: Method, tmp_path: Path) -> None:
+    method.assert_same_seed_same_losses(
+        tmp_path,
+        "schedule.iterations=10",
+        "schedule.preliminary=10",
+        "schedule.densify=1",
+        "views_per_step=2",
+    )

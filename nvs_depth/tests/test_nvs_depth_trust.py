@@ -179,3 +179,12 @@ def test_full_disk(method: Method, tmp_path: Path, capsys) -> None:
 
 def test_locked_folders(method: Method, tmp_path: Path, capsys) -> None:
     method.assert_locked_folders_are_refused(tmp_path, capsys)
+
+
+def test_foreign_checkpoints(method: Method, tmp_path: Path, capsys) -> None:
+    method.assert_foreign_checkpoints_are_refused(tmp_path / "run", capsys)
+
+
+@pytest.mark.slow
+def test_one_seed_gives_one_run(method: Method, tmp_path: Path) -> None:
+    method.assert_same_seed_same_losses(tmp_path, "steps=50", "workers=2", "batch_size=1")

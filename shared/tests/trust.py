@@ -6,8 +6,10 @@ is about training. The paper's test files say what each attack proves.
 
 import contextlib
 import json
+import math
 import os
 import random
+import re
 import resource
 import signal
 import tempfile
@@ -190,6 +192,44 @@ class Method:
         self.run(out, "checkpoint_every=1", resume=True)  # with room again it goes on
         assert last_checkpoint(out).step > step
 
+    def assert_foreign_checkpoints_are_refused(self, out: Path, capsys: Any) -> None:
+        """Pickled code, or the checkpoint of another paper or network: exit code 2, nothing is changed."""
+        self.stopped_run(out, 1)
+        path, good = out / "checkpoints" / "last.pt", last_checkpoint(out)
+        payload = torch.load(path, weights_only=True)
+        name = next(iter(good.state))
+        first = next(key for key, value in good.state[name].items() if isinstance(value, torch.Tensor))
+        others = {
+            "could run foreign code": payload | {"progress": Hostile(out / "pwned")},
+            "was trained for the paper": payload | {"paper": "another"},
+            "not a checkpoint of this project": payload["state"],
+            "header|architecture|does not fit|no state named": payload
+            | {"state": good.state | {name: {key: v for key, v in good.state[name].items() if key != first}}},
+            "NaN": payload
+            | {"state": good.state | {name: good.state[name] | {first: good.state[name][first] * math.nan}}},
+        }
+        for reason, content in others.items():
+            torch.save(content, path)
+            before = folder_bytes(out)
+            capsys.readouterr()
+            assert self.exit_code(out, resume=True) == 2, reason
+            error = capsys.readouterr().err.strip().splitlines()[-1]
+            assert re.search(reason, error), error
+            assert "last.pt" in error
+            assert folder_bytes(out) == before, reason
+        assert not (out / "pwned").exists()
+
+    def assert_same_seed_same_losses(self, tmp_path: Path, *settings: str) -> None:
+        """Two runs of 50 steps log the same numbers to the bit; another seed logs others."""
+        logs = []
+        for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+            torch.rand(5)
+            self.run(tmp_path / name, *settings, f"seed={seed}")
+            logs.append(logged(tmp_path / name))
+        assert len(logs[0]) == 50
+        assert_same(logs[0], logs[1], "metrics.jsonl")
+        assert logs[0] != logs[2]
+
     def assert_locked_folders_are_refused(self, tmp_path: Path, capsys: Any) -> None:
         """A folder that may not be written, and one in which a run is going on: one line, exit code 2."""
         capsys.readouterr()
@@ -219,6 +259,21 @@ def save_for_ever(run: Run, newest: int) -> None:
             save_once(run, step)
     finally:
         os._exit(1)
+
+
+class Hostile:
+    """Unpickling it would make a file: the proof that code was run."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return open, (str(self.path), "w")
+
+
+def folder_bytes(out: Path) -> dict[Path, bytes]:
+    """All files of a run but the lock."""
+    return {path: path.read_bytes() for path in out.rglob("*") if path.is_file() and path.name != ".lock"}
 
 
 def checkpoint_bytes(out: Path) -> dict[str, bytes]:
