@@ -33,7 +33,6 @@ from dfd_selfsup.datasets.stack import FocalStack
 from shared.command import RunError, command_line
 from shared.files import (
     DataError,
-    new_folder,
     read_depth_png,
     read_image,
     read_text,
@@ -41,6 +40,7 @@ from shared.files import (
     write_image,
     write_pfm,
 )
+from shared.folders import new_folder
 
 __all__ = ["main", "report_folder", "report_stack"]
 

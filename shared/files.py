@@ -10,10 +10,9 @@ import io
 import math
 import os
 import re
-import shutil
 import uuid
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -24,7 +23,6 @@ from torch import Tensor
 
 __all__ = [
     "DataError",
-    "new_folder",
     "read_bytes",
     "read_depth_png",
     "read_image",
@@ -100,30 +98,6 @@ def write_bytes(path: str | os.PathLike, data: bytes) -> None:
     finally:
         with contextlib.suppress(OSError):  # it is gone after the renaming
             temporary.unlink()
-
-
-@contextlib.contextmanager
-def new_folder(path: str | os.PathLike) -> Iterator[Path]:
-    """Fill a folder in one step: yields a temporary neighbour that becomes `path` when the block succeeds.
-
-    When it fails, nothing is left. Raises DataError if `path` exists and is not an empty folder, or cannot be
-    made.
-    """
-    path = Path(path).absolute()
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise DataError(path, "exists and is not an empty folder", "Name a new folder or empty this one")
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        if path.exists():
-            path.rmdir()
-        temporary.rename(path)
-    except OSError as error:
-        remedy = "Check the free space and the write permission of the folder above it"
-        raise DataError(path, f"cannot be written ({error.strerror or error})", remedy) from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 # ---- images ------------------------------------------------------------------------------------------------

@@ -16,7 +16,8 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from shared.colmap import ColmapModel, read_colmap_model
-from shared.files import DataError, new_folder, read_image_size
+from shared.files import DataError, read_image_size
+from shared.folders import new_folder
 
 __all__ = ["SfmOptions", "SfmScene", "align_similarity", "list_photos", "reconstruct"]
 

@@ -13,7 +13,6 @@ import json
 import math
 import os
 import shutil
-import uuid
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from shared.camera import look_at
 from shared.files import DataError, write_bytes, write_depth_png, write_image
+from shared.folders import temporary_neighbour
 from shared.scenes import SCENES_VERSION, Scene, make_object, render
 from shared.trajectories import spiral_trajectory
 
@@ -77,21 +77,17 @@ def make_embedded_scene(
             remedy = "Choose another folder for the embedded scenes: this one is not theirs to replace"
             raise DataError(folder, f"exists already and holds no {_MARKER}", remedy)
     scene, K, poses = make_object(name, seed), intrinsics_of(image_side), _split_poses(counts, seed)
-    temporary = out_dir / f".{name}.{uuid.uuid4().hex[:8]}.tmp"
-    try:
+    with temporary_neighbour(out_dir / name) as temporary:
         for split in _SPLITS:
             _write_split(temporary / split, scene, K, poses[split], image_side, antialias)
             write_bytes(temporary / split / _MARKER, (json.dumps(record, indent=2) + "\n").encode())
         for split, folder in zip(_SPLITS, folders, strict=True):
+            if _is_current(folder, record):  # another process was faster
+                continue
             if folder.exists():
                 shutil.rmtree(folder)
             folder.parent.mkdir(parents=True, exist_ok=True)
             os.replace(temporary / split, folder)
-    except OSError as error:
-        remedy = "Check the free space and the write permission of the folder"
-        raise DataError(out_dir, f"the embedded scene cannot be written ({error})", remedy) from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return folders
 
 

@@ -18,7 +18,8 @@ from shared.camera import crop_intrinsics, resize_intrinsics
 from shared.camera_files import DeepVoxelsIntrinsics, write_deepvoxels_intrinsics, write_pose
 from shared.colmap import ColmapCamera
 from shared.distortion import undistort_image
-from shared.files import DataError, new_folder, read_image, write_bytes, write_image, write_ply
+from shared.files import DataError, read_image, write_bytes, write_image, write_ply
+from shared.folders import new_folder
 from shared.sfm import SfmOptions, SfmScene, reconstruct
 
 __all__ = ["prepare_photos"]

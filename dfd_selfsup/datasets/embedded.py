@@ -26,7 +26,8 @@ from torch import Tensor
 
 from dfd_selfsup.models.thin_lens import Lens
 from shared.camera import look_at
-from shared.files import new_folder, write_bytes, write_image, write_pfm
+from shared.files import write_bytes, write_image, write_pfm
+from shared.folders import temporary_neighbour
 from shared.scenes import SCENES_VERSION, Scene, render
 from shared.scenes.lens import lens_points
 from shared.scenes.rooms import room
@@ -78,11 +79,13 @@ def make_embedded_stacks(root: str | Path, config: EmbeddedConfig) -> Path:
     folder = Path(root) / name
     if folder.exists():
         return folder
-    with new_folder(folder) as temporary:
+    with temporary_neighbour(folder) as temporary:
         for split, views in _split_views(config).items():
             for view in views:
                 _write_stack(temporary / split / view.name, view, config)
         write_bytes(temporary / "options.json", (json.dumps(options, indent=2) + "\n").encode())
+        if not folder.exists():  # else another process was faster
+            temporary.rename(folder)
     return folder
 
 

@@ -10,7 +10,6 @@ import json
 import math
 import os
 import shutil
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from diffdiffdepth.datasets.still_life import still_life
 from shared.camera import look_at
 from shared.colmap import write_colmap_model
 from shared.files import DataError, write_bytes, write_image, write_pfm
+from shared.folders import temporary_neighbour
 from shared.scenes import SCENES_VERSION, render
 
 __all__ = ["make_embedded_light_field", "make_embedded_multi_view"]
@@ -89,27 +89,27 @@ def make_embedded_multi_view(
 def _make(folder: Path, options: dict, write: Callable[[Path], None]) -> Path:
     """Write into a temporary neighbour, then move it into place; nothing to do if the record agrees."""
     record = {"versions": [SCENES_VERSION, EMBEDDED_VERSION], **options}
-    try:
-        if json.loads((folder / RECORD).read_text(encoding="utf-8")) == record:
-            return folder
-        made_here = True
-    except (OSError, ValueError):
-        made_here = False
-    if folder.exists() and not made_here and any(folder.iterdir()):
+    held = _record(folder)
+    if held == record:
+        return folder
+    if folder.exists() and held is None and any(folder.iterdir()):
         raise DataError(folder, "holds other files", "Name another folder for the embedded scene")
-    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
+    with temporary_neighbour(folder) as temporary:
         write(temporary)
         write_bytes(temporary / RECORD, (json.dumps(record) + "\n").encode())
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(temporary, folder)
-    except OSError as error:
-        remedy = "Check the free space and the write permission of the folder"
-        raise DataError(folder, f"cannot be written ({error.strerror or error})", remedy) from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if _record(folder) != record:  # else another process was faster
+            if folder.exists():
+                shutil.rmtree(folder)
+            os.replace(temporary, folder)
     return folder
+
+
+def _record(folder: Path) -> dict | None:
+    """The options that the folder was made with, if it was made here."""
+    try:
+        return json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
 
 
 def _write_light_field(folder: Path, parameters: HciParameters, seed: int, antialias: int) -> None:

@@ -9,7 +9,6 @@ import dataclasses
 import json
 import os
 import shutil
-import uuid
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from nvs_depth.datasets.exr import write_exr
 from nvs_depth.datasets.shapenet import AZIMUTHS, ELEVATIONS, FOCAL_SHARE, grid_pose, view_number
 from shared.camera import intrinsics_matrix, invert_pose, ray_distance_from_depth
 from shared.files import DataError, write_bytes, write_depth_png, write_image
+from shared.folders import temporary_neighbour
 from shared.scenes import SCENES_VERSION, Background, Render, Scene, render
 from shared.scenes.objects import random_car, random_chair
 from shared.scenes.streets import street
@@ -85,14 +85,12 @@ def make_embedded(
         return data
     names = [name for split in config.names for name in split]
     say(f"rendering {len(names)} embedded {config.kind} into {folder} (once)")
-    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
     writer = {
         "shapenet": _write_paper_object,
         "shapenet_flat": _write_flat_object,
         "kitti_raw": _write_drive,
     }[layout]
-    try:
-        temporary.mkdir(parents=True)
+    with temporary_neighbour(folder) as temporary:
         jobs = [(writer, temporary, config, index, name) for index, name in enumerate(names)]
         if layout == "shapenet":
             _write_paper_cameras(temporary, config.image_side)
@@ -103,16 +101,13 @@ def make_embedded(
             for job in jobs:
                 _work(job)
         write_bytes(temporary / "made.json", (json.dumps(record, indent=2) + "\n").encode())
+        if _is_current(record_path, record):  # another process was faster
+            return data
         if folder.exists():
             if not record_path.is_file() and any(folder.iterdir()):
                 raise DataError(folder, "exists and was not made by this program", "Name another data.root")
             shutil.rmtree(folder)
         temporary.rename(folder)
-    except OSError as error:
-        remedy = "Check the free space and the write permission of the folder"
-        raise DataError(folder, f"the embedded data cannot be written ({error})", remedy) from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return data
 
 

@@ -20,7 +20,6 @@ from nvs_depth.datasets.kitti import DEPTH_UNIT_M, RAW_HW, projection_matrix
 from shared.camera import invert_pose, resize_intrinsics, transform_points
 from shared.files import (
     DataError,
-    new_folder,
     read_bytes,
     read_image,
     read_text,
@@ -28,6 +27,7 @@ from shared.files import (
     write_depth_png,
     write_image,
 )
+from shared.folders import new_folder
 
 __all__ = ["convert_drive", "oxts_poses", "project_lidar", "read_calibration", "read_velodyne"]
 

@@ -11,7 +11,8 @@ import torch
 
 from shared.camera import invert_pose, opencv_from_opengl_pose, transform_points
 from shared.colmap import ColmapImage, ColmapModel
-from shared.files import new_folder, write_bytes
+from shared.files import write_bytes
+from shared.folders import new_folder
 from shared.sfm import SfmOptions, reconstruct
 
 __all__ = ["prepare_photos"]

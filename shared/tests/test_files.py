@@ -18,7 +18,6 @@ from PIL import Image, ImageOps
 
 from shared.files import (
     DataError,
-    new_folder,
     read_bytes,
     read_depth_png,
     read_image,
@@ -32,6 +31,7 @@ from shared.files import (
     write_pfm,
     write_ply,
 )
+from shared.folders import new_folder
 
 HEIGHT, WIDTH = 13, 9
 
