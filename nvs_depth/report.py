@@ -151,7 +151,7 @@ def depth_table(results: Mapping[str, Any]) -> ResultsTable:
     definition = results["definitions"]["depth"]
     columns = [Column("row", "Depth")]
     for name, scaling, better, digits in DEPTH_COLUMNS:
-        label = LABELS[name] if scaling == "none" else f"{LABELS[name]}, median-scaled"
+        label = LABELS[name] if scaling == "none" else f"{LABELS[name]} (median-scaled)"
         text = definition if scaling == "none" else f"{definition}; each image scaled by its median first"
         columns.append(
             Column(f"{name}_{scaling}", label, definition=text, better=better, digits=digits, **common)
