@@ -111,7 +111,11 @@ def report(folder: Path, layout: str = "auto") -> str:
     """What is known about a data set, some of its files read; DataError when it cannot be trained on."""
     layout = detect_layout(folder) if layout == "auto" else layout
     try:
-        views = load_views(DataConfig(layout=layout, root=str(folder)), CHECKED_SIDE)
+        config = DataConfig(layout=layout, root=str(folder))
+        views = load_views(config, CHECKED_SIDE)
+        side = views.framing.window(views.stored_hw)[2]
+        if side < CHECKED_SIDE:  # sparse depth that is enlarged has gaps everywhere
+            views = load_views(config, side)
         lines = _facts(folder, layout, views)
     except DataError as error:
         raise DataError(error.path, error.reason, f"{error.remedy}. {WHERE_TO_GET[layout]}") from None
@@ -164,7 +168,7 @@ def _geometry(views: ViewSet, pairs: Tensor) -> str:
     batch = load_pairs(views, chosen)
     if not bool(batch.valid_target.any()):
         return "not checked: no depth maps"
-    gap, count = reprojection_gap(batch)
+    gap, count = reprojection_gap(batch, views.depth_format.sparse)
     if count < 20:
         return f"not checked: only {count} pixels are seen with depth in both views of a pair"
     verdict = (
@@ -173,15 +177,16 @@ def _geometry(views: ViewSet, pairs: Tensor) -> str:
     return f"{verdict} (depth off by {gap:.2%} in the other view, median of {count} pixels)"
 
 
-def reprojection_gap(batch: PairBatch) -> tuple[float, int]:
+def reprojection_gap(batch: PairBatch, sparse: bool = False) -> tuple[float, int]:
     """Median relative gap between target points in the source and the depth there; and how many.
 
-    Only pixels whose four neighbours in the source have depth; hidden points make up less than half, so the
-    median stands for the visible ones.
+    Only pixels whose four neighbours in the source have depth, or for sparse depth the nearest one; hidden
+    points make up less than half, so the median stands for the visible ones.
     """
     side = batch.image_source.shape[-1]
     points = unproject(pixel_grid(side, side), batch.depth_target[:, 0], batch.K_target)
     pixels, depth = project(transform_points(invert_pose(batch.target_from_source), points), batch.K_source)
+    pixels = pixels.round() if sparse else pixels
     maps = torch.cat([batch.depth_source, batch.valid_source.float()], dim=1)
     there, known = sample_pixels(maps, pixels, padding="zeros").unbind(1)
     usable = batch.valid_target[:, 0] & (known > 0.999) & (depth > 0)

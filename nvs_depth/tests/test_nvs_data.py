@@ -13,6 +13,7 @@ from nvs_depth.datasets.pairs import PairOptions, find_pairs, load_pairs, pair_b
 from nvs_depth.datasets.select import DataConfig, load_split, load_views
 from nvs_depth.datasets.shapenet import grid_pose, load_shapenet, view_number
 from nvs_depth.datasets.views import Framing
+from nvs_depth.prepare import report as prepare_report
 from shared.camera import (
     invert_pose,
     look_at,
@@ -133,6 +134,20 @@ def test_a_forced_principal_point_is_noticed(embedded):
     batch.valid_target[:, :, 24:] = False
     K = forced.test.views.K[batch.indices[:, 1]]
     assert reprojection_error(batch, K=K) > 2 * reprojection_error(batch)
+
+
+def test_the_check_of_a_drive_sees_translations_in_other_axes(embedded, tmp_path):
+    """Sparse depth, in images smaller than those of the check."""
+    split_of(embedded, "kitti_raw", 48)
+    folder = tmp_path / "drives"
+    shutil.copytree(embedded["kitti_raw"][0], folder)
+    assert "geometry     good" in prepare_report(folder)
+    for path in folder.glob("*/poses.txt"):
+        rows = [line.split() for line in path.read_text().splitlines()]
+        for row in rows:
+            row[4], row[8], row[12] = row[8], row[12], row[4]
+        path.write_text("\n".join(" ".join(row) for row in rows))
+    assert "geometry     BAD" in prepare_report(folder)
 
 
 def test_released_relative_rotation_is_wrong_above_the_ground():
