@@ -44,7 +44,7 @@ ROWS: dict[str, tuple[str, list[str]]] = {
     "stop_gradient": ("Consistency does not pull D_b", ["losses.consistency_stop_gradient=true"]),
 }
 CLAIM = ("full", "views_only", "depth_only", "predecessor")  # what --rows defaults to
-QUICK = Path(__file__).parent / "configs" / "quick.yaml"
+QUICK = Path(__file__).parent / "configs" / "quick_table.yaml"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
