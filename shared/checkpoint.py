@@ -196,11 +196,11 @@ def _read_archive(path: Path) -> Any:
     try:
         with zipfile.ZipFile(path) as archive:
             inside = {Path(name).name for name in archive.namelist()}
+            if "data.pkl" not in inside or "constants.pkl" in inside:  # the latter is a TorchScript program
+                raise CheckpointError(path, "it is a zip archive, but no checkpoint", ANOTHER_FILE)
             if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
-                raise CheckpointError(path, "it is a compressed archive, no checkpoint", ANOTHER_FILE)
+                raise CheckpointError(path, "it is compressed, as no checkpoint is", ANOTHER_FILE)
             damaged = archive.testzip()
-        if "data.pkl" not in inside or "constants.pkl" in inside:  # the latter is a TorchScript program
-            raise CheckpointError(path, "it is a zip archive, but no checkpoint", ANOTHER_FILE)
         if damaged is not None:
             raise CheckpointError(path, f"it is damaged (checksum of {damaged})", COPY_AGAIN)
         return torch.load(path, map_location="cpu", weights_only=True)

@@ -22,9 +22,7 @@ import contextlib
 import json
 import math
 import os
-import signal
 import sys
-import threading
 import time
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -51,6 +49,7 @@ from shared.files import DataError, write_bytes
 from shared.finite import first_nan, first_nonfinite, weights_and_gradients
 from shared.memory import keep_large_buffers
 from shared.pictures import encode_png, to_uint8
+from shared.processes import StopRequest, process_group
 from shared.provenance import run_origin
 from shared.run_folder import (
     find_checkpoint,
@@ -107,7 +106,7 @@ def open_run(
     device = select_device(args.device, int(os.environ.get("LOCAL_RANK", "0")))
     if device.type == "cpu":
         keep_large_buffers()
-    with _process_group(device), contextlib.ExitStack() as stack:
+    with process_group(device), contextlib.ExitStack() as stack:
         rank = dist.get_rank() if dist.is_initialized() else 0
         if rank == 0:
             make_folder(folder)
@@ -140,22 +139,6 @@ def _refuse_changed_config(
     if differences:
         listed = ", ".join(f"{key} was {old} and is now {new}" for key, (old, new) in differences.items())
         raise RunError(f"{folder}: this is not the config of the run: {listed}; choose another --out")
-
-
-@contextlib.contextmanager
-def _process_group(device: torch.device) -> Iterator[None]:
-    """Join the processes that torchrun started; does nothing in a single process."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield
-        return
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    try:
-        yield
-        dist.barrier()  # one that leaves early would cut the others' last exchange short
-    finally:
-        dist.destroy_process_group()
 
 
 class Run:
@@ -191,7 +174,7 @@ class Run:
         self._log_file: Any = None
         self._board: Any = None
         self._bar: Any = None
-        self._stop_signal = 0
+        self._stop_request = StopRequest()
 
     # -- start, loop, end
 
@@ -227,11 +210,11 @@ class Run:
         The state given to `restore` is then saved and RunStopped raised. A second Ctrl-C ends it at once.
         """
         self._last_step = stop
-        with self._stop_on_signals(), progress_bar(start, stop, self.is_main) as self._bar:
+        with self._stop_request.listening(), progress_bar(start, stop, self.is_main) as self._bar:
             for step in range(start + 1, stop + 1):
                 yield step
                 self._bar.update()
-                if self._asked_to_stop():
+                if self._stop_request.seen_by_any(self.device):
                     self._stop(step)
 
     def every(self, step: int, interval: int) -> bool:
@@ -389,36 +372,11 @@ class Run:
             reason = f"cannot be written ({error.strerror}); free some space and go on with --resume"
             raise RunError(f"{self.folder / 'metrics.jsonl'}: {reason}") from None
 
-    @contextlib.contextmanager
-    def _stop_on_signals(self) -> Iterator[None]:
-        def ask_to_stop(number: int, frame: Any) -> None:
-            self._stop_signal = number
-            signal.signal(number, previous[number])  # the second one acts at once
-
-        # None stands for a handler that was not set from Python and cannot be put back.
-        previous = {n: signal.getsignal(n) or signal.SIG_DFL for n in (signal.SIGINT, signal.SIGTERM)}
-        if threading.current_thread() is not threading.main_thread():
-            previous = {}  # only the main thread may catch signals
-        try:
-            for number in previous:
-                signal.signal(number, ask_to_stop)
-            yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
-
-    def _asked_to_stop(self) -> bool:
-        if self.world_size > 1:  # all stop after the same step, or the others would wait for ever
-            asked = torch.tensor(self._stop_signal, device=self.device)
-            dist.all_reduce(asked, dist.ReduceOp.MAX)
-            self._stop_signal = int(asked)
-        return self._stop_signal != 0
-
     def _stop(self, step: int) -> NoReturn:
         if self._state is not None and self._saved_step != step:
             self.save(step, self._state)
         message = f"stopped after step {step}; go on with --resume --out {self.folder}"
-        raise RunStopped(message, self._stop_signal)
+        raise RunStopped(message, self._stop_request.number)
 
     def _weights(self) -> dict[str, Tensor]:
         """The parameters of all networks of the run, by name."""
