@@ -129,6 +129,8 @@ def test_table_collects_rows_and_seeds(run_folder):
     assert "0.2000 ± 0.1414" in ablation.text()
     assert "0.5000" in ablation.text()
     assert "Source shown as the target" in ablation.text()
+    alone = table.tables({"full": results["full"], "depth_only": results["views_only"]})[0].text()
+    assert "0.5000" not in alone  # it paints no pictures
     results["views_only"][0]["data"] = "another"
     with pytest.raises(RunError, match="differ in data"):
         table.tables(results)
