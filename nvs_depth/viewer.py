@@ -39,8 +39,8 @@ def scene_of(run: Path, checkpoint: Literal["best", "last"], device: torch.devic
     unit = "m" if split.test.views.unit_m else "scene units"
     notes = [
         "D_s is the depth of the given picture, D_t that of a view the network has not seen.",
-        "Rendered live: the view from where you stand, made from the one given picture. It does not know "
-        "moves unlike those of its training, such as coming closer.",
+        "Rendered live: the view from where you stand, made from the one given picture. The network "
+        "knows only moves like those of its training.",
     ]
     if _is_object(config):
         notes.append("The black background is left out.")

@@ -17,6 +17,7 @@ pytestmark = pytest.mark.slow
 K = intrinsics_matrix(40.0, 40.0, 15.5, 15.5)
 SIZE = (32, 32)
 PATIENCE_S = 30
+NOTE = "room_1_a <b>*2* [x](y) # 3"
 
 
 def wait_until(condition, what):
@@ -52,7 +53,7 @@ def opened():
     ball = PointCloud("ball", 0.4 * directions, red, torch.full((5000,), 2.0))
     live = Part("live", torch.zeros(3), (1.0, 3.0), (start,), (), LiveView(K, SIZE, render))
     points = Part("points", torch.zeros(3), (1.0, 3.0), (start,), (ball,))
-    scene = ViewerScene("Colours", "m", "metric z-depth", (live, points))
+    scene = ViewerScene("Colours", "m", "metric z-depth", (live, points), (NOTE,))
     with ViewerPage(scene) as viewer, chromium_page(1000, 600) as page:
         asked, errors = [], []
         page.on("request", lambda request: asked.append(request.url))
@@ -96,3 +97,4 @@ def test_points_are_drawn_and_recoloured(opened):
     viewer._colours.value = "depth"
     wait_until(lambda: centre(page)[1] > 0.8, "the ball is not coloured by depth")  # the middle is green
     assert page.get_by_text("metric z-depth; unit: m").is_visible()
+    assert page.get_by_text(NOTE, exact=True).is_visible()  # no sign is taken for markup

@@ -7,6 +7,7 @@ import contextlib
 import importlib
 import io
 import math
+import re
 import socket
 import threading
 import time
@@ -168,7 +169,8 @@ class ViewerPage:
         self._point_size.on_update(lambda _: self._resize_points())
         self._switches = gui.add_folder("Point clouds")
         self._status = gui.add_markdown("")
-        lines = [f"**Depth:** {self.scene.status}; unit: {self.scene.unit}.", *self.scene.notes, HELP]
+        lines = [self.scene.title, f"Depth: {self.scene.status}; unit: {self.scene.unit}."]
+        lines += [*self.scene.notes, HELP]
         gui.add_markdown("\n\n".join(_plain_markdown(line) for line in lines))
 
     # ---- one part ------------------------------------------------------------------------------------------
@@ -375,5 +377,5 @@ def _quaternion(pose: Tensor) -> np.ndarray:
 
 
 def _plain_markdown(text: str) -> str:
-    """A note as it stands, whatever signs are in it; our own bold print is kept."""
-    return text.replace("_", r"\_").replace("<", "&lt;")
+    """Text that Markdown shows as it stands, whatever signs are in it."""
+    return re.sub(r"([\\`*_{}\[\]<>#|~])", r"\\\1", text)
