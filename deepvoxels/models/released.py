@@ -6,11 +6,11 @@ written for the released code's sake and ignored on reading. Names without `.net
 (before June 2019) are read as well. Such weights assume `lattice="released"`.
 """
 
+import io
 import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +18,12 @@ from torch import Tensor, nn
 from deepvoxels.models.blocks import ConvUnit, Down, UNet, Up
 from deepvoxels.models.discriminator import Discriminator
 from deepvoxels.models.generator import Generator
+from shared.files import DataError, read_bytes, write_bytes
+from shared.finite import first_nan
 
 __all__ = ["export_released", "import_released", "load_released", "save_released"]
+
+REMEDY = "Give a checkpoint of the released code, and the configuration it was trained with"
 
 
 @dataclass(frozen=True)
@@ -73,25 +77,29 @@ def load_released(
 ) -> None:
     """Read a checkpoint file of the released code into the networks; only tensors are unpickled.
 
-    Accepts the released container and a bare generator state dict. Raises ValueError with the file's name.
+    Accepts the released container and a bare generator state dict. Raises DataError for a file that is
+    missing, damaged, of another kind or architecture, or holds NaN.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
+        content = torch.load(io.BytesIO(read_bytes(path)), map_location="cpu", weights_only=True)
+    except DataError:
         raise
-    except Exception as error:  # whatever the unpickler met, the remedy is the same
-        raise ValueError(f"{path}: not a readable file of plain tensors ({error})") from error
+    except Exception as error:  # noqa: BLE001 - the unpickler raises half a dozen kinds for damaged files
+        reason = f"not a readable file of plain tensors ({' '.join(str(error).split())[:200]})"
+        raise DataError(path, reason, REMEDY) from None
     if not isinstance(content, Mapping):
-        raise ValueError(f"{path}: expected a dict of tensors, found {type(content).__name__}")
+        raise DataError(path, f"holds no dict of tensors but {type(content).__name__}", REMEDY)
     parts = content if "model" in content else {"model": content}
     wanted = {"model": generator} | ({} if discriminator is None else {"discriminator": discriminator})
     for part, module in wanted.items():
         if not isinstance(parts.get(part), Mapping):
-            raise ValueError(f"{path}: has no {part!r} state dict")
+            raise DataError(path, f"has no {part!r} state dict", REMEDY)
+        if (bad := first_nan(parts[part])) is not None:
+            raise DataError(path, f"{bad} of {part} holds NaN", REMEDY)
         try:
             import_released(module, parts[part])
         except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
+            raise DataError(path, str(error).rstrip("."), REMEDY) from None
 
 
 def save_released(
@@ -101,9 +109,9 @@ def save_released(
     content = {"model": export_released(generator)}
     if discriminator is not None:
         content["discriminator"] = export_released(discriminator)
-    temporary = Path(f"{path}.part")
-    torch.save(content, temporary)
-    temporary.replace(path)
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    write_bytes(path, buffer.getvalue())
 
 
 def _current_name(key: str) -> str:

@@ -12,6 +12,9 @@ import pytest
 import torch
 
 from deepvoxels.datasets.scene import load_scene
+from deepvoxels.models.generator import Generator
+from deepvoxels.models.options import GeneratorOptions
+from deepvoxels.models.released import load_released, save_released
 from shared.camera import look_at
 from shared.camera_files import DeepVoxelsIntrinsics, write_deepvoxels_intrinsics, write_pose
 from shared.colmap import ColmapCamera, ColmapImage, ColmapModel, ColmapPoints, write_colmap_model
@@ -196,3 +199,65 @@ COLMAP = {
 def test_colmap_layout(tmp_path: Path, case: str) -> None:
     load_scene(colmap(tmp_path / "scene"), image_side=16)
     assert_refused(COLMAP[case], tmp_path / "scene", lambda: load_scene(tmp_path / "scene", image_side=16))
+
+
+SMALL = {
+    "image_side": 32,
+    "feature_side": 8,
+    "grid_side": 8,
+    "grid_features": 4,
+    "depth_planes": 16,
+    "nf0": 4,
+}
+
+
+class Hostile:
+    """Unpickling it would make a file."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return open, (str(self.path), "w")
+
+
+def holding(content: Callable[[dict], object]) -> Callable[[Path], None]:
+    """A checkpoint with this in the place of the released state."""
+
+    def act(folder: Path) -> None:
+        state = torch.load(folder / "model.pth", weights_only=True)["model"]
+        torch.save(content(state), folder / "model.pth")
+
+    return act
+
+
+CHECKPOINTS = {
+    "missing": Case(remove("model.pth"), "does not exist"),
+    "empty": Case(write("model.pth", b""), "empty"),
+    "text": Case(write("model.pth", "hello"), "not a readable file of plain tensors"),
+    "cut short": Case(cut("model.pth"), "not a readable file of plain tensors"),
+    "pickled code": Case(
+        lambda f: torch.save({"model": Hostile(f / "pwned")}, f / "model.pth"), "plain tensors"
+    ),
+    "a list": Case(holding(lambda state: [1, 2]), "list"),
+    "no state dict": Case(holding(lambda state: {"model": 3}), "has no 'model' state dict"),
+    "a weight missing": Case(holding(lambda state: dict(list(state.items())[:-1])), "1 missing"),
+    "a weight of another shape": Case(
+        holding(lambda state: state | {"deepvoxels": torch.ones(2)}), "other shape"
+    ),
+    "NaN weights": Case(
+        holding(lambda state: state | {"deepvoxels": state["deepvoxels"] * math.nan}),
+        "deepvoxels of model holds NaN",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CHECKPOINTS)
+def test_released_checkpoints(tmp_path: Path, case: str) -> None:
+    generator = Generator(GeneratorOptions(**SMALL))
+    save_released(tmp_path / "model.pth", generator)
+    load_released(tmp_path / "model.pth", generator)
+    before = generator.state.clone()
+    assert_refused(CHECKPOINTS[case], tmp_path, lambda: load_released(tmp_path / "model.pth", generator))
+    assert torch.equal(generator.state, before)
+    assert not (tmp_path / "pwned").exists()

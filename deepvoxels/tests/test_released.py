@@ -10,6 +10,7 @@ from deepvoxels.models.discriminator import Discriminator
 from deepvoxels.models.generator import Generator
 from deepvoxels.models.options import GeneratorOptions, preset
 from deepvoxels.models.released import export_released, import_released, load_released, save_released
+from shared.files import DataError
 
 TABLE = Path(__file__).parent / "released_state_dict.tsv"
 SMALL = {
@@ -142,23 +143,23 @@ def test_files_round_trip(tmp_path):
     assert same(judge, judge_copy)
     torch.save(export_released(source), path)  # a bare generator
     load_released(path, small(2))
-    with pytest.raises(ValueError, match="discriminator"):
+    with pytest.raises(DataError, match="discriminator"):
         load_released(path, copy, judge_copy)
 
 
 def test_files_that_are_no_checkpoints(tmp_path):
     path = tmp_path / "model.pth"
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(DataError, match="does not exist"):
         load_released(path, small(0))
     path.write_bytes(b"not a checkpoint")
-    with pytest.raises(ValueError, match="model.pth"):
+    with pytest.raises(DataError, match="model.pth"):
         load_released(path, small(0))
     torch.save({"model": small(0)}, path)  # a pickled object, which could run any code
-    with pytest.raises(ValueError, match="model.pth"):
+    with pytest.raises(DataError, match="model.pth"):
         load_released(path, small(0))
     torch.save([1, 2], path)
-    with pytest.raises(ValueError, match="list"):
+    with pytest.raises(DataError, match="list"):
         load_released(path, small(0))
     torch.save({"model": {"deepvoxels": torch.zeros(3)}}, path)
-    with pytest.raises(ValueError, match=r"model.pth.*missing"):
+    with pytest.raises(DataError, match=r"model.pth.*missing"):
         load_released(path, small(0))
