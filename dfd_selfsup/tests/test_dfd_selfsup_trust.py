@@ -3,11 +3,15 @@
 Proven: a run stopped after 10 of 20 steps, in the middle of an epoch, and resumed equals one that never
 stopped, to the bit (parameters, buffers, AdamW's moments, random generators, losses), self-supervised and
 supervised; 50 SIGKILLs while saving leave a complete checkpoint; NaN and infinity end the run at their step;
-a full disk, a locked folder and a second run are refused in one line.
+a full disk, a locked folder and a second run are refused in one line; two gloo processes have the gradients
+of one with the whole batch.
 """
 
 import dataclasses
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +22,7 @@ from dfd_selfsup import train
 from dfd_selfsup.datasets.stack import StackBatch
 from dfd_selfsup.models.psf import PsfOptions, render_stack
 from dfd_selfsup.models.thin_lens import Defocus, Lens
+from shared.checkpoint import load_checkpoint
 from shared.files import write_image, write_pfm
 from shared.tests.trust import Attack, Method, spoil, spoil_gradient
 
@@ -152,3 +157,47 @@ def test_foreign_checkpoints(method: Method, tmp_path: Path, capsys) -> None:
 @pytest.mark.slow
 def test_one_seed_gives_one_run(method: Method, tmp_path: Path) -> None:
     method.assert_same_seed_same_losses(tmp_path, "steps=50")
+
+
+UNMEASURED = """
+from dfd_selfsup import train
+train.evaluate, train.summary = (lambda *_: {}), (lambda _: "not measured")
+train.main()
+"""
+
+
+def first_gradients(config_file: Path, folder: Path, processes: int, batch_size: int) -> torch.Tensor:
+    """AdamW's first moments after one step are a tenth of the gradients, whoever computed them."""
+    out = folder / f"{processes}x{batch_size}"
+    (folder / "script.py").write_text(UNMEASURED)
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    flags = [
+        "--config",
+        str(config_file),
+        "--device",
+        "cpu",
+        "--out",
+        str(out),
+        "--set",
+        f"batch_size={batch_size}",
+    ]
+    done = subprocess.run(
+        [sys.executable, *(launcher if processes > 1 else []), str(folder / "script.py"), *flags, "steps=1"],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    state = load_checkpoint(out / "checkpoints" / "last.pt").state["optimizer"]["state"]
+    return torch.cat([moments["exp_avg"].flatten() for moments in state.values()])
+
+
+@pytest.mark.slow
+def test_two_processes_have_the_gradients_of_the_whole_batch(config_file: Path, tmp_path: Path) -> None:
+    whole = first_gradients(config_file, tmp_path, 1, 4)
+    halves = first_gradients(config_file, tmp_path, 2, 4)
+    half = first_gradients(config_file, tmp_path, 1, 2)
+    assert whole.norm() > 0
+    assert (halves - whole).norm() < 1e-4 * whole.norm()
+    assert (half - whole).norm() > 0.1 * whole.norm()  # the second process's share counts
