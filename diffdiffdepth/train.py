@@ -51,7 +51,7 @@ def build_model(config: TrainConfig, scene: LightField | MultiViewScene) -> Poin
 def optimise(run: Run, config: TrainConfig, scene: LightField | MultiViewScene, model: PointDepth) -> None:
     """Take turns: every group has its own learning rate, and a new Adam at the start of each of its turns."""
     features = feature_network(config.vgg_weights).to(run.device) if config.features == "vgg" else None
-    loss = ReprojectionLoss(scene, config.loss, features, model.scale.unit)
+    loss = ReprojectionLoss(scene, config.loss, features, smoothness_unit(config, scene, model))
     adam = GroupAdam(model, config.schedule.damping)
     state = {"model": model, "adam": adam}
     candidates = loss_views(scene, config.views_from)
@@ -77,6 +77,13 @@ def optimise(run: Run, config: TrainConfig, scene: LightField | MultiViewScene, 
             run.preview(step, "progress", progress_sheet(scene, dense.detach(), model.points()))
         if run.every(step, config.checkpoint_every):
             run.save(step, state)
+
+
+def smoothness_unit(config: TrainConfig, scene: LightField | MultiViewScene, model: PointDepth) -> float:
+    """What counts as one in the smoothness term: disparity or depth, also where 1 / depth is diffused."""
+    if not config.depth.inverse_depth:
+        return model.scale.unit
+    return LabelScale.of(scene.points).unit
 
 
 def loss_views(scene: LightField | MultiViewScene, preset: str) -> Tensor:

@@ -18,6 +18,7 @@ from diffdiffdepth.models.point_depth import (
     LabelScale,
     PointDepth,
     image_edges,
+    initial_smoothness,
     sobel_magnitude,
 )
 from diffdiffdepth.points.store import load_points
@@ -223,6 +224,45 @@ def test_gradient_and_edges_of_the_image():
     assert len(set(y.tolist())) >= 16
 
 
+def test_barrier_stands_on_faint_edges_and_nowhere_else():
+    image = torch.full((3, 24, 40), 0.3)
+    image[:, :, 20:] = 0.34  # a step of ten grey levels
+    faint, gradient = (
+        initial_smoothness(image, DepthOptions(initial_smoothness=kind)) for kind in ("barrier", "gradient")
+    )
+    assert (faint[:, 17:23] > 2).all()
+    assert (gradient < 0.2).all()
+    assert (faint[:, [*range(14), *range(26, 40)]].abs() < 1e-4).all()
+    image[:, :, 20:] = 1.0
+    strong = initial_smoothness(image, DepthOptions(initial_smoothness="barrier"))
+    assert strong.max() == 10
+    assert (strong[:, :14].abs() < 1e-4).all()
+
+
+def test_damping_leaves_alone_what_has_hardly_any_gradient():
+    """Plain Adam moves every entry by the rate, whatever its gradient."""
+    moved = {}
+    for damping in (0.0, 1.0):
+        model = model_of(light_field(50), supersampling=1)
+        adam = GroupAdam(model, damping)
+        adam.start("labels", 0.01)
+        before = model.groups["labels"].detach().clone()
+        pull = torch.full_like(before, 1e-6)
+        pull[0] = 1.0
+        adam.step((model.groups["labels"] * pull).sum())
+        moved[damping] = (before - model.groups["labels"].detach()).abs()
+    torch.testing.assert_close(moved[0.0], torch.full_like(moved[0.0], 0.01), rtol=0.02, atol=0)
+    assert moved[1.0][0] > 0.008
+    assert (moved[1.0][1:] < 1e-6).all()
+
+
+def test_smoothness_counts_in_units_of_depth_also_where_its_inverse_is_diffused():
+    scene = multi_view()
+    plain, inverse = TrainConfig(), TrainConfig(depth=DepthOptions(inverse_depth=True))
+    units = [train.smoothness_unit(c, scene, train.build_model(c, scene)) for c in (plain, inverse)]
+    assert units[0] == units[1] == LabelScale.of(scene.points).unit
+
+
 def test_views_of_a_step():
     scene = light_field(20)
     assert len(train.loss_views(scene, "all")) == 8
@@ -240,7 +280,7 @@ def test_views_of_a_step():
 CONFIG = """
 data: {root: ROOT, embedded: {kind: multi_view, height: 40, width: 56, points: 60}}
 depth: {supersampling: 1}
-schedule: {iterations: 2, passes: 1, preliminary: 3, densify: 3}
+schedule: {iterations: 2, passes: 1, preliminary: 3, densify: 3, damping: 0.5}
 loss: {edge: 0.01, smoothness: 0.0075, ssim: 0.05}
 preview_every: 5
 checkpoint_every: 3

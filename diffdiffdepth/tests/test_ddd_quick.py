@@ -1,0 +1,60 @@
+"""The quick run as a user starts it: every error at least halved, by every group of numbers."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from diffdiffdepth import train
+from diffdiffdepth.config import TrainConfig
+from diffdiffdepth.eval import load_run
+from diffdiffdepth.losses import ReprojectionLoss
+from diffdiffdepth.models.point_depth import GROUPS
+from diffdiffdepth.routine import GroupAdam
+from shared.config import load_config
+
+CONFIG = Path(train.__file__).parent / "configs" / "quick.yaml"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The finished run: two to three minutes, most of them for rendering 81 views and 312 steps."""
+    folder = tmp_path_factory.mktemp("quick")
+    data = f"data.root={folder / 'data'}"
+    train.main(["--config", str(CONFIG), "--out", str(folder / "run"), "--device", "cpu", "--set", data])
+    return folder / "run"
+
+
+@pytest.mark.slow
+def test_every_error_is_halved(run):
+    rows = json.loads((run / "eval.json").read_text())["rows"]
+    for measure in ("mse_x100", "bp_0.01", "bp_0.03", "bp_0.07"):
+        assert rows["ours"][measure] < 0.5 * rows["diffusion"][measure], measure
+    assert rows["ours"]["lab"] < 0.5 * rows["diffusion"]["lab"]
+
+
+@pytest.mark.slow
+def test_each_group_alone_lowers_loss_and_error(run):
+    config, scene = load_run(run)
+    loss = ReprojectionLoss(scene, config.loss, unit=train.build_model(config, scene).scale.unit)
+    views = torch.arange(0, len(scene.views), 5)
+    for group in GROUPS:
+        model = train.build_model(config, scene)
+        adam = GroupAdam(model, config.schedule.damping)
+        adam.start(group, getattr(config.schedule, group).rate)
+        before = model.dense().detach()
+        for _ in range(config.schedule.iterations):
+            adam.step(loss(model.dense(), views)["total"])
+        model.choose(None)
+        after = model.dense()
+        assert loss(after, views)["total"] < 0.97 * loss(before, views)["total"], group
+        wrong = [(dense - scene.truth)[scene.valid].square().mean() for dense in (before, after)]
+        assert wrong[1] < wrong[0], group
+
+
+def test_quick_config_is_the_papers_schedule_on_noisy_points():
+    config = load_config(TrainConfig, CONFIG)
+    assert config.data.embedded is not None
+    assert (config.data.points.label_noise, config.data.points.outlier_share) == (0.1, 0.05)
+    assert (config.schedule.iterations, config.schedule.groups) == (13, GROUPS)
