@@ -269,7 +269,8 @@ def plain(value: Any, name: str) -> Any:
 
 def remove_stray_files(folder: str | Path) -> list[Path]:
     """Delete the temporary files that a killed process left in `folder`; for the holder of the lock only."""
-    stray = [path for path in Path(folder).glob(".*.tmp") if path.is_file()]
+    names = (*Path(folder).glob(".*.tmp"), *Path(folder).glob(".*.tmp.*"))  # the latter keep a video's suffix
+    stray = [path for path in names if path.is_file()]
     for path in stray:
         path.unlink(missing_ok=True)
     return stray
