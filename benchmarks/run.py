@@ -20,7 +20,7 @@ from typing import Any
 import cv2
 import torch
 
-from benchmarks import deepvoxels_cases, diffdiffdepth_cases, nvs_depth_cases, shared_cases
+from benchmarks import deepvoxels_cases, dfd_selfsup_cases, diffdiffdepth_cases, nvs_depth_cases, shared_cases
 from benchmarks.fresh import ROOT
 from benchmarks.harness import Case, run_case
 from shared.run_folder import write_json
@@ -28,6 +28,7 @@ from shared.run_folder import write_json
 __all__ = ["lines_of", "machine", "select", "main"]
 
 CASES = [*shared_cases.CASES, *deepvoxels_cases.CASES, *diffdiffdepth_cases.CASES, *nvs_depth_cases.CASES]
+CASES += dfd_selfsup_cases.CASES
 RESULTS = ROOT / "benchmarks" / "results.json"
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 LIBRARIES = ("torch", "torchvision", "numpy", "scipy", "opencv-python-headless", "opencv-python")

@@ -34,10 +34,11 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """Size of DAIF-Net; the paper's are the defaults."""
+    """Size of DAIF-Net, the paper's by default. init: PyTorch's (released) or He's, which keeps variance."""
 
     base_width: int = 16
     levels: int = 4
+    init: Literal["default", "he"] = "default"
 
 
 @dataclass
@@ -62,15 +63,16 @@ class TrainConfig:
     noise_std: float = 0.0  # Gaussian noise on the input stack
     learning_rate: float = 5e-4
     weight_decay: float = 5e-4
+    beta2: float = 0.999  # of AdamW; smaller forgets faster, for losses whose size changes
     warmup_steps: int = 0
-    guide_steps: int = (
-        0  # over the first steps a focus measure leads the depth, ever less; the paper has no such
-    )
+    guide: Literal["focus", "descent"] = "focus"  # a focus measure's depth, or what `descent.py` finds
+    guide_steps: int = 0  # the guide leads over so many steps, ever less; the paper has no such
 
     log_every: int = 10
     validate_every: int = 250
     checkpoint_every: int = 250
     evaluate_stacks: int = 0  # test stacks measured at the end; 0: all
+    compare_slow: bool = True  # at the end, with plane sweep and descent too, which take seconds per stack
 
     def __post_init__(self) -> None:
         if self.steps < 0 or self.batch_size < 1 or self.crop < 0 or not self.learning_rate > 0:

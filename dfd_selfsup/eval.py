@@ -68,6 +68,8 @@ def evaluate(
     }
     if any(stack.depth is None for stack in stacks):
         del methods["oracle"]
+    if not config.compare_slow:
+        del methods["plane_sweep"], methods["descent"]
     rows, seconds = {}, {}
     for name, method in methods.items():
         started = time.perf_counter()

@@ -1,7 +1,8 @@
 """Adapting DAIF-Net to one focal stack, from a trained run or from scratch; no truth is needed.
 
-The self-supervised losses are minimised on random crops of the stack. Where the lens is unknown its
-strength, one number, is found on the way: pixels of blur per place in the stack.
+The self-supervised losses are first descended pixel by pixel (`descent.py`). The network is led to what
+that finds, ever less, while it minimises the same losses on random crops of the stack. Where the lens is
+unknown its strength, one number, is found on the way: pixels of blur per place in the stack.
 """
 
 import math
@@ -13,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dfd_selfsup.datasets.stack import FocalStack, collate, crop_stack
-from dfd_selfsup.losses import LossOptions, mix, selfsup_losses
+from dfd_selfsup.descent import descend
+from dfd_selfsup.losses import LossOptions, guided_losses, mix, selfsup_losses
 from dfd_selfsup.models.focus_measure import depth_from_focus
 from dfd_selfsup.models.heads import StackModel, coarse_aif
 from dfd_selfsup.models.psf import PsfOptions, render_stack
@@ -74,13 +76,15 @@ def fit_stack(
     if learns_gain:
         stack = guess_gain(stack, psf)
         groups.append({"params": [log_gain], "lr": 10 * options.learning_rate})
-    optimizer = torch.optim.AdamW(groups, lr=options.learning_rate, weight_decay=5e-4)
+    optimizer = torch.optim.AdamW(groups, lr=options.learning_rate, betas=(0.9, 0.99), weight_decay=5e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer,
         [group["lr"] for group in optimizer.param_groups],
         total_steps=max(options.steps, 2),
         pct_start=0.1,
     )
+    found = descend(stack, model.q_range, psf, loss, model.heads.measure)
+    stack = replace(stack, guide=torch.cat([found.q, found.aif]))
     model.train()
     for step in range(1, options.steps + 1):
         crop = _crop(stack, options, step)
@@ -89,7 +93,10 @@ def fit_stack(
         prediction = model(batch.images, defocus)
         rendered = render_stack(prediction.aif, prediction.sigma_px, psf)
         value = mix(rendered.flatten(0, 1), batch.images.flatten(0, 1))
-        total: Tensor = sum(selfsup_losses(prediction, rendered, batch.images, loss).values())
+        terms = selfsup_losses(prediction, rendered, batch.images, loss)
+        share = 1 - step / (options.steps + 1)
+        terms |= guided_losses(prediction, batch.guide, batch.defocus, share)
+        total: Tensor = sum(terms.values())
         optimizer.zero_grad(set_to_none=True)
         total.backward()
         optimizer.step()

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dfd_selfsup.models.focus_measure import focus_guess
+from dfd_selfsup.models.focus_measure import focus_guess, focus_response
 from dfd_selfsup.models.heads import Prediction, coarse_aif
 from dfd_selfsup.models.thin_lens import Defocus
 from shared.losses import edge_aware_smoothness, photometric_l1_ssim
@@ -25,6 +25,7 @@ __all__ = [
     "LossOptions",
     "blur_loss",
     "guide_loss",
+    "guided_losses",
     "mix",
     "selfsup_losses",
     "sharpness",
@@ -33,7 +34,8 @@ __all__ = [
 ]
 
 
-GUIDE_WEIGHT = 1000.0  # as much as the re-blurring error
+DEPTH_WEIGHT, AIF_WEIGHT = 100.0, 100.0  # of the supervised losses
+GUIDE_WEIGHT = 300.0  # enough to lead while the re-blurring error is large
 
 
 @dataclass(frozen=True)
@@ -88,15 +90,37 @@ def selfsup_losses(
     return terms
 
 
-def guide_loss(prediction: Prediction, images: Tensor, defocus: Defocus) -> Tensor:
-    """Mean distance of inverse depth to what a focus measure finds, over the stack's focus range; needs no
-    truth.
+def guide_loss(
+    prediction: Prediction, images: Tensor, defocus: Defocus, measure: Literal["ring", "sml"] = "ring"
+) -> Tensor:
+    """Mean distance of inverse depth to what a focus measure finds, over the stack's focus range.
 
-    images [B, S, 3, H, W]. It leads the first steps out of the flat depth that re-blurring alone leaves
-    slowly.
+    images [B, S, 3, H, W]. No truth: it leads the first steps out of the flat depth that re-blurring alone
+    leaves slowly. A pixel counts by how far its measure's peak stands out of its mean over the slices;
+    being a median, what is learned has fewer outliers than the measure itself.
     """
+    response = focus_response(images, measure)
+    trust = 1 - response.mean(1, keepdim=True) / response.amax(1, keepdim=True)  # [B, 1, H, W]
+    error = trust * (prediction.q - focus_guess(images, defocus, measure)).abs()
     span = defocus.focus_q.amax(-1) - defocus.focus_q.amin(-1)
-    return ((prediction.q - focus_guess(images, defocus)).abs().mean((1, 2, 3)) / span).mean()
+    return (error.sum((1, 2, 3)) / trust.sum((1, 2, 3)).clamp(min=1e-6) / span).mean()
+
+
+def guided_losses(prediction: Prediction, guide: Tensor, defocus: Defocus, share: float) -> dict[str, Tensor]:
+    """`share` of the supervised losses, with a guide [B, 4, H, W] (inverse depth and image) for the truth.
+
+    Without metres, inverse depth may be 0 or less: its error then is linear, over the stack's focus range.
+    """
+    q, aif = guide[:, :1], guide[:, 1:]
+    if defocus.kind == "metric":
+        depth = (prediction.q.log() - q.log()).abs().mean()
+    else:
+        span = defocus.focus_q.amax(-1) - defocus.focus_q.amin(-1)
+        depth = ((prediction.q - q).abs().mean((1, 2, 3)) / span).mean()
+    return {
+        "guide_depth": share * DEPTH_WEIGHT * depth,
+        "guide_aif": share * AIF_WEIGHT * mix(prediction.aif, aif),
+    }
 
 
 def supervised_losses(
@@ -116,9 +140,9 @@ def supervised_losses(
         safe = torch.where(valid, depth, 1.0)
         error = (safe.log() + prediction.q.log()).abs() * valid  # log d - log (1 / q)
         per_stack = error.flatten(1).sum(1) / valid.flatten(1).sum(1).clamp(min=1)
-        terms["depth"] = 100 * per_stack.mean()
+        terms["depth"] = DEPTH_WEIGHT * per_stack.mean()
     if targets in ("aif", "both"):
-        terms["aif"] = 100 * mix(prediction.aif, aif)
+        terms["aif"] = AIF_WEIGHT * mix(prediction.aif, aif)
     return terms
 
 

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from dfd_selfsup.config import TrainConfig
 from dfd_selfsup.datasets.stack import FocalStack, StackBatch, collate
-from dfd_selfsup.models.daif_net import DaifNet
+from dfd_selfsup.descent import descend
+from dfd_selfsup.models.daif_net import DaifNet, keep_variance
 from dfd_selfsup.models.focus_measure import depth_from_focus
 from dfd_selfsup.models.heads import StackModel, coarse_aif
 from dfd_selfsup.models.plane_sweep import plane_sweep
@@ -23,6 +24,7 @@ METHOD_NAMES = {
     "focus_sml": "Depth from focus, SML",
     "focus_ring": "Depth from focus, ring difference",
     "plane_sweep": "Plane sweep by re-blurring",
+    "descent": "Descent of the same losses, pixel by pixel",
     "supervised_depth": "DAIF-Net, supervised by depth",
     "supervised_aif": "DAIF-Net, supervised by image",
     "supervised_both": "DAIF-Net, supervised by both",
@@ -48,6 +50,8 @@ Estimator = Callable[[FocalStack], Estimate]
 def build_model(config: TrainConfig, q_range: tuple[float, float] | None = None) -> StackModel:
     """The untrained network of a config with its heads."""
     network = DaifNet(base_width=config.network.base_width, levels=config.network.levels)
+    if config.network.init == "he":
+        keep_variance(network)
     return StackModel(network, config.heads, q_range)
 
 
@@ -81,6 +85,10 @@ def classical_methods(config: TrainConfig, median_depth_m: float) -> dict[str, E
         found = plane_sweep(stack.images, stack.defocus, q_range, config.psf)
         return Estimate(found.q[0], found.aif)
 
+    def descent(stack: FocalStack) -> Estimate:
+        found = descend(stack, q_range, config.psf, config.loss, config.heads.measure)
+        return Estimate(found.q[0], found.aif)
+
     def oracle(stack: FocalStack) -> Estimate:
         q = 1 / stack.depth.clamp(min=NEAREST_DEPTH_M)
         sigma = stack.defocus.sigma_px(q[None, None])
@@ -91,5 +99,6 @@ def classical_methods(config: TrainConfig, median_depth_m: float) -> dict[str, E
         "focus_sml": partial(focus, measure="sml"),
         "focus_ring": partial(focus, measure="ring"),
         "plane_sweep": sweep,
+        "descent": descent,
         "oracle": oracle,
     }

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from dfd_selfsup.config import TrainConfig
+from dfd_selfsup.config import NetworkConfig, TrainConfig
 from dfd_selfsup.datasets.folder import load_stack
 from dfd_selfsup.datasets.stack import FocalStack, resize_stack
 from dfd_selfsup.eval import load_run
@@ -42,7 +42,7 @@ from shared.run import write_json
 __all__ = ["main", "thin_out"]
 
 OWN_LOSS = LossOptions(
-    aif=0, aif_blur=0, coarse_blur=0, smooth=10, beta=2.5, smooth_on="inverse", border_fix=True
+    aif=0, aif_blur=0, coarse_blur=0, smooth=40, beta=2.5, smooth_on="inverse", border_fix=True
 )
 OWN_PSF = PsfOptions(window=15, threshold_px=0.2)
 
@@ -137,8 +137,8 @@ def _starting_point(
                 )
             model.q_range = q_range_of(stack)
         return config, model
-    heads = HeadOptions(depth="refine", aif="composite", focus_input="sharpest", measure="sml")
-    config = TrainConfig(heads=heads, psf=OWN_PSF, loss=OWN_LOSS)
+    heads = HeadOptions(depth="refine", aif="sharpest", focus_input="sharpest", measure="sml")
+    config = TrainConfig(heads=heads, network=NetworkConfig(init="he"), psf=OWN_PSF, loss=OWN_LOSS)
     return config, build_model(config, q_range_of(stack)).to(device)
 
 

@@ -12,7 +12,6 @@ import importlib.util
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 import yaml
@@ -21,7 +20,7 @@ from torch import Tensor
 from dfd_selfsup.alignment import ScaleShift, align_stack
 from dfd_selfsup.datasets.defocusnet import convert_depth
 from dfd_selfsup.datasets.embedded import SPLITS
-from dfd_selfsup.datasets.folder import list_slices, load_stack
+from dfd_selfsup.datasets.folder import list_slices, load_stack, read_info
 from dfd_selfsup.datasets.nyuv2 import (
     NYU_FOCUS_M,
     NYU_LENS,
@@ -35,7 +34,6 @@ from shared.files import (
     DataError,
     read_depth_png,
     read_image,
-    read_text,
     write_bytes,
     write_image,
     write_pfm,
@@ -133,7 +131,7 @@ def _align(args: argparse.Namespace) -> str:
     images = [read_image(path) for path in paths]
     if len({image.shape for image in images}) > 1:
         raise DataError(args.photos, "the photos have different sizes", "Give them as the camera wrote them")
-    info = _read_yaml(args.photos / "stack.yaml")
+    info = read_info(args.photos / "stack.yaml")
     order = None
     if isinstance(info.get("focus_m"), list) and len(info["focus_m"]) == len(paths):
         order = sorted(range(len(paths)), key=lambda index: info["focus_m"][index])
@@ -199,18 +197,6 @@ def _rgbd(args: argparse.Namespace) -> str:
 
 def _defocusnet(args: argparse.Namespace) -> str:
     return f"{convert_depth(args.folder)} depth maps converted in {args.folder}\n"
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
-    try:
-        info = yaml.safe_load(read_text(path)) or {}
-    except yaml.YAMLError:
-        info = None
-    if not isinstance(info, dict):
-        raise DataError(path, "is not YAML of the form `key: value`", "See datasets/folder.py")
-    return info
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:

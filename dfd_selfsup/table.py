@@ -22,9 +22,9 @@ __all__ = ["ROWS", "main", "tables"]
 
 ROWS = {
     "selfsup": ["method=selfsup"],
-    "supervised_depth": ["method=supervised", "supervise=depth"],
-    "supervised_aif": ["method=supervised", "supervise=aif"],
-    "supervised_both": ["method=supervised", "supervise=both"],
+    "supervised_depth": ["method=supervised", "supervise=depth", "compare_slow=false"],
+    "supervised_aif": ["method=supervised", "supervise=aif", "compare_slow=false"],
+    "supervised_both": ["method=supervised", "supervise=both", "compare_slow=false"],
 }
 QUICK = Path(__file__).parent / "configs" / "quick.yaml"
 

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from dfd_selfsup.config import TrainConfig
 from dfd_selfsup.datasets.splits import StackSet, load_splits
 from dfd_selfsup.datasets.stack import FocalStack, StackBatch, collate, crop_stack
+from dfd_selfsup.descent import with_guides
 from dfd_selfsup.eval import evaluate, summary, validate
-from dfd_selfsup.losses import GUIDE_WEIGHT, guide_loss, selfsup_losses, supervised_losses
+from dfd_selfsup.losses import GUIDE_WEIGHT, guide_loss, guided_losses, selfsup_losses, supervised_losses
 from dfd_selfsup.methods import build_model
 from dfd_selfsup.models.daif_net import pad_to_multiple
 from dfd_selfsup.models.dead_heads import revive
@@ -59,17 +60,21 @@ def train(run: Run, config: TrainConfig, model: StackModel, splits: dict[str, St
     """Minimise the losses of random crops of training stacks with AdamW under a cosine schedule."""
     if config.released_checkpoint:
         load_released(config.released_checkpoint, model.network)
+    betas = (0.9, config.beta2)
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        model.parameters(), lr=config.learning_rate, betas=betas, weight_decay=config.weight_decay
     )
     state = {"model": model, "optimizer": optimizer}
     start = run.restore(state)
     if start == 0:
         run.say(look_for_dead_heads(config, model, splits["train"], run))
+    stacks = splits["train"]
+    if config.guide == "descent" and config.guide_steps > start and config.method == "selfsup":
+        stacks = with_guides(stacks, model.q_range, config.psf, config.loss, config.heads.measure)
     network = run.wrap_ddp(model)
     network.train()
     for step in run.steps(start, config.steps):
-        batch, names = draw_batch(step, config, splits["train"], run.rank, run.world_size)
+        batch, names = draw_batch(step, config, stacks, run.rank, run.world_size)
         batch = batch.to(run.device)
         run.check_tensors(step, {"images": batch.images, "focus": batch.defocus.focus_q}, names)
         losses = training_losses(config, network, batch, step)
@@ -115,7 +120,10 @@ def training_losses(config: TrainConfig, model: nn.Module, batch: StackBatch, st
     losses = selfsup_losses(prediction, rendered, batch.images, config.loss)
     if step <= config.guide_steps:
         share = 1 - step / (config.guide_steps + 1)
-        losses["guide"] = GUIDE_WEIGHT * share * guide_loss(prediction, batch.images, batch.defocus)
+        if batch.guide is None:
+            losses["guide"] = GUIDE_WEIGHT * share * guide_loss(prediction, batch.images, batch.defocus)
+        else:
+            losses |= guided_losses(prediction, batch.guide, batch.defocus, share)
     return losses
 
 
@@ -153,7 +161,7 @@ def random_crop(stack: FocalStack, config: TrainConfig, draw: torch.Generator) -
 
 def look_for_dead_heads(config: TrainConfig, model: StackModel, stacks: StackSet, run: Run) -> str:
     """Mend outputs that a final ReLU would keep shut for ever, and say what was found."""
-    if config.heads.depth in ("inverse", "refine") and config.heads.aif == "composite":
+    if config.heads.depth in ("inverse", "refine") and config.heads.aif != "clip":
         return "heads: no ReLU at the end, nothing can be dead"
     batch, _ = draw_batch(1, config, stacks)
     batch = batch.to(run.device)

@@ -16,13 +16,17 @@ import dataclasses
 import hashlib
 import json
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
+import torch.nn.functional as F
 import yaml
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from dfd_selfsup.models.thin_lens import Lens
 from shared.camera import look_at
@@ -30,7 +34,10 @@ from shared.files import write_bytes, write_image, write_pfm
 from shared.folders import temporary_neighbour
 from shared.scenes import SCENES_VERSION, Scene, render
 from shared.scenes.lens import lens_points
+from shared.scenes.rendering import pixel_rays
 from shared.scenes.rooms import room
+from shared.scenes.scene import beam_candidates, trace
+from shared.scenes.shading import shade
 from shared.scenes.tabletop import tabletop
 
 __all__ = ["FOCUS_M", "SPLITS", "EmbeddedConfig", "View", "make_embedded_stacks", "render_stack_views"]
@@ -41,6 +48,7 @@ FOCAL_LENGTH_MM, F_NUMBER = 100.0, 0.9
 SENSOR_WIDTH_MM = (
     72.0  # with 100 mm a field of view of 40 degrees: lens, sensor and perspective belong together
 )
+RAYS_AT_ONCE = 80_000  # a few pinholes share the cost of a call; more would leave the cache
 TABLETOP_SCALE = 2.0  # table-tops at twice life size, so that rooms and tables fall into one range of depth
 
 
@@ -54,7 +62,7 @@ class EmbeddedConfig:
     views: int = 3
     height: int = 96
     width: int = 128
-    lens_samples: int = 24
+    lens_samples: int = 48
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -72,17 +80,47 @@ class View:
     metres_per_unit: float
 
 
-def make_embedded_stacks(root: str | Path, config: EmbeddedConfig) -> Path:
-    """The folder that holds the stacks of these options, rendered unless it is there already."""
+@dataclass(frozen=True)
+class _SceneOrder:
+    """One scene to render with all its views: enough to build it anew in a process of its own."""
+
+    split: str
+    kind: Literal["room", "table"]
+    seed: int
+
+
+@dataclass(frozen=True)
+class _Jobs(Dataset):
+    """Scenes as a data set: to read one is to render and write it, so that a loader's workers share them."""
+
+    folder: Path
+    orders: list[_SceneOrder]
+    config: EmbeddedConfig
+
+    def __len__(self) -> int:
+        return len(self.orders)
+
+    def __getitem__(self, index: int) -> int:
+        _write_scene(self.folder, self.orders[index], self.config)
+        return index
+
+
+def make_embedded_stacks(root: str | Path, config: EmbeddedConfig, processes: int | None = None) -> Path:
+    """The folder that holds the stacks of these options, rendered unless it is there already.
+
+    Scenes are divided over `processes`, by default one per core; the result does not depend on it.
+    """
     options = {"generator": "shared.scenes", "version": SCENES_VERSION, **dataclasses.asdict(config)}
     name = f"v{SCENES_VERSION}_{config.width}x{config.height}_seed{config.seed}_{_digest(options)}"
     folder = Path(root) / name
     if folder.exists():
         return folder
+    orders = _scene_orders(config)
+    processes = min(processes or os.cpu_count() or 1, len(orders))
     with temporary_neighbour(folder) as temporary:
-        for split, views in _split_views(config).items():
-            for view in views:
-                _write_stack(temporary / split / view.name, view, config)
+        jobs = _Jobs(temporary, orders, config)
+        for _ in DataLoader(jobs, batch_size=None, num_workers=processes if processes > 1 else 0):
+            pass
         write_bytes(temporary / "options.json", (json.dumps(options, indent=2) + "\n").encode())
         if not folder.exists():  # else another process was faster
             temporary.rename(folder)
@@ -102,46 +140,58 @@ def render_stack_views(
     """
     focal = float(K[0, 0])
     disc, offsets = lens_points(samples, K)
+    lens_m = disc * (aperture_m / 2)
     total = K.new_zeros(len(focus_m), 3, height, width)
     margin = math.ceil(focal * aperture_m / 2 / min(focus_m)) + 2
-    shifted_K = K.clone()
-    for point, offset in zip(disc, offsets, strict=True):
-        lens_m = point * (aperture_m / 2)
-        pose = view.world_from_cam.clone()
-        pose[:3, 3] += pose[:3, :3] @ torch.cat([lens_m, lens_m.new_zeros(1)]) / view.metres_per_unit
-        shifted_K[:2, 2] = K[:2, 2] + margin - offset
-        picture = render(
-            view.scene, shifted_K, pose, height + 2 * margin, width + 2 * margin, antialias=1
-        ).image
-        for index, focus in enumerate(focus_m):
-            # What the axis sees at x, this pinhole sees at x - f a / F if it is in focus.
-            shift_x, shift_y = (-focal * lens_m / focus - offset).round().int().tolist()
-            top, left = margin + shift_y, margin + shift_x
-            total[index] += picture[:, top : top + height, left : left + width]
+    framed = K.clone()
+    framed[:2, 2] += margin
+    at_once = max(1, RAYS_AT_ONCE // ((height + 2 * margin) * (width + 2 * margin)))
+    for points, shifts in zip(lens_m.split(at_once), offsets.split(at_once), strict=True):
+        pictures = _pinholes(view, framed, height + 2 * margin, width + 2 * margin, points, shifts)
+        for picture, point, offset in zip(pictures, points, shifts, strict=True):
+            for index, focus in enumerate(focus_m):
+                # What the axis sees at x, this pinhole sees at x - f a / F if it is in focus.
+                shift_x, shift_y = (-focal * point / focus - offset).round().int().tolist()
+                top, left = margin + shift_y, margin + shift_x
+                total[index] += picture[:, top : top + height, left : left + width]
     return total / samples
 
 
-def _split_views(config: EmbeddedConfig) -> dict[str, list[View]]:
-    """Views per split; scene seeds count up, so that no scene is in two splits."""
-    views: dict[str, list[View]] = {}
-    seeds = [1000 * config.seed, 1000 * config.seed]
+def _pinholes(view: View, K: Tensor, height: int, width: int, lens_m: Tensor, offsets: Tensor) -> Tensor:
+    """Pictures [N, 3, H, W] of pinholes at lens points [N, 2], rays moved by offsets [N, 2]."""
+    x, y = (torch.arange(size, dtype=K.dtype) for size in (width, height))
+    rays = [pixel_rays(K, x + offset[0], y + offset[1]) for offset in offsets]  # each [3, H W]
+    rotation, centre = view.world_from_cam[:3, :3].to(K), view.world_from_cam[:3, 3:].to(K)
+    origins = centre + rotation @ F.pad(lens_m, (0, 1)).T / view.metres_per_unit  # [3, N]
+    origins = origins.repeat_interleave(height * width, 1)
+    directions = rotation @ torch.cat(rays, 1)
+    hits = trace(view.scene, origins, directions, beam_candidates(view.scene, origins, directions))
+    colours, _ = shade(view.scene, origins, directions, hits, 1 / float(K[0, 0]))
+    return colours.view(3, len(offsets), height, width).transpose(0, 1)
+
+
+def _scene_orders(config: EmbeddedConfig) -> list[_SceneOrder]:
+    """Scenes of each split; seeds count up, so that no scene is in two splits."""
+    orders = []
+    seeds = {"room": 1000 * config.seed, "table": 1000 * config.seed}
     for split in SPLITS:
-        rooms, tables = getattr(config, f"{split}_scenes")
-        views[split] = []
-        for _ in range(rooms):
-            scene = _without_occlusion(room(seeds[0], config.views))
-            views[split] += [
-                View(f"room{seeds[0]:03d}_{i}", scene, pose, 1.0) for i, pose in enumerate(scene.cameras)
-            ]
-            seeds[0] += 1
-        for _ in range(tables):
-            scene = _without_occlusion(tabletop(seeds[1]))
-            poses = _around_table(seeds[1], config.views)
-            views[split] += [
-                View(f"table{seeds[1]:03d}_{i}", scene, pose, TABLETOP_SCALE) for i, pose in enumerate(poses)
-            ]
-            seeds[1] += 1
-    return views
+        for kind, count in zip(seeds, getattr(config, f"{split}_scenes"), strict=True):
+            orders += [_SceneOrder(split, kind, seeds[kind] + i) for i in range(count)]
+            seeds[kind] += count
+    return orders
+
+
+def _write_scene(folder: Path, order: _SceneOrder, config: EmbeddedConfig) -> None:
+    """Render every view of a scene into <folder>/<split>/<scene>_<view>/."""
+    if order.kind == "room":
+        scene = _without_occlusion(room(order.seed, config.views))
+        poses, metres_per_unit = scene.cameras, 1.0
+    else:
+        scene = _without_occlusion(tabletop(order.seed))
+        poses, metres_per_unit = _around_table(order.seed, config.views), TABLETOP_SCALE
+    for index, pose in enumerate(poses):
+        view = View(f"{order.kind}{order.seed:03d}_{index}", scene, pose, metres_per_unit)
+        _write_stack(folder / order.split / view.name, view, config)
 
 
 def _without_occlusion(scene: Scene) -> Scene:

@@ -35,7 +35,7 @@ from dfd_selfsup.datasets.stack import FocalStack, read_slices
 from dfd_selfsup.models.thin_lens import Defocus, Lens, check_focus_m
 from shared.files import DataError, read_image, read_pfm, read_text
 
-__all__ = ["AIF_NAMES", "list_slices", "load_stack", "natural_key", "ordered_defocus", "read_exif"]
+__all__ = ["AIF_NAMES", "list_slices", "load_stack", "read_info", "natural_key", "ordered_defocus", "read_exif"]
 
 EXTENSIONS = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"}
 AIF_NAMES = {"aif", "all_in_focus"}
@@ -55,7 +55,7 @@ def load_stack(folder: str | Path) -> FocalStack:
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError(folder, "there is no such folder", "Name a folder with the photos of one focal stack")
-    info = _read_info(folder / "stack.yaml")
+    info = read_info(folder / "stack.yaml")
     paths = _slice_paths(folder, info.get("images"))
     images, notes = _read_slices(paths)
     for key, value in read_exif(paths).items():
@@ -116,7 +116,7 @@ def _exif_numbers(path: Path) -> dict[str, float]:
     return numbers
 
 
-def _read_info(path: Path) -> dict[str, Any]:
+def read_info(path: Path) -> dict[str, Any]:
     """The YAML's values with their types checked; empty without the file."""
     if not path.exists():
         return {}

@@ -20,7 +20,8 @@ class FocalStack:
 
     images [S, 3, H, W] RGB in [0, 1], nearest focus first. `defocus` holds the blur of each slice; `lens`
     is None where no lens is known. Truth, where there is any: aif [3, H, W], and depth [H, W] with `valid`
-    [H, W]; depth is in metres for a metric stack, else 1 / q. `notes` are for the user to read.
+    [H, W]; depth is in metres for a metric stack, else 1 / q. `guide` [4, H, W], inverse depth and image, is
+    what some other method makes of the stack. `notes` are for the user to read.
     """
 
     name: str
@@ -30,6 +31,7 @@ class FocalStack:
     aif: Tensor | None = None
     depth: Tensor | None = None
     valid: Tensor | None = None
+    guide: Tensor | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -50,6 +52,7 @@ class StackBatch:
     aif: Tensor | None
     depth: Tensor | None  # [B, 1, H, W]
     valid: Tensor | None
+    guide: Tensor | None = None  # [B, 4, H, W]
 
     def to(self, device: torch.device) -> "StackBatch":
         moved = {
@@ -86,6 +89,7 @@ def collate(stacks: Sequence[FocalStack]) -> StackBatch:
         together("aif"),
         None if depth is None else depth.unsqueeze(1),
         None if valid is None else valid.unsqueeze(1),
+        together("guide"),
     )
 
 
@@ -113,7 +117,7 @@ def crop_stack(stack: FocalStack, top: int, left: int, side: int, flip: bool = F
         part = value[..., top : top + side, left : left + side]
         return part.flip(-1) if flip else part
 
-    parts = {name: cut(getattr(stack, name)) for name in ("images", "aif", "depth", "valid")}
+    parts = {name: cut(getattr(stack, name)) for name in ("images", "aif", "depth", "valid", "guide")}
     return replace(stack, **parts)
 
 
@@ -151,6 +155,7 @@ def resize_stack(stack: FocalStack, height: int, width: int, rescale_pitch: bool
         aif=None if stack.aif is None else averaged(stack.aif[None])[0],
         depth=nearest(stack.depth),
         valid=None if valid is None else valid > 0.5,
+        guide=None,
         lens=lens,
         defocus=defocus,
     )

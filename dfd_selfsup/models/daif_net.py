@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["DaifNet", "pad_to_multiple"]
+__all__ = ["DaifNet", "keep_variance", "pad_to_multiple"]
 
 
 class DaifNet(nn.Module):
@@ -68,6 +68,19 @@ class DaifNet(nn.Module):
         for up, joint, skip in zip(self.conv_up, self.conv_joint, reversed(skips), strict=True):
             x = joint(torch.cat([up(x), skip], 1))
         return self.conv_out(x)
+
+
+@torch.no_grad()
+def keep_variance(network: DaifNet) -> None:
+    """Draw all layers but the last anew (He et al., 2015), so that features keep their size through the net.
+
+    PyTorch's default shrinks them by a factor of about 2.4 per layer: without normalisation layers, what
+    comes out at the end of twenty is nearly constant, and training starts with little to go by.
+    """
+    *layers, _ = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
+    for layer in layers:
+        nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+        nn.init.zeros_(layer.bias)
 
 
 def pad_to_multiple(stack: Tensor, multiple: int = 16) -> tuple[Tensor, tuple[slice, slice]]:

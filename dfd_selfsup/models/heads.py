@@ -4,14 +4,12 @@ Depth heads. `norm`, `clip` and `raw` are the released code's: a ReLU, then the 
 `far`, or nothing below 0 and above `far` is let through, or nothing at all is done. `norm` makes every map
 reach `far` somewhere, so its scale hangs on one pixel. `inverse` is ours: inverse depth runs from 1 / far
 to 1 / near along a sigmoid; the scale is absolute, blur is linear in it, and no pixel can lose its
-gradient.
+gradient. `refine` is `inverse` with a mean of the slices, weighted by a focus measure, as its starting
+point, which the network corrects.
 
-`refine` is `inverse` with the focus
-measure's depth as its starting point, which the network corrects.
-
-All-in-focus heads. `clip` is the released code's: a ReLU clipped at 1. `composite` is ours: each pixel
-starts from the slices themselves, mixed by how sharp the predicted depth says they are, and the network
-adds a correction.
+All-in-focus heads. `clip` is the released code's: a ReLU clipped at 1. The others are ours, and the network
+corrects a picture put together from the slices: with `composite` they are mixed by how sharp the predicted
+depth says they are, with `sharpest` each pixel is copied from the slice that a focus measure prefers.
 """
 
 from dataclasses import dataclass
@@ -21,12 +19,15 @@ import torch
 from torch import Tensor, nn
 
 from dfd_selfsup.models.daif_net import DaifNet, pad_to_multiple
-from dfd_selfsup.models.focus_measure import focus_guess, focus_response
+from dfd_selfsup.models.focus_measure import focus_mean, focus_response, sharpest_slices
 from dfd_selfsup.models.thin_lens import NEAREST_DEPTH_M, Defocus
 
 __all__ = ["HeadOptions", "Prediction", "StackModel", "coarse_aif", "raw_depth_to_metres"]
 
 
+# A raw map's unit in logits of inverse depth, and in intensity. Re-blurring answers to a change of colour a
+# hundred times more than to one of depth; at equal units the shared features learn of colour alone.
+DEPTH_GAIN, COLOUR_GAIN = 4.0, 0.2
 SHARPNESS_POWER = 4.0  # a slice sharper by a fifth counts twice as much
 ABSOLUTE = ("inverse", "refine")  # heads that need no metres
 GUESS_MARGIN = 0.03  # guesses keep off the ends of the sigmoid, where no gradient is
@@ -37,21 +38,21 @@ FOCUS_FLOOR = 0.2  # the farthest slice must be told from one that is not sharp
 class HeadOptions:
     """How the raw maps are read; the defaults are the released code's, depths in metres.
 
-    near, far: the range of depth for `norm`, `clip` and `inverse`. focus_input: what stands in the constant
-    plane of each slice, the focus distance in metres or its place between far (0) and near (1) in inverse
-    depth. `sharpest` is the latter, raised by a floor, but only where the slice is sharper than the others
-    by a focus measure, so that the maximum over the stack that the network takes anyway is a first guess of
-    the depth. composite_px: how many pixels of blur a slice may be worse than another and still count 1 / e
-    as much.
+    near, far: the range of depth for all heads but `raw`. focus_input: what stands in the constant plane of
+    each slice, the focus distance in metres or its place between far (0) and near (1) in inverse depth.
+    `sharpest` is the latter, raised by a floor, but only where the slice is sharper than the others by a
+    focus measure, so that the maximum over the stack that the network takes anyway is a first guess of the
+    depth. composite_px: how many pixels of blur a slice may be worse than another and still count 1 / e as
+    much. measure: the focus measure of `refine` and `sharpest`.
     """
 
     depth: Literal["norm", "clip", "raw", "inverse", "refine"] = "norm"
-    aif: Literal["clip", "composite"] = "clip"
+    aif: Literal["clip", "composite", "sharpest"] = "clip"
     near_m: float = 0.1
     far_m: float = 10.0
     focus_input: Literal["metres", "inverse", "sharpest"] = "metres"
     composite_px: float = 0.5
-    measure: Literal["ring", "sml"] = "ring"  # the focus measure of `refine` and `sharpest`
+    measure: Literal["ring", "sml"] = "ring"
 
     def __post_init__(self) -> None:
         if not 0 < self.near_m < self.far_m:
@@ -86,13 +87,12 @@ class StackModel(nn.Module):
         self.network = network
         self.heads = heads
         self.q_range = q_range or (1 / heads.far_m, 1 / heads.near_m)
-        with (
-            torch.no_grad()
-        ):  # corrections start at nothing: a violent first descent would kill the last ReLUs
-            last = network.conv_out[-1]
-            for channels, corrects in ((slice(0, 3), heads.aif == "composite"), (3, heads.depth == "refine")):
-                if corrects:
-                    last.weight[channels], last.bias[channels] = 0, 0
+        last = network.conv_out[-1]
+        with torch.no_grad():  # corrections start at nothing
+            if heads.aif != "clip":
+                last.weight[:3], last.bias[:3] = 0, 0
+            if heads.depth in ABSOLUTE:
+                last.weight[3], last.bias[3] = 0, 0
 
     def forward(self, images: Tensor, defocus: Defocus) -> Prediction:
         if defocus.kind != "metric" and (
@@ -108,8 +108,12 @@ class StackModel(nn.Module):
         sigma = defocus.sigma_px(q)
         if self.heads.aif == "clip":
             return Prediction(q, raw[:, :3].clamp(0, 1), sigma)
-        base = coarse_aif(images, sigma, self.heads.composite_px)
-        return Prediction(q, (base + raw[:, :3]).clamp(0, 1), sigma)
+        if self.heads.aif == "composite":
+            base = coarse_aif(images, sigma, self.heads.composite_px)
+        else:
+            base = sharpest_slices(images, self.heads.measure)
+        aif = base + COLOUR_GAIN * raw[:, :3]
+        return Prediction(q, aif + (aif.clamp(0, 1) - aif).detach(), sigma)  # clipped, its gradient not
 
     def with_focus_plane(self, images: Tensor, defocus: Defocus) -> Tensor:
         """Images with their focus as a fourth, constant plane: [B, S, 3, H, W] -> [B, S, 4, H, W]."""
@@ -124,10 +128,12 @@ class StackModel(nn.Module):
 
     def _inverse_depth(self, raw: Tensor, images: Tensor, defocus: Defocus) -> Tensor:
         low, high = self.q_range
+        if self.heads.depth in ABSOLUTE:
+            raw = DEPTH_GAIN * raw
         if self.heads.depth == "refine":
-            share = (focus_guess(images, defocus, self.heads.measure) - low) / (high - low)
+            share = (focus_mean(images, defocus, self.heads.measure) - low) / (high - low)
             raw = raw + torch.logit(share.clamp(GUESS_MARGIN, 1 - GUESS_MARGIN))
-        if self.heads.depth in ("inverse", "refine"):
+        if self.heads.depth in ABSOLUTE:
             return low + (high - low) * torch.sigmoid(raw)
         depth_m = raw_depth_to_metres(raw, self.heads)
         return 1 / depth_m.clamp(min=NEAREST_DEPTH_M)

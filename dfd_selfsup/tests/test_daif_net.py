@@ -68,7 +68,7 @@ def test_padding_repeats_the_border_and_crops_back_exactly():
 
 
 @pytest.mark.parametrize("depth", ["norm", "clip", "raw", "inverse", "refine"])
-@pytest.mark.parametrize("aif", ["clip", "composite"])
+@pytest.mark.parametrize("aif", ["clip", "composite", "sharpest"])
 def test_model_takes_any_size_and_stays_in_range(network, depth, aif):
     heads = HeadOptions(depth, aif, near_m=0.5, far_m=8, focus_input="sharpest")
     defocus = Defocus.thin_lens(Lens(50, 8, 12), [1.0, 2.0, 4.0])

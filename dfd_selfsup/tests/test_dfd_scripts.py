@@ -85,7 +85,7 @@ def run_folder(data, tmp_path_factory):
 def test_training_leaves_a_whole_run_folder(run_folder):
     results = json.loads((run_folder / "eval.json").read_text())
     assert set(results["mean"]) == {
-        "constant", "best_slice", "focus_sml", "focus_ring", "plane_sweep", "selfsup", "oracle"
+        "constant", "best_slice", "focus_sml", "focus_ring", "plane_sweep", "descent", "selfsup", "oracle"
     }  # fmt: skip
     assert results["mean"]["oracle"]["abs_rel"] < 1e-6
     assert results["mean"]["selfsup"]["psnr"] > 5
@@ -105,19 +105,42 @@ def test_evaluation_of_the_folder_gives_the_same_figures(run_folder, capsys):
     assert after["selfsup"] == pytest.approx(before["selfsup"], rel=1e-5)
 
 
-def test_a_resumed_run_equals_one_that_never_stopped(data, run_folder, tmp_path):
-    run_train(data, tmp_path / "run", "steps=3")
-    run_train(data, tmp_path / "run", "steps=6", resume=True)
-    states = []
-    for folder in (run_folder, tmp_path / "run"):
-        states.append(load_checkpoint(folder / "checkpoints" / "last.pt", "dfd_selfsup").state["model"])
-    # The cosine ends at `steps`, so the first half differs in its rate; only what is drawn is compared.
-    assert states[0].keys() == states[1].keys()
-    config = load_config(TrainConfig, data / "config.yaml")
-    splits = load_splits(config.data)
-    for step in (1, 4):
-        first, again = (train.draw_batch(step, config, splits["train"])[0] for _ in range(2))
-        assert torch.equal(first.images, again.images)
+def logged_losses(folder) -> list[dict]:
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [
+        {key: value for key, value in row.items() if "time" not in key and "second" not in key}
+        for row in rows
+    ]
+
+
+@pytest.mark.parametrize("guide", ["focus", "descent"])
+def test_a_run_stopped_and_resumed_equals_one_that_never_stopped_to_the_last_bit(
+    data, tmp_path, monkeypatch, guide
+):
+    settings = [f"guide={guide}", "guide_steps=5", "log_every=1"]
+    run_train(data, tmp_path / "whole", *settings)
+    with monkeypatch.context() as patch:
+        draw = train.draw_batch
+
+        def stopped(step, *rest):
+            if step == 5:
+                raise RunError("the power failed")
+            return draw(step, *rest)
+
+        patch.setattr(train, "draw_batch", stopped)
+        with pytest.raises(RunError, match="power"):
+            run_train(data, tmp_path / "parts", *settings)
+    run_train(data, tmp_path / "parts", *settings, resume=True)
+    whole, parts = (
+        load_checkpoint(tmp_path / name / "checkpoints" / "last.pt", "dfd_selfsup").state
+        for name in ("whole", "parts")
+    )
+    assert all(torch.equal(value, parts["model"][name]) for name, value in whole["model"].items())
+    moments = [state["optimizer"]["state"] for state in (whole, parts)]
+    assert moments[0].keys() == moments[1].keys()
+    for index, values in moments[0].items():
+        assert all(torch.equal(value, moments[1][index][name]) for name, value in values.items())
+    assert logged_losses(tmp_path / "whole") == logged_losses(tmp_path / "parts")
 
 
 def test_processes_share_a_batch_without_overlap(data):

@@ -1,0 +1,91 @@
+"""Depth and image of one stack as free variables: the self-supervised losses descended pixel by pixel.
+
+No network: inverse depth starts from the mean of the slices weighted by a focus measure and follows the
+gradient of re-blurring and smoothness; then the image, copied from the sharpest slices, follows that of the
+squared re-blurring error, for a few steps only, because it would go on to explain what the blur's model
+lacks. The answer takes seconds per stack. As a guide it gives a network, which needs one pass, what to aim
+for: the loss alone tells it the right direction too faintly to be learned in minutes.
+"""
+
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+
+from dfd_selfsup.datasets.splits import StackSet
+from dfd_selfsup.datasets.stack import FocalStack
+from dfd_selfsup.losses import LossOptions, selfsup_losses
+from dfd_selfsup.models.focus_measure import FocusResult, Measure, focus_mean, sharpest_slices
+from dfd_selfsup.models.heads import Prediction, coarse_aif
+from dfd_selfsup.models.psf import PsfOptions, render_stack
+from dfd_selfsup.models.thin_lens import Defocus
+
+__all__ = ["descend", "with_guides"]
+
+DEPTH_STEPS, DEPTH_RATE = 60, 0.1  # logits of inverse depth within its range
+IMAGE_STEPS, IMAGE_RATE = 25, 1e-3
+COMPOSITE_PX = 0.5
+EDGE_OF_RANGE = 0.03  # the start keeps off the ends of the sigmoid, where no gradient is
+
+
+@torch.enable_grad()
+def descend(
+    stack: FocalStack,
+    q_range: tuple[float, float],
+    psf: PsfOptions,
+    loss: LossOptions,
+    measure: Measure = "ring",
+    depth_steps: int = DEPTH_STEPS,
+    image_steps: int = IMAGE_STEPS,
+) -> FocusResult:
+    """Inverse depth [1, H, W] within q_range (far, near) and image [3, H, W].
+
+    Only the weights of re-blurring and smoothness of `loss` count.
+    """
+    images, defocus = stack.images[None], stack.defocus
+    loss = replace(loss, aif=0, aif_blur=0, coarse_blur=0)
+    low, high = q_range
+    share = (focus_mean(images, _one(stack), measure) - low) / (high - low)
+    logits = torch.logit(share.clamp(EDGE_OF_RANGE, 1 - EDGE_OF_RANGE)).requires_grad_()
+    optimizer = torch.optim.Adam([logits], betas=(0.9, 0.95))
+    for step in range(depth_steps):
+        optimizer.param_groups[0]["lr"] = DEPTH_RATE * (1 - step / depth_steps)
+        q = low + (high - low) * logits.sigmoid()
+        sigma = defocus.sigma_px(q)
+        aif = coarse_aif(images, sigma, COMPOSITE_PX)
+        rendered = render_stack(aif, sigma, psf)
+        optimizer.zero_grad()
+        sum(selfsup_losses(Prediction(q, aif, sigma), rendered, images, loss).values()).backward()
+        optimizer.step()
+    q = (low + (high - low) * logits.sigmoid()).detach()
+    sigma = defocus.sigma_px(q)
+    aif = sharpest_slices(images, measure).clone().requires_grad_()
+    optimizer = torch.optim.Adam([aif], lr=IMAGE_RATE, betas=(0.9, 0.95))
+    for _ in range(image_steps):
+        optimizer.zero_grad()
+        F.mse_loss(render_stack(aif, sigma, psf), images).backward()
+        optimizer.step()
+    return FocusResult(q[0], aif.detach()[0].clamp(0, 1))
+
+
+def with_guides(
+    stacks: StackSet,
+    q_range: tuple[float, float],
+    psf: PsfOptions,
+    loss: LossOptions,
+    measure: Measure = "ring",
+) -> StackSet:
+    """The same stacks, each with what `descend` finds in it as its `guide`; found when first asked for."""
+
+    def guided(index: int) -> FocalStack:
+        stack = stacks[index]
+        found = descend(stack, q_range, psf, loss, measure)
+        return replace(stack, guide=torch.cat([found.q, found.aif]))
+
+    return StackSet([lambda index=index: guided(index) for index in range(len(stacks))], len(stacks))
+
+
+def _one(stack: FocalStack) -> Defocus:
+    """The defocus of a batch of one."""
+    focus, gain = stack.defocus.focus_q[None], stack.defocus.gain_px[None]
+    return replace(stack.defocus, focus_q=focus, gain_px=gain)
