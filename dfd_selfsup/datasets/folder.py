@@ -35,7 +35,15 @@ from dfd_selfsup.datasets.stack import FocalStack, read_slices
 from dfd_selfsup.models.thin_lens import Defocus, Lens, check_focus_m
 from shared.files import DataError, read_image, read_pfm, read_text
 
-__all__ = ["AIF_NAMES", "list_slices", "load_stack", "read_info", "natural_key", "ordered_defocus", "read_exif"]
+__all__ = [
+    "AIF_NAMES",
+    "list_slices",
+    "load_stack",
+    "natural_key",
+    "ordered_defocus",
+    "read_exif",
+    "read_info",
+]
 
 EXTENSIONS = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"}
 AIF_NAMES = {"aif", "all_in_focus"}
