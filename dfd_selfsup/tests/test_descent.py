@@ -1,0 +1,88 @@
+"""Descent of the losses pixel by pixel: better than what it starts from, and carried along as a guide."""
+
+import torch
+
+from dfd_selfsup.datasets.splits import StackSet
+from dfd_selfsup.datasets.stack import collate, crop_stack, resize_stack
+from dfd_selfsup.descent import descend, with_guides
+from dfd_selfsup.losses import LossOptions, guided_losses
+from dfd_selfsup.models.daif_net import DaifNet, keep_variance
+from dfd_selfsup.models.focus_measure import (
+    MEAN_POWER,
+    depth_from_focus,
+    focus_mean,
+    focus_response,
+    sharpest_slices,
+)
+from dfd_selfsup.models.heads import Prediction
+from dfd_selfsup.models.thin_lens import Defocus
+from dfd_selfsup.tests.test_focus_and_sweep import PSF, two_planes
+
+LOSS = LossOptions(smooth=40, smooth_on="inverse", border_fix=True)
+Q_RANGE = (0.15, 1.1)
+
+
+def test_descent_improves_depth_and_image_on_both_focus_measures():
+    stack, q = two_planes()
+    found = descend(stack, Q_RANGE, PSF, LOSS)
+    assert found.q.shape == (1, 40, 56)
+    assert Q_RANGE[0] < found.q.min() <= found.q.max() < Q_RANGE[1]
+    for measure in ("ring", "sml"):
+        focus = depth_from_focus(stack.images, stack.defocus, measure)
+        assert (found.q[0] - q).abs().mean() < 0.7 * (focus.q[0] - q).abs().mean()
+        assert (found.aif - stack.aif).square().mean() < 0.8 * (focus.aif - stack.aif).square().mean()
+
+
+def test_without_steps_it_is_the_focus_measure():
+    stack, _ = two_planes()
+    found = descend(stack, Q_RANGE, PSF, LOSS, "sml", depth_steps=0, image_steps=0)
+    assert torch.allclose(found.q, focus_mean(stack.images[None], stack.defocus, "sml")[0], atol=1e-5)
+    assert torch.equal(found.aif, sharpest_slices(stack.images[None], "sml")[0])
+
+
+def test_focus_mean_and_sharpest_slices_agree_with_plain_loops():
+    stack, _ = two_planes(16, 20)
+    response = focus_response(stack.images, "ring")
+    mean = focus_mean(stack.images[None], stack.defocus)[0, 0]
+    picture = sharpest_slices(stack.images[None])[0]
+    for y, x in ((0, 0), (7, 9), (15, 19)):
+        weights = response[:, y, x] ** MEAN_POWER
+        assert torch.isclose(mean[y, x], (weights * stack.defocus.focus_q).sum() / weights.sum(), atol=1e-5)
+        assert torch.equal(picture[:, y, x], stack.images[response[:, y, x].argmax(), :, y, x])
+
+
+def test_guides_follow_crops_and_are_left_behind_by_resizing():
+    stack, _ = two_planes()
+    guided = with_guides(StackSet([lambda: stack]), Q_RANGE, PSF, LOSS)
+    assert guided[0].guide.shape == (4, 40, 56)
+    assert guided[0] is guided[0], "found once"
+    cut = crop_stack(guided[0], 3, 5, 16, flip=True)
+    assert torch.equal(cut.guide, guided[0].guide[:, 3:19, 5:21].flip(-1))
+    assert collate([cut, cut]).guide.shape == (2, 4, 16, 16)
+    assert collate([stack]).guide is None
+    assert resize_stack(guided[0], 20, 28).guide is None
+
+
+def test_guided_losses_vanish_at_the_guide_and_know_stacks_without_metres():
+    image, q = torch.rand(1, 3, 16, 16), torch.rand(1, 1, 16, 16)
+    for kind, lift in (("metric", 1.2), ("order", 1.2)):
+        defocus = Defocus(torch.tensor([[0.0, 2.0]]), torch.ones(1, 2), kind)
+        guide = torch.cat([q + 0.5 if kind == "metric" else q - 0.5, image], 1)
+        at = Prediction(guide[:, :1], image, None)
+        assert all(abs(value) < 1e-4 for value in guided_losses(at, guide, defocus, 1.0).values())
+        off = guided_losses(at._replace(q=lift * guide[:, :1]), guide, defocus, 0.5)["guide_depth"]
+        expected = torch.tensor(lift).log() if kind == "metric" else 0.2 * guide[:, :1].abs().mean() / 2
+        assert torch.isclose(off, 50 * expected, rtol=1e-4)
+
+
+def test_he_start_keeps_the_size_of_features_through_the_network():
+    torch.manual_seed(0)
+    stack, networks, spread = torch.randn(1, 2, 4, 48, 48), [DaifNet(base_width=8) for _ in range(2)], []
+    keep_variance(networks[1])
+    for network in networks:
+        features = torch.nn.Sequential(network.conv_out[0])
+        network.conv_out = features  # what the last layer sees
+        with torch.no_grad():
+            spread.append(float(network(stack).std((2, 3)).mean()))
+    assert spread[1] > 0.3
+    assert spread[1] > 10 * spread[0]
