@@ -48,7 +48,7 @@ def _part(stack: FocalStack, estimate: Estimate, config: TrainConfig) -> Part:
     if stack.depth is not None:
         clouds.append(cloud_from_depth("true depth", stack.images[-1], stack.depth, K, valid=stack.valid))
     camera = ViewerCamera(stack.name, torch.eye(4), K, (height, width), estimate.aif)
-    return Part.of_clouds(stack.name, (camera,), tuple(cloud for cloud in clouds if cloud is not None))
+    return Part.of_clouds(stack.name, (camera,), clouds)
 
 
 def _spread(values: Tensor) -> tuple[float, float]:

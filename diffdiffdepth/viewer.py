@@ -57,8 +57,7 @@ def _depth_part(
     if truth is not None:
         clouds.append(cloud_from_depth("true depth", scene.centre, truth, K, valid=scene.valid))
     centre = ViewerCamera("centre", torch.eye(4), K, tuple(scene.centre.shape[-2:]), scene.centre)
-    shown = tuple(cloud for cloud in clouds if cloud is not None)
-    return Part.of_clouds(scene.name, (centre, *others), shown)
+    return Part.of_clouds(scene.name, (centre, *others), clouds)
 
 
 def _label_cloud(labels: SparsePoints, image: Tensor, K: Tensor) -> PointCloud | None:
@@ -79,7 +78,7 @@ def _relief_part(scene: LightField, disparity: Tensor) -> Part:
     clouds = [cloud]
     if scene.truth is not None:
         clouds.append(relief("true disparity", scene.centre, scene.truth, limits)[0])
-    return Part.of_clouds(scene.name, (camera,), tuple(clouds))
+    return Part.of_clouds(scene.name, (camera,), clouds)
 
 
 def _posed_cameras(scene: MultiViewScene) -> tuple[ViewerCamera, ...]:

@@ -62,36 +62,27 @@ def _parts(
         source_from_target[:3, 3] *= unit_m
         image_source, image_target = batch.image_source[i].cpu(), found.image[i].float().cpu()
         K_source, K_target = batch.K_source[i].cpu(), batch.K_target[i].cpu()
+        depth_source, depth_new, depth_target = (
+            unit_m * depth[i, 0].float().cpu()
+            for depth in (found.depth_source, found.depth_new, batch.depth_target)
+        )
+        known = batch.valid_target[i, 0].cpu()
+        shown = [_foreground(config, image) for image in (image_source, image_target)]
+        source_camera, target_camera = (K_source, None), (K_target, source_from_target)
         clouds = [
-            _cloud(config, "D_s, given picture", image_source, unit_m * found.depth_source[i], K_source),
-            _cloud(
-                config,
-                "D_t, new view",
-                image_target,
-                unit_m * found.depth_new[i],
-                K_target,
-                source_from_target,
+            cloud_from_depth("D_s, given picture", image_source, depth_source, *source_camera, shown[0]),
+            cloud_from_depth("D_t, new view", image_target, depth_new, *target_camera, shown[1]),
+            cloud_from_depth(
+                "true depth of the new view", batch.image_target[i].cpu(), depth_target, *target_camera, known
             ),
         ]
-        if bool(batch.valid_target[i].any()):
-            clouds.append(
-                cloud_from_depth(
-                    "true depth of the new view",
-                    batch.image_target[i].cpu(),
-                    unit_m * batch.depth_target[i, 0].cpu(),
-                    K_target,
-                    source_from_target,
-                    batch.valid_target[i, 0].cpu(),
-                )
-            )
         cameras = (
             ViewerCamera("given", torch.eye(4), K_source, side, image_source),
             ViewerCamera("new", source_from_target, K_target, side, image_target),
         )
         live = _live_view(network, batch, i, unit_m)
         name = f"{i + 1}: {views.names[source]} to {views.names[target]}"
-        shown = tuple(cloud for cloud in clouds if cloud is not None)
-        parts.append(Part.of_clouds(name, cameras, shown, live))
+        parts.append(Part.of_clouds(name, cameras, clouds, live))
     return tuple(parts)
 
 
@@ -111,17 +102,10 @@ def _live_view(network: ViewSynthesizer, batch: PairBatch, index: int, unit_m: f
     return LiveView(K[0].cpu(), tuple(image.shape[-2:]), render, blank=0)
 
 
-def _cloud(
-    config: TrainConfig,
-    name: str,
-    image: Tensor,
-    depth: Tensor,
-    K: Tensor,
-    source_from_cam: Tensor | None = None,
-):
-    """A predicted depth [1, S, S] as points; of objects without their background."""
-    valid = image.amax(0) > BACKGROUND if _is_object(config) else None
-    return cloud_from_depth(name, image, depth[0].float().cpu(), K, source_from_cam, valid)
+def _foreground(config: TrainConfig, image: Tensor) -> Tensor | None:
+    """The pixels [S, S] of an object's picture that are not background; None: all of them."""
+    foreground = image.amax(0) > BACKGROUND
+    return foreground if _is_object(config) and bool(foreground.any()) else None
 
 
 def _is_object(config: TrainConfig) -> bool:

@@ -181,6 +181,9 @@ def test_what_a_paper_hands_over_is_checked():
         PointCloud("far", torch.full((1, 3), math.inf), torch.zeros(1, 3), torch.zeros(1))
     with pytest.raises(ValueError, match="a part needs a camera"):
         Part("bare", torch.zeros(3), (0, 1), (camera(),))
+    with pytest.raises(ValueError, match="no pixel has a depth"):
+        Part.of_clouds("dark", (camera(),), (None, None))
+    assert Part.of_clouds("one", [camera()], [None, cloud()]).clouds[0].name == "cloud"
     with pytest.raises(ValueError, match="left-handed"):
         camera(torch.diag(torch.tensor([1.0, 1.0, -1.0, 1.0])))
     with pytest.raises(ValueError, match="names of their own"):

@@ -8,7 +8,7 @@ Which folder that is, the checkpoint says: its header names the paper, and the f
 
 import importlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -108,13 +108,19 @@ class Part:
     def of_clouds(
         cls,
         name: str,
-        cameras: tuple[ViewerCamera, ...],
-        clouds: tuple[PointCloud, ...],
+        cameras: Sequence[ViewerCamera],
+        clouds: Sequence[PointCloud | None],
         live: LiveView | None = None,
     ) -> "Part":
-        """A part around the middle of its first cloud, coloured over the range of that cloud's values."""
-        target = clouds[0].points.median(dim=0).values
-        return cls(name, target, depth_range(clouds[0].values[None]), cameras, clouds, live)
+        """A part around the middle of its first cloud, coloured over that cloud's values; None is left out.
+
+        Raises ValueError if there is no cloud at all.
+        """
+        shown = tuple(cloud for cloud in clouds if cloud is not None)
+        if not shown:
+            raise ValueError(f"{name}: no pixel has a depth to show")
+        target = shown[0].points.median(dim=0).values
+        return cls(name, target, depth_range(shown[0].values[None]), tuple(cameras), shown, live)
 
     @property
     def up(self) -> Tensor:
