@@ -4,6 +4,7 @@ The training loop needs of a method only what `Method` says: views for a trainin
 of the step, and novel views once it has learned.
 """
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import is_dataclass
 from typing import NamedTuple, Protocol
@@ -67,6 +68,14 @@ class VoxelMethod:
         self._free_bytes = cache_bytes
         self._maps: dict[tuple[str, int], SparseMap | FrustumMap] = {}
         self._new_state: Tensor | None = None
+        self._volume: Tensor | None = None
+
+    def inpainted(self) -> "VoxelMethod":
+        """The scene as it is now, for rendering alone: in-painted once for all calls of `novel_views`."""
+        fixed = copy.copy(self)
+        with torch.no_grad():
+            fixed._volume = self.network.inpaint(self.network.state)
+        return fixed
 
     def training_views(self, source: int, targets: Sequence[int]) -> Tensor:
         images = self.scene.batch([source]).to(self.network.state.device)
@@ -82,7 +91,9 @@ class VoxelMethod:
 
     def novel_views(self, world_from_cam: Tensor, K: Tensor) -> Iterator[NovelViews]:
         device = self.network.state.device
-        volume = self.network.inpaint(self.network.state)  # once for all views
+        volume = self._volume
+        if volume is None:
+            volume = self.network.inpaint(self.network.state)  # once for all views
         for poses, intrinsics in zip(
             world_from_cam.split(VIEWS_AT_ONCE), K.split(VIEWS_AT_ONCE), strict=True
         ):

@@ -119,12 +119,12 @@ def write_run_report(
     results: Mapping[str, Any],
     folder: Path,
 ) -> None:
-    """Write test_views.png, orbit.mp4 and report.html into the run folder."""
+    """Write test_views.png, moving_camera.mp4 and report.html into the run folder."""
     sheet = comparison_sheet(test_views, views)
     write_bytes(folder / "test_views.png", encode_png(sheet))
     path = camera_path(train_views, ORBIT_FRAMES)
     K = train_views.K[:1].expand(len(path), 3, 3)
-    video = write_view_video(folder / "orbit.mp4", train_views, render_views(method, path, K))
+    video = write_view_video(folder / "moving_camera.mp4", train_views, render_views(method, path, K))
     mean, nearest = results["mean"], results["nearest_neighbour"]
     facts = {
         "PSNR": f"{mean['psnr']:.2f} dB",

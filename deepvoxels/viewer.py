@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from deepvoxels.eval import load_run
-from deepvoxels.methods import render_views
+from deepvoxels.methods import VoxelMethod, render_views
 from deepvoxels.published import METHOD_NAMES, row_name
 from deepvoxels.report import STATUS, UNIT
 from shared.viewing.scene import LivePicture, LiveView, Part, ViewerCamera, ViewerScene, evenly
@@ -22,6 +22,8 @@ def scene_of(run: Path, checkpoint: Literal["best", "last"], device: torch.devic
     """The trained network of a run folder behind a live view, and some of its training cameras."""
     config, method, views, _ = load_run(run, checkpoint, device)
     side = views.image_side
+    if isinstance(method, VoxelMethod):
+        method = method.inpainted()
 
     def render(world_from_cam: Tensor) -> LivePicture:
         rendered = render_views(method, world_from_cam[None], views.K[:1])

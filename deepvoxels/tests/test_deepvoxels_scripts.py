@@ -14,6 +14,7 @@ import deepvoxels
 import shared
 from deepvoxels import eval as evaluation
 from deepvoxels import predict, table
+from deepvoxels.methods import render_views
 from shared.files import read_pfm
 from shared.run import RunError
 
@@ -68,6 +69,16 @@ def test_predict_follows_given_poses(trained: Path, tiny_config) -> None:
     poses = Path(tiny_config.data.root) / "test" / "cube" / "pose"
     predict.main(["--run", str(trained), "--poses", str(poses)])
     assert (trained / "views_pose" / "view_0003.png").stat().st_size > 0
+
+
+def test_inpainting_once_changes_no_view(trained: Path) -> None:
+    _, method, views, _ = evaluation.load_run(trained, "best", torch.device("cpu"))
+    fixed = method.inpainted()
+    cameras = views.world_from_cam[:3], views.K[:3]
+    for whole, once in zip(render_views(method, *cameras), render_views(fixed, *cameras), strict=True):
+        assert torch.equal(whole, once)
+    method.network.remember(torch.zeros_like(method.network.state))
+    assert not torch.equal(render_views(method, *cameras).images, render_views(fixed, *cameras).images)
 
 
 def test_table_trains_missing_rows_once_and_prints_all(

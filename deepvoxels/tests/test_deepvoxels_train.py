@@ -95,7 +95,8 @@ def test_state_buffer_moves_in_training_and_rests_in_evaluation(
 def test_run_folder_holds_what_the_readme_promises(tiny_config_file: Path, tmp_path: Path) -> None:
     run(tiny_config_file, tmp_path / "run")
     names = {str(path.relative_to(tmp_path / "run")) for path in (tmp_path / "run").rglob("*")}
-    promised = {"config.yaml", "metrics.jsonl", "eval.json", "report.html", "test_views.png", "orbit.mp4"}
+    promised = {"config.yaml", "metrics.jsonl", "eval.json", "report.html", "test_views.png"}
+    promised |= {"moving_camera.mp4"}
     assert promised | {"checkpoints/last.pt", "previews/test_views_0000004.png"} <= names
     results = json.loads((tmp_path / "run" / "eval.json").read_text())
     assert len(results["per_view"]) == results["test_views"] == 4
