@@ -22,10 +22,10 @@ def method(tiny_config_file: Path, monkeypatch: pytest.MonkeyPatch) -> Method:
     return Method(train, tiny_config_file, monkeypatch)
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["deepvoxels", "pix2pix", *(pytest.param(m, marks=pytest.mark.slow) for m in ("tatarchenko", "worrall"))],
-)
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("pix2pix", "tatarchenko", "worrall")]
+
+
+@pytest.mark.parametrize("name", ["deepvoxels", *SLOW])
 def test_resume_in_the_middle_of_an_epoch_is_exact(method: Method, tmp_path: Path, name: str) -> None:
     settings = (f"method={name}", "steps=20", "checkpoint_every=20", "preview_every=0")
     method.assert_exact_resume(tmp_path, 10, 20, *settings)

@@ -1,4 +1,4 @@
-"""MATLAB, HDF5, NumPy, OpenEXR files under 500 truncations, bit flips, extreme bytes (100 in `make test`).
+"""MATLAB, HDF5, NumPy, OpenEXR files under 500 truncations, bit flips, extreme bytes (60 in `make test`).
 
 Proven: nothing but `DataError`, within two seconds and 256 MB; the MATLAB reader agrees with SciPy's on every
 numeric type; NYUv2's two files are refused by name when their contents do not belong together.

@@ -1,4 +1,4 @@
-"""Point files under 500 truncations, bit flips and extreme bytes (100 in `make test`).
+"""Point files under 500 truncations, bit flips and extreme bytes (60 in `make test`).
 
 Proven for the archive and for the arrays inside it (with checksums repaired): nothing but `DataError`, within
 two seconds and 256 MB; arrays of Python objects and archives that claim too much are refused unread.

@@ -1,4 +1,4 @@
-"""EXR and LiDAR files under 500 truncations, bit flips and extreme bytes each (100 in `make test`).
+"""EXR and LiDAR files under 500 truncations, bit flips and extreme bytes each (60 in `make test`).
 
 Proven: nothing but `DataError`, within two seconds and 256 MB, for stored and deflated scanlines; a
 header that claims more than the file can hold is refused, and so is a map of which rows are missing.

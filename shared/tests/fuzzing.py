@@ -26,7 +26,7 @@ __all__ = ["EXAMPLES", "assert_damage_is_refused", "in_small_memory", "repaired_
 
 ROOM = 256 * 2**20
 SECONDS = 2
-EXAMPLES = [100, pytest.param(500, marks=pytest.mark.slow)]
+EXAMPLES = [60, pytest.param(500, marks=pytest.mark.slow)]
 Repair = Callable[[bytes], bytes]
 
 

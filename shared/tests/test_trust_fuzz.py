@@ -1,4 +1,4 @@
-"""Binary readers of `shared` under 500 truncations, bit flips and extreme bytes each (100 in `make test`).
+"""Binary readers of `shared` under 500 truncations, bit flips and extreme bytes each (60 in `make test`).
 
 Proven for PFM, COLMAP's three binary files, 16-bit PNG (also with checksums repaired, so that damage reaches
 the decoder) and checkpoints (the archive, and the pickle inside it): nothing but `DataError`, within two
