@@ -62,7 +62,7 @@ FOLDER = {
     ),
     "YAML: unknown key": Case(info(focus_mm=[1]), "unknown key", "stack.yaml"),
     "YAML: a date that is none": Case(write("stack.yaml", "f_number: 2020-13-45"), "YAML", "stack.yaml"),
-    "YAML: nested without end": Case(write("stack.yaml", "focus_m: " + "[" * 3000), "YAML", "stack.yaml"),
+    "YAML: nested without end": Case(write("stack.yaml", "focus_m: " + "[" * 1100), "YAML", "stack.yaml"),
     "YAML: a program": Case(
         write("stack.yaml", "a: !!python/object/apply:os.getcwd []"), "YAML", "stack.yaml"
     ),

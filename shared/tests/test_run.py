@@ -644,6 +644,7 @@ def interrupted(run, number: int, at_step: int, times: int = 1) -> None:
         if step == at_step:
             for _ in range(times):
                 os.kill(os.getpid(), number)
+                time.sleep(0.05)  # another thread may get it: the handler runs a little later
         run.log(step, loss=0.0)
 
 
