@@ -25,7 +25,7 @@ __all__ = ["evaluate", "load_run"]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    args = parse_eval_args(__doc__, argv)
+    args = parse_eval_args(__doc__, argv, has_checkpoints=False)
     config, scene = load_run(args.run)
     results = evaluate(config, scene.to(select_device(args.device)), args.run)
     write_results(args.run, results)

@@ -26,6 +26,7 @@ from diffdiffdepth.export import export_map
 from diffdiffdepth.prepare import prepare_photos
 from diffdiffdepth.scene import LightField
 from shared.colmap_command import find_cameras
+from shared.command import add_device_argument
 from shared.files import DataError, write_ply
 from shared.run import command_line
 from shared.sfm import list_photos
@@ -69,7 +70,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="as in train.py"
     )
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    add_device_argument(parser)
     return parser.parse_args(argv)
 
 

@@ -17,6 +17,8 @@ __all__ = [
     "NonFiniteError",
     "RunError",
     "RunStopped",
+    "add_checkpoint_argument",
+    "add_device_argument",
     "command_line",
     "parse_eval_args",
     "parse_train_args",
@@ -59,7 +61,7 @@ def parse_train_args(
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=SET_HELP)
     parser.add_argument("--out", type=Path, metavar="DIR", help="run folder (default: runs/PAPER-CONFIG)")
     parser.add_argument("--resume", action="store_true", help="go on from the run folder's last checkpoint")
-    _add_device_argument(parser)
+    add_device_argument(parser)
     if add_arguments is not None:
         add_arguments(parser)
     args = parser.parse_args(argv)
@@ -71,19 +73,32 @@ def parse_train_args(
 
 
 def parse_eval_args(
-    doc: str | None, argv: Sequence[str] | None = None, add_arguments: AddArguments | None = None
+    doc: str | None,
+    argv: Sequence[str] | None = None,
+    add_arguments: AddArguments | None = None,
+    has_checkpoints: bool = True,
 ) -> argparse.Namespace:
-    """Parse the arguments every `eval.py` has: the run folder, which checkpoint of it, and the device."""
+    """Parse the arguments every `eval.py` has: the run folder, which checkpoint of it, and the device.
+
+    Without `has_checkpoints` there is none to choose: the result of the run is not in one.
+    """
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, required=True, metavar="DIR", help="run folder of train.py")
-    parser.add_argument("--checkpoint", choices=("best", "last"), default="best", help=CHECKPOINT_HELP)
-    _add_device_argument(parser)
+    if has_checkpoints:
+        add_checkpoint_argument(parser)
+    add_device_argument(parser)
     if add_arguments is not None:
         add_arguments(parser)
     return parser.parse_args(argv)
 
 
-def _add_device_argument(parser: argparse.ArgumentParser) -> None:
+def add_checkpoint_argument(parser: argparse.ArgumentParser) -> None:
+    """Add --checkpoint best|last."""
+    parser.add_argument("--checkpoint", choices=("best", "last"), default="best", help=CHECKPOINT_HELP)
+
+
+def add_device_argument(parser: argparse.ArgumentParser) -> None:
+    """Add --device auto|cpu|cuda."""
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help=DEVICE_HELP)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from shared.command import RunError
+from shared.command import RunError, add_device_argument
 from shared.files import write_bytes
 from shared.provenance import named_overrides
 from shared.tables import ResultsTable
@@ -45,7 +45,7 @@ def parse_table_args(
     if seeds is not None:
         help_seeds = "train every row once with each"
         parser.add_argument("--seeds", nargs="+", type=int, default=list(seeds), metavar="N", help=help_seeds)
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    add_device_argument(parser)
     if add_arguments is not None:
         add_arguments(parser)
     return parser.parse_args(argv)

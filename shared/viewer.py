@@ -15,7 +15,7 @@ import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
 
-from shared.command import command_line, select_device
+from shared.command import add_checkpoint_argument, add_device_argument, command_line, select_device
 from shared.viewing.page import ViewerPage
 from shared.viewing.scene import open_scene
 
@@ -41,8 +41,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog="shared.viewer", description=__doc__, formatter_class=formatter)
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder of train.py")
-    parser.add_argument("--checkpoint", choices=("best", "last"), default="best")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    add_checkpoint_argument(parser)
+    add_device_argument(parser)
     parser.add_argument("--port", type=int, metavar="N", help="default: the first free one from 8080 on")
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in (default: this)")
     parser.add_argument("--open", action="store_true", help="open the page in this machine's browser")
