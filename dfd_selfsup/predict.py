@@ -4,8 +4,8 @@
     python predict.py my_stack/ --run runs/dfd_selfsup-quick  use a trained network
     python predict.py my_stack/ --run ... --fit 200           adapt a trained network to the stack
 
-Writes depth.pfm, depth.png, aif.png, report.html, result.json, and points.ply where the lens is known. With
-a lens in stack.yaml depth is in metres; without one it is the place in the stack, larger is nearer, and
+Writes depth.pfm, depth.png, aif.png, report.html, result.json, points.ply where the lens is known, and
+aif_full.png where the photos were shrunk or thinned out. With a lens in stack.yaml depth is in metres; without one it is the place in the stack, larger is nearer, and
 marked so.
 """
 
@@ -25,6 +25,7 @@ from dfd_selfsup.datasets.folder import load_stack
 from dfd_selfsup.datasets.stack import FocalStack, resize_stack
 from dfd_selfsup.eval import load_run
 from dfd_selfsup.fit import FitOptions, fit_stack, q_range_of
+from dfd_selfsup.full_size import full_size_image
 from dfd_selfsup.losses import LossOptions
 from dfd_selfsup.measures import mean_gradient, measure_stack, rank_correlation, spatial_frequency
 from dfd_selfsup.methods import Estimate, build_model, network_method
@@ -51,9 +52,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command; bad data end in DataError, a missing network in RunError."""
     args = _parse(argv)
     device = select_device(args.device)
-    stack = load_stack(args.stack)
-    stack, said = _fit_to_size(stack, args.max_side, args.max_slices)
-    notes = [*stack.notes, *said]
+    photos = load_stack(args.stack)
+    stack, said = _fit_to_size(photos, args.max_side, args.max_slices)
+    notes = [*photos.notes, *said]
     started = time.perf_counter()
     if args.run is None and args.fit is None:
         raise RunError("there is no network to use: add --fit to train on this stack, or --run DIR")
@@ -70,6 +71,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             stack = fit_stack(model, stack, config.psf, loss, options, report)
     estimate = network_method(model, device)(stack)
     out = args.out or Path("runs") / f"dfd_selfsup-{stack.name}"
+    if said:
+        notes.append(
+            "aif_full.png is all in focus at the photos' size, put together from all of them by the depth"
+        )
+        write_image(out / "aif_full.png", full_size_image(photos, estimate.q, _full_gain_px(photos, stack)))
     result = _write(out, stack, estimate, notes, time.perf_counter() - started)
     for line in (
         *notes,
@@ -85,6 +91,14 @@ def thin_out(stack: FocalStack, count: int) -> FocalStack:
     focus, gain = stack.defocus.focus_q[chosen], stack.defocus.gain_px[chosen]
     defocus = dataclasses.replace(stack.defocus, focus_q=focus, gain_px=gain)
     return dataclasses.replace(stack, images=stack.images[chosen], defocus=defocus)
+
+
+def _full_gain_px(photos: FocalStack, stack: FocalStack) -> Tensor:
+    """Blur per unit of inverse depth in each photo; what was fitted at the smaller size is scaled up."""
+    if photos.defocus.kind != "order":
+        return photos.defocus.gain_px
+    scale = photos.size[1] / stack.size[1]
+    return torch.full_like(photos.defocus.gain_px, float(stack.defocus.gain_px.mean()) * scale)
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:

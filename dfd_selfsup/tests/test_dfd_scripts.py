@@ -17,7 +17,7 @@ from dfd_selfsup.models.psf import PsfOptions, render_stack
 from dfd_selfsup.models.thin_lens import Defocus, Lens
 from shared.command import RunError
 from shared.config import ConfigError, load_config
-from shared.files import read_pfm, write_image, write_pfm
+from shared.files import read_image, read_pfm, write_image, write_pfm
 from shared.run import load_checkpoint
 
 FOCUS_M = [1.0, 2.0, 4.0]
@@ -208,6 +208,8 @@ def test_prediction_without_a_lens_is_ordered_and_says_so(tmp_path, capsys):
     assert not (out / "points.ply").exists()
     said = capsys.readouterr().out
     assert "shrunk to 36 x 29" in said
+    assert read_image(out / "aif_full.png").shape == (3, 32, 40)
+    assert read_image(out / "aif.png").shape == (3, 29, 36)
     assert "2 of 3 photos" in said
     assert "ordered only" in said
 
