@@ -80,7 +80,8 @@ def comparison_table(results: Mapping[str, Any]) -> ResultsTable:
         {"method": METHOD_NAMES[name], **{key: value for key, value in row.items() if key in known}}
         for name, row in results["mean"].items()
     ]
-    return ResultsTable("Methods on the test stacks", columns, rows)
+    oracles = [index for index, name in enumerate(results["mean"]) if name in ("oracle", "best_slice")]
+    return ResultsTable("Methods on the test stacks", columns, rows, oracles=oracles)
 
 
 def paper_table(number: int) -> ResultsTable:

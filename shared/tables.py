@@ -8,7 +8,7 @@ import html
 import itertools
 import math
 import numbers
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
 __all__ = ["Column", "ResultsTable"]
@@ -59,12 +59,16 @@ class Column:
 
 @dataclasses.dataclass(frozen=True)
 class ResultsTable:
-    """Rows of results under labelled columns; a row is a dict by column key, absent keys show as a dash."""
+    """Rows of results under labelled columns; a row is a dict by column key, absent keys show as a dash.
+
+    `oracles` are the indices of rows that were shown the truth: they are never marked as best.
+    """
 
     title: str
     columns: Sequence[Column]
     rows: Sequence[Mapping[str, Any]]
     note: str = ""
+    oracles: Collection[int] = ()
 
     def __post_init__(self) -> None:
         known = {column.key for column in self.columns}
@@ -147,7 +151,8 @@ class ResultsTable:
             shown = {}
             for r, row in enumerate(self.rows):
                 value = row.get(column.key)
-                if column.better and isinstance(value, numbers.Real) and math.isfinite(value):
+                comparable = column.better and r not in self.oracles
+                if comparable and isinstance(value, numbers.Real) and math.isfinite(value):
                     shown[r] = float(column.format(value))
             if len(shown) > 1:
                 top = (max if column.better == "higher" else min)(shown.values())

@@ -360,6 +360,13 @@ def test_metrics_of_one_definition_share_its_line():
     assert lines[-2:] == ["δ1, δ2: all pixels", "RMSE: valid pixels"]
 
 
+def test_a_row_that_saw_the_truth_is_never_best():
+    columns = [Column("error", "error", "run", "data", "definition", "lower", digits=1)]
+    rows = [{"error": 0.0}, {"error": 1.0}, {"error": 2.0}]
+    lines = ResultsTable("", columns, rows, oracles=[0]).markdown().splitlines()
+    assert lines[2:5] == ["| 0.0 |", "| **1.0** |", "| 2.0 |"]
+
+
 def test_ties_as_printed_are_both_best_and_a_single_figure_is_not():
     column = Column("x", "X", "a", "b", "c", "higher")
     both = ResultsTable("", [column], [{"x": 1.001}, {"x": 1.002}, {"x": 0.5}]).markdown()
