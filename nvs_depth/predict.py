@@ -5,12 +5,12 @@
     python predict.py --run runs/my_drive street.png --path forward --amount 3 --focal-px 900
     python predict.py --run runs/nvs_depth-quick chair.png --poses poses.txt
 
-The picture's middle square is used, transparency becomes black. `--poses` holds 16 numbers per line: the 4x4
-pose of the new camera in the coordinates of the given one (x right, y down, z forward; metres for networks
-trained on KITTI, else the units of training, where objects are 2 away). `--amount` is in degrees for orbit
-and swing, else in that unit. The picture is encoded once, however many views are made. --out gets
-view_NNNN.png, depth_NNNN.pfm (z-depth), source_depth.pfm, depth.json, which names the unit, and
-moving_camera.mp4.
+The picture's middle square is used, transparency becomes black. `--poses` takes poses of the new cameras in the
+coordinates of the given one: 16 numbers each, in a file with one on each line or a folder of files; x right, y
+down, z forward; in metres for networks trained on KITTI, else in the units of training, where objects are 2
+away. `--amount` is in degrees for orbit and swing, else in that unit. The picture is encoded once, however
+many views are made. --out gets view_NNNN.png, depth_NNNN.pfm (z-depth), source_depth.pfm, depth.json, which
+names the unit, and moving_camera.mp4.
 """
 
 import argparse
@@ -26,13 +26,14 @@ from nvs_depth.datasets.views import BLACK, Framing
 from nvs_depth.eval import load_network
 from nvs_depth.paths import PATHS, relative_path
 from nvs_depth.report import depth_spread, render_path, view_frames
-from shared.camera import check_pose, intrinsics_matrix, invert_pose
-from shared.files import DataError, read_image, read_text, write_image, write_pfm
+from shared.camera import intrinsics_matrix, invert_pose
+from shared.files import DataError, read_image, write_pfm
 from shared.memory import keep_large_buffers
 from shared.report import write_video
-from shared.run import command_line, parse_eval_args, select_device, write_json
+from shared.run import command_line, parse_eval_args, select_device
+from shared.views import read_camera_path, write_views
 
-__all__ = ["main", "picture_camera", "read_relative_poses"]
+__all__ = ["main", "picture_camera"]
 
 DEFAULT_AMOUNT = {"orbit": 30.0, "swing": 30.0, "forward": 1.0, "sway": 0.3}  # degrees or units
 
@@ -44,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     image, K, notes = picture_camera(args.image, config, facts, args.focal_px)
     unit_m = facts.get("unit_m")
     if args.poses:
-        poses = read_relative_poses(args.poses)
+        poses = invert_pose(read_camera_path(args.poses)).float()  # target_from_source
     else:
         kind = args.path or ("sway" if config.model.depth_range == "scene" else "swing")
         amount = DEFAULT_AMOUNT[kind] if args.amount is None else args.amount
@@ -59,10 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         source = network.encode(image[None].to(device), K[None].to(device))  # once
     views = [(view, scale * depth) for view, depth in render_path(network, source, K, poses)]
     write_pfm(folder / "source_depth.pfm", scale * source.depth.full[0, 0].cpu())
-    for index, (view, depth) in enumerate(views):
-        write_image(folder / f"view_{index:04d}.png", view)
-        write_pfm(folder / f"depth_{index:04d}.pfm", depth[0])
-    write_json(folder / "depth.json", depth_facts(unit_m, K, notes))
+    write_views(folder, [(view, depth[0]) for view, depth in views], depth_facts(unit_m, K, notes))
     limits, unit = depth_spread(scale * source.depth.full), "m" if unit_m else "training units"
     frames = view_frames(image, views, limits, unit, "scale of the training poses")
     video = write_video(folder / "moving_camera.mp4", frames, args.fps)
@@ -76,13 +74,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: IMAGE_views beside the picture")
     parser.add_argument("--path", choices=PATHS, help="default: swing for objects, sway for scenes")
     parser.add_argument("--amount", type=float, help="how far, in degrees or units (see above)")
-    parser.add_argument("--distance", type=float, default=2.0, help="of the point an orbit turns about")
-    parser.add_argument("--frames", type=int, default=48)
-    parser.add_argument("--poses", type=Path, metavar="FILE", help="cameras of one's own instead of a path")
+    orbit = "of the point that an orbit turns about (default: 2)"
+    parser.add_argument("--distance", type=float, default=2.0, help=orbit)
+    parser.add_argument("--frames", type=int, default=48, help="number of views on the path (default: 48)")
+    poses = "cameras of one's own instead of a path"
+    parser.add_argument("--poses", type=Path, metavar="FILE_OR_DIR", help=poses)
     parser.add_argument(
         "--focal-px", type=float, help="of the picture, in its own pixels; default: as trained"
     )
-    parser.add_argument("--fps", type=float, default=16)
+    parser.add_argument("--fps", type=float, default=24, help="frames per second (default: 24)")
 
 
 def picture_camera(
@@ -112,31 +112,6 @@ def picture_camera(
     if hw[0] != hw[1]:
         notes.append(f"only the square in the middle of {hw[1]} x {hw[0]} pixels is used")
     return framing.image(image), K, notes
-
-
-def read_relative_poses(path: Path) -> Tensor:
-    """`target_from_source` [N, 4, 4] from a file of new cameras' poses in the source camera, one per line.
-
-    Raises DataError naming the line for anything but 16 finite numbers of a rigid pose.
-    """
-    poses = []
-    remedy = (
-        "Write the 16 numbers of the 4x4 pose of the new camera in the source camera's frame on each line"
-    )
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            values = torch.tensor([float(word) for word in line.split()], dtype=torch.float64)
-            if len(values) != 16:
-                raise ValueError(f"line {number}: {len(values)} numbers instead of 16")
-            check_pose(values.reshape(4, 4), f"line {number}")
-        except ValueError as error:
-            raise DataError(path, str(error), remedy) from None
-        poses.append(values.reshape(4, 4))
-    if not poses:
-        raise DataError(path, "holds no poses", remedy)
-    return invert_pose(torch.stack(poses)).float()
 
 
 def depth_facts(unit_m: float | None, K: Tensor, notes: list[str]) -> dict[str, Any]:
