@@ -5,12 +5,12 @@
     python predict.py --run runs/my_drive street.png --path forward --amount 3 --focal-px 900
     python predict.py --run runs/nvs_depth-quick chair.png --poses poses.txt
 
-The picture's middle square is used, transparency becomes black. `--poses` takes poses of the new cameras in the
-coordinates of the given one: 16 numbers each, in a file with one on each line or a folder of files; x right, y
-down, z forward; in metres for networks trained on KITTI, else in the units of training, where objects are 2
-away. `--amount` is in degrees for orbit and swing, else in that unit. The picture is encoded once, however
-many views are made. --out gets view_NNNN.png, depth_NNNN.pfm (z-depth), source_depth.pfm, depth.json, which
-names the unit, and moving_camera.mp4.
+The picture's middle square is used, transparency becomes black. `--poses` takes poses of the new cameras
+in the coordinates of the given one: 16 numbers each, in a file with one on each line or a folder of
+files; x right, y down, z forward; in metres for networks trained on KITTI, else in the units of training,
+where objects are 2 away. `--amount` is in degrees for orbit and swing, else in that unit. The picture is
+encoded once, however many views are made. --out gets view_NNNN.png, depth_NNNN.pfm (z-depth),
+source_depth.pfm, depth.json, which names the unit, and moving_camera.mp4.
 """
 
 import argparse
