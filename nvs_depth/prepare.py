@@ -91,6 +91,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def detect_layout(folder: Path) -> str:
     """The layout a folder looks like; DataError, with where to get each, when it looks like none."""
+    if not folder.is_dir():
+        raise DataError(folder, "there is no such folder", "Name the folder of a data set")
     if (folder.parent / "camera_settings").is_dir():
         return "shapenet"
     if (folder / "transforms.json").is_file():
