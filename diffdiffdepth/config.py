@@ -46,10 +46,11 @@ class DataConfig:
 
 @dataclass
 class RateConfig:
-    """Learning rate of a group, and its factor from pass to pass."""
+    """Learning rate of a group, its factor from pass to pass, and a damping instead of the schedule's."""
 
     rate: float
     decay: float
+    damping: float | None = None
 
 
 @dataclass

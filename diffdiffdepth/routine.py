@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffdiffdepth.config import ScheduleConfig
+from diffdiffdepth.config import RateConfig, ScheduleConfig
 from diffdiffdepth.models.point_depth import Group, PointDepth
 
 __all__ = ["GroupAdam", "Turn", "turns"]
@@ -20,20 +20,27 @@ class Turn:
     rate: float
     first: int
     last: int
+    damping: float = 0.0
     densify: int = 1  # at the end, add points until there are so many times as many
 
 
 def turns(schedule: ScheduleConfig) -> list[Turn]:
     """All turns in order; step n is the n-th update, counted from 1."""
     plan: list[Turn] = []
+
+    def damping(chosen: RateConfig) -> float:
+        return schedule.damping if chosen.damping is None else chosen.damping
+
     if schedule.preliminary:
-        plan.append(Turn("smoothness", schedule.smoothness.rate, 1, schedule.preliminary, schedule.densify))
+        chosen = schedule.smoothness
+        last = schedule.preliminary
+        plan.append(Turn("smoothness", chosen.rate, 1, last, damping(chosen), schedule.densify))
     for number in range(schedule.passes):
         for group in schedule.groups:
             chosen = getattr(schedule, group)
             first = plan[-1].last + 1 if plan else 1
             rate = chosen.rate * chosen.decay**number
-            plan.append(Turn(group, rate, first, first + schedule.iterations - 1))
+            plan.append(Turn(group, rate, first, first + schedule.iterations - 1, damping(chosen)))
     return plan
 
 
@@ -45,15 +52,15 @@ class GroupAdam:
     square of the first gradient of the turn, so entries whose gradient stays far below that hardly move.
     """
 
-    def __init__(self, model: PointDepth, damping: float = 0.0):
-        self.model, self.damping = model, damping
+    def __init__(self, model: PointDepth):
+        self.model, self.damping = model, 0.0
         self.group: Group | None = None
         self._is_fresh = True
         self._adam: torch.optim.Adam | None = None
 
-    def start(self, group: Group, rate: float) -> None:
+    def start(self, group: Group, rate: float, damping: float = 0.0) -> None:
         """Forget the moments and move this group from now on."""
-        self.group = group
+        self.group, self.damping = group, damping
         self._adam = torch.optim.Adam([self.model.choose(group)], lr=rate)
         self._is_fresh = True
 

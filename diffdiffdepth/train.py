@@ -52,7 +52,7 @@ def optimise(run: Run, config: TrainConfig, scene: LightField | MultiViewScene, 
     """Take turns: every group has its own learning rate, and a new Adam at the start of each of its turns."""
     features = feature_network(config.vgg_weights).to(run.device) if config.features == "vgg" else None
     loss = ReprojectionLoss(scene, config.loss, features, smoothness_unit(config, scene, model))
-    adam = GroupAdam(model, config.schedule.damping)
+    adam = GroupAdam(model)
     state = {"model": model, "adam": adam}
     candidates = loss_views(scene, config.views_from)
 
@@ -61,7 +61,7 @@ def optimise(run: Run, config: TrainConfig, scene: LightField | MultiViewScene, 
     for step in run.steps(start, config.steps):
         turn = turn_of[step]
         if step == turn.first:
-            adam.start(turn.group, turn.rate)
+            adam.start(turn.group, turn.rate, turn.damping)
         run.check_tensors(step, model.groups)
         dense = model.dense()
         terms = loss(dense, draw_views(config, step, candidates))

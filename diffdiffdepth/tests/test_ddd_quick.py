@@ -41,8 +41,8 @@ def test_each_group_alone_lowers_loss_and_error(run):
     views = torch.arange(0, len(scene.views), 5)
     for group in GROUPS:
         model = train.build_model(config, scene)
-        adam = GroupAdam(model, config.schedule.damping)
-        adam.start(group, getattr(config.schedule, group).rate)
+        adam = GroupAdam(model)
+        adam.start(group, getattr(config.schedule, group).rate, config.schedule.damping)
         before = model.dense().detach()
         for _ in range(config.schedule.iterations):
             adam.step(loss(model.dense(), views)["total"])

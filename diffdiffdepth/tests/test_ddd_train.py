@@ -154,6 +154,8 @@ def test_schedule_of_the_paper():
     expected = {"smoothness": 0.015 * 0.9**4, "labels": 0.015 * 0.9**4}
     expected |= {"weights": 0.015 * 0.8**4, "positions": 0.1 * 0.75**4}
     assert last == pytest.approx(expected)
+    damped = turns(ScheduleConfig(labels=RateConfig(0.01, 0.5, damping=5.0), damping=1.0))
+    assert [turn.damping for turn in damped[:4]] == [1, 5, 1, 1]
     wide = ScheduleConfig(iterations=25, preliminary=50, densify=4)
     first = turns(wide)[0]
     assert (first.group, first.first, first.last, first.densify) == ("smoothness", 1, 50, 4)
@@ -244,8 +246,8 @@ def test_damping_leaves_alone_what_has_hardly_any_gradient():
     moved = {}
     for damping in (0.0, 1.0):
         model = model_of(light_field(50), supersampling=1)
-        adam = GroupAdam(model, damping)
-        adam.start("labels", 0.01)
+        adam = GroupAdam(model)
+        adam.start("labels", 0.01, damping)
         before = model.groups["labels"].detach().clone()
         pull = torch.full_like(before, 1e-6)
         pull[0] = 1.0
