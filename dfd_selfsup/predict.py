@@ -5,8 +5,8 @@
     python predict.py my_stack/ --run ... --fit 200           adapt a trained network to the stack
 
 Writes depth.pfm, depth.png, aif.png, report.html, result.json, points.ply where the lens is known, and
-aif_full.png where the photos were shrunk or thinned out. With a lens in stack.yaml depth is in metres; without one it is the place in the stack, larger is nearer, and
-marked so.
+aif_full.png where the photos were shrunk or thinned out. With a lens in stack.yaml depth is in metres;
+without one it is the place in the stack, larger is nearer, and marked so.
 """
 
 import argparse

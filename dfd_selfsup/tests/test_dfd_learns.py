@@ -58,18 +58,31 @@ def test_depth_is_learned_from_the_stacks_alone():
     assert min(order) > 0.6
 
 
+RESULTS = Path(train.__file__).parents[1] / "results" / "dfd_selfsup"
+
+
+def assert_better_than_the_focus_measures(mean: dict) -> None:
+    own = mean["selfsup"]
+    for baseline in ("focus_sml", "focus_ring"):
+        assert own["abs_rel"] < 0.95 * mean[baseline]["abs_rel"], baseline
+        assert own["rmse"] < 0.95 * mean[baseline]["rmse"], baseline
+        assert own["delta1"] > mean[baseline]["delta1"], baseline
+        assert own["psnr"] > mean[baseline]["psnr"], baseline
+    assert own["abs_rel"] < 0.5 * mean["constant"]["abs_rel"]
+    assert own["psnr"] > mean["best_slice"]["psnr"] + 3
+    assert own["abs_rel"] < 0.12
+    assert own["delta1"] > 0.88
+
+
+@pytest.mark.skipif(not RESULTS.is_dir(), reason="no results beside a copied folder")
+def test_the_committed_figures_of_the_quick_run_are_better_than_both_focus_measures():
+    assert_better_than_the_focus_measures(json.loads((RESULTS / "quick.json").read_text())["mean"])
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_quick_config_beats_the_focus_measure_on_stacks_never_seen(tmp_path):
+def test_quick_config_beats_both_focus_measures_on_stacks_never_seen(tmp_path):
     config = Path(train.__file__).parent / "configs" / "quick.yaml"
     flags = ["--config", str(config), "--out", str(tmp_path / "run"), "--device", "cpu"]
     train.main([*flags, "--set", f"data.root={tmp_path / 'data'}"])
-    mean = json.loads((tmp_path / "run" / "eval.json").read_text())["mean"]
-    own = mean["selfsup"]
-    for baseline in ("focus_sml", "constant"):
-        assert own["abs_rel"] < mean[baseline]["abs_rel"], baseline
-        assert own["rmse"] < mean[baseline]["rmse"], baseline
-    for baseline in ("best_slice", "focus_sml"):
-        assert own["psnr"] > mean[baseline]["psnr"], baseline
-    assert own["abs_rel"] < 0.12
-    assert own["delta1"] > 0.88
+    assert_better_than_the_focus_measures(json.loads((tmp_path / "run" / "eval.json").read_text())["mean"])
