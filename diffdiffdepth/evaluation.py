@@ -59,11 +59,11 @@ def measure_run(
             "ours": ours,
             "median": weighted_median(ours, scene.centre),
         }
-    is_light_field = isinstance(scene, LightField)
+    kind = "light field" if isinstance(scene, LightField) else "multi-view"
     results = {
         "paper": "diffdiffdepth",
-        "data": scene.name + (", embedded scene" if config.data.embedded is not None else ""),
-        "kind": "light field" if is_light_field else "multi-view",
+        "data": f"embedded {kind} scene" if config.data.embedded is not None else scene.name,
+        "kind": kind,
         "size": list(scene.centre.shape[-2:]),
         "views": len(scene.views) + 1,
         "initial_points": len(scene.points),
