@@ -69,7 +69,7 @@ class ScheduleConfig:
     labels: RateConfig = field(default_factory=lambda: RateConfig(0.015, 0.9))
     weights: RateConfig = field(default_factory=lambda: RateConfig(0.015, 0.8))
     positions: RateConfig = field(default_factory=lambda: RateConfig(0.1, 0.75))
-    damping: float = 0.0  # of entries with small gradients, see `GroupAdam`; 0 is plain Adam
+    damping: float = 0.0  # of entries with small gradients, see `GroupAdam`; 0 is plain Adam as released
     preliminary: int = 0
     densify: int = 1
 
@@ -82,6 +82,8 @@ class ScheduleConfig:
             chosen = getattr(self, name)
             if chosen.rate <= 0 or not 0 < chosen.decay <= 1:
                 raise ValueError(f"{name}: rate must be positive and decay in (0, 1], got {chosen}")
+            if self.damping < 0 or (chosen.damping or 0) < 0:
+                raise ValueError(f"{name}: damping must not be negative")
 
 
 @dataclass

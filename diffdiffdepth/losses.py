@@ -51,6 +51,8 @@ class LossWeights:
     def __post_init__(self) -> None:
         if min(self.edge, self.smoothness, self.ssim, self.blur_px, self.brightness_px) < 0:
             raise ValueError(f"loss weights must not be negative, got {self}")
+        if self.visibility not in ("footprint", "pixel"):
+            raise ValueError(f"visibility must be 'footprint' or 'pixel', got {self.visibility!r}")
 
 
 def feature_network(weights: str | None = None) -> VggFeatures:

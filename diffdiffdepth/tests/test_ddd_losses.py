@@ -202,6 +202,25 @@ def test_blur_is_a_gaussian_and_takes_away_the_bias_towards_whole_pixels():
     np.testing.assert_allclose(blurred, expected, atol=1e-6)
 
 
+def test_views_may_be_brighter_here_and_darker_there():
+    """A highlight that moves with the view outweighs faint texture, unless brightness is free."""
+    scene = light_field()
+    x, y = pixels()
+    shine = torch.stack([0.06 * torch.sin(x / 15 + 2 * i) * torch.cos(y / 17) for i in range(5)])[:, None]
+    scene = replace(scene, centre=0.5 + (scene.centre - 0.5) / 10, views=0.5 + (scene.views - 0.5) / 10)
+    shiny = replace(scene, views=scene.views + shine)
+    steps = torch.arange(-0.5, 0.51, 0.1)
+    best = {}
+    for name, case, brightness in (("matt", scene, 0), ("shiny", shiny, 0), ("free", shiny, 2.0)):
+        loss = ReprojectionLoss(case, replace(DATA_ONLY, brightness_px=brightness))
+        values = [loss(scene.truth + step)["data"].item() for step in steps]
+        best[name] = (min(values), abs(steps[int(np.argmin(values))].item()))
+    assert best["free"][0] < 0.2 * best["shiny"][0]
+    assert best["free"][1] < 0.05
+    with pytest.raises(ValueError, match="visibility"):
+        LossWeights(visibility="all")
+
+
 def test_error_is_averaged_over_the_views_that_see_a_pixel():
     scene = light_field(((1, 0), (-1, 0)))
     both = ReprojectionLoss(scene, DATA_ONLY)(torch.zeros(HEIGHT, WIDTH))["data"]

@@ -336,7 +336,8 @@ def test_densification_takes_all_edges_if_there_are_too_few(tmp_path):
 
 
 def test_bad_schedules_are_refused():
-    for wrong in ({"iterations": 0}, {"groups": ()}, {"groups": ("labels", "labels")}, {"densify": 0}):
+    twice = {"groups": ("labels", "labels")}
+    for wrong in ({"iterations": 0}, {"groups": ()}, twice, {"densify": 0}, {"damping": -1.0}):
         with pytest.raises(ValueError):
             ScheduleConfig(**wrong)
     with pytest.raises(ValueError, match="views_per_step"):
