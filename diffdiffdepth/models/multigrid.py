@@ -351,7 +351,10 @@ class Hierarchy:
                 beta = error / previous.clamp_min(tiny)
                 torch.addcmul(top.black, beta, direction, out=direction)
                 torch.addcmul(image, beta, applied, out=applied)
-            step = error / _dot(direction, applied).clamp_min(tiny)
+            curvature = _dot(direction, applied)
+            if not (curvature > 0).logical_or(error == 0).all():  # rounding has used up all digits
+                break
+            step = error / curvature.clamp_min(tiny)
             x.addcmul_(step, direction)
             residual.addcmul_(step, applied, value=-1)
             solved += step * error

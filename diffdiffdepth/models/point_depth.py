@@ -1,6 +1,6 @@
 """The dense map of a set of points, and the four groups of numbers it is optimised by (paper, Sec. 3.4-3.5).
 
-smoothness  Q [H, W]   theta = exp(-Q), low where depth may jump; at first 6 times the image gradient
+smoothness  Q [H, W]   theta = exp(-Q) + 0.0001, low where depth may jump; at first 6 times the image gradient
 labels      Z [n]      disparity or depth of every point, in units of `LabelScale`
 weights     R [n]      the label counts exp(-R)
 positions   P [n, 2]   pixels of the centre view
@@ -31,6 +31,7 @@ __all__ = [
 ]
 
 Group = Literal["smoothness", "labels", "weights", "positions"]
+LEAST_SMOOTHNESS = 1e-4  # parts without labels that are cut off further cannot be solved for in float32
 BARRIER_BLUR_PX = 0.8
 BARRIER_LIMIT = 10.0
 BARRIER_RADIUS_PX = 2
@@ -132,7 +133,7 @@ class PointDepth:
     def dense(self) -> Tensor:
         """The map [H, W], disparity or depth in the scene's unit; starts from the last solution."""
         label_map, weight_map = self._splat()
-        theta = torch.exp(-self.groups["smoothness"])
+        theta = torch.exp(-self.groups["smoothness"]) + LEAST_SMOOTHNESS
         factor = self.options.supersampling
         if factor > 1:
             theta = F.interpolate(
