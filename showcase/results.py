@@ -12,6 +12,7 @@ import argparse
 import importlib
 import json
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -134,7 +135,7 @@ def _read(paper: str, path: Path) -> dict[str, Any]:
 def _command(results: Mapping[str, Any]) -> str:
     origin = results["run"]
     words = ["train.py", "--config", origin["config"]]
-    return " ".join([*words, "--set", *origin["set"]] if origin["set"] else words)
+    return shlex.join([*words, "--set", *origin["set"]] if origin["set"] else words)
 
 
 def _circumstances(results: Mapping[str, Any]) -> str:
