@@ -104,11 +104,13 @@ class _Diffusion(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, weights, labels, right, down, ghost, settings):
-        hierarchy = Hierarchy(weights if ghost is None else weights + ghost, right, down)
+        system = (weights if ghost is None else weights + ghost, right, down)
         # solved about the mean label, so that a large offset costs no digits
         mean = (weights * labels).sum((1, 2), keepdim=True) / weights.sum((1, 2), keepdim=True)
         rhs = weights * (labels - mean)
-        solution, info = hierarchy.solve(
+        solution, info, hierarchy = _solve(
+            Hierarchy(*system),
+            system,
             rhs if ghost is None else rhs - ghost * mean,
             None if settings.start is None else settings.start - mean,
             settings.tolerance,
@@ -119,17 +121,17 @@ class _Diffusion(torch.autograd.Function):
         settings.report.forward = info
         _warn_unless_converged(info, "diffusion")
         ctx.hierarchy, ctx.settings = hierarchy, settings
-        ctx.save_for_backward(weights, labels, solution)
+        ctx.save_for_backward(weights, labels, solution, *system)
         return solution
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
         """With A q = grad, the change of the solution by a change of A or b is q . (db - dA D)."""
-        weights, labels, solution = ctx.saved_tensors
+        weights, labels, solution, *system = ctx.saved_tensors
         settings = ctx.settings
-        adjoint, info = ctx.hierarchy.solve(
-            grad, tolerance=settings.adjoint_tolerance, max_iterations=settings.max_iterations
+        adjoint, info, _ = _solve(
+            ctx.hierarchy, system, grad, None, settings.adjoint_tolerance, settings.max_iterations, None
         )
         settings.report.adjoint = info
         _warn_unless_converged(info, "adjoint of the diffusion")
@@ -142,6 +144,21 @@ class _Diffusion(torch.autograd.Function):
             -adjoint * solution if need[4] else None,
             None,
         )
+
+
+def _solve(hierarchy: Hierarchy, system, rhs: Tensor, start, tolerance, max_iterations, energy):
+    """Solution, how it went, and the hierarchy that found it: in float64 where float32 has too few digits.
+
+    That happens where a large part without labels is all but cut off: its mean hangs by a thread.
+    """
+    if hierarchy.pull.dtype == rhs.dtype:
+        solution, info = hierarchy.solve(rhs, start, tolerance, max_iterations, energy)
+        if info.converged or rhs.dtype == torch.float64:
+            return solution, info, hierarchy
+        hierarchy = Hierarchy(*(part.double() for part in system))
+    start, energy = (None if part is None else part.double() for part in (start, energy))
+    solution, info = hierarchy.solve(rhs.double(), start, tolerance, max_iterations, energy)
+    return solution.to(rhs.dtype), info, hierarchy
 
 
 def _label_energy(weights: Tensor, labels: Tensor, mean: Tensor, degrees: Tensor, tolerance: float) -> Tensor:

@@ -241,6 +241,23 @@ def test_barrier_stands_on_faint_edges_and_nowhere_else():
     assert (strong[:, :14].abs() < 1e-4).all()
 
 
+def test_a_part_without_points_behind_a_barrier_still_has_depth_and_gradient():
+    """Warnings are errors here: both solves must converge."""
+    y, x = torch.meshgrid(torch.arange(160), torch.arange(200), indexing="ij")
+    inside = (x - 110).abs().maximum((y - 80).abs()) < 50
+    image = torch.where(inside, 0.9, 0.1).expand(3, -1, -1).clone()
+    edge = torch.stack([x[~inside], y[~inside]], 1)[::37].float()
+    points = SparsePoints(edge, 1 + edge[:, 0] / 200, "disparity")
+    options = DepthOptions(initial_smoothness="barrier")
+    model = PointDepth(points, image, options, LabelScale("disparity", 1.0))
+    model.groups["smoothness"] = 3 * model.groups["smoothness"]  # as after many steps: exp(-30)
+    smoothness = model.choose("smoothness")
+    dense = model.dense()
+    (dense[inside] - 1.2).square().mean().backward()
+    assert 1 < dense[inside].mean() < 2
+    assert smoothness.grad.isfinite().all()
+
+
 def test_damping_leaves_alone_what_has_hardly_any_gradient():
     """Plain Adam moves every entry by the rate, whatever its gradient."""
     moved = {}

@@ -264,3 +264,23 @@ def test_too_few_iterations_warn():
     inputs = tensors(*random_problem(60, 60, 0))
     with pytest.warns(RuntimeWarning, match="relative error .* after 2 iterations"):
         diffuse(*inputs, max_iterations=2, tolerance=1e-9)
+
+
+def test_what_float32_cannot_solve_is_solved_in_float64():
+    """A large part without labels that hangs on by weak edges: float32 has hardly a digit of its mean."""
+    generator = torch.Generator().manual_seed(0)
+    smoothness = torch.ones(320, 400)
+    smoothness[56:264, 116:324] = 1e-4
+    smoothness[60:260, 120:320] = 1
+    weights = torch.zeros(320, 400)
+    weights[:20] = torch.rand(20, 400, generator=generator)
+    labels = torch.rand(320, 400, generator=generator)
+    gradients, solutions = [], []
+    for dtype in (torch.float32, torch.float64):
+        theta = smoothness.to(dtype, copy=True).requires_grad_()
+        solution = diffuse(weights.to(dtype), labels.to(dtype), theta, tolerance=1e-5)
+        solution[100:200, 150:250].mean().backward()
+        gradients.append(theta.grad.double())
+        solutions.append(solution.detach().double())
+    torch.testing.assert_close(*solutions, rtol=0, atol=1e-2)
+    assert (gradients[0] - gradients[1]).norm() < 0.1 * gradients[1].norm()
