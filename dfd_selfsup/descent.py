@@ -37,15 +37,18 @@ def descend(
     measure: Measure = "ring",
     depth_steps: int = DEPTH_STEPS,
     image_steps: int = IMAGE_STEPS,
+    start: FocusResult | None = None,
 ) -> FocusResult:
     """Inverse depth [1, H, W] within q_range (far, near) and image [3, H, W].
 
-    Only the weights of re-blurring and smoothness of `loss` count.
+    It starts from `start`, a network's answer for example, or else from the focus measure. Of `loss` only the
+    weights of re-blurring and smoothness count.
     """
     images, defocus = stack.images[None], stack.defocus
     loss = replace(loss, aif=0, aif_blur=0, coarse_blur=0)
     low, high = q_range
-    share = (focus_mean(images, _one(stack), measure) - low) / (high - low)
+    guess = focus_mean(images, _one(stack), measure) if start is None else start.q[None]
+    share = (guess - low) / (high - low)
     logits = torch.logit(share.clamp(EDGE_OF_RANGE, 1 - EDGE_OF_RANGE)).requires_grad_()
     optimizer = torch.optim.Adam([logits], betas=(0.9, 0.95))
     for step in range(depth_steps):
@@ -59,7 +62,7 @@ def descend(
         optimizer.step()
     q = (low + (high - low) * logits.sigmoid()).detach()
     sigma = defocus.sigma_px(q)
-    aif = sharpest_slices(images, measure).clone().requires_grad_()
+    aif = (sharpest_slices(images, measure) if start is None else start.aif[None]).clone().requires_grad_()
     optimizer = torch.optim.Adam([aif], lr=IMAGE_RATE, betas=(0.9, 0.95))
     for _ in range(image_steps):
         optimizer.zero_grad()

@@ -17,7 +17,14 @@ from dfd_selfsup.datasets.splits import StackSet, load_splits
 from dfd_selfsup.datasets.stack import FocalStack, collate
 from dfd_selfsup.losses import mix
 from dfd_selfsup.measures import DEFINITIONS, best_slice, mean_row, measure_stack
-from dfd_selfsup.methods import METHOD_NAMES, Estimator, build_model, classical_methods, network_method
+from dfd_selfsup.methods import (
+    METHOD_NAMES,
+    Estimator,
+    build_model,
+    classical_methods,
+    followed_by_descent,
+    network_method,
+)
 from dfd_selfsup.models.heads import StackModel
 from dfd_selfsup.models.psf import render_stack
 from dfd_selfsup.report import run_tables, write_run_report
@@ -70,6 +77,8 @@ def evaluate(
         del methods["oracle"]
     if not config.compare_slow:
         del methods["plane_sweep"], methods["descent"]
+    elif own == "selfsup":
+        methods["selfsup_descent"] = followed_by_descent(methods[own], config)
     rows, seconds = {}, {}
     for name, method in methods.items():
         started = time.perf_counter()

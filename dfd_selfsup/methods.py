@@ -11,12 +11,19 @@ from dfd_selfsup.config import TrainConfig
 from dfd_selfsup.datasets.stack import FocalStack, StackBatch, collate
 from dfd_selfsup.descent import descend
 from dfd_selfsup.models.daif_net import DaifNet, keep_variance
-from dfd_selfsup.models.focus_measure import depth_from_focus
+from dfd_selfsup.models.focus_measure import FocusResult, depth_from_focus
 from dfd_selfsup.models.heads import StackModel, coarse_aif
 from dfd_selfsup.models.plane_sweep import plane_sweep
 from dfd_selfsup.models.thin_lens import NEAREST_DEPTH_M
 
-__all__ = ["Estimate", "METHOD_NAMES", "build_model", "classical_methods", "network_method"]
+__all__ = [
+    "Estimate",
+    "METHOD_NAMES",
+    "build_model",
+    "classical_methods",
+    "followed_by_descent",
+    "network_method",
+]
 
 METHOD_NAMES = {
     "constant": "Constant depth",
@@ -29,6 +36,7 @@ METHOD_NAMES = {
     "supervised_aif": "DAIF-Net, supervised by image",
     "supervised_both": "DAIF-Net, supervised by both",
     "selfsup": "DAIF-Net, self-supervised (ours)",
+    "selfsup_descent": "DAIF-Net, then descent of the same losses",
     "oracle": "True depth (needs truth)",
 }
 
@@ -66,6 +74,19 @@ def network_method(model: StackModel, device: torch.device) -> Estimator:
         prediction = model(batch.images, batch.defocus)
         model.train(was_training)
         return Estimate(prediction.q[0, 0].cpu(), prediction.aif[0].cpu())
+
+    return estimate
+
+
+def followed_by_descent(method: Estimator, config: TrainConfig) -> Estimator:
+    """A network's answer as the start of the descent of its own losses; nothing but the stack is needed."""
+    q_range = (1 / config.heads.far_m, 1 / config.heads.near_m)
+
+    def estimate(stack: FocalStack) -> Estimate:
+        start = method(stack)
+        start = FocusResult(start.q[None], start.aif)
+        found = descend(stack, q_range, config.psf, config.loss, config.heads.measure, start=start)
+        return Estimate(found.q[0], found.aif)
 
     return estimate
 

@@ -23,13 +23,14 @@ from tqdm import tqdm
 from dfd_selfsup.config import NetworkConfig, TrainConfig
 from dfd_selfsup.datasets.folder import load_stack
 from dfd_selfsup.datasets.stack import FocalStack, resize_stack
+from dfd_selfsup.descent import descend
 from dfd_selfsup.eval import load_run
 from dfd_selfsup.fit import FitOptions, fit_stack, q_range_of
 from dfd_selfsup.full_size import full_size_image
 from dfd_selfsup.losses import LossOptions
 from dfd_selfsup.measures import mean_gradient, measure_stack, rank_correlation, spatial_frequency
 from dfd_selfsup.methods import Estimate, build_model, network_method
-from dfd_selfsup.models.focus_measure import depth_from_focus
+from dfd_selfsup.models.focus_measure import FocusResult, depth_from_focus
 from dfd_selfsup.models.heads import HeadOptions, StackModel
 from dfd_selfsup.models.psf import PsfOptions
 from dfd_selfsup.report import stack_rows
@@ -59,6 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.run is None and args.fit is None:
         raise RunError("there is no network to use: add --fit to train on this stack, or --run DIR")
     config, model = _starting_point(args, stack, device)
+    psf = dataclasses.replace(config.psf, window=args.psf_window or config.psf.window)
     if args.fit is not None:
         options = FitOptions(steps=args.fit, seed=args.seed)
         with tqdm(total=options.steps, unit="step", disable=None) as bar:
@@ -68,8 +70,13 @@ def main(argv: Sequence[str] | None = None) -> None:
                 bar.set_postfix(error=f"{value:.4f}", refresh=False)
 
             loss = OWN_LOSS if args.run is None else config.loss
-            stack = fit_stack(model, stack, config.psf, loss, options, report)
+            stack = fit_stack(model, stack, psf, loss, options, report)
     estimate = network_method(model, device)(stack)
+    if args.fit is not None:
+        start = FocusResult(estimate.q[None], estimate.aif)
+        polished = descend(stack, model.q_range, psf, loss, model.heads.measure, start=start)
+        estimate = Estimate(polished.q[0], polished.aif)
+        notes.append("the network's answer was followed by descent pixel by pixel (descent.py)")
     out = args.out or Path("runs") / f"dfd_selfsup-{stack.name}"
     if said:
         notes.append(
@@ -111,11 +118,14 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: runs/dfd_selfsup-STACK")
     parser.add_argument("--max-side", type=int, default=512, metavar="PX", help="shrink larger photos (512)")
     parser.add_argument("--max-slices", type=int, default=12, metavar="N", help="use at most so many (12)")
+    parser.add_argument("--psf-window", type=int, metavar="K", help="side of the blur's kernels, odd (15)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     args = parser.parse_args(argv)
     if args.fit is not None and args.fit < 1:
         parser.error("--fit needs at least one step")
+    if args.psf_window is not None and (args.psf_window < 1 or args.psf_window % 2 == 0):
+        parser.error("--psf-window must be odd and positive")
     if args.max_side < 32 or args.max_slices < 2:
         parser.error("--max-side must be at least 32 and --max-slices at least 2")
     return args

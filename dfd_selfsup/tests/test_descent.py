@@ -5,10 +5,11 @@ import torch
 from dfd_selfsup.datasets.splits import StackSet
 from dfd_selfsup.datasets.stack import collate, crop_stack, resize_stack
 from dfd_selfsup.descent import descend, with_guides
-from dfd_selfsup.losses import GUIDED_WEIGHT, LossOptions, guided_losses
+from dfd_selfsup.losses import LossOptions, guided_losses
 from dfd_selfsup.models.daif_net import DaifNet, keep_variance
 from dfd_selfsup.models.focus_measure import (
     MEAN_POWER,
+    FocusResult,
     depth_from_focus,
     focus_mean,
     focus_response,
@@ -31,6 +32,14 @@ def test_descent_improves_depth_and_image_on_both_focus_measures():
         focus = depth_from_focus(stack.images, stack.defocus, measure)
         assert (found.q[0] - q).abs().mean() < 0.7 * (focus.q[0] - q).abs().mean()
         assert (found.aif - stack.aif).square().mean() < 0.8 * (focus.aif - stack.aif).square().mean()
+
+
+def test_descent_starts_where_it_is_told():
+    stack, q = two_planes()
+    start = FocusResult(q[None], stack.aif)
+    found = descend(stack, Q_RANGE, PSF, LOSS, depth_steps=0, image_steps=0, start=start)
+    assert torch.allclose(found.q[0], q, atol=1e-5)
+    assert torch.equal(found.aif, stack.aif)
 
 
 def test_without_steps_it_is_the_focus_measure():
@@ -72,7 +81,7 @@ def test_guided_losses_vanish_at_the_guide_and_know_stacks_without_metres():
         assert all(abs(value) < 1e-3 for value in guided_losses(at, guide, defocus, 1.0).values())
         off = guided_losses(at._replace(q=lift * guide[:, :1]), guide, defocus, 0.5)["guide_depth"]
         expected = torch.tensor(lift).log() if kind == "metric" else 0.2 * guide[:, :1].abs().mean() / 2
-        assert torch.isclose(off, 0.5 * GUIDED_WEIGHT * 100 * expected, rtol=1e-4)
+        assert torch.isclose(off, 0.5 * 100 * expected, rtol=1e-4)
 
 
 def test_he_start_keeps_the_size_of_features_through_the_network():

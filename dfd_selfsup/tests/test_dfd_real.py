@@ -78,14 +78,14 @@ def test_stacks_from_measured_depth(tmp_path):
 @pytest.mark.timeout(1800)
 def test_fitting_orders_a_light_field_stack_better_than_the_focus_measure(tmp_path):
     folder, out = antinous(tmp_path / "antinous"), tmp_path / "out"
-    flags = ["--fit", "200", "--max-side", "256", "--device", "cpu"]
+    flags = ["--fit", "15", "--max-side", "160", "--device", "cpu"]
     predict.main([str(folder), "--out", str(out), *flags])
     q = read_pfm(out / "depth.pfm")
     truth = F.interpolate(antinous_truth()[None, None], q.shape, mode="area")[0, 0]
     fitted = rank_correlation(q, truth)
     result = json.loads((out / "result.json").read_text())["against_truth"]
     small = [row["psnr"] for row in result.values()]
-    stack = predict.resize_stack(load_stack(folder), 256, 256)
+    stack = predict.resize_stack(load_stack(folder), 160, 160)
     focus = rank_correlation(depth_from_focus(stack.images, stack.defocus).q[0], truth)
     assert fitted >= 0.85
     assert fitted > focus
