@@ -112,7 +112,8 @@ def plain_backward_warp(
 
 
 def plain_layers(network: nn.Module) -> None:
-    """A padding module before every convolution of the decoders, and no operation in place."""
+    """PyTorch's default memory format, a padding module before each convolution, nothing in place."""
+    network.to(memory_format=torch.contiguous_format)
     for module in network.modules():
         if isinstance(module, nn.ReLU | nn.LeakyReLU):
             module.inplace = False
