@@ -1,6 +1,6 @@
 """The dense map of a set of points, and the four groups of numbers it is optimised by (paper, Sec. 3.4-3.5).
 
-smoothness  Q [H, W]   theta = exp(-Q) + 0.0001, low where depth may jump; at first 6 times the image gradient
+smoothness  Q [H, W]   theta = exp(-Q) + 0.00001, low where depth may jump; at first from the image gradient
 labels      Z [n]      disparity or depth of every point, in units of `LabelScale`
 weights     R [n]      the label counts exp(-R)
 positions   P [n, 2]   pixels of the centre view
@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 Group = Literal["smoothness", "labels", "weights", "positions"]
-LEAST_SMOOTHNESS = 1e-4  # parts without labels that are cut off further cannot be solved for in float32
+LEAST_SMOOTHNESS = 1e-5  # so that parts without labels are not cut off further than can be solved for
 BARRIER_BLUR_PX = 0.8
 BARRIER_LIMIT = 10.0
 BARRIER_RADIUS_PX = 2
