@@ -85,6 +85,7 @@ def test_a_signal_to_the_whole_group_stops_a_run_with_workers(
     """A terminal sends Ctrl-C to the workers as well; the run still ends after its step and is saved."""
     code = f"""if True:
         import os, sys, time
+        from torch.utils.data import get_worker_info
         from nvs_depth import train
         from nvs_depth.datasets.pairs import PairDataset
         from shared.run import command_line
@@ -93,7 +94,7 @@ def test_a_signal_to_the_whole_group_stops_a_run_with_workers(
         def slowly(dataset, pair):
             count[0] += 1
             time.sleep(0.4)  # so that the run waits for its workers when the signal comes
-            if count[0] == 3:
+            if count[0] == 3 and get_worker_info().id == 0:
                 os.killpg(0, {int(number)})
                 time.sleep(0.2)
             return read(dataset, pair)
