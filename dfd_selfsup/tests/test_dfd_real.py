@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 import yaml
 
-from dfd_selfsup import predict
+from dfd_selfsup import predict, prepare
 from dfd_selfsup.datasets.folder import load_stack
 from dfd_selfsup.datasets.mobile_depth import load_mobile_depth
 from dfd_selfsup.datasets.nyuv2 import rgbd_stack
@@ -90,3 +90,19 @@ def test_fitting_orders_a_light_field_stack_better_than_the_focus_measure(tmp_pa
     assert fitted >= 0.85
     assert fitted > focus
     assert min(small) > 20
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_fitting_finds_measured_depth_better_than_the_focus_measure(tmp_path):
+    pair, out = Path(REAL) / "nyuv2_pair", tmp_path / "out"
+    frame = [str(pair / "rgb_0045.png"), str(pair / "depth_0045.png"), "--unit-m", "1e-4"]
+    prepare.main(["rgbd", *frame, "--out", str(tmp_path / "stack")])
+    flags = ["--fit", "15", "--max-side", "320", "--psf-window", "7", "--device", "cpu"]
+    predict.main([str(tmp_path / "stack"), "--out", str(out), *flags])
+    rows = json.loads((out / "result.json").read_text())["against_truth"]
+    fitted, focus = rows["predicted"], rows["depth_from_focus"]
+    assert fitted["abs_rel"] < 0.7 * focus["abs_rel"]
+    assert fitted["rmse"] < 0.5 * focus["rmse"]
+    assert fitted["psnr"] > focus["psnr"]
+    assert fitted["rank_correlation"] > focus["rank_correlation"]
