@@ -3,7 +3,6 @@
 import argparse
 import os
 import platform
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,20 +12,25 @@ __all__ = ["machine_kind", "named_overrides", "run_origin"]
 
 
 def run_origin(
-    paper: str, args: argparse.Namespace, device: torch.device, seconds: float, processes: int = 1
+    paper: str,
+    args: argparse.Namespace,
+    device: torch.device,
+    seconds: float,
+    cpu_seconds: float,
+    processes: int = 1,
 ) -> dict[str, Any]:
     """Config, overrides, time and machine of a run that has just finished; `args` are those of its train.py.
 
     `seconds` is wall time from the start, data and evaluation included; `cpu_seconds` that of all threads
-    of this process, so it lacks what an interrupted run did before it was resumed. Overrides that
-    only say where data lies are left out.
+    of this process, which lacks worker processes and what an interrupted run did before it was resumed.
+    Overrides that only say where data lies are left out.
     """
     return {
         "config": f"{paper}/configs/{args.config.name}",
         "set": named_overrides(args.set),
         "resumed": bool(args.resume),
         "seconds": round(seconds, 1),
-        "cpu_seconds": round(time.process_time(), 1),
+        "cpu_seconds": round(cpu_seconds, 1),
         "threads": torch.get_num_threads(),
         "processes": processes,
         "machine": machine_kind(device),

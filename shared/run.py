@@ -170,7 +170,7 @@ class Run:
         self._last_step = config.steps
         self._saved_step = 0
         self._best_score: float | None = None
-        self._started = time.monotonic()
+        self._started, self._cpu_started = time.monotonic(), time.process_time()
         self._log_file: Any = None
         self._board: Any = None
         self._bar: Any = None
@@ -226,8 +226,9 @@ class Run:
         if not self.is_main:
             return
         seconds = time.monotonic() - self._started
+        cpu_seconds = time.process_time() - self._cpu_started
         if results is not None:
-            origin = run_origin(self.paper, self._args, self.device, seconds, self.world_size)
+            origin = run_origin(self.paper, self._args, self.device, seconds, cpu_seconds, self.world_size)
             write_results(self.folder, results, origin)
         self.say(f"done after {tqdm.format_interval(seconds)}: {self.folder}")
 
