@@ -35,6 +35,7 @@ __all__ = [
 
 
 DEPTH_WEIGHT, AIF_WEIGHT = 100.0, 100.0  # of the supervised losses
+GUIDED_WEIGHT = 5.0  # of the same with a guide, which has to be heard beside the re-blurring error
 GUIDE_WEIGHT = 300.0  # enough to lead while the re-blurring error is large
 
 
@@ -117,9 +118,10 @@ def guided_losses(prediction: Prediction, guide: Tensor, defocus: Defocus, share
     else:
         span = defocus.focus_q.amax(-1) - defocus.focus_q.amin(-1)
         depth = ((prediction.q - q).abs().mean((1, 2, 3)) / span).mean()
+    weight = share * GUIDED_WEIGHT
     return {
-        "guide_depth": share * DEPTH_WEIGHT * depth,
-        "guide_aif": share * AIF_WEIGHT * mix(prediction.aif, aif),
+        "guide_depth": weight * DEPTH_WEIGHT * depth,
+        "guide_aif": weight * AIF_WEIGHT * mix(prediction.aif, aif),
     }
 
 

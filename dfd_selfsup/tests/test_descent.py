@@ -5,7 +5,7 @@ import torch
 from dfd_selfsup.datasets.splits import StackSet
 from dfd_selfsup.datasets.stack import collate, crop_stack, resize_stack
 from dfd_selfsup.descent import descend, with_guides
-from dfd_selfsup.losses import LossOptions, guided_losses
+from dfd_selfsup.losses import GUIDED_WEIGHT, LossOptions, guided_losses
 from dfd_selfsup.models.daif_net import DaifNet, keep_variance
 from dfd_selfsup.models.focus_measure import (
     MEAN_POWER,
@@ -81,7 +81,7 @@ def test_guided_losses_vanish_at_the_guide_and_know_stacks_without_metres():
         assert all(abs(value) < 1e-3 for value in guided_losses(at, guide, defocus, 1.0).values())
         off = guided_losses(at._replace(q=lift * guide[:, :1]), guide, defocus, 0.5)["guide_depth"]
         expected = torch.tensor(lift).log() if kind == "metric" else 0.2 * guide[:, :1].abs().mean() / 2
-        assert torch.isclose(off, 0.5 * 100 * expected, rtol=1e-4)
+        assert torch.isclose(off, 0.5 * GUIDED_WEIGHT * 100 * expected, rtol=1e-4)
 
 
 def test_he_start_keeps_the_size_of_features_through_the_network():

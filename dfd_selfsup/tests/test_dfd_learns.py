@@ -68,6 +68,7 @@ def assert_better_than_the_focus_measures(mean: dict) -> None:
         for name in ("abs_rel", "rmse"):
             assert own[name] < baseline[name], name
             assert polished[name] < 0.8 * baseline[name], name
+        assert own["delta1"] > baseline["delta1"]
         assert polished["delta1"] > baseline["delta1"] + 0.02
         assert own["psnr"] > baseline["psnr"]
         assert polished["psnr"] > baseline["psnr"] + 0.4
