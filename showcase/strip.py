@@ -22,7 +22,7 @@ import diffdiffdepth.eval
 import nvs_depth.eval
 from deepvoxels.datasets.scene import nearest_views
 from deepvoxels.methods import render_views
-from dfd_selfsup.methods import network_method
+from dfd_selfsup.methods import followed_by_descent, network_method
 from diffdiffdepth.evaluation import result_map
 from diffdiffdepth.previews import points_picture
 from nvs_depth.datasets.pairs import load_pairs
@@ -102,13 +102,12 @@ def diffdiffdepth_row(run: Path) -> Row:
     )
 
 
-@torch.no_grad()
 def dfd_selfsup_row(run: Path) -> Row:
-    """A test stack: its nearest and farthest focus, and what the network makes of it."""
+    """A test stack: its nearest focus, and what the network and the descent of its losses make of it."""
     device = torch.device("cpu")
     config, model = dfd_selfsup.eval.load_run(run, "best", device)
     stack = dfd_selfsup.eval.load_splits(config.data)["test"][0]
-    estimate = network_method(model.eval(), device)(stack)
+    estimate = followed_by_descent(network_method(model.eval(), device), config)(stack)
     low, high = depth_range(stack.depth, stack.valid)
     near = int(stack.defocus.focus_q.argmax())
     focus_m = 1 / stack.defocus.focus_q[near].item()
@@ -117,7 +116,7 @@ def dfd_selfsup_row(run: Path) -> Row:
         [
             (stack.images[near], f"1 of {len(stack.images)}: focus at {focus_m:.1f} m"),
             (estimate.aif, "sharp everywhere"),
-            (colorize_depth(estimate.depth, vmin=low, vmax=high), "depth, learned without truth"),
+            (colorize_depth(estimate.depth, vmin=low, vmax=high), "depth, found without truth"),
             (colorize_depth(stack.depth, stack.valid, low, high), "depth, true"),
         ],
     )
