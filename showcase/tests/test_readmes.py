@@ -18,45 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from shared.config import load_config
 from showcase.results import PAPERS, ROOT
+from showcase.tests.tiny import shrink_quick_configs
 
 READMES = [ROOT / "README.md", *(ROOT / paper / "README.md" for paper in PAPERS)]
 FOREIGN = ("conda", "git", "pip", "cd")  # not ours to test
-TINY: dict[str, dict[str, Any]] = {
-    "deepvoxels": {
-        "data": {"embedded": {"image_side": 32, "train_views": 12, "test_views": 4}},
-        "model": {
-            "image_side": 32, "feature_side": 8, "grid_side": 8, "grid_features": 4,
-            "depth_planes": 8, "nf0": 4, "extractor_levels": 2, "extractor_max": 8,
-            "renderer_levels": 2, "renderer_max": 8, "renderer_base": 8, "inpainting_widths": [1, 2],
-        },
-        "baseline": {"image_side": 32, "widths": [8, 8, 8]},
-        "steps": 2, "decay_steps": 2,
-    },
-    "diffdiffdepth": {
-        "data": {"embedded": {"height": 48, "width": 60}},
-        "schedule": {"passes": 1, "iterations": 1},
-    },
-    "dfd_selfsup": {
-        "data": {
-            "embedded": {
-                "train_scenes": [0, 1], "validation_scenes": [0, 1], "test_scenes": [0, 1],
-                "views": 2, "height": 32, "width": 48, "lens_samples": 4,
-            }
-        },
-        "crop": 32,
-        "network": {"base_width": 4, "levels": 3},
-        "steps": 2,
-    },
-    "nvs_depth": {
-        "data": {"embedded": {"train_groups": 1, "test_groups": 1, "image_side": 24, "antialias": 1}},
-        "model": {"width": 0.125},
-        "steps": 2, "batch_size": 2, "evaluate_pairs": 2,
-    },
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -147,11 +115,8 @@ def tiny_house(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("docs", "Makefile", "README.md"):
         source = ROOT / name
         (shutil.copytree if source.is_dir() else shutil.copy)(source, house / name)
-    for paper, changes in TINY.items():
-        configs = house / paper / "configs"
-        for quick in sorted(configs.glob("quick*.yaml")):
-            full = quick.rename(configs / f"full_{quick.name}")
-            quick.write_text(yaml.safe_dump({"base": full.name, **changes}))
+    for paper in PAPERS:
+        shrink_quick_configs(house / paper)
     return house
 
 
