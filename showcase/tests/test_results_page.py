@@ -1,6 +1,7 @@
 """RESULTS.md is what the committed runs say, and says how each was made."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ def test_every_file_is_on_the_page_and_names_no_place(path: Path) -> None:
     page = (ROOT / "RESULTS.md").read_text()
     linked = [path, path.parent] if path.parent.name not in PAPERS else [path]
     assert any(f"({place.relative_to(ROOT)})" in page for place in linked)
-    assert not any(place in text for place in ("/tmp/", "/home/", "/root/", "/work/"))
+    assert not re.search(r'["= ]/\w+/', text)
     if "run" in content:
         assert (ROOT / content["run"]["config"]).exists()
 
