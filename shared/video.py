@@ -103,6 +103,8 @@ def _write_mp4(path: Path, frames: Iterator[np.ndarray], fps: float) -> None:
                 process.stdin.close()
         except BaseException:
             process.kill()
+            with contextlib.suppress(BrokenPipeError):  # or it would hide what went wrong
+                process.stdin.close()
             raise
         if process.wait() != 0:
             log.seek(0)
