@@ -8,31 +8,25 @@ from typing import Any
 
 import torch
 
-__all__ = ["machine_kind", "named_overrides", "run_origin"]
+__all__ = ["machine_kind", "made_by", "named_overrides", "run_facts"]
 
 
-def run_origin(
-    paper: str,
-    args: argparse.Namespace,
-    device: torch.device,
-    seconds: float,
-    cpu_seconds: float,
-    processes: int = 1,
-) -> dict[str, Any]:
-    """Config, overrides, time and machine of a run that has just finished; `args` are those of its train.py.
+def made_by(paper: str, args: argparse.Namespace) -> dict[str, Any]:
+    """Config and overrides of a run; `args` are those of its train.py. Where data lies is left out."""
+    return {"config": f"{paper}/configs/{args.config.name}", "set": named_overrides(args.set)}
+
+
+def run_facts(device: torch.device, seconds: float, cpu_seconds: float) -> dict[str, Any]:
+    """Time and machine of a run that has just finished.
 
     `seconds` is wall time from the start, data and evaluation included; `cpu_seconds` that of all threads
-    of this process, which lacks worker processes and what an interrupted run did before it was resumed.
-    Overrides that only say where data lies are left out.
+    of this process, which lacks worker processes. Both include what an interrupted run did before, up to
+    the checkpoint it went on from.
     """
     return {
-        "config": f"{paper}/configs/{args.config.name}",
-        "set": named_overrides(args.set),
-        "resumed": bool(args.resume),
         "seconds": round(seconds, 1),
         "cpu_seconds": round(cpu_seconds, 1),
         "threads": torch.get_num_threads(),
-        "processes": processes,
         "machine": machine_kind(device),
         "torch": torch.__version__,
     }

@@ -50,7 +50,7 @@ from shared.finite import first_nan, first_nonfinite, weights_and_gradients
 from shared.memory import keep_large_buffers
 from shared.pictures import encode_png, to_uint8
 from shared.processes import StopRequest, process_group
-from shared.provenance import run_origin
+from shared.provenance import made_by, run_facts
 from shared.run_folder import (
     find_checkpoint,
     jsonable,
@@ -171,6 +171,7 @@ class Run:
         self._saved_step = 0
         self._best_score: float | None = None
         self._started, self._cpu_started = time.monotonic(), time.process_time()
+        self._made_by = made_by(paper, args)
         self._log_file: Any = None
         self._board: Any = None
         self._bar: Any = None
@@ -200,6 +201,10 @@ class Run:
         self._saved_step = checkpoint.step
         self._best_score = checkpoint.progress["best_score"]
         self._started = time.monotonic() - checkpoint.progress["time_s"]
+        self._cpu_started = time.process_time() - checkpoint.progress.get("cpu_s", 0.0)
+        if "made_by" in checkpoint.progress and self._args.config == self.folder / "config.yaml":
+            before = checkpoint.progress["made_by"]  # the run's own copy says nothing of where it came from
+            self._made_by = before | {"set": [*before["set"], *self._made_by["set"]]}
         self._open_log(checkpoint.step)
         self.say(f"resuming {self.folder} after step {checkpoint.step}")
         return checkpoint.step
@@ -228,7 +233,8 @@ class Run:
         seconds = time.monotonic() - self._started
         cpu_seconds = time.process_time() - self._cpu_started
         if results is not None:
-            origin = run_origin(self.paper, self._args, self.device, seconds, cpu_seconds, self.world_size)
+            facts = {"resumed": bool(self._args.resume), "processes": self.world_size}
+            origin = self._made_by | facts | run_facts(self.device, seconds, cpu_seconds)
             write_results(self.folder, results, origin)
         self.say(f"done after {tqdm.format_interval(seconds)}: {self.folder}")
 
@@ -305,7 +311,12 @@ class Run:
                 step=step,
                 config=config_to_dict(self.config),
                 metrics=self._facts | dict(metrics or {}),
-                progress={"best_score": best_score, "time_s": time.monotonic() - self._started},
+                progress={
+                    "best_score": best_score,
+                    "time_s": time.monotonic() - self._started,
+                    "cpu_s": time.process_time() - self._cpu_started,
+                    "made_by": self._made_by,
+                },
                 rng=rng,
                 also=self.folder / "checkpoints" / "best.pt" if is_best else None,
             )

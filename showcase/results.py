@@ -146,7 +146,7 @@ def _circumstances(results: Mapping[str, Any]) -> str:
         parts.append(_minutes(origin["seconds"]) + (" after a resume" if origin.get("resumed") else ""))
     elif origin.get("training_seconds"):
         parts.append(f"{_minutes(origin['training_seconds'])} of training")
-    if origin.get("cpu_seconds") and not origin.get("resumed"):
+    if origin.get("cpu_seconds"):
         parts.append(f"{_minutes(origin['cpu_seconds'])} of CPU time")
     if origin.get("threads"):
         parts.append(f"{origin['threads']} thread{'s' * (origin['threads'] != 1)}")
