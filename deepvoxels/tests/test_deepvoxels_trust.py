@@ -6,7 +6,6 @@ SIGKILLs while saving leave a complete checkpoint; NaN and infinity end the run 
 locked folder and a second run are refused in one line.
 """
 
-import math
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ import torch
 
 from deepvoxels import train
 from deepvoxels.datasets.scene import PosedScene
-from shared.tests.trust import Attack, Method, spoil, spoil_gradient
+from shared.tests.trust import NOT_FINITE, Attack, AttacksOnRuns, Method, spoil, spoil_gradient
 
 
 @pytest.fixture
@@ -31,10 +30,7 @@ def test_resume_in_the_middle_of_an_epoch_is_exact(method: Method, tmp_path: Pat
     method.assert_exact_resume(tmp_path, 10, 20, *settings)
 
 
-VALUES = [math.nan, pytest.param(math.inf, marks=pytest.mark.slow)]
-
-
-@pytest.mark.parametrize("value", VALUES)
+@pytest.mark.parametrize("value", NOT_FINITE)
 def test_nan_ends_the_run_at_its_step(method: Method, tmp_path: Path, capsys, value: float) -> None:
     """In the images, in each of the three losses, in a gradient and in a weight of either network."""
 
@@ -70,23 +66,11 @@ def test_nan_ends_the_run_at_its_step(method: Method, tmp_path: Path, capsys, va
     method.assert_stops_on_nonfinite(tmp_path / "run", list(attacks.items()), capsys)
 
 
-@pytest.mark.parametrize("kills", [6, pytest.param(50, marks=pytest.mark.slow)])
-def test_kills_while_saving(method: Method, tmp_path: Path, kills: int) -> None:
-    assert method.assert_survives_kills(tmp_path / "run", kills) >= kills // 5
+class TestAttacksOnRuns(AttacksOnRuns):
+    """Kills, a full disk, locked folders, foreign checkpoints, one seed."""
 
+    settings_of_50_steps = ("steps=50", "preview_every=0")
 
-def test_full_disk(method: Method, tmp_path: Path, capsys) -> None:
-    method.assert_full_disk_is_harmless(tmp_path / "run", 3, capsys)
-
-
-def test_locked_folders(method: Method, tmp_path: Path, capsys) -> None:
-    method.assert_locked_folders_are_refused(tmp_path, capsys)
-
-
-def test_foreign_checkpoints(method: Method, tmp_path: Path, capsys) -> None:
-    method.assert_foreign_checkpoints_are_refused(tmp_path / "run", capsys)
-
-
-@pytest.mark.slow
-def test_one_seed_gives_one_run(method: Method, tmp_path: Path) -> None:
-    method.assert_same_seed_same_losses(tmp_path, "steps=50", "preview_every=0")
+    @pytest.mark.parametrize("kills", [6, pytest.param(50, marks=pytest.mark.slow)])
+    def test_kills_while_saving(self, method: Method, tmp_path: Path, kills: int) -> None:
+        super().test_kills_while_saving(method, tmp_path, kills)

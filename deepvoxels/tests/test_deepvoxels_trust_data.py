@@ -15,11 +15,13 @@ from deepvoxels.datasets.scene import load_scene
 from deepvoxels.models.generator import Generator
 from deepvoxels.models.options import GeneratorOptions
 from deepvoxels.models.released import load_released, save_released
+from deepvoxels.tests.small import SMALL
 from shared.camera import look_at
 from shared.camera_files import DeepVoxelsIntrinsics, write_deepvoxels_intrinsics, write_pose
 from shared.colmap import ColmapCamera, ColmapImage, ColmapModel, ColmapPoints, write_colmap_model
 from shared.files import write_depth_png
 from shared.tests.broken import Case, assert_refused, change, claim_size, cut, picture, remove, write
+from shared.tests.hostile import Hostile
 
 VIEWS = 5
 INTRINSICS = DeepVoxelsIntrinsics(525.0, 319.5, 239.5, (0.0, 0.0, 0.0), 0.8, 1.0, 480, 640)
@@ -199,26 +201,6 @@ COLMAP = {
 def test_colmap_layout(tmp_path: Path, case: str) -> None:
     load_scene(colmap(tmp_path / "scene"), image_side=16)
     assert_refused(COLMAP[case], tmp_path / "scene", lambda: load_scene(tmp_path / "scene", image_side=16))
-
-
-SMALL = {
-    "image_side": 32,
-    "feature_side": 8,
-    "grid_side": 8,
-    "grid_features": 4,
-    "depth_planes": 16,
-    "nf0": 4,
-}
-
-
-class Hostile:
-    """Unpickling it would make a file."""
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def __reduce__(self) -> tuple:
-        return open, (str(self.path), "w")
 
 
 def holding(content: Callable[[dict], object]) -> Callable[[Path], None]:

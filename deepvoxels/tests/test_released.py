@@ -10,23 +10,15 @@ from deepvoxels.models.discriminator import Discriminator
 from deepvoxels.models.generator import Generator
 from deepvoxels.models.options import GeneratorOptions, preset
 from deepvoxels.models.released import export_released, import_released, load_released, save_released
+from deepvoxels.tests.small import SMALL
 from shared.files import DataError
 
 TABLE = Path(__file__).parent / "released_state_dict.tsv"
-SMALL = {
-    "image_side": 32,
-    "feature_side": 8,
-    "grid_side": 8,
-    "grid_features": 4,
-    "depth_planes": 16,
-    "nf0": 4,
-    "lattice": "released",
-}
 
 
 def small(seed: int, **changes) -> Generator:
     torch.manual_seed(seed)
-    generator = Generator(GeneratorOptions(**(SMALL | changes)))
+    generator = Generator(GeneratorOptions(**(SMALL | {"lattice": "released"} | changes)))
     generator.state.normal_()
     return generator
 

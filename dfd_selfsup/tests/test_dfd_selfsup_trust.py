@@ -8,7 +8,6 @@ of one with the whole batch.
 """
 
 import dataclasses
-import math
 import os
 import subprocess
 import sys
@@ -24,7 +23,7 @@ from dfd_selfsup.models.psf import PsfOptions, render_stack
 from dfd_selfsup.models.thin_lens import Defocus, Lens
 from shared.checkpoint import load_checkpoint
 from shared.files import write_image, write_pfm
-from shared.tests.trust import Attack, Method, spoil, spoil_gradient
+from shared.tests.trust import NOT_FINITE, Attack, AttacksOnRuns, Method, spoil, spoil_gradient
 
 FOCUS_M = [1.0, 2.0, 4.0]
 TERMS = ("recon", "aif", "aif_blur", "coarse_blur", "smooth", "guide")
@@ -88,10 +87,7 @@ def test_a_reseeded_network_is_resumed_as_it_was(method: Method, tmp_path: Path)
     method.assert_exact_resume(tmp_path, 3, 6, "steps=6", *heads)
 
 
-VALUES = [math.nan, pytest.param(math.inf, marks=pytest.mark.slow)]
-
-
-@pytest.mark.parametrize("value", VALUES)
+@pytest.mark.parametrize("value", NOT_FINITE)
 def test_nan_ends_the_run_at_its_step(method: Method, tmp_path: Path, capsys, value: float) -> None:
     """In the slices and the focus distances, in each loss term, in a gradient and in a weight."""
 
@@ -137,26 +133,8 @@ def test_nan_ends_the_run_at_its_step(method: Method, tmp_path: Path, capsys, va
     method.assert_stops_on_nonfinite(tmp_path / "run", attacks, capsys)
 
 
-@pytest.mark.parametrize("kills", [10, pytest.param(50, marks=pytest.mark.slow)])
-def test_kills_while_saving(method: Method, tmp_path: Path, kills: int) -> None:
-    assert method.assert_survives_kills(tmp_path / "run", kills) >= kills // 5
-
-
-def test_full_disk(method: Method, tmp_path: Path, capsys) -> None:
-    method.assert_full_disk_is_harmless(tmp_path / "run", 3, capsys)
-
-
-def test_locked_folders(method: Method, tmp_path: Path, capsys) -> None:
-    method.assert_locked_folders_are_refused(tmp_path, capsys)
-
-
-def test_foreign_checkpoints(method: Method, tmp_path: Path, capsys) -> None:
-    method.assert_foreign_checkpoints_are_refused(tmp_path / "run", capsys)
-
-
-@pytest.mark.slow
-def test_one_seed_gives_one_run(method: Method, tmp_path: Path) -> None:
-    method.assert_same_seed_same_losses(tmp_path, "steps=50")
+class TestAttacksOnRuns(AttacksOnRuns):
+    """Kills, a full disk, locked folders, foreign checkpoints, one seed."""
 
 
 UNMEASURED = """

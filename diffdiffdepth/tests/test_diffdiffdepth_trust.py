@@ -6,7 +6,6 @@ the turn before points are added; 50 SIGKILLs while saving leave a complete chec
 the run at their step; a full disk, a locked folder and a second run are refused in one line.
 """
 
-import math
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,7 @@ from diffdiffdepth import train
 from diffdiffdepth.losses import ReprojectionLoss
 from diffdiffdepth.models.point_depth import GROUPS
 from diffdiffdepth.routine import turns
-from shared.tests.trust import Attack, Method, spoil, spoil_gradient
+from shared.tests.trust import NOT_FINITE, Attack, AttacksOnRuns, Method, spoil, spoil_gradient
 
 CONFIG = """
 data: {root: ROOT, embedded: {kind: KIND, height: 40, width: 56, points: 60}}
@@ -65,10 +64,7 @@ def test_resume_in_the_middle_of_a_turn_is_exact(
     assert checkpoint.state["adam"]["adam"]["state"][0]["step"] == 4
 
 
-VALUES = [math.nan, pytest.param(math.inf, marks=pytest.mark.slow)]
-
-
-@pytest.mark.parametrize("value", VALUES)
+@pytest.mark.parametrize("value", NOT_FINITE)
 def test_nan_ends_the_run_at_its_step(method: Method, tmp_path: Path, capsys, value: float) -> None:
     """In the views, in each loss term, in the gradient and in each group of numbers."""
 
@@ -108,27 +104,10 @@ def test_nan_ends_the_run_at_its_step(method: Method, tmp_path: Path, capsys, va
     method.assert_stops_on_nonfinite(tmp_path / "run", list(attacks.items()), capsys)
 
 
-@pytest.mark.parametrize("kills", [10, pytest.param(50, marks=pytest.mark.slow)])
-def test_kills_while_saving(method: Method, tmp_path: Path, kills: int) -> None:
-    assert method.assert_survives_kills(tmp_path / "run", kills) >= kills // 5
+class TestAttacksOnRuns(AttacksOnRuns):
+    """Kills, a full disk, locked folders, foreign checkpoints, one seed."""
 
-
-def test_full_disk(method: Method, tmp_path: Path, capsys) -> None:
-    method.assert_full_disk_is_harmless(tmp_path / "run", 3, capsys)
-
-
-def test_locked_folders(method: Method, tmp_path: Path, capsys) -> None:
-    method.assert_locked_folders_are_refused(tmp_path, capsys)
-
-
-def test_foreign_checkpoints(method: Method, tmp_path: Path, capsys) -> None:
-    method.assert_foreign_checkpoints_are_refused(tmp_path / "run", capsys)
-
-
-@pytest.mark.slow
-def test_one_seed_gives_one_run(method: Method, tmp_path: Path) -> None:
-    method.assert_same_seed_same_losses(
-        tmp_path,
+    settings_of_50_steps = (
         "schedule.iterations=10",
         "schedule.preliminary=10",
         "schedule.densify=1",

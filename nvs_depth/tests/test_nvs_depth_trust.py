@@ -7,7 +7,6 @@ stopped run can be predicted from; 50 SIGKILLs while saving leave a complete che
 the run at their step; a full disk, a locked folder and a second run are refused in one line.
 """
 
-import math
 import os
 import signal
 import subprocess
@@ -23,7 +22,7 @@ from nvs_depth.datasets.select import load_split
 from nvs_depth.eval import load_network
 from shared.checkpoint import load_checkpoint
 from shared.config import load_config
-from shared.tests.trust import Attack, Method, assert_same, spoil, spoil_gradient
+from shared.tests.trust import NOT_FINITE, Attack, AttacksOnRuns, Method, assert_same, spoil, spoil_gradient
 
 CONFIG = """
 data:
@@ -120,10 +119,7 @@ def test_a_stopped_run_can_be_predicted_from(method: Method, tmp_path: Path) -> 
     assert torch.tensor(facts["K"]).shape == (3, 3)
 
 
-VALUES = [math.nan, pytest.param(math.inf, marks=pytest.mark.slow)]
-
-
-@pytest.mark.parametrize("value", VALUES)
+@pytest.mark.parametrize("value", NOT_FINITE)
 def test_nan_ends_the_run_at_its_step(method: Method, tmp_path: Path, capsys, value: float) -> None:
     """In images and camera matrices, in each loss term, in a gradient and in a weight."""
 
@@ -166,23 +162,7 @@ def test_nan_ends_the_run_at_its_step(method: Method, tmp_path: Path, capsys, va
     method.assert_stops_on_nonfinite(tmp_path / "run", attacks, capsys)
 
 
-@pytest.mark.parametrize("kills", [10, pytest.param(50, marks=pytest.mark.slow)])
-def test_kills_while_saving(method: Method, tmp_path: Path, kills: int) -> None:
-    assert method.assert_survives_kills(tmp_path / "run", kills) >= kills // 5
+class TestAttacksOnRuns(AttacksOnRuns):
+    """Kills, a full disk, locked folders, foreign checkpoints, one seed."""
 
-
-def test_full_disk(method: Method, tmp_path: Path, capsys) -> None:
-    method.assert_full_disk_is_harmless(tmp_path / "run", 3, capsys)
-
-
-def test_locked_folders(method: Method, tmp_path: Path, capsys) -> None:
-    method.assert_locked_folders_are_refused(tmp_path, capsys)
-
-
-def test_foreign_checkpoints(method: Method, tmp_path: Path, capsys) -> None:
-    method.assert_foreign_checkpoints_are_refused(tmp_path / "run", capsys)
-
-
-@pytest.mark.slow
-def test_one_seed_gives_one_run(method: Method, tmp_path: Path) -> None:
-    method.assert_same_seed_same_losses(tmp_path, "steps=50", "workers=2", "batch_size=1")
+    settings_of_50_steps = ("steps=50", "workers=2", "batch_size=1")

@@ -5,7 +5,6 @@ import dataclasses
 import json
 import os
 import random
-import resource
 import signal
 import socket
 import subprocess
@@ -38,6 +37,8 @@ from shared.run import (
 )
 from shared.run_folder import read_metrics
 from shared.seeds import rng_state, seed_everything, set_rng_state, step_generator
+from shared.tests.hostile import Hostile, file_size_limit
+from shared.tests.trust import assert_same
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,24 +89,6 @@ def train(out: Path, until: int, resume: bool = False, save_every: int = 5) -> d
                 run.save(step, state, {"loss": loss}, score=-loss.item())
         final = {"state": {name: item.state_dict() for name, item in state.items()}, "rng": rng_state()}
         return plain(final, "final")
-
-
-def assert_same(a, b, name="") -> None:
-    """Compare nested states bit for bit."""
-    assert type(a) is type(b), name
-    if isinstance(a, torch.Tensor):
-        assert a.dtype == b.dtype, name
-        assert torch.equal(a, b), name
-    elif isinstance(a, dict):
-        assert list(a) == list(b), name
-        for key in a:
-            assert_same(a[key], b[key], f"{name}.{key}")
-    elif isinstance(a, list | tuple):
-        assert len(a) == len(b), name
-        for index, pair in enumerate(zip(a, b, strict=True)):
-            assert_same(*pair, f"{name}.{index}")
-    else:
-        assert a == b, name
 
 
 def logged(out: Path) -> list:
@@ -356,16 +339,9 @@ def test_full_disk_leaves_the_old_checkpoint(tmp_path):
     path = tmp_path / "last.pt"
     state = {"model": nn.Linear(400, 400)}
     save_checkpoint(path, state, paper="toy", step=1, config={}, also=tmp_path / "best.pt")
-    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))
-    try:
-        message = r"last\.pt: cannot be written .*; the older file is intact\. Check the free space"
-        with pytest.raises(CheckpointError, match=message):
-            save_checkpoint(path, state, paper="toy", step=2, config={}, also=tmp_path / "best.pt")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        signal.signal(signal.SIGXFSZ, ignored)
+    message = r"last\.pt: cannot be written .*; the older file is intact\. Check the free space"
+    with file_size_limit(200_000), pytest.raises(CheckpointError, match=message):
+        save_checkpoint(path, state, paper="toy", step=2, config={}, also=tmp_path / "best.pt")
     assert load_checkpoint(path).step == load_checkpoint(tmp_path / "best.pt").step == 1
     assert sorted(p.name for p in tmp_path.iterdir()) == ["best.pt", "last.pt"]
 
@@ -432,16 +408,6 @@ def test_full_disk_at_the_log(tmp_path):
 # ---- safe loading ------------------------------------------------------------------------------------------
 
 
-class Malicious:
-    """Unpickling it would make a file: the proof that code was run."""
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def __reduce__(self):
-        return (open, (str(self.path), "w"))
-
-
 def saved(path: Path, **changes) -> Path:
     """Write a small valid checkpoint, then change entries of its payload."""
     save_checkpoint(path, {"model": nn.Linear(3, 2)}, paper="toy", step=4, config={"a": 1})
@@ -476,9 +442,9 @@ BAD_CHECKPOINTS = {
     "truncated": (lambda p: p.write_bytes(saved(p).read_bytes()[:-200]), "truncated"),
     "beginning lost": (lambda p: p.write_bytes(saved(p).read_bytes()[300:]), "truncated|cannot be read"),
     "bit flipped": (damaged, "damaged|checksum"),
-    "pickled code": (lambda p: torch.save({"x": Malicious(p.parent / "pwned")}, p), "could run foreign code"),
+    "pickled code": (lambda p: torch.save({"x": Hostile(p.parent / "pwned")}, p), "could run foreign code"),
     "pickled code of the right format": (
-        lambda p: saved(p, rng=[Malicious(p.parent / "pwned")]),
+        lambda p: saved(p, rng=[Hostile(p.parent / "pwned")]),
         "could run foreign code",
     ),
     "whole module": (lambda p: torch.save(nn.Linear(2, 2), p), "could run foreign code"),
@@ -521,7 +487,7 @@ def test_bad_checkpoint_is_refused_by_file_reason_and_remedy(tmp_path, case):
 
 
 def test_the_malicious_file_would_run_code_if_it_were_unpickled(tmp_path):
-    torch.save({"x": Malicious(tmp_path / "pwned")}, tmp_path / "last.pt")
+    torch.save({"x": Hostile(tmp_path / "pwned")}, tmp_path / "last.pt")
     torch.load(tmp_path / "last.pt", weights_only=False)["x"].close()
     assert (tmp_path / "pwned").exists()
 

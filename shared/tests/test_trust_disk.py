@@ -26,7 +26,7 @@ from shared.checkpoint import load_checkpoint
 from shared.files import DataError, write_bytes, write_image, write_pfm
 from shared.folders import new_folder
 from shared.run_folder import read_metrics, write_json
-from shared.tests.trust import as_plain_user, file_size_limit
+from shared.tests.hostile import as_plain_user, file_size_limit
 
 FULL_DISK = """
 import argparse, contextlib, dataclasses, sys

@@ -1,7 +1,8 @@
 """Attacks that a training run of every paper has to stand: stops, kills, NaN, full disks, locked folders.
 
 `Method` wraps a paper's `train.main` with a small configuration; evaluation is left out, since what is proven
-is about training. The paper's test files say what each attack proves.
+is about training. `AttacksOnRuns` holds the tests that are the same for all papers; a paper's test file
+inherits them, gives the fixture `method`, and says what each attack proves.
 """
 
 import contextlib
@@ -10,7 +11,6 @@ import math
 import os
 import random
 import re
-import resource
 import signal
 import tempfile
 import time
@@ -24,11 +24,13 @@ import torch
 
 from shared.checkpoint import Checkpoint, load_checkpoint
 from shared.run import Run, RunStopped, command_line
+from shared.tests.hostile import Hostile, as_plain_user, file_size_limit
 
-__all__ = ["Attack", "Method", "as_plain_user", "assert_same", "file_size_limit", "spoil", "spoil_gradient"]
+__all__ = ["NOT_FINITE", "Attack", "AttacksOnRuns", "Method", "assert_same", "spoil", "spoil_gradient"]
 
 State = dict[str, Any]
 Attack = Callable[[pytest.MonkeyPatch, State], Any]  # what it patches is undone after the attack
+NOT_FINITE = [math.nan, pytest.param(math.inf, marks=pytest.mark.slow)]
 
 
 class Method:
@@ -245,6 +247,29 @@ class Method:
         assert "is writing here; wait for it or choose --out" in capsys.readouterr().err
 
 
+class AttacksOnRuns:
+    """The tests that every paper's run has to pass, through the paper's fixture `method`."""
+
+    settings_of_50_steps: tuple[str, ...] = ("steps=50",)
+
+    @pytest.mark.parametrize("kills", [10, pytest.param(50, marks=pytest.mark.slow)])
+    def test_kills_while_saving(self, method: Method, tmp_path: Path, kills: int) -> None:
+        assert method.assert_survives_kills(tmp_path / "run", kills) >= kills // 5
+
+    def test_full_disk(self, method: Method, tmp_path: Path, capsys: Any) -> None:
+        method.assert_full_disk_is_harmless(tmp_path / "run", 3, capsys)
+
+    def test_locked_folders(self, method: Method, tmp_path: Path, capsys: Any) -> None:
+        method.assert_locked_folders_are_refused(tmp_path, capsys)
+
+    def test_foreign_checkpoints(self, method: Method, tmp_path: Path, capsys: Any) -> None:
+        method.assert_foreign_checkpoints_are_refused(tmp_path / "run", capsys)
+
+    @pytest.mark.slow
+    def test_one_seed_gives_one_run(self, method: Method, tmp_path: Path) -> None:
+        method.assert_same_seed_same_losses(tmp_path, *self.settings_of_50_steps)
+
+
 def interrupt(run: Run) -> None:
     raise KeyboardInterrupt
 
@@ -260,16 +285,6 @@ def save_for_ever(run: Run, newest: int) -> None:
             save_once(run, step)
     finally:
         os._exit(1)
-
-
-class Hostile:
-    """Unpickling it would make a file: the proof that code was run."""
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def __reduce__(self) -> tuple:
-        return open, (str(self.path), "w")
 
 
 def folder_bytes(out: Path) -> dict[Path, bytes]:
@@ -295,7 +310,7 @@ def logged(out: Path) -> list[dict[str, Any]]:
     return list(rows.values())
 
 
-def assert_same(a: Any, b: Any, name: str) -> None:
+def assert_same(a: Any, b: Any, name: str = "") -> None:
     """Nested states, equal to the bit and in type."""
     assert type(a) is type(b), name
     if isinstance(a, torch.Tensor):
@@ -311,36 +326,6 @@ def assert_same(a: Any, b: Any, name: str) -> None:
             assert_same(*pair, f"{name}.{index}")
     else:
         assert a == b, name
-
-
-@contextlib.contextmanager
-def file_size_limit(size: int) -> Iterator[None]:
-    """No file of this process may grow beyond `size` bytes: writing fails half-way, as on a full disk."""
-    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        signal.signal(signal.SIGXFSZ, ignored)
-
-
-def as_plain_user(act: Callable[[], int]) -> int:
-    """The result (0 to 99) of `act` in a forked child that has no rights of the superuser."""
-    child = os.fork()
-    if child == 0:
-        code = 100
-        try:
-            if os.geteuid() == 0:
-                os.setgroups([])
-                os.setgid(65534)
-                os.setuid(65534)
-            code = act()
-        finally:
-            os._exit(code)
-    _, status = os.waitpid(child, 0)
-    return os.waitstatus_to_exitcode(status)
 
 
 def spoil(tensor: torch.Tensor, value: float) -> None:
