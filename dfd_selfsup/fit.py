@@ -76,7 +76,7 @@ def fit_stack(
     if learns_gain:
         stack = guess_gain(stack, psf)
         groups.append({"params": [log_gain], "lr": 10 * options.learning_rate})
-    optimizer = torch.optim.AdamW(groups, lr=options.learning_rate, betas=(0.9, 0.99), weight_decay=5e-4)
+    optimizer = torch.optim.AdamW(groups, options.learning_rate, (0.9, 0.99), weight_decay=5e-4, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer,
         [group["lr"] for group in optimizer.param_groups],

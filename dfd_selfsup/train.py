@@ -62,7 +62,7 @@ def train(run: Run, config: TrainConfig, model: StackModel, splits: dict[str, St
         load_released(config.released_checkpoint, model.network)
     betas = (0.9, config.beta2)
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=config.learning_rate, betas=betas, weight_decay=config.weight_decay
+        model.parameters(), config.learning_rate, betas, weight_decay=config.weight_decay, fused=True
     )
     state = {"model": model, "optimizer": optimizer}
     start = run.restore(state)

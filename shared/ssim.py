@@ -5,7 +5,7 @@ therefore picks a variant by name, and every table prints `SSIM_VARIANTS[name].l
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
@@ -39,6 +39,17 @@ class SsimVariant:
         centre = (self.size - 1) / 2
         weights = [math.exp(-((i - centre) ** 2) / (2 * self.sigma**2)) for i in range(self.size)]
         return tuple(weight / sum(weights) for weight in weights)
+
+    @property
+    def zeros(self) -> int:
+        """Width of the border of zeros that the window sees, in pixels."""
+        return self.size // 2 if self.border == "zero" else 0
+
+    @property
+    def unbias(self) -> float:
+        """Factor of variances and covariance."""
+        n = self.size**2
+        return n / (n - 1) if self.sample_covariance else 1.0
 
 
 SSIM_VARIANTS: Mapping[str, SsimVariant] = MappingProxyType(
@@ -108,39 +119,92 @@ def ssim_map(
     chosen = SSIM_VARIANTS[variant]
     _check(image_a, image_b, chosen, data_range)
     image_a, image_b = (_prepare(image, chosen, data_range) for image in (image_a, image_b))
+    return _SsimMap.apply(image_a, image_b, chosen)
 
-    # The two variances are only ever needed as their sum, so four windowed means are enough.
-    moments = torch.stack((image_a, image_b, image_a * image_b, image_a**2 + image_b**2))
-    mean_a, mean_b, mean_ab, mean_squares = _WindowMean.apply(moments, chosen.taps)
-    n = chosen.size**2
-    unbias = n / (n - 1) if chosen.sample_covariance else 1.0
-    product, squares = mean_a * mean_b, mean_a**2 + mean_b**2
-    twice_covariance = 2 * unbias * (mean_ab - product)
-    variances = unbias * (mean_squares - squares)
 
+class _SsimMap(torch.autograd.Function):
+    """The map, with a backward pass in one piece: autograd would keep and pass three times as many maps."""
+
+    @staticmethod
+    def forward(ctx, image_a: Tensor, image_b: Tensor, variant: SsimVariant) -> Tensor:
+        means = _windowed_means(image_a, image_b, variant)
+        ctx.variant = variant
+        ctx.save_for_backward(image_a, image_b, *means)
+        luminance, structure, _, _ = _factors(means, variant)
+        return luminance.mul_(structure)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        image_a, image_b, *means = ctx.saved_tensors
+        variant = ctx.variant
+        if torch.is_grad_enabled():  # derivatives of the gradient are wanted: from autograd
+            luminance, structure, _, _ = _factors(_windowed_means(image_a, image_b, variant), variant)
+            wanted = [image for image in (image_a, image_b) if image.requires_grad]
+            found = iter(torch.autograd.grad(luminance * structure, wanted, grad, create_graph=True))
+            return *(next(found) if image.requires_grad else None for image in (image_a, image_b)), None
+
+        # The map is l s with l = (2 ab + c1) / d1, s = (2 u (E_ab - ab) + c2) / d2, of the means a and b.
+        mean_a, mean_b = means[:2]
+        luminance, structure, d1, d2 = _factors(means, variant)
+        to_product = (grad * luminance).div_(d2).mul_(2 * variant.unbias)  # d map / d E_ab
+        to_squares = to_product * structure  # -2 d map / d E_squares
+        to_means = (grad * structure).div_(d1).mul_(2)
+        cross, same = to_means - to_product, to_squares - to_means.mul_(luminance)
+        reach = len(variant.taps) - 1 - variant.zeros
+        to_product, to_squares = (
+            _window_mean(rate, variant.taps, reach) for rate in (to_product, to_squares)
+        )
+
+        def gradient(image: Tensor, other: Tensor, mean: Tensor, other_mean: Tensor) -> Tensor:
+            through_mean = _window_mean((cross * other_mean).addcmul_(same, mean), variant.taps, reach)
+            return through_mean.addcmul_(other, to_product).addcmul_(image, to_squares, value=-1)
+
+        grad_a = gradient(image_a, image_b, mean_a, mean_b) if ctx.needs_input_grad[0] else None
+        grad_b = gradient(image_b, image_a, mean_b, mean_a) if ctx.needs_input_grad[1] else None
+        return grad_a, grad_b, None
+
+
+def _windowed_means(image_a: Tensor, image_b: Tensor, variant: SsimVariant) -> list[Tensor]:
+    """E_a, E_b, E_ab, E_squares; the two variances are only needed as their sum, so these are enough."""
+    moments = (image_a, image_b, image_a * image_b, (image_a**2).add_(image_b**2))
+    return [_WindowMean.apply(moment, variant.taps, variant.zeros) for moment in moments]
+
+
+def _factors(means: Sequence[Tensor], variant: SsimVariant) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Luminance and structure, whose product is the map, and the denominators of the two."""
+    mean_a, mean_b, mean_ab, mean_squares = means
     c1, c2 = _K1**2, _K2**2  # the images were scaled to a data range of 1
-    return (2 * product + c1) * (twice_covariance + c2) / ((squares + c1) * (variances + c2))
+    product, squares = mean_a * mean_b, (mean_a**2).add_(mean_b**2)
+    covariance, variances = mean_ab - product, mean_squares - squares
+    d1, d2 = squares.add_(c1), variances.mul_(variant.unbias).add_(c2)
+    luminance = product.mul_(2).add_(c1).div_(d1)
+    return luminance, covariance.mul_(2 * variant.unbias).add_(c2).div_(d2), d1, d2
 
 
 class _WindowMean(torch.autograd.Function):
-    """Weighted mean under a separable symmetric window, over the valid region of [..., H, W].
+    """Weighted mean of [..., H, W] under a separable symmetric window, with `zeros` around the maps.
 
-    A sum of shifted copies: on a CPU ten times as fast as a grouped convolution, and its gradient is the same
-    window over the zero-padded gradient, where autograd would pad every shifted copy on its own.
+    Its gradient is the same window over the gradient with zeros around it.
     """
 
     @staticmethod
-    def forward(ctx, maps: Tensor, taps: tuple[float, ...]) -> Tensor:
-        ctx.taps = taps
-        return _slide(_slide(maps, taps, dim=-2), taps, dim=-1)
+    def forward(ctx, maps: Tensor, taps: tuple[float, ...], zeros: int) -> Tensor:
+        ctx.taps, ctx.zeros = taps, zeros
+        return _window_mean(maps, taps, zeros)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
-        reach = len(ctx.taps) - 1
-        return _WindowMean.apply(F.pad(grad, (reach,) * 4), ctx.taps), None
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
+        return _WindowMean.apply(grad, ctx.taps, len(ctx.taps) - 1 - ctx.zeros), None, None
+
+
+def _window_mean(maps: Tensor, taps: tuple[float, ...], zeros: int) -> Tensor:
+    if zeros:
+        maps = F.pad(maps, (zeros,) * 4)
+    return _slide(_slide(maps, taps, dim=-2), taps, dim=-1)
 
 
 def _slide(maps: Tensor, taps: tuple[float, ...], dim: int) -> Tensor:
+    """A sum of shifted copies: on a CPU several times as fast as a convolution of single planes."""
     length = maps.shape[dim] - len(taps) + 1
     total = maps.narrow(dim, 0, length) * taps[0]
     for offset, tap in enumerate(taps[1:], start=1):
@@ -155,10 +219,7 @@ def _prepare(image: Tensor, variant: SsimVariant, data_range: float) -> Tensor:
         image = image.mean(dim=1, keepdim=True)
     if data_range != 1.0:
         image = image / data_range
-    reach = variant.size // 2
-    if variant.border == "valid":
-        return image
-    return F.pad(image, (reach,) * 4, mode="constant" if variant.border == "zero" else "reflect")
+    return F.pad(image, (variant.size // 2,) * 4, mode="reflect") if variant.border == "reflect" else image
 
 
 def _check(image_a: Tensor, image_b: Tensor, variant: SsimVariant, data_range: float) -> None:

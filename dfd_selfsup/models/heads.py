@@ -156,7 +156,10 @@ def coarse_aif(images: Tensor, sigma_px: Tensor, soft_px: float = 0.0) -> Tensor
     softmax(-sigma / soft_px).
     """
     if soft_px == 0:
-        index = sigma_px.argmin(1)[:, None, None].expand(-1, 1, 3, -1, -1)
-        return images.gather(1, index).squeeze(1)
+        coarse, smallest = images[:, 0], sigma_px[:, 0]
+        for image, sigma in zip(images[:, 1:].unbind(1), sigma_px[:, 1:].unbind(1), strict=True):
+            coarse = torch.where((sigma < smallest).unsqueeze(1), image, coarse)
+            smallest = torch.minimum(sigma, smallest)
+        return coarse
     weights = torch.softmax(-sigma_px / soft_px, 1)
     return (weights.unsqueeze(2) * images).sum(1)
