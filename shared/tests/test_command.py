@@ -1,0 +1,80 @@
+"""The command line: arguments, devices, and known errors as one line and an exit code."""
+
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from shared.checkpoint import CheckpointError
+from shared.files import DataError
+from shared.run import (
+    NonFiniteError,
+    RunError,
+    RunStopped,
+    command_line,
+    parse_eval_args,
+    parse_train_args,
+    select_device,
+)
+
+
+def test_train_arguments(tmp_path, capsys):
+    args = parse_train_args("doc", ["--config", "a.yaml", "--set", "a=1", "b=2", "--set", "c.d=3"])
+    assert (args.config, args.out, args.resume) == (Path("a.yaml"), None, False)
+    assert args.set == ["a=1", "b=2", "c.d=3"]
+    assert parse_train_args("doc", ["--resume", "--out", "r"]).config == Path("r/config.yaml")
+    assert parse_train_args("doc", ["--config", "a.yaml"]).set == []  # no leftovers from the call before
+    with pytest.raises(SystemExit):
+        parse_train_args("doc", [])
+    assert "--config FILE is needed" in capsys.readouterr().err
+    args = parse_train_args("doc", ["--config", "x", "--n", "3"], lambda p: p.add_argument("--n", type=int))
+    assert args.n == 3
+
+
+def test_eval_arguments():
+    args = parse_eval_args("doc", ["--run", "runs/a"])
+    assert (args.run, args.checkpoint, args.device) == (Path("runs/a"), "best", "auto")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "text"),
+    [
+        (DataError("a.png", "is\nbroken", "Fix it"), 2, "error: a.png: is broken. Fix it\n"),
+        (RunError("out: no"), 2, "error: out: no\n"),
+        (NonFiniteError("step 3"), 2, "error: step 3\n"),
+        (CheckpointError("a.pt", "is old", "Train"), 2, "error: a.pt: is old. Train\n"),
+        (RunStopped("stopped after step 3", signal.SIGTERM), 143, "stopped after step 3\n"),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+        (None, 0, ""),
+    ],
+)
+def test_known_errors_become_one_line_and_an_exit_code(capsys, error, code, text):
+    def main():
+        if error is not None:
+            raise error
+
+    with pytest.raises(SystemExit) as caught:
+        command_line(main)
+    assert caught.value.code == code
+    assert capsys.readouterr().err == text
+
+
+def test_unknown_errors_keep_their_traceback():
+    with pytest.raises(ZeroDivisionError):
+        command_line(lambda: 1 / 0)
+
+
+def test_devices(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert select_device("auto") == select_device("cpu") == torch.device("cpu")
+    with pytest.raises(RunError, match="no CUDA device"):
+        select_device("cuda")
+    with pytest.raises(RunError, match="unknown device"):
+        select_device("tpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert select_device("auto", 1) == torch.device("cuda:1")
+    assert select_device("cpu") == torch.device("cpu")
+    with pytest.raises(RunError, match="process 2 has no CUDA device of its own"):
+        select_device("cuda", 2)
