@@ -67,7 +67,7 @@ def scene_to_warp(height: int, width: int) -> tuple[Tensor, Tensor, Tensor, Tens
 
 def prepare_backward_warp_loop() -> Trial:
     image, depth, K, pose = scene_to_warp(16, 24)
-    twin = from_tests("shared/tests/test_warp.py").twin_backward
+    twin = from_tests("shared/tests/warp_twins.py").twin_backward
     candidates = {
         "ours": lambda: backward_warp(image, depth, K, K, pose)[:1],
         TWIN: lambda: (twin(image[0], depth[0], K, K, pose, "border")[0][None],),
@@ -97,7 +97,7 @@ def prepare_backward_warp() -> Trial:
 
 def prepare_forward_warp_loop() -> Trial:
     image, depth, K, pose = scene_to_warp(8, 11)
-    twin = from_tests("shared/tests/test_warp.py").twin_forward
+    twin = from_tests("shared/tests/warp_twins.py").twin_forward
     candidates = {
         "ours": lambda: forward_warp(image, depth, K, K, pose)[:1],
         TWIN: lambda: (twin(image[0], depth[0], K, K, pose, "square", (8, 11))[0][None],),

@@ -1,0 +1,70 @@
+"""What all warps have in common: near plane, batches, cameras that are NaN, shapes that are refused."""
+
+import math
+
+import pytest
+import torch
+
+from shared.camera import intrinsics_matrix
+from shared.tests.warp_cases import IDENTITY, camera, rigid
+from shared.warp import backward_warp, disparity_warp, forward_warp, visible_in_source
+
+pytestmark = pytest.mark.usefixtures("seeded")
+
+
+def test_near_plane_bounds_the_depth_in_both_views():
+    image, K = torch.rand(1, 1, 3, 3), intrinsics_matrix(3.0, 3.0, 1.0, 1.0)
+    for old_depth, new_depth in ((2.0, 0.25), (0.25, 2.0)):
+        depth = torch.full((1, 1, 3, 3), math.nan)
+        depth[0, 0, 1, 1] = old_depth  # on the optical axis
+        pose = torch.eye(4)
+        pose[2, 3] = new_depth - old_depth
+        for near, expected in ((0.2, 1), (0.3, 0)):
+            assert backward_warp(image, depth, K, K, pose, near=near)[1].sum() == expected
+            assert forward_warp(image, depth, K, K, pose, footprint="pixel", near=near)[2].sum() == expected
+            surface = torch.full_like(depth, new_depth)
+            assert visible_in_source(depth, surface, K, K, pose, near=near).sum() == expected
+
+
+@pytest.mark.parametrize("place", [(0, 0), (0, 2), (2, 2)])
+def test_warps_through_nan_cameras_are_invalid(place):
+    features, depth, K = (
+        torch.rand(1, 2, 4, 5),
+        torch.rand(1, 1, 4, 5) + 1,
+        intrinsics_matrix(5.0, 5.0, 2.0, 2.0),
+    )
+    K_nan, pose_nan = K.clone(), torch.eye(4)
+    K_nan[0, min(place[1], 2)] = math.nan
+    pose_nan[place] = math.nan
+    for K_other, pose in ((K_nan, IDENTITY), (K, pose_nan)):
+        assert not backward_warp(features, depth, K, K_other, pose)[1].any()
+        assert not forward_warp(features, depth, K, K_other, pose)[2].any()
+        assert not visible_in_source(depth, depth, K, K_other, pose).any()
+
+
+def test_warps_of_a_batch_equal_single_ones():
+    features, depth = torch.rand(3, 2, 9, 11), torch.rand(3, 1, 9, 11) + 1
+    K = torch.stack([camera(9, 11, focal, torch.float32) for focal in (0.8, 1.0, 1.3)])
+    poses = torch.stack([rigid((0, 0.1 * i, 0), (0.1, 0.05 * i, 0)).float() for i in range(3)])
+    for warp in (backward_warp, forward_warp):
+        batch = warp(features, depth, K, K[:1], poses)
+        for i in range(3):
+            single = warp(features[i : i + 1], depth[i : i + 1], K[i], K[0], poses[i])
+            for a, b in zip(batch, single, strict=True):
+                assert torch.equal(a[i], b[0])
+
+
+def test_wrong_shapes_are_refused():
+    image, depth, K = torch.rand(2, 3, 4, 5), torch.rand(2, 1, 4, 5), torch.eye(3)
+    cases = {
+        "image_source": lambda: backward_warp(image[0], depth, K, K, IDENTITY),
+        "depth_target": lambda: backward_warp(image, depth[:1], K, K, IDENTITY),
+        "intrinsics or pose": lambda: backward_warp(image, depth, K, K, torch.eye(3)),
+        r"\[2, 3, 3\]": lambda: backward_warp(image, depth, K.repeat(3, 1, 1), K, IDENTITY),
+        "one size": lambda: forward_warp(image, depth[..., 1:], K, K, IDENTITY),
+        "footprint": lambda: forward_warp(image, depth, K, K, IDENTITY, footprint="round"),
+        "view_offset": lambda: disparity_warp(image, depth, torch.zeros(3)),
+    }
+    for message, call in cases.items():
+        with pytest.raises(ValueError, match=message):
+            call()
