@@ -1,0 +1,88 @@
+"""Tables of results: the same figures as text, Markdown and HTML, and whose, where and how is always said."""
+
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+
+from shared.report import Column, ResultsTable
+from shared.tests.report_parts import COLUMNS, ROWS, TABLE
+
+
+def test_table_as_text():
+    rows = [dict(ROWS[0]), dict(ROWS[1]), {"method": "Pix2Pix", "error": float("nan")}]
+    assert ResultsTable("Table 1", COLUMNS, rows, TABLE.note).text() == (
+        "Table 1\n"
+        "                    | paper: Cube, 512 px | this run: embedded cube\n"
+        "Method              |         PSNR [dB] ↑ | PSNR [dB] ↑ | RMSE [m] ↓\n"
+        "--------------------+---------------------+-------------+-----------\n"
+        "Nearest | neighbour |               18.32 |       17.00 |      0.500\n"
+        "DeepVoxels          |               28.42 |       24.31 |      0.250\n"
+        "Pix2Pix             |                   – |           – |          –\n"
+        "PSNR [dB]: mean over views\n"
+        "RMSE [m]: valid pixels (this run)\n"
+        "Other data: compare the order.\n"
+    )
+
+
+def test_table_as_markdown():
+    lines = TABLE.markdown().splitlines()
+    assert lines[2] == (
+        "| Method | paper: Cube, 512 px<br>PSNR [dB] ↑ | this run: embedded cube<br>PSNR [dB] ↑ "
+        "| this run: embedded cube<br>RMSE [m] ↓ |"
+    )
+    assert lines[3] == "| --- | ---: | ---: | ---: |"
+    assert lines[4] == "| Nearest \\| neighbour | 18.32 | 17.00 | 0.500 |"
+    assert lines[5] == "| DeepVoxels | **28.42** | **24.31** | **0.250** |"
+    assert "RMSE [m]: valid pixels (this run)" in TABLE.markdown()
+
+
+def test_table_as_html():
+    root = ElementTree.fromstring(f"<div>{TABLE.html()}</div>")
+    head = root.findall(".//thead/tr")
+    assert [(th.text, th.get("colspan")) for th in head[0]] == [
+        (None, "1"),
+        ("paper: Cube, 512 px", "1"),
+        ("this run: embedded cube", "2"),
+    ]
+    assert [th.text for th in head[1]][1:] == ["PSNR [dB]\u00a0↑", "PSNR [dB]\u00a0↑", "RMSE [m]\u00a0↓"]
+    body = [[td.text for td in row] for row in root.findall(".//tbody/tr")]
+    assert body[2] == ["<script>alert(1)</script>", "–", "–", "–"]
+    assert [td.get("class") for td in root.findall(".//tbody/tr")[1]] == [None] + ["number best"] * 3
+    assert root.findall(".//p")[-1].text == TABLE.note
+
+
+def test_metrics_of_one_definition_share_its_line():
+    columns = [
+        Column("a", "δ1", "this run", "rooms", "all pixels", "higher"),
+        Column("b", "δ2", "this run", "rooms", "all pixels", "higher"),
+        Column("c", "RMSE", "this run", "rooms", "valid pixels", "lower"),
+        Column("d", "δ1", "paper", "NYUv2", "all pixels", "higher"),
+    ]
+    lines = ResultsTable("", columns, []).text().splitlines()
+    assert lines[-3:] == ["δ1: all pixels", "δ2: all pixels (this run)", "RMSE: valid pixels (this run)"]
+    lines = ResultsTable("", columns[:3], []).text().splitlines()
+    assert lines[-2:] == ["δ1, δ2: all pixels", "RMSE: valid pixels"]
+
+
+def test_a_row_that_saw_the_truth_is_never_best():
+    columns = [Column("error", "error", "run", "data", "definition", "lower", digits=1)]
+    rows = [{"error": 0.0}, {"error": 1.0}, {"error": 2.0}]
+    lines = ResultsTable("", columns, rows, oracles=[0]).markdown().splitlines()
+    assert lines[2:5] == ["| 0.0 |", "| **1.0** |", "| 2.0 |"]
+
+
+def test_ties_as_printed_are_both_best_and_a_single_figure_is_not():
+    column = Column("x", "X", "a", "b", "c", "higher")
+    both = ResultsTable("", [column], [{"x": 1.001}, {"x": 1.002}, {"x": 0.5}]).markdown()
+    assert both.count("**1.00**") == 2
+    assert "**" not in ResultsTable("", [column], [{"x": 1.0}, {}]).markdown()
+
+
+def test_a_column_of_figures_must_say_whose_where_and_how():
+    for given_fields in ({"source": "paper"}, {"dataset": "x", "definition": "y"}, {"better": "lower"}):
+        with pytest.raises(ValueError, match="give source, dataset and definition"):
+            Column("x", "X", **given_fields)
+    with pytest.raises(ValueError, match="no column 'y'"):
+        ResultsTable("", [Column("x", "X")], [{"y": 1}])
+    with pytest.raises(ValueError, match="same key"):
+        ResultsTable("", [Column("x", "X"), Column("x", "Y")], [])

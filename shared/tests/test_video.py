@@ -1,0 +1,80 @@
+"""Videos: every frame and its colours, a GIF without ffmpeg, and nothing left of what failed."""
+
+import cv2
+import imageio_ffmpeg
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from shared.files import DataError
+from shared.report import write_video
+from shared.tests.report_parts import SOLID, solid_frames
+from shared.video import first_frame
+
+
+@pytest.mark.parametrize("size", [(33, 47), (32, 48), (31, 20)])
+def test_mp4_keeps_every_frame_and_its_colours(tmp_path, size):
+    path = write_video(tmp_path / "deep" / "orbit.mp4", solid_frames(*size), fps=10)
+    assert path == tmp_path / "deep" / "orbit.mp4"
+    reader = cv2.VideoCapture(str(path))
+    assert reader.get(cv2.CAP_PROP_FPS) == 10
+    frames = []
+    while (frame := reader.read()[1]) is not None:
+        frames.append(frame[..., ::-1])
+    reader.release()
+    assert len(frames) == 12
+    assert frames[0].shape == (size[0] + size[0] % 2, size[1] + size[1] % 2, 3)
+    for index, frame in enumerate(frames):
+        # 4:2:0 chroma and 8-bit rounding; a BT.601 matrix in place of BT.709 would be off by 10 and more
+        assert np.abs(frame - np.array(SOLID[index // 4]) * 255).max() < 6
+    assert [p.name for p in path.parent.iterdir()] == ["orbit.mp4"]
+
+
+def test_gif_where_ffmpeg_is_missing(tmp_path, monkeypatch):
+    def no_ffmpeg():
+        raise RuntimeError("No ffmpeg exe could be found")
+
+    monkeypatch.setattr(imageio_ffmpeg, "get_ffmpeg_exe", no_ffmpeg)
+    path = write_video(tmp_path / "orbit.mp4", solid_frames(9, 11), fps=10)
+    assert path == tmp_path / "orbit.gif"
+    with Image.open(path) as image:
+        assert image.size == (11, 9)
+        assert image.info["loop"] == 0
+        durations = []
+        for index in range(image.n_frames):
+            image.seek(index)
+            durations.append(image.info["duration"])
+    assert sum(durations) == 1200  # equal frames may be merged, the time may not change
+
+
+def test_the_first_frame_is_none_where_it_cannot_be_had(tmp_path, monkeypatch):
+    path = write_video(tmp_path / "orbit.mp4", solid_frames(32, 48), fps=10)
+    assert first_frame(path).shape == (32, 48, 3)
+    assert np.abs(first_frame(path).reshape(-1, 3).mean(0) / 255 - SOLID[0]).max() < 0.02
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    assert first_frame(tmp_path / "broken.mp4") is None
+    monkeypatch.setattr(imageio_ffmpeg, "get_ffmpeg_exe", lambda: (_ for _ in ()).throw(RuntimeError("none")))
+    assert first_frame(path) is None
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.gif"])
+def test_bad_videos_are_refused_and_leave_nothing(tmp_path, name):
+    with pytest.raises(ValueError, match="at least one frame"):
+        write_video(tmp_path / name, [])
+    frames = [torch.zeros(3, 8, 8), torch.zeros(3, 8, 10)]
+    with pytest.raises(ValueError, match=r"frame 1 has shape \(8, 10, 3\), the first one \(8, 8, 3\)"):
+        write_video(tmp_path / name, frames)
+    with pytest.raises(ValueError, match="frames per second"):
+        write_video(tmp_path / name, solid_frames(8, 8), fps=0)
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(DataError, match="cannot be written"):
+        write_video(tmp_path / "file" / name, solid_frames(8, 8))
+
+
+def test_a_failure_of_ffmpeg_is_told_in_one_line(tmp_path):
+    with pytest.raises(DataError, match=r"cannot be written \(ffmpeg: ") as caught:
+        write_video(tmp_path / "orbit.unknown", solid_frames(64, 64))
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
