@@ -1,0 +1,97 @@
+"""PFM, depth PNG and PLY: exact, the right way up, and read by others as they were meant."""
+
+import struct
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from shared.files import (
+    DataError,
+    read_depth_png,
+    read_pfm,
+    write_depth_png,
+    write_image,
+    write_pfm,
+    write_ply,
+)
+
+
+@pytest.mark.parametrize("big_endian", [False, True])
+@pytest.mark.parametrize("shape", [(5, 7), (3, 5, 7), (1, 1)])
+def test_pfm_round_trip_is_exact(tmp_path, big_endian, shape):
+    values = torch.randn(shape)
+    values[..., 0, 0] = float("inf")
+    write_pfm(tmp_path / "a.pfm", values, big_endian=big_endian)
+    assert torch.equal(read_pfm(tmp_path / "a.pfm"), values)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_pfm_agrees_with_opencv_both_ways(tmp_path, channels):
+    values = torch.randn(3, 5, 7) if channels == 3 else torch.randn(5, 7)
+    write_pfm(tmp_path / "a.pfm", values)
+    theirs = cv2.imread(str(tmp_path / "a.pfm"), cv2.IMREAD_UNCHANGED)
+    theirs = theirs[..., ::-1].transpose(2, 0, 1) if channels == 3 else theirs
+    assert np.array_equal(theirs, values.numpy())
+    ours = values.numpy()[::-1].transpose(1, 2, 0) if channels == 3 else values.numpy()
+    cv2.imwrite(str(tmp_path / "b.pfm"), np.ascontiguousarray(ours))
+    assert torch.equal(read_pfm(tmp_path / "b.pfm"), values)
+
+
+def test_convention_pfm_stores_the_bottom_row_first(tmp_path):
+    (tmp_path / "a.pfm").write_bytes(b"Pf\n2 2\n-1\n" + struct.pack("<4f", 1, 2, 3, 4))
+    assert torch.equal(read_pfm(tmp_path / "a.pfm"), torch.tensor([[3.0, 4.0], [1.0, 2.0]]))
+
+
+def test_depth_png_round_trip_mask_and_unit(tmp_path):
+    depth = torch.rand(6, 5) * 4 + 0.01
+    valid = torch.rand(6, 5) > 0.3
+    depth[~valid] = float("nan")
+    write_depth_png(tmp_path / "a.png", depth, valid, unit_m=1e-3)
+    read, mask = read_depth_png(tmp_path / "a.png", unit_m=1e-3)
+    assert torch.equal(mask, valid)
+    assert (read - depth)[valid].abs().max() <= 0.5001e-3
+    assert torch.equal(read[~valid], torch.zeros(int((~valid).sum())))
+    codes = cv2.imread(str(tmp_path / "a.png"), cv2.IMREAD_UNCHANGED)
+    assert codes.dtype == np.uint16
+    assert np.array_equal(codes[valid.numpy()], np.rint(depth[valid].double().numpy() / 1e-3))
+
+
+def test_depth_at_the_invalid_code_stays_valid_one_code_off(tmp_path):
+    depth = torch.tensor([[1.0, 1.2, 0.0]])
+    valid = torch.tensor([[True, True, False]])
+    write_depth_png(tmp_path / "a.png", depth, valid, unit_m=1e-4, invalid=10000)
+    read, mask = read_depth_png(tmp_path / "a.png", unit_m=1e-4, invalid=(10000,))
+    assert torch.equal(mask, valid)
+    assert torch.allclose(read, torch.tensor([[1.0001, 1.2, 0.0]]))
+
+
+def test_depth_png_refuses_pictures_and_what_does_not_fit(tmp_path):
+    write_image(tmp_path / "a.png", torch.rand(3, 4, 4))
+    with pytest.raises(DataError, match="3 channel.*8 bits"):
+        read_depth_png(tmp_path / "a.png", unit_m=1e-3)
+    for depth in (-1.0, 70.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="valid depth"):
+            write_depth_png(tmp_path / "b.png", torch.tensor([[depth]]), torch.tensor([[True]]), unit_m=1e-3)
+    with pytest.raises(ValueError, match="unit_m"):
+        read_depth_png(tmp_path / "a.png", unit_m=0)
+
+
+@pytest.mark.parametrize("kind", [None, "uint8", "float"])
+def test_ply_parses_back(tmp_path, kind):
+    points = torch.randn(11, 3, dtype=torch.float64)
+    levels = torch.randint(0, 256, (11, 3), dtype=torch.uint8)
+    colors = {None: None, "uint8": levels, "float": levels.float() / 255}[kind]
+    write_ply(tmp_path / "a.ply", points, colors)
+    header, body = (tmp_path / "a.ply").read_bytes().split(b"end_header\n")
+    assert header.startswith(b"ply\nformat binary_little_endian 1.0\nelement vertex 11\n")
+    layout = "<3f" if kind is None else "<3f3B"
+    records = list(struct.iter_unpack(layout, body))
+    assert len(records) == 11
+    assert np.allclose([r[:3] for r in records], points.numpy(), atol=1e-6)
+    if kind is not None:
+        assert header.count(b"property uchar") == 3
+        assert np.array_equal([r[3:] for r in records], levels.numpy())
+    with pytest.raises(ValueError):
+        write_ply(tmp_path / "b.ply", torch.zeros(3, 2))

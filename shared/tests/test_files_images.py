@@ -1,0 +1,148 @@
+"""Images: every mode against another library, exact round trips, orientation, and alpha never lost."""
+
+import os
+import struct
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageOps
+
+from shared.files import DataError, read_image, read_image_size, read_rgba, write_image
+from shared.tests.pixels import random_bytes
+
+HEIGHT, WIDTH = 13, 9
+
+
+def saved(path, image, **options):
+    image.save(path, **options)
+    return path
+
+
+def test_convention_rgb_order_channels_first_and_top_row_first(tmp_path):
+    pixels = np.zeros((2, 3, 3), np.uint8)
+    pixels[0, 2] = (255, 51, 0)  # red at the top right
+    image = read_image(saved(tmp_path / "a.png", Image.fromarray(pixels)))
+    assert image.shape == (3, 2, 3)
+    assert image.dtype == torch.float32
+    assert torch.allclose(image[:, 0, 2], torch.tensor([1.0, 0.2, 0.0]))
+    assert image.sum() == pytest.approx(1.2)
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_write_then_read_is_exact(tmp_path, bits, channels):
+    levels = torch.randint(0, 2**bits, (channels, HEIGHT, WIDTH), dtype=torch.int64)
+    image = levels.float() / (2**bits - 1)
+    write_image(tmp_path / "a.png", image, bits=bits)
+    read = read_rgba(tmp_path / "a.png") if channels == 4 else read_image(tmp_path / "a.png")
+    largest = 2**bits - 1
+    assert torch.equal((read * largest).round().long(), levels.expand(max(channels, 3), -1, -1))
+    assert os.listdir(tmp_path) == ["a.png"]
+
+
+def test_16_bit_files_are_what_opencv_reads(tmp_path):
+    image = torch.rand(3, HEIGHT, WIDTH)
+    write_image(tmp_path / "a.png", image, bits=16)
+    oracle = cv2.imread(str(tmp_path / "a.png"), cv2.IMREAD_UNCHANGED)
+    assert oracle.dtype == np.uint16
+    assert np.abs(oracle[..., ::-1].transpose(2, 0, 1) / 65535 - image.numpy()).max() <= 0.51 / 65535
+
+
+def test_uint8_is_written_as_it_is_and_jpeg_is_close(tmp_path):
+    image = torch.from_numpy(cv2.resize(random_bytes(4, 3, 3), (40, 48), interpolation=cv2.INTER_CUBIC))
+    image = image.permute(2, 0, 1).contiguous()
+    write_image(tmp_path / "a.png", image)
+    write_image(tmp_path / "a.jpg", image)
+    assert torch.equal((read_image(tmp_path / "a.png") * 255).round().to(torch.uint8), image)
+    assert (read_image(tmp_path / "a.jpg") - image / 255).abs().mean() < 0.02
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "YCbCr"])
+def test_opaque_modes_match_pillow(tmp_path, mode):
+    original = Image.fromarray(random_bytes(HEIGHT, WIDTH, 3)).convert(mode)
+    path = saved(tmp_path / ("a.tiff" if mode == "YCbCr" else "a.png"), original)
+    with Image.open(path) as image:
+        oracle = np.asarray(image.convert("RGB")).transpose(2, 0, 1) / np.float32(255)
+    assert np.array_equal(read_image(path).numpy(), oracle.astype(np.float32))
+
+
+@pytest.mark.parametrize("extension", [".png", ".tiff"])
+def test_16_bit_grey_is_scaled_by_65535_and_promoted(tmp_path, extension):
+    codes = np.random.default_rng(1).integers(0, 65536, (HEIGHT, WIDTH), dtype=np.uint16)
+    cv2.imwrite(str(tmp_path / f"a{extension}"), codes)
+    image = read_image(tmp_path / f"a{extension}")
+    assert torch.equal(image[0], image[1])
+    assert np.allclose(image[2].numpy(), codes / 65535, atol=1e-7)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P+tRNS", "RGB+tRNS"])
+def test_alpha_is_composited_or_refused(tmp_path, mode):
+    rgba = Image.fromarray(random_bytes(HEIGHT, WIDTH, 4))
+    if mode == "P+tRNS":
+        path = saved(tmp_path / "a.png", rgba.convert("RGB").quantize(7), transparency=3)
+    elif mode == "RGB+tRNS":
+        flat = Image.fromarray(random_bytes(HEIGHT, WIDTH, 3))
+        path = saved(tmp_path / "a.png", flat, transparency=flat.getpixel((4, 2)))
+    else:
+        path = saved(tmp_path / "a.png", rgba.convert(mode))
+    with Image.open(path) as image:
+        oracle = np.asarray(image.convert("RGBA")).transpose(2, 0, 1) / 255
+    assert oracle[3].min() < 1
+    expected = oracle[:3] * oracle[3] + np.array([1.0, 0.5, 0.0])[:, None, None] * (1 - oracle[3])
+    assert np.allclose(read_image(path, background=(1, 0.5, 0)).numpy(), expected, atol=1e-6)
+    assert np.allclose(read_rgba(path).numpy(), oracle, atol=1e-6)
+    with pytest.raises(DataError, match="transparent.*background"):
+        read_image(path)
+
+
+def test_opaque_alpha_is_dropped_and_missing_alpha_is_one(tmp_path):
+    pixels = random_bytes(HEIGHT, WIDTH, 4)
+    pixels[..., 3] = 255
+    path = saved(tmp_path / "a.png", Image.fromarray(pixels))
+    assert np.allclose(read_image(path).numpy() * 255, pixels[..., :3].transpose(2, 0, 1))
+    plain = saved(tmp_path / "b.png", Image.fromarray(pixels[..., 0]))
+    assert torch.equal(read_rgba(plain)[3], torch.ones(HEIGHT, WIDTH))
+    with pytest.raises(ValueError, match="background"):
+        read_image(path, background=(255, 255, 255))
+
+
+def test_the_content_decides_the_format(tmp_path):
+    pixels = random_bytes(HEIGHT, WIDTH, 3)
+    saved(tmp_path / "a.png", Image.fromarray(pixels), format="BMP")
+    (tmp_path / "a.png").rename(tmp_path / "a.jpg")
+    assert np.allclose(read_image(tmp_path / "a.jpg").numpy() * 255, pixels.transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("bits", [8, 16])
+def test_exif_orientation_is_applied_as_pillow_does(tmp_path, orientation, bits):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    pixels = random_bytes(HEIGHT, WIDTH, 3)
+    path = saved(tmp_path / "a.png", Image.fromarray(pixels), exif=exif)
+    with Image.open(path) as image:
+        oracle = np.asarray(ImageOps.exif_transpose(image)).transpose(2, 0, 1)
+    if bits == 16:  # OpenCV writes 16 bits; the orientation chunk goes in behind the header
+        wide = cv2.imencode(".png", pixels[..., ::-1].astype(np.uint16) * 257)[1].tobytes()
+        body = exif.tobytes().removeprefix(b"Exif\0\0")
+        chunk = struct.pack(">I", len(body)) + b"eXIf" + body + struct.pack(">I", zlib.crc32(b"eXIf" + body))
+        path.write_bytes(wide[:33] + chunk + wide[33:])
+    assert np.allclose(read_image(path).numpy() * 255, oracle, atol=1e-4)
+    assert read_image_size(path) == oracle.shape[1:]
+
+
+def test_write_image_refuses_what_it_cannot_keep(tmp_path):
+    for image, name, options in (
+        (torch.full((3, 2, 2), float("nan")), "a.png", {}),
+        (torch.zeros(2, 2), "a.png", {}),
+        (torch.zeros(2, 2, 3), "a.png", {}),
+        (torch.zeros(3, 2, 2), "a.gif", {}),
+        (torch.zeros(3, 2, 2), "a.jpg", {"bits": 16}),
+        (torch.zeros(4, 2, 2), "a.jpg", {}),
+    ):
+        with pytest.raises(ValueError):
+            write_image(tmp_path / name, image, **options)
+    assert os.listdir(tmp_path) == []
