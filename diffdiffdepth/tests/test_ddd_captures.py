@@ -1,0 +1,138 @@
+"""Captured light fields, crosshairs and Stanford's archive: the same views, signs from the pictures."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from diffdiffdepth.datasets import data_kind, load_crosshair, load_hci, load_light_field, load_stanford
+from diffdiffdepth.datasets.signs import find_offset_signs
+from diffdiffdepth.datasets.stanford import SIGNS_FILE
+from diffdiffdepth.scene import LightField
+from shared.files import DataError, write_image
+
+# ---- crosshairs --------------------------------------------------------------------------------------------
+
+
+def as_crosshair(field: Path, out: Path, first: int = 1) -> Path:
+    out.mkdir()
+    for row in range(5):
+        for column in range(5):
+            if 2 in (row, column):
+                name = f"shot_{row + first:02d}_{column + first:02d}.png"
+                shutil.copy(field / f"input_Cam{5 * row + column:03d}.png", out / name)
+    return out
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_crosshair_folder_is_the_same_light_field(embedded, tmp_path, first):
+    folder = as_crosshair(embedded / "field", tmp_path / "cross", first)
+    assert data_kind(folder) == "crosshair"
+    cross, expected = load_light_field(folder), load_hci(embedded / "field", views="cross")
+    torch.testing.assert_close(cross.centre, expected.centre, rtol=0, atol=0)
+    torch.testing.assert_close(cross.offsets, expected.offsets)
+    torch.testing.assert_close(cross.views, expected.views, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("remove", "message"),
+    [
+        (["shot_03_03"], "centre view, row 3 and column 3"),
+        (["shot_03_02"], "row 3 has no view 2"),
+        (["shot_01_03", "shot_02_03"], "end of its column"),
+        (["shot_01_03", "shot_02_03", "shot_04_03", "shot_05_03", "shot_03_05"], "fewer than a cross"),
+    ],
+)
+def test_incomplete_crosses_are_named(embedded, tmp_path, remove, message):
+    folder = as_crosshair(embedded / "field", tmp_path / "cross")
+    for stem in remove:
+        (folder / f"{stem}.png").unlink()
+    with pytest.raises(DataError, match=message):
+        load_crosshair(folder)
+
+
+def test_two_names_for_one_view_are_refused(embedded, tmp_path):
+    folder = as_crosshair(embedded / "field", tmp_path / "cross")
+    shutil.copy(folder / "shot_03_03.png", folder / "other_03_03.png")
+    with pytest.raises(DataError, match="both the view in row 3, column 3"):
+        load_crosshair(folder)
+
+
+# ---- the Stanford archive ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def layers(tmp_path_factory) -> Path:
+    """A textured square 1.6 px before and a wall 1.1 px behind the plane of focus, in the HCI layout."""
+    folder = tmp_path_factory.mktemp("layers")
+    y, x = np.mgrid[:90, :120].astype(float)
+    waves = np.random.default_rng(0).uniform(-0.8, 0.8, (2, 40, 2))
+    phases = np.random.default_rng(1).uniform(0, 6.28, (2, 40))
+
+    def texture(kind: int, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        wave = waves[kind, :, :, None, None]
+        return 0.5 + 0.06 * np.cos(wave[:, 0] * x + wave[:, 1] * y + phases[kind, :, None, None]).sum(0)
+
+    for row in range(5):
+        for column in range(5):
+            du, dv = 2 - column, 2 - row
+            near = (x - 1.6 * du, y - 1.6 * dv)
+            inside = (abs(near[0] - 60) < 25) & (abs(near[1] - 45) < 20)
+            grey = np.where(inside, texture(0, *near), texture(1, x + 1.1 * du, y + 1.1 * dv))
+            image = torch.tensor(grey).clamp(0, 1).expand(3, -1, -1)
+            write_image(folder / f"input_Cam{5 * row + column:03d}.png", image)
+    return folder
+
+
+def as_stanford(field: Path, out: Path, sign_x: int, sign_y: int) -> Path:
+    """The grid under the archive's names, with positions that run as the signs say."""
+    out.mkdir()
+    rng = np.random.default_rng(0)
+    for row in range(5):
+        for column in range(5):
+            x, y = 500 + 8 * sign_x * column + rng.uniform(-0.2, 0.2), 300 + 8 * sign_y * row
+            name = f"out_{row:02d}_{column:02d}_{y:.6f}_{x:.6f}{'_' if row % 2 else ''}.png"
+            shutil.copy(field / f"input_Cam{5 * row + column:03d}.png", out / name)
+    return out
+
+
+@pytest.mark.parametrize(("sign_x", "sign_y"), [(1, 1), (-1, 1), (1, -1), (-1, -1)])
+def test_stanford_positions_get_their_signs_from_the_pictures(layers, tmp_path, sign_x, sign_y):
+    folder = as_stanford(layers, tmp_path / "archive", sign_x, sign_y)
+    assert data_kind(folder) == "stanford"
+    light_field = load_stanford(folder, views="all", downsample=1)
+    expected = load_hci(layers)
+    assert 1e-3 < (light_field.offsets - expected.offsets).abs().max() < 0.05  # measured, not counted
+    torch.testing.assert_close(light_field.views, expected.views, rtol=0, atol=0)
+    stored = (folder / SIGNS_FILE).read_text()
+    assert f'"x": {sign_x}' in stored
+    assert f'"y": {sign_y}' in stored
+
+
+def test_stanford_options_and_errors(layers, embedded, tmp_path):
+    folder = as_stanford(layers, tmp_path / "archive", 1, 1)
+    (folder / SIGNS_FILE).write_text('{"x": 1, "y": 1}')
+    small = load_stanford(folder, downsample=2, grid=3)
+    assert small.views.shape == (4, 3, 45, 60)
+    assert load_stanford(folder, signs=(1, -1)).offsets[0, 1] == -load_stanford(folder).offsets[0, 1]
+    (folder / SIGNS_FILE).write_text('{"x": 2}')
+    with pytest.raises(DataError, match="offset_signs"):
+        load_stanford(folder)
+    next(folder.glob("out_01_03_*")).unlink()
+    with pytest.raises(DataError, match="row 1, column 3"):
+        load_stanford(folder)
+    with pytest.raises(DataError, match="no views named"):
+        load_stanford(embedded / "field")
+
+
+def test_signs_of_a_cross_and_of_too_little_occlusion(layers, caplog):
+    cross = load_hci(layers, views="cross")
+    turned = LightField(cross.centre, cross.views, -cross.offsets)
+    assert find_offset_signs(cross) == (1, 1)
+    assert find_offset_signs(turned) == (-1, -1)
+    flat = LightField(cross.centre, cross.centre.expand_as(cross.views), cross.offsets)
+    caplog.clear()
+    assert find_offset_signs(flat)[0] == 1
+    assert "too little occlusion" in caplog.text

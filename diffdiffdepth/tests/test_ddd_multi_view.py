@@ -1,0 +1,130 @@
+"""Multi-view scenes from COLMAP models: views and points in place, and bad folders are named."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from diffdiffdepth.datasets import ColmapScenes, data_kind, load_light_field
+from shared.camera import project, transform_points, unproject
+from shared.colmap import ColmapCamera, ColmapModel, read_colmap_model, write_colmap_model
+from shared.files import DataError, write_image
+from shared.warp import sample_pixels
+
+
+@pytest.fixture
+def views(embedded, tmp_path) -> Path:
+    return Path(shutil.copytree(embedded / "views", tmp_path / "views"))
+
+
+def test_embedded_views_agree_with_their_truth(embedded):
+    scenes = ColmapScenes(embedded / "views")
+    assert len(scenes) == 4
+    for scene in scenes:
+        assert scene.views.shape == (3, 3, 60, 80)
+        grid = torch.stack(torch.meshgrid(torch.arange(80.0), torch.arange(60.0), indexing="xy"), -1)
+        points = unproject(grid, scene.truth, scene.centre_K)
+        errors = []
+        for view, K, pose in zip(scene.views, scene.view_K, scene.view_from_centre, strict=True):
+            pixels, _ = project(transform_points(pose, points), K)
+            inside = ((pixels > 0) & (pixels < pixels.new_tensor([79, 59]))).all(-1)
+            error = (sample_pixels(view[None], pixels[None])[0] - scene.centre).abs().mean(0)
+            errors.append(error[inside].median())
+        assert max(errors) < 0.05
+
+
+def test_points_lie_on_the_surface_except_for_wrong_matches(embedded):
+    scene = ColmapScenes(embedded / "views")["view_02.png"]
+    x, y = scene.points.positions_px.round().long().clamp(min=0).unbind(1)
+    relative = (scene.points.labels / scene.truth[y.clamp(max=59), x.clamp(max=79)] - 1).abs()
+    assert scene.points.kind == "depth"
+    assert len(scene.points) > 60
+    assert relative.median() < 0.04
+    assert 0 < (relative > 0.1).float().mean() < 0.2
+
+
+def test_neighbours_are_ranked_and_counted(embedded):
+    scenes = ColmapScenes(embedded / "views", neighbours=2)
+    assert len(scenes[0].views) == 2
+    assert len(ColmapScenes(embedded / "views", max_points=20)[1].points) == 20
+    assert scenes["view_01.png"].name == "view_01"
+    with pytest.raises(DataError, match="no pose for 'nobody.png'"):
+        scenes["nobody.png"]
+    with pytest.raises(IndexError):
+        scenes[4]
+
+
+def test_smaller_images_keep_the_geometry(embedded):
+    large, small = ColmapScenes(embedded / "views")[0], ColmapScenes(embedded / "views", max_side=40)[0]
+    assert small.centre.shape == (3, 30, 40)
+    assert small.truth.shape == (30, 40)
+    torch.testing.assert_close(small.points.labels, large.points.labels)
+    torch.testing.assert_close(
+        (small.points.positions_px + 0.5) * 2 - 0.5, large.points.positions_px, atol=1e-3, rtol=0
+    )
+
+
+def test_distorted_cameras_are_undone(views):
+    model = read_colmap_model(views / "sparse" / "0")
+    camera = model.cameras[1]
+    radial = ColmapCamera("RADIAL", camera.width, camera.height, (*camera.params, 0.05, 0.0))
+    write_colmap_model(views / "sparse" / "0", ColmapModel({1: radial}, model.images, model.points))
+    straight = ColmapScenes(views)[0]
+    plain = ColmapScenes(views.parent / "views", neighbours=3)  # the same folder
+    torch.testing.assert_close(straight.centre_K, plain[0].centre_K)
+    torch.testing.assert_close(straight.points.positions_px, plain[0].points.positions_px)
+    middle, corner = straight.centre[:, 28:32, 38:42], straight.centre[:, :3, :3]
+    original = ColmapScenes(views)._photo(0)
+    assert original.image.shape == straight.centre.shape
+    assert middle.isfinite().all()
+    assert corner.isfinite().all()
+
+
+def test_image_size_must_be_the_cameras(views):
+    write_image(views / "images" / "view_01.png", torch.zeros(3, 60, 81))
+    with pytest.raises(DataError, match="view_01.*81 x 60"):
+        ColmapScenes(views)[0]
+
+
+def test_mixed_sizes_are_named(views):
+    model = read_colmap_model(views / "sparse" / "0")
+    first = model.cameras[1]
+    model.cameras[2] = ColmapCamera(first.model, 70, 60, first.params)
+    name = "view_03.png"
+    model.images.update(
+        {
+            i: type(im)(im.name, 2, im.world_from_cam, im.keypoints_px, im.point_ids)
+            for i, im in model.images.items()
+            if im.name == name
+        }
+    )
+    write_colmap_model(views / "sparse" / "0", model, binary=False)
+    write_image(views / "images" / name, torch.zeros(3, 60, 70))
+    with pytest.raises(DataError, match="70 x 60 pixels, not 80 x 60"):
+        ColmapScenes(views)[0]
+
+
+def test_scenes_without_usable_points_are_named(views):
+    with pytest.raises(DataError, match="no point that view_00.png sees"):
+        ColmapScenes(views, max_error_px=1e-9)[0]
+    model = read_colmap_model(views / "sparse" / "0")
+    model.points.xyz[:, 1] -= 1000  # behind every camera
+    write_colmap_model(views / "sparse" / "0", model, binary=False)
+    with pytest.raises(DataError, match="outside the image or behind"):
+        ColmapScenes(views)[0]
+
+
+def test_missing_images_and_models_are_named(views, tmp_path):
+    (views / "images" / "view_02.png").unlink()
+    with pytest.raises(DataError, match="view_02.png"):
+        ColmapScenes(views)[0]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="no COLMAP model"):
+        ColmapScenes(tmp_path / "empty")
+    with pytest.raises(DataError, match="no light field"):
+        data_kind(tmp_path / "empty")
+    with pytest.raises(DataError, match="not a folder"):
+        data_kind(tmp_path / "nowhere")
+    with pytest.raises(DataError, match="not a light field"):
+        load_light_field(views)
