@@ -21,6 +21,8 @@ from shared.files import DataError, read_text, write_bytes
 
 __all__ = [
     "ConfigError",
+    "FieldError",
+    "check_ranges",
     "config_differences",
     "config_from_dict",
     "config_to_dict",
@@ -43,6 +45,21 @@ class ConfigError(Exception):
 
     def __str__(self) -> str:
         return f"{self.place}: {self.reason}"
+
+
+class FieldError(ValueError):
+    """A value of one field that cannot be used; `load_config` adds the file and line it came from.
+
+    For a dataclass's `__post_init__`: FieldError("rate", "must be positive, got 0").
+    """
+
+    def __init__(self, field: str, reason: str):
+        super().__init__(field, reason)
+        self.field = field
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.field} {self.reason}"
 
 
 class CommandLineText(str):
@@ -93,6 +110,17 @@ def config_to_dict(config: Any) -> dict[str, Any]:
     if not dataclasses.is_dataclass(config) or isinstance(config, type):
         raise TypeError(f"expected an instance of a dataclass, got {type(config).__name__}")
     return {f.name: _to_plain(getattr(config, f.name)) for f in dataclasses.fields(config)}
+
+
+def check_ranges(config: Any, **limits: tuple[float, float]) -> None:
+    """Check numbers of a dataclass, in its `__post_init__`: `check_ranges(self, steps=(1, 10_000))`.
+
+    Both limits are allowed values; None passes, NaN does not. Raises FieldError for the first field outside.
+    """
+    for name, (low, high) in limits.items():
+        value = getattr(config, name)
+        if value is not None and not low <= value <= high:
+            raise FieldError(name, f"must be from {low} to {high}, got {value}")
 
 
 def save_config(config: Any, path: str | Path) -> None:
@@ -226,9 +254,12 @@ def _to_dataclass(values: Mapping, cls: type[Config], spot: Spot) -> Config:
             arguments[name] = _convert(values[name], hints[name], spot.child(name))
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise spot.error(f"the key {spot.child(name)} is missing and has no default")
-    try:
+    try:  # the checks in the dataclass's own __post_init__
         return cls(**arguments)
-    except ValueError as error:  # a check in the dataclass's own __post_init__
+    except FieldError as error:
+        at = spot.child(error.field)
+        raise at.error(f"{at} {error.reason}") from None
+    except ValueError as error:
         raise spot.error(str(error)) from None
 
 

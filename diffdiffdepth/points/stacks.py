@@ -13,15 +13,16 @@ Vocabulary of `diffdiffdepth.points`:
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from diffdiffdepth.blur import gaussian_blur
 from diffdiffdepth.colour import lab_from_rgb
 from diffdiffdepth.scene import LightField
 
 __all__ = ["ON_AXIS", "EpiStack", "blurred_lightness", "epi_stacks"]
 
 MIN_ARM_VIEWS = 3
+BLUR_RADIUS_PX = 2
 ON_AXIS = 0.3  # views whose offset across the arm is below this many view spacings belong to the arm
 
 
@@ -76,7 +77,7 @@ def epi_stacks(light_field: LightField, blur_sigma_px: float = 0.85) -> list[Epi
         if len(order) < MIN_ARM_VIEWS:
             continue
         images = torch.cat([light_field.views[members], light_field.centre[None]])[order]
-        lab = _blur(lab_from_rgb(images), blur_sigma_px)
+        lab = gaussian_blur(lab_from_rgb(images), blur_sigma_px, BLUR_RADIUS_PX)
         if vertical:
             lab = lab.transpose(-1, -2)
         stacks.append(EpiStack(lab.contiguous(), offsets[order], vertical))
@@ -90,17 +91,4 @@ def epi_stacks(light_field: LightField, blur_sigma_px: float = 0.85) -> list[Epi
 
 def blurred_lightness(image: Tensor, sigma_px: float) -> Tensor:
     """Lightness [H, W] of an RGB image [3, H, W], blurred like the stacks."""
-    return _blur(lab_from_rgb(image)[None, :1], sigma_px)[0, 0]
-
-
-def _blur(images: Tensor, sigma_px: float) -> Tensor:
-    """Separable 5 x 5 Gaussian with replicated borders."""
-    if sigma_px <= 0:
-        return images
-    steps = torch.arange(-2, 3, device=images.device, dtype=images.dtype)
-    taps = torch.exp(-steps.square() / (2 * sigma_px**2))
-    taps = taps / taps.sum()
-    planes = images.flatten(0, 1)[:, None]
-    planes = F.conv2d(F.pad(planes, (2, 2, 0, 0), mode="replicate"), taps.view(1, 1, 1, 5))
-    planes = F.conv2d(F.pad(planes, (0, 0, 2, 2), mode="replicate"), taps.view(1, 1, 5, 1))
-    return planes.view_as(images)
+    return gaussian_blur(lab_from_rgb(image)[None, :1], sigma_px, BLUR_RADIUS_PX)[0, 0]
