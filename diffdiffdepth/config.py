@@ -5,8 +5,12 @@ from typing import Literal
 
 from diffdiffdepth.losses import LossWeights
 from diffdiffdepth.models.point_depth import GROUPS, DepthOptions, Group
+from shared.config import FieldError, check_ranges
 
 __all__ = ["DataConfig", "EmbeddedConfig", "PointsConfig", "RateConfig", "ScheduleConfig", "TrainConfig"]
+
+MAX_STEPS = 1_000_000  # days of computing
+LARGEST_SEED = 2**32 - 1
 
 
 @dataclass
@@ -19,6 +23,10 @@ class EmbeddedConfig:
     points: int = 500  # of the multi-view scene's sparse model
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        sides = (24, 4096)
+        check_ranges(self, height=sides, width=sides, points=(10, 100_000), seed=(0, LARGEST_SEED))
+
 
 @dataclass
 class PointsConfig:
@@ -29,6 +37,13 @@ class PointsConfig:
     label_noise: float = 0.0  # standard deviation: px for disparity, share for depth
     position_noise_px: float = 0.0
     outlier_share: float = 0.0  # of points that get the label of another point
+
+    def __post_init__(self) -> None:
+        check_ranges(self, label_noise=(0, 10), position_noise_px=(0, 100), outlier_share=(0, 1))
+        if self.source == "file" and not self.file:
+            raise FieldError("file", "is empty: source file needs the name of an NPZ file")
+        if self.file and self.source != "file":
+            raise FieldError("file", f"is read with source file, and source is {self.source}")
 
 
 @dataclass
@@ -43,6 +58,9 @@ class DataConfig:
     max_side: int | None = None  # of a COLMAP scene: larger images are reduced
     points: PointsConfig = field(default_factory=PointsConfig)
 
+    def __post_init__(self) -> None:
+        check_ranges(self, neighbours=(1, 1000), max_side=(32, 100_000))
+
 
 @dataclass
 class RateConfig:
@@ -51,6 +69,9 @@ class RateConfig:
     rate: float
     decay: float
     damping: float | None = None
+
+    def __post_init__(self) -> None:
+        check_ranges(self, rate=(1e-9, 10), decay=(1e-9, 1), damping=(0, 1e6))
 
 
 @dataclass
@@ -74,21 +95,17 @@ class ScheduleConfig:
     densify: int = 1
 
     def __post_init__(self) -> None:
-        if self.iterations < 1 or self.passes < 0 or self.preliminary < 0 or self.densify < 1:
-            raise ValueError("iterations and densify must be at least 1, passes and preliminary at least 0")
+        check_ranges(self, iterations=(1, MAX_STEPS), passes=(0, MAX_STEPS), preliminary=(0, MAX_STEPS))
+        check_ranges(self, damping=(0, 1e6), densify=(1, 1000))
         if not self.groups or len(set(self.groups)) < len(self.groups):
-            raise ValueError(f"groups must be different and at least one, got {self.groups}")
-        for name in GROUPS:
-            chosen = getattr(self, name)
-            if chosen.rate <= 0 or not 0 < chosen.decay <= 1:
-                raise ValueError(f"{name}: rate must be positive and decay in (0, 1], got {chosen}")
-            if self.damping < 0 or (chosen.damping or 0) < 0:
-                raise ValueError(f"{name}: damping must not be negative")
+            raise FieldError("groups", f"must be different and at least one, got {', '.join(self.groups)}")
+        if self.densify > 1 and not self.preliminary:
+            raise FieldError("densify", "adds points after the preliminary iterations, and preliminary is 0")
 
 
 @dataclass
 class TrainConfig:
-    """Everything a run depends on. Defaults are the paper's for light fields."""
+    """Everything a run depends on. Defaults are the paper's for light fields, but for `features`."""
 
     data: DataConfig = field(default_factory=DataConfig)
     depth: DepthOptions = field(default_factory=DepthOptions)
@@ -106,8 +123,12 @@ class TrainConfig:
     checkpoint_every: int = 26
 
     def __post_init__(self) -> None:
-        if self.views_per_step < 1:
-            raise ValueError(f"views_per_step must be at least 1, got {self.views_per_step}")
+        check_ranges(self, label_unit=(1e-9, 1e9), views_per_step=(1, 10_000), seed=(0, LARGEST_SEED))
+        check_ranges(self, **dict.fromkeys(("log_every", "preview_every", "checkpoint_every"), (0, 10**9)))
+        if self.vgg_weights is not None and self.features != "vgg":
+            raise FieldError("vgg_weights", f"is read with features vgg, and features is {self.features}")
+        if self.steps > MAX_STEPS:
+            raise FieldError("schedule", f"has {self.steps} steps; at most {MAX_STEPS} are possible")
 
     @property
     def steps(self) -> int:

@@ -35,18 +35,27 @@ def load_scene(data: DataConfig, seed: int = 0) -> LightField | MultiViewScene:
         scenes = ColmapScenes(data.root, neighbours=data.neighbours, max_side=data.max_side)
         scene: LightField | MultiViewScene = scenes[data.image or 0]
     else:
+        _refuse_choices_for_photos(data)
         scene = load_light_field(data.root, data.views)
     return replace(scene, points=_points(scene, data, seed))
 
 
+def _refuse_choices_for_photos(data: DataConfig) -> None:
+    for key in ("image", "max_side"):
+        if getattr(data, key):
+            reason = f"is a light field, for which data.{key} means nothing"
+            raise DataError(data.root, reason, f"Leave data.{key} out: it is for COLMAP scenes")
+
+
 def _points(scene: LightField | MultiViewScene, data: DataConfig, seed: int) -> SparsePoints:
     options: PointsConfig = data.points
+    size = tuple(scene.centre.shape[-2:])
     is_light_field = isinstance(scene, LightField)
     source = options.source
     if source == "auto":
         source = "epi" if is_light_field else "model"
     if source == "file":
-        points = load_points(options.file, tuple(scene.centre.shape[-2:]))
+        points = load_points(options.file, size)
         if points.kind != ("disparity" if is_light_field else "depth"):
             remedy = "A light field needs disparities, a COLMAP scene depths"
             raise DataError(options.file, f"holds labels of kind {points.kind!r}", remedy)
@@ -66,4 +75,7 @@ def _points(scene: LightField | MultiViewScene, data: DataConfig, seed: int) -> 
             position_noise_px=options.position_noise_px,
             outlier_share=options.outlier_share,
         )
+        if not points.inside(size).any():
+            reason = f"position noise of {options.position_noise_px} px moved all points out of the image"
+            raise DataError(data.root, reason, "Lower data.points.position_noise_px")
     return points

@@ -66,6 +66,11 @@ class SparsePoints:
         """True for disparity, False for depth."""
         return self.kind == "disparity"
 
+    def inside(self, size: tuple[int, int]) -> Tensor:
+        """Which points [n] lie on a pixel of an image of `size` (H, W)."""
+        limits = self.positions_px.new_tensor([size[1] - 0.5, size[0] - 0.5])
+        return ((self.positions_px >= -0.5) & (self.positions_px <= limits)).all(1)
+
     def to(self, device: torch.device | str) -> "SparsePoints":
         return _moved(self, device)
 

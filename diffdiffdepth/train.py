@@ -26,7 +26,7 @@ from diffdiffdepth.routine import GroupAdam, turns
 from diffdiffdepth.scene import LightField, MultiViewScene
 from shared.arrays import write_npy
 from shared.config import load_config
-from shared.run import Run, command_line, open_run, parse_train_args, step_generator
+from shared.run import Run, RunError, command_line, open_run, parse_train_args, step_generator
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -63,7 +63,10 @@ def optimise(run: Run, config: TrainConfig, scene: LightField | MultiViewScene, 
         if step == turn.first:
             adam.start(turn.group, turn.rate, turn.damping)
         run.check_tensors(step, model.groups)
-        dense = model.dense()
+        try:
+            dense = model.dense()
+        except ValueError as error:  # all points outside the image, or weights beyond the range of floats
+            raise RunError(f"step {step}: {error}; lower the rates of the schedule") from error
         terms = loss(dense, draw_views(config, step, candidates))
         run.check_finite(step, map=dense, **terms)
         gradient = adam.step(terms["total"])

@@ -57,8 +57,8 @@ class ColmapScenes:
         max_error_px: float = 2.0,
         max_points: int | None = None,
     ) -> None:
-        if neighbours < 1:
-            raise ValueError(f"a scene needs at least one neighbour, got {neighbours}")
+        if neighbours < 1 or (max_side is not None and max_side < 1):
+            raise ValueError(f"neighbours and max_side must be at least 1, got {neighbours} and {max_side}")
         self.folder = Path(folder)
         model_dir = find_colmap_model(self.folder)
         if model_dir is None:

@@ -18,6 +18,7 @@ from torch import Tensor
 from diffdiffdepth.models.diffusion import DiffusionReport, EdgeRule, diffuse
 from diffdiffdepth.models.splatting import Opacity, splat
 from diffdiffdepth.scene import SparsePoints
+from shared.config import check_ranges
 
 __all__ = [
     "GROUPS",
@@ -56,10 +57,8 @@ class DepthOptions:
     )
 
     def __post_init__(self) -> None:
-        if self.supersampling < 1 or self.half_size < 1:
-            raise ValueError("supersampling and half_size must be at least 1")
-        if not 0 < self.tolerance < 1:
-            raise ValueError(f"tolerance must lie between 0 and 1, got {self.tolerance}")
+        check_ranges(self, supersampling=(1, 8), half_size=(1, 20), tolerance=(1e-12, 0.5))
+        check_ranges(self, smoothness_gain=(0, 1000), barrier_level=(1e-6, 10))
 
 
 @dataclass(frozen=True)

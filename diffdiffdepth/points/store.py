@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from diffdiffdepth.scene import SparsePoints
 from shared.arrays import read_npz, write_npz
@@ -47,7 +46,7 @@ def load_points(path: str | os.PathLike, size: tuple[int, int] | None = None) ->
         points = SparsePoints(torch.stack([x, y], dim=1), label, str(arrays["kind"]), weight)
     except (ValueError, TypeError, RuntimeError, IndexError) as error:
         raise DataError(path, f"does not hold points: {error}", REMEDY) from None
-    if size is not None and not _inside(points.positions_px, size).any():
+    if size is not None and not points.inside(size).any():
         reason = f"all {len(points)} points lie outside the {size[1]} x {size[0]} image"
         raise DataError(path, reason, "They belong to another image or size")
     return points
@@ -75,8 +74,3 @@ def perturb_points(
     labels = torch.where(wrong, labels[torch.randperm(n, generator=generator)], labels)
     moved = torch.randn(n, 2, generator=generator).to(points.positions_px) * position_noise_px
     return SparsePoints(points.positions_px + moved, labels, points.kind, points.weights)
-
-
-def _inside(positions_px: Tensor, size: tuple[int, int]) -> Tensor:
-    limits = positions_px.new_tensor([size[1] - 0.5, size[0] - 0.5])
-    return ((positions_px >= -0.5) & (positions_px <= limits)).all(1)

@@ -24,6 +24,7 @@ from diffdiffdepth.models.point_depth import (
 from diffdiffdepth.points.store import load_points
 from diffdiffdepth.routine import GroupAdam, turns
 from diffdiffdepth.scene import LightField, MultiViewScene, SparsePoints
+from shared.run import RunError
 
 HEIGHT, WIDTH = 33, 46
 
@@ -352,13 +353,19 @@ def test_densification_takes_all_edges_if_there_are_too_few(tmp_path):
     assert len(model.points()) == len(scene.points) + len(image_edges(scene.centre))
 
 
-def test_bad_schedules_are_refused():
-    twice = {"groups": ("labels", "labels")}
-    for wrong in ({"iterations": 0}, {"groups": ()}, twice, {"densify": 0}, {"damping": -1.0}):
-        with pytest.raises(ValueError):
-            ScheduleConfig(**wrong)
-    with pytest.raises(ValueError, match="views_per_step"):
-        TrainConfig(views_per_step=0)
+def test_points_that_have_all_left_the_image_end_the_run_in_one_line(tmp_path, monkeypatch):
+    (tmp_path / "c.yaml").write_text(CONFIG.replace("ROOT", str(tmp_path / "data")))
+    real = GroupAdam.step
+
+    def step(self, loss):
+        gradient = real(self, loss)
+        self.model.groups["positions"].data.add_(1000)
+        return gradient
+
+    monkeypatch.setattr(GroupAdam, "step", step)
+    arguments = ["--config", str(tmp_path / "c.yaml"), "--device", "cpu", "--out", str(tmp_path / "run")]
+    with pytest.raises(RunError, match=r"step 4: .*outside the image\?; lower the rates of the schedule"):
+        train.main([*arguments, "--set", "schedule.densify=1"])
 
 
 def test_embedded_scene_is_made_once(tmp_path):
