@@ -14,6 +14,7 @@ from diffdiffdepth.models.point_depth import LabelScale, PointDepth
 from diffdiffdepth.points import nearest_fill, weighted_median
 from diffdiffdepth.published import THRESHOLDS
 from diffdiffdepth.scene import LightField, MultiViewScene
+from shared.arrays import read_npy
 from shared.files import DataError
 from shared.metrics import bad_pixels, least_squares_scale, mse_x100, q25
 
@@ -83,10 +84,7 @@ def result_map(scene: Scene, folder: str | Path) -> Tensor:
         raise DataError(
             path, "is not there: the run has not finished", f"Go on with: train.py --resume --out {folder}"
         )
-    try:
-        dense = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise DataError(path, f"cannot be read ({error})", "Train again") from None
+    dense = read_npy(path)
     if dense.shape != tuple(scene.centre.shape[-2:]) or not np.isfinite(dense).all():
         reason = f"a map of {dense.shape}, finite: {bool(np.isfinite(dense).all())}"
         raise DataError(

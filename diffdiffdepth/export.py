@@ -64,7 +64,7 @@ def export_map(
     record["depth"] = meaning or missing
     if depth is not None:
         _write_map(folder / f"{name}_depth", depth)
-    picture = depth_picture(dense, valid, **status)
+    picture = depth_picture(dense, valid, **status, grey="seen by no other view, not checked")
     write_bytes(folder / f"{name}.png", encode_png(picture))
     write_image(folder / f"{name}_valid.png", valid[None].float().expand(3, -1, -1))
 
@@ -101,7 +101,7 @@ def cloud_in_picture(disparity: Tensor) -> Tensor:
     return torch.cat([grid, -disparity[..., None] * disparity.shape[1] / 20], dim=-1)
 
 
-def _write_map(stem: Path, values: Tensor) -> None:
-    write_pfm(stem.with_suffix(".pfm"), values)
-    array = values.detach().cpu().numpy().astype(np.float32)
-    write_npy(stem.with_suffix(".npy"), array)
+def _write_map(path: Path, values: Tensor) -> None:
+    """Write a map under a name without suffix, which may have dots in it."""
+    write_pfm(f"{path}.pfm", values)
+    write_npy(f"{path}.npy", values.detach().cpu().numpy().astype(np.float32))

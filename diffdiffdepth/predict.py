@@ -12,6 +12,7 @@ colour picture, a point cloud, and a JSON file with unit and scale; for several 
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 
 from diffdiffdepth import train
+from diffdiffdepth.config import TrainConfig
 from diffdiffdepth.datasets import ColmapScenes, data_kind, read_hci_parameters
 from diffdiffdepth.eval import load_run
 from diffdiffdepth.evaluation import result_map
@@ -26,9 +28,9 @@ from diffdiffdepth.export import export_map
 from diffdiffdepth.prepare import prepare_photos
 from diffdiffdepth.scene import LightField
 from shared.colmap_command import find_cameras
-from shared.command import add_device_argument
+from shared.command import RunError, add_device_argument, command_line
+from shared.config import config_differences, config_to_dict, load_config
 from shared.files import DataError, write_ply
-from shared.run import command_line
 from shared.sfm import list_photos
 
 __all__ = ["main"]
@@ -47,9 +49,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name in args.image or []:
         scenes.world_from_centre(name)  # a wrong name must not surface after an hour
     config = args.config or Path(__file__).parent / "configs" / ("mvs.yaml" if is_colmap else "hci.yaml")
+    stems = _stems(scenes.names) if is_colmap else {"": root.resolve().name}
     clouds = []
     for name in names:
-        stem = Path(name).with_suffix("").as_posix().replace("/", "_") if name else root.resolve().name
+        stem = stems[name]
         folder = _optimised(args, config, root, name, stem)
         _, scene = load_run(folder)
         pose = scenes.world_from_centre(name) if is_colmap else None
@@ -89,17 +92,34 @@ def _scene_folder(source: Path, out: Path) -> Path:
     return source
 
 
+def _stems(names: Sequence[str]) -> dict[str, str]:
+    """What the files of each image are called: its name without suffix, unless another image has the same."""
+    flat = {name: name.replace("/", "_") for name in names}
+    short = {name: Path(text).stem for name, text in flat.items()}
+    count = Counter(short.values())
+    return {name: short[name] if count[short[name]] == 1 else flat[name] for name in names}
+
+
 def _optimised(args: argparse.Namespace, config: Path, root: Path, name: str, stem: str) -> Path:
-    """The run folder of one map, trained to the end."""
+    """The run folder of one map, trained to the end; RunError if it holds the finished run of another."""
     folder = args.out / "runs" / stem
-    finished = any((folder / f"{kind}.npy").exists() for kind in ("disparity", "depth"))
-    if not finished:
-        command = ["--config", str(config), "--out", str(folder), "--device", args.device]
-        command += ["--set", f"data.root={root}", f"data.image={name}", *args.set]
-        if (folder / "checkpoints" / "last.pt").exists():
-            command.append("--resume")
-        train.main(command)
+    settings = [f"data.root={root}", f"data.image={name}", *args.set]
+    if (folder / "points_initial.npz").exists():  # a run's last file before its evaluation
+        _refuse_other_run(folder, load_config(TrainConfig, config, settings))
+        return folder
+    command = ["--config", str(config), "--out", str(folder), "--device", args.device, "--set", *settings]
+    train.main([*command, "--resume"] if folder.exists() else command)
     return folder
+
+
+def _refuse_other_run(folder: Path, wanted: TrainConfig) -> None:
+    plain = [config_to_dict(config) for config in (load_config(TrainConfig, folder / "config.yaml"), wanted)]
+    for config in plain:
+        config["data"]["root"] = str(Path(config["data"]["root"]).resolve())
+    for key, (old, new) in config_differences(*plain).items():
+        raise RunError(
+            f"{folder}: this map was made with {key} {old}, not {new}; choose another --out or remove it"
+        )
 
 
 def _write_cloud(path: Path, clouds: list[tuple[Tensor, Tensor]]) -> None:

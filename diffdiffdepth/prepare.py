@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.command == "check":
         sys.stdout.write(report_folder(args.folder))
     elif args.command == "points":
-        points = epi_points(load_light_field(args.folder, "cross"))
+        points = epi_points(load_light_field(args.folder))
         save_points(args.out, points)
         low, high = points.labels.min().item(), points.labels.max().item()
         sys.stdout.write(f"{args.out}: {len(points)} points, disparity {low:.3g} to {high:.3g} px\n")

@@ -5,6 +5,8 @@ pixels. Table 1, five views of 512 x 512 pixels: MSE and Q25 (probably x 100) af
 smallest of ten fits.
 """
 
+import re
+
 __all__ = ["METHODS", "MVS_METHODS", "ROW_NAMES", "TABLE_1", "TABLE_2", "THRESHOLDS", "paper_scene"]
 
 THRESHOLDS = {"hci": (0.01, 0.03, 0.07), "own": (0.1, 0.3, 0.7)}  # bad pixels beyond so many px of disparity
@@ -113,4 +115,4 @@ TABLE_1 = {
 def paper_scene(name: str) -> str | None:
     """The scene of table 2 that a data set's name speaks of, or None."""
     plain = name.lower().replace("_", " ")
-    return next((scene for scene in TABLE_2 if scene in plain), None)
+    return next((scene for scene in TABLE_2 if re.search(rf"\b{scene}\b", plain)), None)

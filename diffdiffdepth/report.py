@@ -162,7 +162,7 @@ def _label(name: str) -> str:
 
 
 def _digits(name: str) -> int:
-    return {"mse": 4, "bp": 2}.get(name.split("_")[0] if name != "mse_x100" else name, 2)
+    return 4 if name == "mse" else 2
 
 
 def summary(results: Mapping[str, Any]) -> str:
@@ -197,14 +197,14 @@ def write_run_report(
     meaning = map_status(scene)
     picture = depth_picture(maps["ours"], **meaning, vmin=low, vmax=high)
     where = f"{meaning['status']}; {low:.3g} to {high:.3g} {meaning['unit']}"
-    caption = "Left the range of the colours, which all maps share."
+    caption = "Left the range of the colours, from blue (low) to red (high), which all maps share."
     if scene.truth is not None:
         caption += " Below: the truth, and absolute errors from black (none) to white."
     facts = {"Initial points": len(scene.points), "Views": results["views"]}
     facts |= {"Pixels": " x ".join(str(side) for side in reversed(results["size"]))}
-    maps = [Picture(picture, f"Optimised map: {where}."), Picture(points, f"Initial points: {where}.")]
+    pictures = [Picture(picture, f"Optimised map: {where}."), Picture(points, f"Initial points: {where}.")]
     sections = [
-        Section("Result", maps),
+        Section("Result", pictures),
         Section("Maps and errors", [Picture(sheet, caption)]),
         Section("Results", run_tables(results)),
     ]

@@ -119,17 +119,20 @@ def depth_picture(
     vmax: float | None = None,
     colormap: Colormap = "turbo",
     min_width: int = 320,
+    grey: str = "no depth",
 ) -> np.ndarray:
     """Colour a depth map and put its legend (range, unit, scale status, share of invalid pixels) below.
 
-    Narrow maps are enlarged by a whole factor, without interpolation, to at least `min_width` pixels.
+    Narrow maps are enlarged by a whole factor, without interpolation, to at least `min_width` pixels. `grey`
+    is what the legend calls the pixels outside the mask.
     """
     depth, valid = _depth_and_mask(depth, mask)
     low, high = depth_range(depth, valid)
     vmin, vmax = low if vmin is None else vmin, high if vmax is None else vmax
     picture = enlarge(colorize_depth(depth, valid, vmin, vmax, colormap), min_width)
     invalid = 1 - valid.mean()
-    note = f"{status}; grey: no depth ({invalid:.0%})" if invalid > 0 else status
+    share = f"{invalid:.0%}" if invalid >= 0.005 else "below 1%"
+    note = f"{status}; grey: {grey} ({share})" if invalid > 0 else status
     return np.concatenate([picture, depth_legend(picture.shape[1], vmin, vmax, unit, note, colormap)])
 
 

@@ -62,9 +62,7 @@ def trained_row(
     if not path.exists():
         command = ["--config", str(config), "--out", str(folder), "--device", device]
         command += ["--set", *overrides] if overrides else []
-        if (folder / "checkpoints" / "last.pt").exists():
-            command.append("--resume")
-        train(command)
+        train([*command, "--resume"] if folder.exists() else command)
     results = json.loads(path.read_text(encoding="utf-8"))
     origin = results.get("run")
     if origin is not None:

@@ -164,6 +164,7 @@ class Run:
         self.world_size = dist.get_world_size() if dist.is_initialized() else 1
         self.is_main = self.rank == 0
         self._checkpoint = checkpoint
+        self._is_resumed = checkpoint is not None
         self._args = args
         self._state: Mapping[str, Stateful] | None = None
         self._facts: dict[str, Any] = {}
@@ -233,7 +234,7 @@ class Run:
         seconds = time.monotonic() - self._started
         cpu_seconds = time.process_time() - self._cpu_started
         if results is not None:
-            facts = {"resumed": bool(self._args.resume), "processes": self.world_size}
+            facts = {"resumed": self._is_resumed, "processes": self.world_size}
             origin = self._made_by | facts | run_facts(self.device, seconds, cpu_seconds)
             write_results(self.folder, results, origin)
         self.say(f"done after {tqdm.format_interval(seconds)}: {self.folder}")

@@ -17,9 +17,9 @@ from diffdiffdepth.datasets import (
     make_embedded_light_field,
     make_embedded_multi_view,
 )
-from diffdiffdepth.evaluation import corner_views, lab_error, measure, result_map, scaled_errors
+from diffdiffdepth.evaluation import DEFINITIONS, corner_views, lab_error, measure, result_map, scaled_errors
 from diffdiffdepth.export import export_map, seen_pixels
-from diffdiffdepth.points import nearest_fill, weighted_median
+from diffdiffdepth.points import epi_points, load_points, nearest_fill, weighted_median
 from diffdiffdepth.published import METHODS, ROW_NAMES, TABLE_1, TABLE_2, paper_scene
 from diffdiffdepth.report import comparison_table, paper_tables, summary
 from diffdiffdepth.scene import LightField, SparsePoints
@@ -165,6 +165,7 @@ def test_published_tables_have_the_papers_figures():
     assert paper_scene("training/Dino") == "dino"
     assert paper_scene("my_living_room_2") == "living room"
     assert paper_scene("antinous") is None
+    assert paper_scene("dinosaurs") is None
 
 
 def results_of(kind: str, name: str, has_truth: bool = True) -> dict:
@@ -178,8 +179,6 @@ def results_of(kind: str, name: str, has_truth: bool = True) -> dict:
     }
     measures |= {"bp_0.7": 2.0, "q25_x100": 0.5, "mse": 0.0012, "scale": 1.0, "lab": 1.5}
     rows = {row: measures if has_truth else {"lab": 1.5} for row in ROW_NAMES}
-    from diffdiffdepth.evaluation import DEFINITIONS
-
     return {
         "data": name,
         "kind": kind,
@@ -244,7 +243,7 @@ def test_unfinished_and_damaged_runs_are_named(run, tmp_path):
     with pytest.raises(DataError, match=r"map of \(3, 3\)"):
         result_map(scene, copy)
     (copy / "disparity.npy").write_bytes(b"nothing")
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="no array in NumPy's format"):
         result_map(scene, copy)
     (copy / "disparity.npy").unlink()
     with pytest.raises(DataError, match="not finished"):
@@ -281,6 +280,36 @@ def test_predict_writes_a_light_field_in_metres(made, config, tmp_path, capsys):
     assert (out / "runs" / "still_life" / "disparity.npy").stat().st_mtime_ns == before
     with pytest.raises(DataError, match="one centre view"):
         predict.main([str(source), "--out", str(out), "--image", "a.png"])
+
+
+def test_predict_never_takes_the_map_of_something_else_for_finished(made, config, run, tmp_path):
+    """A second folder of the same name, or other settings, into the same --out."""
+    source, out = made / "still_life", tmp_path / "out"
+    shutil.copytree(run, out / "runs" / "still_life")
+    command = ["--config", str(config), "--device", "cpu", "--out", str(out), "--set", *FEW_STEPS]
+    predict.main([str(source), *command])
+    before = (out / "still_life_disparity.npy").read_bytes()
+    with pytest.raises(RunError, match="made with views_per_step 2, not 3; choose another --out"):
+        predict.main([str(source), *command, "views_per_step=3"])
+    elsewhere = Path(shutil.copytree(source, tmp_path / "elsewhere" / "still_life"))
+    with pytest.raises(RunError, match="made with data.root .*not .*elsewhere"):
+        predict.main([str(elsewhere), *command])
+    assert (out / "still_life_disparity.npy").read_bytes() == before
+
+
+def test_predict_starts_again_where_a_run_was_killed_before_its_first_checkpoint(made, config, tmp_path):
+    killed = tmp_path / "out" / "runs" / "still_life"
+    killed.mkdir(parents=True)
+    (killed / "metrics.jsonl").write_text('{"step": 1, "total": 1.0}\n')
+    command = ["--config", str(config), "--device", "cpu", "--out", str(tmp_path / "out")]
+    predict.main([str(made / "still_life"), *command, "--set", *FEW_STEPS])
+    assert (tmp_path / "out" / "still_life_disparity.npy").exists()
+    assert not json.loads((killed / "eval.json").read_text())["run"]["resumed"]
+
+
+def test_images_of_one_stem_keep_their_maps_apart():
+    stems = predict._stems(["a.jpg", "a.png", "left/b.jpg", "2024.01.02.jpg"])
+    assert list(stems.values()) == ["a.jpg", "a.png", "left_b", "2024.01.02"]
 
 
 def test_predict_covers_all_images_of_a_scene(made, tmp_path):
@@ -324,6 +353,15 @@ def test_light_field_without_camera_claims_no_depth(made, tmp_path):
     assert record["cloud"].startswith("relief")
 
 
+def test_names_with_dots_stay_whole(made, tmp_path):
+    scene = load_light_field(made / "still_life")
+    export_map(tmp_path, "scene.v1", scene, scene.truth)
+    export_map(tmp_path, "scene.v2", scene, scene.truth)
+    files = {path.name for path in tmp_path.iterdir()}
+    endings = ("_disparity.pfm", "_disparity.npy", "_valid.png", ".png", ".ply", ".json")
+    assert files == {f"scene.{version}{ending}" for version in ("v1", "v2") for ending in endings}
+
+
 def test_seen_pixels_leave_out_what_no_view_shows():
     centre = torch.rand(3, 20, 30)
     scene = LightField(centre, centre.expand(2, -1, -1, -1), torch.tensor([[1.0, 0], [2.0, 0]]))
@@ -361,8 +399,10 @@ def test_points_are_found_once_and_used_again(made, tmp_path, capsys):
     out = tmp_path / "points.npz"
     prepare.main(["points", str(made / "still_life"), "--out", str(out)])
     assert "points, disparity" in capsys.readouterr().out
-    with np.load(out) as stored:
-        assert len(stored["x"]) > 200
+    stored, found = load_points(out), epi_points(load_light_field(made / "still_life"))
+    assert len(stored) > 200
+    torch.testing.assert_close(stored.labels, found.labels, rtol=0, atol=0)  # those that training would find
+    torch.testing.assert_close(stored.positions_px, found.positions_px, rtol=0, atol=0)
 
 
 def test_table_runs_what_is_missing_and_prints_it(made, config, run, tmp_path, capsys):
