@@ -46,7 +46,7 @@ def load_stanford(
 ) -> LightField:
     """Load a scene of the archive; `downsample` averages n x n pixels (the paper: 2).
 
-    `views`: the row and the column of the centre view, or all (289 views: 3.6 MB each at 512 x 512). `grid`
+    `views`: the row and the column of the centre view, or all (289 views: 3.1 MB each at 512 x 512). `grid`
     keeps the central n x n views. `signs` (x, y) override those found and stored. Offsets are measured
     positions in units of the mean spacing. Raises DataError for missing views and mixed sizes.
     """
@@ -58,8 +58,8 @@ def load_stanford(
     if min(rows, columns) < 3:
         raise DataError(folder, f"a {rows} x {columns} grid is no plane", "Both sides must be 3 or more")
     if len(cells) < rows * columns:
-        grid = ((r, c) for r in range(rows) for c in range(columns))  # names may claim millions of rows
-        row, column = next(cell for cell in grid if cell not in cells)
+        wanted = ((r, c) for r in range(rows) for c in range(columns))  # names may claim millions of rows
+        row, column = next(cell for cell in wanted if cell not in cells)
         reason = f"{rows * columns - len(cells)} of {rows} x {columns} views are missing, first row {row}, "
         raise DataError(folder, f"{reason}column {column}", "Unpack the whole archive")
     centre = (rows // 2, columns // 2)
@@ -98,23 +98,18 @@ def _views(folder: Path) -> dict[tuple[int, int], tuple[Path, float, float]]:
 def _offsets(cells: dict, centre: tuple[int, int]) -> dict[tuple[int, int], Tensor]:
     """Measured offset (centre minus view) of each view in units of the mean spacing, signs as in the file."""
     positions = {cell: torch.tensor(entry[1:], dtype=torch.float64) for cell, entry in cells.items()}
-    steps = torch.stack(
-        [
-            torch.stack(
-                [positions[r, c + 1] - p for (r, c), p in positions.items() if (r, c + 1) in positions]
-            )
-            .mean(0)
-            .abs()
-            .max(),
-            torch.stack(
-                [positions[r + 1, c] - p for (r, c), p in positions.items() if (r + 1, c) in positions]
-            )
-            .mean(0)
-            .abs()
-            .max(),
-        ]
-    )
-    return {cell: ((positions[centre] - p) / steps.mean()).float() for cell, p in positions.items()}
+    spacing = [_mean_step(positions, *direction) for direction in ((0, 1), (1, 0))]
+    return {cell: ((positions[centre] - p) / (sum(spacing) / 2)).float() for cell, p in positions.items()}
+
+
+def _mean_step(positions: dict[tuple[int, int], Tensor], down: int, right: int) -> Tensor:
+    """Mean distance of neighbouring views along the rows or the columns, in the unit of the file names."""
+    steps = [
+        positions[r + down, c + right] - position
+        for (r, c), position in positions.items()
+        if (r + down, c + right) in positions
+    ]
+    return torch.stack(steps).mean(0).abs().max()
 
 
 def _load(cells: dict, offsets: dict, centre: tuple[int, int], kept: list, downsample: int) -> LightField:

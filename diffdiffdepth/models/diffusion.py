@@ -77,8 +77,7 @@ def diffuse(
     weights, labels, smoothness = (x.reshape(-1, *shape[-2:]) for x in (weights, labels, smoothness))
     _check_values(weights, labels, smoothness)
     right, down = edge_weights(smoothness, edge_rule)
-    ghost = pad(smoothness[:, :, :1], (0, shape[-1] - 1)) + pad(smoothness[:, :1], (0, 0, 0, shape[-2] - 1))
-    ghost = ghost if ghost_border else None
+    ghost = _ghost_edges(smoothness) if ghost_border else None
     _check_connected(weights if ghost is None else weights + ghost, right, down)
     settings = _Settings(
         None if start is None else start.detach().reshape(weights.shape),
@@ -88,6 +87,12 @@ def diffuse(
         DiffusionReport() if report is None else report,
     )
     return _Diffusion.apply(weights, labels, right, down, ghost, settings).view(shape)
+
+
+def _ghost_edges(smoothness: Tensor) -> Tensor:
+    """What the edges to pixels of value zero, left and above the image, add to the diagonal [B, H, W]."""
+    height, width = smoothness.shape[1:]
+    return pad(smoothness[:, :, :1], (0, width - 1)) + pad(smoothness[:, :1], (0, 0, 0, height - 1))
 
 
 @dataclass(frozen=True)
