@@ -80,4 +80,4 @@ class TrainConfig:
                 "steps and crop must not be negative, batch_size and learning_rate must be positive"
             )
         if min(self.noise_std, self.weight_decay, self.warmup_steps, self.guide_steps) < 0:
-            raise ValueError("noise_std, weight_decay and warmup_steps must not be negative")
+            raise ValueError("noise_std, weight_decay, warmup_steps and guide_steps must not be negative")

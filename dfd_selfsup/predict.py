@@ -4,7 +4,7 @@
     python predict.py my_stack/ --run runs/dfd_selfsup-quick  use a trained network
     python predict.py my_stack/ --run ... --fit 200           adapt a trained network to the stack
 
-Writes depth.pfm, depth.png, aif.png, report.html, result.json, points.ply where the lens is known, and
+Writes depth.pfm, depth.png, aif.png, report.html, depth.json, points.ply where the lens is known, and
 aif_full.png where the photos were shrunk or thinned out. With a lens in stack.yaml depth is in metres;
 without one it is the place in the stack, larger is nearer, and marked so.
 """
@@ -83,12 +83,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             "aif_full.png is all in focus at the photos' size, put together from all of them by the depth"
         )
         write_image(out / "aif_full.png", full_size_image(photos, estimate.q, _full_gain_px(photos, stack)))
-    result = _write(out, stack, estimate, notes, time.perf_counter() - started)
-    for line in (
-        *notes,
-        f"depth: {result['depth']['unit']}, {result['depth']['status']}",
-        f"written to {out}",
-    ):
+    facts = _write(out, stack, estimate, notes, time.perf_counter() - started)
+    for line in (*notes, f"depth in {facts['unit']}: {facts['quantity']}", f"written to {out}"):
         print(line)  # noqa: T201
 
 
@@ -169,36 +165,17 @@ def _starting_point(
 def _write(
     out: Path, stack: FocalStack, estimate: Estimate, notes: list[str], seconds: float
 ) -> dict[str, Any]:
-    metric = stack.is_metric
-    shown: Tensor = estimate.depth if metric else estimate.q
-    unit, status = {
-        "metric": ("m", "metric z-depth"),
-        "disparity": ("px", "disparity as in stack.yaml, larger is nearer"),
-        "order": ("slices", "ordered only: place in the stack, larger is nearer, lens unknown"),
-    }[stack.defocus.kind]
+    shown: Tensor = estimate.depth if stack.is_metric else estimate.q
     focus = depth_from_focus(stack.images, stack.defocus)
-    result: dict[str, Any] = {
-        "stack": stack.name,
-        "slices": len(stack.images),
-        "size": list(stack.size),
-        "depth": {"file": "depth.pfm", "unit": unit, "status": status, "valid": "every pixel"},
-        "blur_px_per_unit": stack.defocus.gain_px.tolist(),
-        "sharpness": {
-            name: {"mg": float(mean_gradient(image[None])), "sf": float(spatial_frequency(image[None]))}
-            for name, image in (("aif", estimate.aif), ("focus_composite", focus.aif))
-        },
-        "seconds": round(seconds, 1),
-        "notes": notes,
-    }
-    if stack.aif is not None or stack.depth is not None:
-        result["against_truth"] = _against_truth(stack, estimate, Estimate(focus.q[0], focus.aif))
+    facts = _facts(stack, estimate, Estimate(focus.q[0], focus.aif), notes, seconds)
+    unit, status = facts["unit"], facts["quantity"]
     write_pfm(out / "depth.pfm", shown)
     picture = depth_picture(shown, unit=unit, status=status, min_width=480)
     write_bytes(out / "depth.png", encode_png(picture))
     write_image(out / "aif.png", estimate.aif)
-    if metric and stack.lens is not None:
+    if stack.is_metric and stack.lens is not None:
         _write_points(out / "points.ply", stack, estimate)
-    write_json(out / "result.json", result)
+    write_json(out / "depth.json", facts)
     cells = stack_rows(stack, [estimate, Estimate(focus.q[0], focus.aif)], (None, None))
     captions = ["nearest focus", "farthest focus", "all in focus", "depth", "focus composite", "focus depth"]
     sheet = contact_sheet([cells[:3], [*cells[3:4], *cells[4:]]], cell_width=360)
@@ -207,9 +184,50 @@ def _write(
         Section("Result", [Picture(sheet, text), *notes]),
         Section("Depth", [Picture(picture, status)]),
     ]
-    facts = {"Slices": len(stack.images), "Size": f"{stack.size[1]} x {stack.size[0]}", "Depth": status}
-    write_report(out, f"Focal stack {stack.name}", sections, facts=facts)
-    return result
+    cover = {"Slices": len(stack.images), "Size": f"{stack.size[1]} x {stack.size[0]}", "Depth": status}
+    write_report(out, f"Focal stack {stack.name}", sections, facts=cover)
+    return facts
+
+
+def _facts(
+    stack: FocalStack, estimate: Estimate, focus: Estimate, notes: list[str], seconds: float
+) -> dict[str, Any]:
+    """What a reader of depth.pfm has to know, and how good it is as far as that can be told."""
+    facts = {
+        "metric": {
+            "quantity": "metric z-depth, along the optical axis",
+            "unit": "m",
+            "scale": "from the lens and the focus distances in stack.yaml",
+        },
+        "disparity": {
+            "quantity": "disparity, larger is nearer",
+            "unit": "px",
+            "scale": "as the disparities in stack.yaml",
+        },
+        "order": {
+            "quantity": "ordered only: place in the stack, larger is nearer",
+            "unit": "slices",
+            "scale": "none: the lens is unknown",
+        },
+    }[stack.defocus.kind] | {
+        "invalid": "none marked: every pixel has a value",
+        "stack": stack.name,
+        "slices": len(stack.images),
+        "size": list(stack.size),
+        "blur_px_per_unit": stack.defocus.gain_px.tolist(),
+        "sharpness": {
+            name: {
+                "mg": float(mean_gradient(found.aif[None])),
+                "sf": float(spatial_frequency(found.aif[None])),
+            }
+            for name, found in (("aif", estimate), ("focus_composite", focus))
+        },
+        "seconds": round(seconds, 1),
+        "notes": notes,
+    }
+    if stack.aif is not None or stack.depth is not None:
+        facts["against_truth"] = _against_truth(stack, estimate, focus)
+    return facts
 
 
 def _against_truth(stack: FocalStack, estimate: Estimate, focus: Estimate) -> dict[str, Any]:

@@ -58,15 +58,21 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def report_folder(folder: Path) -> str:
-    """The report on one stack, or on every stack below {train,validation,test}/."""
-    if not any((folder / split).is_dir() for split in SPLITS):
-        try:
-            return report_stack(load_stack(folder))
-        except DataError as error:
-            raise DataError(error.path, error.reason, f"{error.remedy}. {WHERE_TO_GET}") from None
+    """The report on one stack, or on all stacks below {train,validation,test}/, at most two folders down."""
+    levels = ("", "*/", "*/*/")
+    roots = {path.parent for level in levels for split in SPLITS for path in folder.glob(f"{level}{split}/")}
+    if roots:
+        return "".join(f"{root}\n{_report_splits(root)}" for root in sorted(roots))
+    try:
+        return report_stack(load_stack(folder))
+    except DataError as error:
+        raise DataError(error.path, error.reason, f"{error.remedy}. {WHERE_TO_GET}") from None
+
+
+def _report_splits(root: Path) -> str:
     lines = []
     for split in SPLITS:
-        stacks = sorted(path for path in (folder / split).glob("*") if path.is_dir())
+        stacks = sorted(path for path in (root / split).glob("*") if path.is_dir())
         lines.append(f"{split}: {len(stacks)} stacks")
         for path in stacks:
             try:

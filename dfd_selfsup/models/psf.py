@@ -20,7 +20,7 @@ but image, sigma, result and normaliser: the memory kept does not depend on the 
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -69,77 +69,98 @@ def render_stack(image: Tensor, sigma_px: Tensor, options: PsfOptions = PsfOptio
             f"{list(image.shape)}, {list(sigma_px.shape)}"
         )
     dtype = torch.promote_types(torch.promote_types(image.dtype, sigma_px.dtype), torch.float32)
-    render = _SourceBlur if options.kernel_owner == "source" else _OutputBlur
-    return render.apply(image.to(dtype), sigma_px.to(dtype), options)
+    return _Blur.apply(image.to(dtype), sigma_px.to(dtype), options)
 
 
-class _SourceBlur(torch.autograd.Function):
-    """Kernels owned by the source pixel."""
+class _Kernels(NamedTuple):
+    """The kernels of some slices, all [B, s, H, W] but for the factors, [B, s, 1, H, W]."""
+
+    live: Tensor  # 1 where sigma counts, 0 where the image is sharp
+    sigma: Tensor  # where it counts; a harmless number elsewhere
+    strength: Tensor  # sigma^-2, 0 where sharp
+    factors: list[Tensor]  # E_1 .. E_m
+    exponent: float  # k in E_n = exp(-k n^2 / sigma^2)
+
+    @staticmethod
+    def of(sigma: Tensor, options: PsfOptions) -> "_Kernels":
+        live = (sigma > options.threshold_px).to(sigma.dtype)
+        sigma = sigma.clamp(min=options.threshold_px)
+        exponent = 1 / (2 * options.psf_std_scale**2)
+        inverse_square = sigma**-2
+        scaled = (-exponent * inverse_square).unsqueeze(2)
+        factors = [(scaled * (n * n)).exp() for n in range(1, options.window // 2 + 1)]
+        return _Kernels(live, sigma, live * inverse_square, factors, exponent)
+
+
+class _Blur(torch.autograd.Function):
+    """The blur, a few slices at a time, keeping nothing that grows with the window."""
 
     @staticmethod
     def forward(ctx, image: Tensor, sigma: Tensor, options: PsfOptions) -> Tensor:
-        parts = []
+        totals = _source_totals if options.kernel_owner == "source" else _output_totals
+        blurred, norms = [], []
         for (part,) in _in_parts(sigma):
-            live, factors, strength = _window_factors(part, options)
-            total = _scatter(_with_ones(image) * strength.unsqueeze(2), factors)  # [B, s, C + 1, H, W]
-            parts.append(_normalised(total, live, image))
-        blurred, norm = (torch.cat(tensors, 1) for tensors in zip(*parts, strict=True))
+            kernels = _Kernels.of(part, options)
+            total = totals(image, kernels)  # [B, s, C + 1, H, W]
+            norms.append(torch.where(kernels.live > 0, total[:, :, -1], 1.0))
+            mean = total[:, :, :-1] / norms[-1].unsqueeze(2)
+            blurred.append(torch.lerp(image.unsqueeze(1), mean, kernels.live.unsqueeze(2)))
+        result = torch.cat(blurred, 1)
         ctx.options = options
-        ctx.save_for_backward(image, sigma, blurred, norm)
-        return blurred
+        ctx.save_for_backward(image, sigma, result, torch.cat(norms, 1))
+        return result
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:
         image, sigma, blurred, norm = ctx.saved_tensors
-        to_sigma, exponent = ctx.needs_input_grad[1], _exponent(ctx.options)
+        gradients = _source_gradients if ctx.options.kernel_owner == "source" else _output_gradients
+        with_sigma = ctx.needs_input_grad[1]
         grad_image, grads_sigma = torch.zeros_like(image), []
         for part, grad_part, blurred_part, norm_part in _in_parts(sigma, grad, blurred, norm):
-            live, factors, strength = _window_factors(part, ctx.options)
-            share = _share(grad_part, live, norm_part)
-            share = torch.cat([share, (share * blurred_part).sum(2, keepdim=True)], 2)
-            # Without a gradient for sigma the sums weighted by distance are not needed.
-            sums, distance_sums = _gather(share, factors, with_distance=to_sigma)
-            grad_image += (strength.unsqueeze(2) * sums[:, :, :-1] + _kept(grad_part, live)).sum(1)
-            if to_sigma:
-                toward = exponent * strength * _against_image(distance_sums, image)
-                toward -= _against_image(sums, image)
-                grads_sigma.append(2 * strength / _blurring(part, ctx.options) * toward)
-        return grad_image, torch.cat(grads_sigma, 1) if to_sigma else None, None
+            kernels = _Kernels.of(part, ctx.options)
+            share = (kernels.live / norm_part).unsqueeze(2) * grad_part  # what an output gives to its sums
+            to_image, to_sigma = gradients(image, blurred_part, share, kernels, with_sigma)
+            copied = (1 - kernels.live).unsqueeze(2) * grad_part
+            grad_image += (to_image + copied).sum(1)
+            if with_sigma:
+                grads_sigma.append(2 * kernels.strength / kernels.sigma * to_sigma)
+        return grad_image, torch.cat(grads_sigma, 1) if with_sigma else None, None
 
 
-class _OutputBlur(torch.autograd.Function):
-    """Kernels owned by the output pixel: a gather of the unchanged image."""
+# Of each kind of kernel: the sums of image and normaliser; and from the share of each output, the gradients
+# of the image and of sigma, the latter but for the factor 2 / sigma^3 that both kinds have.
 
-    @staticmethod
-    def forward(ctx, image: Tensor, sigma: Tensor, options: PsfOptions) -> Tensor:
-        parts = []
-        for (part,) in _in_parts(sigma):
-            live, factors, _ = _window_factors(part, options)
-            total, _ = _gather(_with_ones(image), factors, with_distance=False)
-            parts.append(_normalised(total, live, image))
-        blurred, norm = (torch.cat(tensors, 1) for tensors in zip(*parts, strict=True))
-        ctx.options = options
-        ctx.save_for_backward(image, sigma, blurred, norm)
-        return blurred
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:
-        image, sigma, blurred, norm = ctx.saved_tensors
-        to_sigma, exponent = ctx.needs_input_grad[1], _exponent(ctx.options)
-        grad_image, grads_sigma = torch.zeros_like(image), []
-        for part, grad_part, blurred_part, norm_part in _in_parts(sigma, grad, blurred, norm):
-            live, factors, strength = _window_factors(part, ctx.options)
-            share = _share(grad_part, live, norm_part)
-            grad_image += (_scatter(share, factors) + _kept(grad_part, live)).sum(1)
-            if to_sigma:
-                _, distance_sums = _gather(_with_ones(image), factors, with_distance=True)
-                excess = distance_sums[:, :, :-1] - blurred_part * distance_sums[:, :, -1:]
-                grads_sigma.append(
-                    2 * exponent * strength / _blurring(part, ctx.options) * (share * excess).sum(2)
-                )
-        return grad_image, torch.cat(grads_sigma, 1) if to_sigma else None, None
+def _source_totals(image: Tensor, kernels: _Kernels) -> Tensor:
+    return _scatter(_with_ones(image) * kernels.strength.unsqueeze(2), kernels.factors)
+
+
+def _source_gradients(
+    image: Tensor, blurred: Tensor, share: Tensor, kernels: _Kernels, with_sigma: bool
+) -> tuple[Tensor, Tensor | None]:
+    share = torch.cat([share, (share * blurred).sum(2, keepdim=True)], 2)
+    sums, distance_sums = _gather(share, kernels.factors, with_distance=with_sigma)
+    to_image = kernels.strength.unsqueeze(2) * sums[:, :, :-1]
+    if not with_sigma:
+        return to_image, None
+    by_distance = kernels.exponent * kernels.strength * _against_image(distance_sums, image)
+    return to_image, by_distance - _against_image(sums, image)
+
+
+def _output_totals(image: Tensor, kernels: _Kernels) -> Tensor:
+    return _gather(_with_ones(image), kernels.factors, with_distance=False)[0]
+
+
+def _output_gradients(
+    image: Tensor, blurred: Tensor, share: Tensor, kernels: _Kernels, with_sigma: bool
+) -> tuple[Tensor, Tensor | None]:
+    to_image = _scatter(share, kernels.factors)
+    if not with_sigma:
+        return to_image, None
+    _, distance_sums = _gather(_with_ones(image), kernels.factors, with_distance=True)
+    excess = distance_sums[:, :, :-1] - blurred * distance_sums[:, :, -1:]
+    return to_image, kernels.exponent * (share * excess).sum(2)
 
 
 def _in_parts(*stacks: Tensor) -> Iterator[tuple[Tensor, ...]]:
@@ -148,42 +169,6 @@ def _in_parts(*stacks: Tensor) -> Iterator[tuple[Tensor, ...]]:
     on_cpu = stacks[0].device.type == "cpu"
     at_once = max(1, CACHED_PIXELS // (batch * height * width)) if on_cpu else slices
     return zip(*(stack.split(at_once, 1) for stack in stacks), strict=True)
-
-
-def _normalised(total: Tensor, live: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
-    """The slices, which are the image where it is sharp, and the normaliser, which then is 1."""
-    norm = torch.where(live > 0, total[:, :, -1], 1.0)
-    blurred = torch.lerp(image.unsqueeze(1), total[:, :, :-1] / norm.unsqueeze(2), live.unsqueeze(2))
-    return blurred, norm
-
-
-def _share(grad: Tensor, live: Tensor, norm: Tensor) -> Tensor:
-    """What the gradient of a blurred pixel gives to its sums."""
-    return (live / norm).unsqueeze(2) * grad
-
-
-def _kept(grad: Tensor, live: Tensor) -> Tensor:
-    """The gradient of sharp pixels, which are copied from the image."""
-    return (1 - live).unsqueeze(2) * grad
-
-
-def _exponent(options: PsfOptions) -> float:
-    """k in exp(-k r^2 / sigma^2)."""
-    return 1 / (2 * options.psf_std_scale**2)
-
-
-def _blurring(sigma: Tensor, options: PsfOptions) -> Tensor:
-    """sigma where it counts, and a harmless number elsewhere."""
-    return sigma.clamp(min=options.threshold_px)
-
-
-def _window_factors(sigma: Tensor, options: PsfOptions) -> tuple[Tensor, list[Tensor], Tensor]:
-    """Where sigma counts (1, else 0), E_1 .. E_m as [B, S, 1, H, W], and sigma^-2 (0 where sharp)."""
-    live = (sigma > options.threshold_px).to(sigma.dtype)
-    inverse_square = _blurring(sigma, options) ** -2
-    scaled = (-_exponent(options) * inverse_square).unsqueeze(2)
-    factors = [(scaled * (n * n)).exp() for n in range(1, options.window // 2 + 1)]
-    return live, factors, live * inverse_square
 
 
 def _with_ones(image: Tensor) -> Tensor:

@@ -83,7 +83,7 @@ def test_fitting_orders_a_light_field_stack_better_than_the_focus_measure(tmp_pa
     q = read_pfm(out / "depth.pfm")
     truth = F.interpolate(antinous_truth()[None, None], q.shape, mode="area")[0, 0]
     fitted = rank_correlation(q, truth)
-    result = json.loads((out / "result.json").read_text())["against_truth"]
+    result = json.loads((out / "depth.json").read_text())["against_truth"]
     small = [row["psnr"] for row in result.values()]
     stack = predict.resize_stack(load_stack(folder), 160, 160)
     focus = rank_correlation(depth_from_focus(stack.images, stack.defocus).q[0], truth)
@@ -100,7 +100,7 @@ def test_fitting_finds_measured_depth_better_than_the_focus_measure(tmp_path):
     prepare.main(["rgbd", *frame, "--out", str(tmp_path / "stack")])
     flags = ["--fit", "15", "--max-side", "320", "--psf-window", "7", "--device", "cpu"]
     predict.main([str(tmp_path / "stack"), "--out", str(out), *flags])
-    rows = json.loads((out / "result.json").read_text())["against_truth"]
+    rows = json.loads((out / "depth.json").read_text())["against_truth"]
     fitted, focus = rows["predicted"], rows["depth_from_focus"]
     assert fitted["abs_rel"] < 0.7 * focus["abs_rel"]
     assert fitted["rmse"] < 0.5 * focus["rmse"]

@@ -191,8 +191,8 @@ def test_prediction_with_a_lens_is_metric(data, run_folder, tmp_path, capsys):
     depth = read_pfm(out / "depth.pfm")
     assert depth.shape == (35, 50)
     assert 0.69 < depth.min() <= depth.max() < 6.01
-    result = json.loads((out / "result.json").read_text())
-    assert result["depth"]["unit"] == "m"
+    result = json.loads((out / "depth.json").read_text())
+    assert result["unit"] == "m"
     assert set(result["against_truth"]) == {"predicted", "depth_from_focus"}
     assert (out / "points.ply").read_bytes().startswith(b"ply")
     assert "metric z-depth" in capsys.readouterr().out
@@ -204,8 +204,8 @@ def test_prediction_without_a_lens_is_ordered_and_says_so(tmp_path, capsys):
     out = tmp_path / "out"
     flags = ["--fit", "3", "--max-side", "36", "--max-slices", "2", "--device", "cpu"]
     predict.main([str(tmp_path / "mine"), "--out", str(out), *flags])
-    result = json.loads((out / "result.json").read_text())
-    assert result["depth"]["unit"] == "slices"
+    result = json.loads((out / "depth.json").read_text())
+    assert result["unit"] == "slices"
     assert not (out / "points.ply").exists()
     said = capsys.readouterr().out
     assert "shrunk to 36 x 29" in said

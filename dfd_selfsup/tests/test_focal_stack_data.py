@@ -179,17 +179,19 @@ def test_cropping_and_resizing_carry_everything_along(tmp_path):
 
 
 def test_folders_of_splits(tmp_path):
+    root = tmp_path / "v1"
     for split in ("train", "test"):
-        write_stack(tmp_path / split / "a", {"focus_m": [1, 2, 3], **LENS})
-    splits = folder_splits(tmp_path)
+        write_stack(root / split / "a", {"focus_m": [1, 2, 3], **LENS})
+    splits = folder_splits(root)
     assert [len(splits[name]) for name in ("train", "validation", "test")] == [1, 1, 1]
     assert splits["train"][0]().name == "a"
     with pytest.raises(DataError, match="no folder"):
-        folder_splits(tmp_path / "train")
-    write_stack(tmp_path / "test" / "b", {"focus_m": [1, 2]})
-    report = prepare.report_folder(tmp_path)
+        folder_splits(root / "train")
+    write_stack(root / "test" / "b", {"focus_m": [1, 2]})
+    report = prepare.report_folder(root)
     assert "3 slices of 28 x 20, metric, truth: none" in report
     assert "UNUSABLE" in report
+    assert prepare.report_folder(tmp_path) == report
 
 
 # ---- NYUv2 -------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dfd_selfsup.models import psf
 from dfd_selfsup.models.psf import PsfOptions, render_stack
 
 
@@ -194,6 +195,20 @@ def test_memory_kept_for_the_backward_pass_does_not_depend_on_the_window():
 
     pixels = 20 * 24
     assert kept(7) == kept(15) == 4 * pixels * (3 + 5 + 15 + 5)
+
+
+@pytest.mark.parametrize("owner", ["source", "output"])
+def test_slices_in_parts_equal_all_at_once(owner, monkeypatch):
+    options = PsfOptions(kernel_owner=owner)
+
+    def values(cached_pixels: int) -> tuple[Tensor, ...]:
+        monkeypatch.setattr(psf, "CACHED_PIXELS", cached_pixels)
+        image, sigma = draw(2, 3, 9, 11).requires_grad_(), draw(2, 5, 9, 11, high=5, seed=1).requires_grad_()
+        stack = render_stack(image, sigma, options)
+        return stack, *torch.autograd.grad(stack, (image, sigma), draw(2, 5, 3, 9, 11, seed=2))
+
+    for pixels in (1, 2 * 2 * 99):  # slice by slice, and two by two with one left over
+        torch.testing.assert_close(values(pixels), values(10**6))
 
 
 @pytest.mark.parametrize("owner", ["source", "output"])
