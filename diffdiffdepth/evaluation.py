@@ -13,7 +13,7 @@ from diffdiffdepth.losses import warp_to_centre
 from diffdiffdepth.models.point_depth import LabelScale, PointDepth
 from diffdiffdepth.points import nearest_fill, weighted_median
 from diffdiffdepth.published import THRESHOLDS
-from diffdiffdepth.scene import LightField, MultiViewScene
+from diffdiffdepth.scene import LightField, MultiViewScene, SparsePoints
 from shared.arrays import read_npy
 from shared.files import DataError
 from shared.metrics import bad_pixels, least_squares_scale, mse_x100, q25
@@ -22,6 +22,7 @@ __all__ = [
     "DEFINITIONS",
     "corner_views",
     "lab_error",
+    "label_errors",
     "measure",
     "measure_run",
     "result_map",
@@ -129,6 +130,16 @@ def scaled_errors(depth: Tensor, truth: Tensor, valid: Tensor | None, seed: int 
         "scale": min(rows)[2],
         "mse_unscaled": (prediction - target).square().mean().item(),
     }
+
+
+def label_errors(points: SparsePoints, truth: Tensor, valid: Tensor | None = None) -> Tensor:
+    """Absolute errors [k] of the labels, by the truth [H, W] of the pixel they lie in; only valid pixels."""
+    height, width = truth.shape
+    inside = points.inside((height, width))
+    x, y = points.positions_px[inside].round().long().unbind(1)
+    x, y = x.clamp(0, width - 1), y.clamp(0, height - 1)
+    errors = (points.labels[inside] - truth[y, x]).abs()
+    return errors if valid is None else errors[valid[y, x]]
 
 
 @torch.no_grad()

@@ -16,8 +16,9 @@ import torch
 
 from diffdiffdepth.datasets import ColmapScenes, data_kind, load_light_field, read_hci_parameters
 from diffdiffdepth.datasets.signs import find_offset_signs
+from diffdiffdepth.evaluation import label_errors
 from diffdiffdepth.points import epi_points, save_points
-from diffdiffdepth.scene import LightField
+from diffdiffdepth.scene import LightField, SparsePoints
 from shared.colmap_command import add_colmap_command, find_cameras, sfm_options
 from shared.command import command_line
 from shared.files import DataError
@@ -39,13 +40,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.command == "check":
         sys.stdout.write(report_folder(args.folder))
     elif args.command == "points":
-        points = epi_points(load_light_field(args.folder))
+        light_field = load_light_field(args.folder)
+        points = epi_points(light_field)
         save_points(args.out, points)
-        low, high = points.labels.min().item(), points.labels.max().item()
-        sys.stdout.write(f"{args.out}: {len(points)} points, disparity {low:.3g} to {high:.3g} px\n")
+        sys.stdout.write(f"{args.out}: {_accuracy(points, light_field)}\n")
     else:
         find_cameras(prepare_photos, args.photos, args.out, sfm_options(args))
         sys.stdout.write(report_folder(args.out))
+
+
+def _accuracy(points: SparsePoints, light_field: LightField) -> str:
+    low, high = points.labels.min().item(), points.labels.max().item()
+    text = f"{len(points)} points, disparity {low:.3g} to {high:.3g} px"
+    if light_field.truth is None:
+        return text
+    errors = label_errors(points, light_field.truth, light_field.valid)
+    close = (errors < 0.1).float().mean().item()
+    return f"{text}; median error {errors.median().item():.3g} px, {close:.1%} within 0.1 px of the truth"
 
 
 def prepare_photos(photos: Path, out: Path, options: SfmOptions | None = None) -> list[str]:

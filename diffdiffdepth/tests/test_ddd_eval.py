@@ -17,7 +17,15 @@ from diffdiffdepth.datasets import (
     make_embedded_light_field,
     make_embedded_multi_view,
 )
-from diffdiffdepth.evaluation import DEFINITIONS, corner_views, lab_error, measure, result_map, scaled_errors
+from diffdiffdepth.evaluation import (
+    DEFINITIONS,
+    corner_views,
+    lab_error,
+    label_errors,
+    measure,
+    result_map,
+    scaled_errors,
+)
 from diffdiffdepth.export import export_map, seen_pixels
 from diffdiffdepth.points import epi_points, load_points, nearest_fill, weighted_median
 from diffdiffdepth.published import METHODS, ROW_NAMES, TABLE_1, TABLE_2, paper_scene
@@ -116,6 +124,14 @@ def test_light_field_measures_are_the_papers(made):
     for threshold, share in ((0.01, 50), (0.03, 50), (0.07, 0), (0.1, 0), (0.7, 0)):
         assert rows[f"bp_{threshold:g}"] == pytest.approx(share)
     assert rows["q25_x100"] == pytest.approx(0, abs=1e-4)
+
+
+def test_label_errors_leave_out_what_is_outside_or_not_valid():
+    truth = torch.arange(12.0).view(3, 4)
+    positions = torch.tensor([[0.4, 0.0], [3.0, 1.6], [-0.6, 0.0], [1.0, 1.0]])
+    points = SparsePoints(positions, torch.tensor([0.5, 9.0, 7.0, 5.0]), "disparity")
+    assert label_errors(points, truth).tolist() == [0.5, 2.0, 0.0]
+    assert label_errors(points, truth, truth != 11).tolist() == [0.5, 0.0]
 
 
 def test_corners_of_grids_and_ends_of_crosses():
@@ -398,8 +414,17 @@ def test_check_goes_on_after_an_unusable_scene(made, tmp_path, capsys):
 def test_points_are_found_once_and_used_again(made, tmp_path, capsys):
     out = tmp_path / "points.npz"
     prepare.main(["points", str(made / "still_life"), "--out", str(out)])
-    assert "points, disparity" in capsys.readouterr().out
-    stored, found = load_points(out), epi_points(load_light_field(made / "still_life"))
+    light_field = load_light_field(made / "still_life")
+    stored, found = load_points(out), epi_points(light_field)
+    errors = [
+        abs(label - float(light_field.truth[round(y), round(x)]))
+        for (x, y), label in zip(stored.positions_px.tolist(), stored.labels.tolist(), strict=True)
+    ]
+    says = (
+        f"median error {np.sort(errors)[(len(errors) - 1) // 2]:.3g} px, {np.mean(np.less(errors, 0.1)):.1%}"
+    )
+    assert f"{len(stored)} points, disparity" in (text := capsys.readouterr().out)
+    assert says in text
     assert len(stored) > 200
     torch.testing.assert_close(stored.labels, found.labels, rtol=0, atol=0)  # those that training would find
     torch.testing.assert_close(stored.positions_px, found.positions_px, rtol=0, atol=0)
