@@ -41,8 +41,6 @@ class HciParameters:
     num_cams_y: int
     baseline_mm: float
     focus_distance_m: float
-    disp_min: float | None = None
-    disp_max: float | None = None
 
     @property
     def focal_px(self) -> float:
@@ -80,17 +78,15 @@ def read_hci_parameters(folder: str | os.PathLike) -> HciParameters | None:
     except configparser.Error as error:
         raise DataError(path, f"is not an INI file ({str(error).splitlines()[0]})", "Copy it again") from None
 
-    def number(section: str, key: str, kind: type, needed: bool = True):
+    def number(section: str, key: str, kind: type):
         if not parser.has_option(section, key):
-            if needed:
-                raise DataError(path, f"has no {key} in [{section}]", "Copy the file again; " + WHERE)
-            return None
+            raise DataError(path, f"has no {key} in [{section}]", "Copy the file again; " + WHERE)
         text = parser.get(section, key)
         try:
             value = kind(float(text)) if kind is int else float(text)
         except (ValueError, OverflowError):
             value = math.nan
-        if not math.isfinite(value) or (needed and value <= 0):
+        if not math.isfinite(value) or value <= 0:
             raise DataError(path, f"{key} is {text!r}, not a positive number", "Correct the value")
         return value
 
@@ -103,8 +99,6 @@ def read_hci_parameters(folder: str | os.PathLike) -> HciParameters | None:
         num_cams_y=number("extrinsics", "num_cams_y", int),
         baseline_mm=number("extrinsics", "baseline_mm", float),
         focus_distance_m=number("extrinsics", "focus_distance_m", float),
-        disp_min=number("meta", "disp_min", float, needed=False),
-        disp_max=number("meta", "disp_max", float, needed=False),
     )
 
 

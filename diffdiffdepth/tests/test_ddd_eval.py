@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -396,9 +397,9 @@ def test_check_reports_every_kind_of_data(made, tmp_path, capsys):
     assert "3 with poses" in text
     assert "depth of 3 images" in text
     prepare.main(["check", str(made)])
-    text = capsys.readouterr().out
-    assert "still_life" in text
-    assert "views" in text
+    lines = [line.split(maxsplit=3)[:3] for line in capsys.readouterr().out.splitlines()]
+    assert ["still_life", "good:", "hci,"] in lines
+    assert ["views", "good:", "colmap,"] in lines
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="lightfield-analysis"):
         prepare.main(["check", str(tmp_path)])
@@ -407,8 +408,11 @@ def test_check_reports_every_kind_of_data(made, tmp_path, capsys):
 def test_check_goes_on_after_an_unusable_scene(made, tmp_path, capsys):
     shutil.copytree(made / "still_life", tmp_path / "broken")
     (tmp_path / "broken" / "input_Cam003.png").unlink()
+    shutil.copytree(made / "views", tmp_path / "whole")
     prepare.main(["check", str(tmp_path)])
-    assert "UNUSABLE" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert re.search(r"broken +UNUSABLE: .*1 of 25 views are missing, first input_Cam003.png", text)
+    assert re.search(r"whole +good: colmap", text)
 
 
 def test_points_are_found_once_and_used_again(made, tmp_path, capsys):

@@ -19,7 +19,7 @@ CONFIG = Path(train.__file__).parent / "configs" / "quick.yaml"
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """The finished run: two to three minutes, most of them for rendering 81 views and 312 steps."""
+    """The finished run: rendering of 81 views and 312 steps, about two minutes of one core."""
     folder = tmp_path_factory.mktemp("quick")
     data = f"data.root={folder / 'data'}"
     train.main(["--config", str(CONFIG), "--out", str(folder / "run"), "--device", "cpu", "--set", data])
@@ -53,7 +53,7 @@ def test_each_group_alone_lowers_loss_and_error(run):
         assert wrong[1] < wrong[0], group
 
 
-def test_quick_config_is_the_papers_schedule_on_noisy_points():
+def test_quick_config_has_the_papers_turns_and_noisy_points():
     config = load_config(TrainConfig, CONFIG)
     assert config.data.embedded is not None
     assert (config.data.points.label_noise, config.data.points.outlier_share) == (0.1, 0.05)

@@ -9,7 +9,6 @@ from scipy import ndimage
 
 from diffdiffdepth import train
 from diffdiffdepth.config import RateConfig, ScheduleConfig, TrainConfig
-from diffdiffdepth.datasets import make_embedded_multi_view
 from diffdiffdepth.losses import LossWeights, ReprojectionLoss
 from diffdiffdepth.models import point_depth
 from diffdiffdepth.models.point_depth import (
@@ -366,10 +365,3 @@ def test_points_that_have_all_left_the_image_end_the_run_in_one_line(tmp_path, m
     arguments = ["--config", str(tmp_path / "c.yaml"), "--device", "cpu", "--out", str(tmp_path / "run")]
     with pytest.raises(RunError, match=r"step 4: .*outside the image\?; lower the rates of the schedule"):
         train.main([*arguments, "--set", "schedule.densify=1"])
-
-
-def test_embedded_scene_is_made_once(tmp_path):
-    first = make_embedded_multi_view(tmp_path / "data", (40, 56), points=60)
-    stamp = (first / "embedded.json").stat().st_mtime_ns
-    make_embedded_multi_view(tmp_path / "data", (40, 56), points=60)
-    assert (first / "embedded.json").stat().st_mtime_ns == stamp
