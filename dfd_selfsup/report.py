@@ -36,8 +36,8 @@ __all__ = [
     "write_run_report",
 ]
 
-SHEET_STACKS = 6
-CELL = 200  # px, of the contact sheet
+SHEET_STACKS = 4
+CELL = 180  # px, of the contact sheet
 LABELS = {"delta1": "δ1", "delta2": "δ2", "delta3": "δ3", "rmse": "RMSE", "abs_rel": "AbsRel"}
 HIGHER = ("delta1", "delta2", "delta3", "psnr", "ssim")
 DIGITS = 3
@@ -47,7 +47,7 @@ def preview_sheet(model: StackModel, stacks: StackSet, device: torch.device) -> 
     """Nearest and farthest slice, predicted image and depth, and the truth, of a few stacks."""
     chosen = _evenly(stacks)
     method = network_method(model, device)
-    return _sheet(chosen, [[method(stack) for stack in chosen]], ["predicted"])
+    return _sheet(chosen, {"network": [method(stack) for stack in chosen]})
 
 
 def run_tables(results: Mapping[str, Any]) -> list[ResultsTable]:
@@ -128,8 +128,9 @@ def write_run_report(
     """Write test_stacks.png and report.html into the run folder."""
     chosen = _evenly(stacks)
     own = results["method"]
-    estimates = [[methods[name](stack) for stack in chosen] for name in (own, "focus_sml")]
-    sheet = _sheet(chosen, estimates, ["predicted", "focus measure"])
+    shown = {own: "network", "selfsup_descent": "then descent", "focus_sml": "focus measure"}
+    estimates = {shown[name]: [methods[name](stack) for stack in chosen] for name in shown if name in methods}
+    sheet = _sheet(chosen, estimates)
     unit, status = depth_meaning(chosen[0])
     write_bytes(folder / "test_stacks.png", encode_png(sheet))
     mean, focus = results["mean"][own], results["mean"]["focus_sml"]
@@ -143,9 +144,9 @@ def write_run_report(
     terms = ("recon", "aif", "aif_blur", "coarse_blur", "smooth", "sharp")
     names += [t for t in terms if getattr(config.loss, t) > 0] if own == "selfsup" else ["depth"]
     caption = (
-        "Test stacks: the slices focused nearest and farthest, all-in-focus image and depth of this run, "
-        f"the same by a focus measure, and the truth. Depth: {status} in {unit}, one range for each stack, "
-        "printed below it; grey: no true depth."
+        "Test stacks: the slices focused nearest and farthest; the network's all-in-focus image and depth, "
+        "its depth after descent of its losses, that of a focus measure (SML), and the truth. "
+        f"Depth: {status} in {unit}, one range for each stack, at its end; grey: no true depth."
     )
     sections = [
         Section("Stacks", [Picture(sheet, caption)]),
@@ -157,26 +158,32 @@ def write_run_report(
     write_report(folder, title, sections, facts=facts)
 
 
-def _sheet(stacks: Sequence[FocalStack], estimates: list[list[Estimate]], names: list[str]) -> np.ndarray:
-    """One column per stack; all depth maps of a stack share one range, printed at its foot."""
-    rows: dict[str, list[Any]] = {}
+def _sheet(stacks: Sequence[FocalStack], estimates: Mapping[str, Sequence[Estimate]]) -> np.ndarray:
+    """One row per stack: two slices, the first estimate's image, all depths in one range, the truth."""
+    first, *_ = estimates
+    rows: list[dict[str, Any]] = []
     for index, stack in enumerate(stacks):
-        found = [row[index] for row in estimates]
-        limits = _limits(stack, found)
-        cells: dict[str, Any] = {"nearest focus": stack.images[0], "farthest focus": stack.images[-1]}
-        for name, estimate in zip(names, found, strict=True):
-            cells[f"{name}: image"] = estimate.aif
+        found = {name: row[index] for name, row in estimates.items()}
+        limits = _limits(stack, list(found.values()))
+        cells: dict[str, Any] = {
+            "nearest focus": stack.images[0],
+            "farthest focus": stack.images[-1],
+            f"{first}: image": found[first].aif,
+        }
+        for name, estimate in found.items():
             if estimate.q is not None:
                 cells[f"{name}: depth"] = colorize_depth(_shown(stack, estimate), None, *limits)
-        if stack.aif is not None:
-            cells["true image"] = stack.aif
+        cells["true image"] = stack.aif
         if stack.depth is not None:
             cells["true depth"] = colorize_depth(_shown_truth(stack), stack.valid, *limits)
         cells[""] = depth_legend(CELL, *limits, *depth_meaning(stack))
-        for caption, cell in cells.items():
-            rows.setdefault(caption, [None] * len(stacks))[index] = cell
-    rows[""] = rows.pop("")  # a row that only later stacks have must not come below the legends
-    return contact_sheet(list(rows.values()), [stack.name for stack in stacks], list(rows), cell_width=CELL)
+        rows.append(cells)
+    known = {caption for cells in rows for caption, cell in cells.items() if cell is not None}
+    named = [f"{name}: depth" for name in estimates]
+    order = ["nearest focus", "farthest focus", f"{first}: image", *named, "true image", "true depth", ""]
+    captions = [caption for caption in order if caption in known]
+    grid = [[cells.get(caption) for caption in captions] for cells in rows]
+    return contact_sheet(grid, captions, [stack.name for stack in stacks], cell_width=CELL)
 
 
 def _limits(stack: FocalStack, estimates: Sequence[Estimate]) -> tuple[float, float]:
