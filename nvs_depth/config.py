@@ -41,5 +41,9 @@ class TrainConfig:
             raise ValueError("batch_size must be at least 1, steps and workers at least 0")
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
+        if min(self.constant_epochs, self.decay_steps, self.evaluate_pairs) < 0 or self.decay_epochs < 1:
+            raise ValueError(
+                "decay_epochs must be at least 1; constant_epochs, decay_steps and evaluate_pairs at least 0"
+            )
         if self.data.layout.startswith("kitti") and self.model.depth_range != "scene":
             raise ValueError("KITTI layouts need model.depth_range=scene: their unit is 50 m")

@@ -49,6 +49,11 @@ class LossWeights:
     consistency: float = 25.0  # ShapeNet: 100
     smoothness: float = 25.0  # ShapeNet: 10
 
+    def __post_init__(self) -> None:
+        values = vars(self).values()
+        if min(values) < 0 or max(values) == 0:
+            raise ValueError("loss weights must not be negative, and at least one positive")
+
 
 @dataclass
 class LossOptions:
@@ -125,8 +130,7 @@ def consistency(
     mask: Tensor | None = None,
     stop_gradient: bool = False,
 ) -> Tensor:
-    """L1 between the target's depth made from the source and the one read from the target image, [B, 1, S,
-    S].
+    """L1 between the target's depth from the source and that read from the target image, both [B, 1, S, S].
 
     mask: bool [B, 1, S, S]; without a pixel in it the loss is 0.
     """

@@ -30,7 +30,7 @@ from shared.camera import intrinsics_matrix, invert_pose
 from shared.files import DataError, read_image, write_pfm
 from shared.memory import keep_large_buffers
 from shared.report import write_video
-from shared.run import command_line, parse_eval_args, select_device
+from shared.run import RunError, command_line, parse_eval_args, select_device
 from shared.views import read_camera_path, write_views
 
 __all__ = ["main", "picture_camera"]
@@ -40,6 +40,8 @@ DEFAULT_AMOUNT = {"orbit": 30.0, "swing": 30.0, "forward": 1.0, "sway": 0.3}  # 
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_eval_args(__doc__, argv, add_arguments)
+    if args.frames < 1 or not 0 < args.fps <= 240:
+        raise RunError(f"--frames {args.frames} --fps {args.fps:g}: at least one frame, fps in (0, 240]")
     keep_large_buffers()
     config, network, facts = load_network(args.run, args.checkpoint, select_device(args.device))
     image, K, notes = picture_camera(args.image, config, facts, args.focal_px)

@@ -42,7 +42,7 @@ WHERE_TO_GET = {
     "AaltoVision/warped-skipconnection-nvs link to archives named dataset_chair and dataset_car; ShapeNet's "
     "terms of use apply",
     "kitti_raw": "Fetch the raw drives of the Eigen split from cvlibs.net/datasets/kitti (CC BY-NC-SA 3.0), "
-    "then run `prepare.py kitti`",
+    "then run `prepare.py kitti`; the lists of frames and test pairs are in johnMinelli/TwoWaySynth",
     "kitti_odometry": "Fetch the odometry benchmark from cvlibs.net/datasets/kitti (CC BY-NC-SA 3.0)",
     "kitti_odometry_flat": "The READMEs of the predecessors (see shapenet_flat) link to dataset_kitti",
     "posed": "Write a transforms.json as NeRF has it, or let `prepare.py colmap` make one from photos",

@@ -4,7 +4,7 @@ The paper's own tables were not at hand. The first author's earlier course repor
 network without direct warps, other renders, single runs) prints the following for steps of 40 degrees.
 """
 
-__all__ = ["REPORT_2022", "REPORT_2022_ABLATION", "REPORT_2022_DATA"]
+__all__ = ["REPORT_2022", "REPORT_2022_DATA"]
 
 REPORT_2022_DATA = "course report of 2022, earlier network, other renders, 40 degrees"
 
@@ -18,13 +18,4 @@ REPORT_2022 = {
         "Hou et al., the report's own run": (0.930, 0.109, 0.268, 0.327, 0.496),
         "earlier version of this method": (0.900, 0.064, 0.041, 0.105, 0.950),
     },
-}
-
-# chairs, what was left out of the objective: the same five figures
-REPORT_2022_ABLATION = {
-    "nothing": (0.880, 0.080, 0.063, 0.113, 0.953),
-    "reconstruction": (0.854, 0.135, 0.042, 0.183, 0.974),
-    "perceptual": (0.859, 0.109, 0.048, 0.179, 0.921),
-    "smoothness": (0.848, 0.120, 0.060, 0.184, 0.583),
-    "consistency": (0.863, 0.103, 0.053, 0.185, 0.721),
 }

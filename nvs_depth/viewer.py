@@ -49,9 +49,7 @@ def scene_of(run: Path, checkpoint: Literal["best", "last"], device: torch.devic
     return ViewerScene(title, unit, status, parts, (*notes, *split.notes))
 
 
-def _parts(
-    config: TrainConfig, network: ViewSynthesizer, split: Split, batch: PairBatch
-) -> tuple[Part, ...]:
+def _parts(config: TrainConfig, network: ViewSynthesizer, split: Split, batch: PairBatch) -> tuple[Part, ...]:
     """One part per pair, in the coordinates of its source camera and the unit of its depth."""
     views, found = split.test.views, predict_pairs(network, batch)
     unit_m = views.unit_m or 1.0

@@ -28,7 +28,7 @@ from shared.scenes import SCENES_VERSION, Background, Render, Scene, render
 from shared.scenes.objects import random_car, random_chair
 from shared.scenes.streets import street
 
-__all__ = ["EmbeddedConfig", "make_embedded", "street_crop"]
+__all__ = ["EmbeddedConfig", "check_layout", "make_embedded", "street_crop"]
 
 OBJECT_DISTANCE = 2.0
 PAPER_FOCAL_SHARE = 280 / 256
@@ -66,6 +66,13 @@ class EmbeddedConfig:
         return names[: self.train_groups], names[self.train_groups :]
 
 
+def check_layout(config: EmbeddedConfig, layout: str) -> None:
+    """ValueError unless such data are written in this layout."""
+    fitting = ("kitti_raw",) if config.kind == "street" else ("shapenet", "shapenet_flat")
+    if layout not in fitting:
+        raise ValueError(f"embedded {config.kind} are written as {' or '.join(fitting)}, not {layout}")
+
+
 def make_embedded(
     folder: Path, config: EmbeddedConfig, layout: str, say: Callable[[str], None] = lambda text: None
 ) -> Path:
@@ -74,9 +81,7 @@ def make_embedded(
     `layout` is shapenet or shapenet_flat for objects and kitti_raw for drives. Two processes share the work.
     Raises ValueError for another combination and DataError when the folder cannot be written.
     """
-    fitting = ("kitti_raw",) if config.kind == "street" else ("shapenet", "shapenet_flat")
-    if layout not in fitting:
-        raise ValueError(f"embedded {config.kind} are written as {' or '.join(fitting)}, not {layout}")
+    check_layout(config, layout)
     record = {"generator": "shared.scenes", "version": SCENES_VERSION, "layout": layout}
     record |= dataclasses.asdict(config)
     record_path = folder / "made.json"

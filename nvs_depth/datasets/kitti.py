@@ -14,15 +14,16 @@ kitti_odometry_flat, as Chen et al. and Hou et al. have it: images/00_004166.png
 718.9. In all of them a depth of 0 is unknown, and translations become 1/50: one unit is 50 m.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from nvs_depth.datasets.shapenet import read_matrix
 from nvs_depth.datasets.views import DepthFormat, Framing, ViewSet
+from shared.camera import intrinsics_matrix
 from shared.files import DataError, read_image_size, read_text
 
 __all__ = [
@@ -46,6 +47,18 @@ PrincipalPoint = Literal["true", "released"]
 POSES = "One line per frame: its number and the 16 numbers of the 4x4 camera-to-world matrix"
 
 
+class Frame(NamedTuple):
+    """A frame of a sequence as it was found on disk; its pose is in metres."""
+
+    name: str
+    group: str
+    number: int
+    image: Path
+    world_from_cam: Tensor  # float64 [4, 4]
+    K: Tensor  # float64 [3, 3]
+    depth: Path | None = None  # need not exist
+
+
 def load_kitti_raw(
     root: Path,
     framing: Framing,
@@ -65,118 +78,72 @@ def load_kitti_raw(
             raise DataError(root / missing[0], reason, "Make it with `python -m nvs_depth.prepare kitti`")
         folders = [folder for folder in folders if folder.name in set(drives)]
     if not folders:
-        raise DataError(
-            root, "holds no drive with a cam.txt", "Make them with `python -m nvs_depth.prepare kitti`"
-        )
-    rows: dict[str, list] = {
-        name: [] for name in ("names", "groups", "images", "depths", "poses", "K", "frames")
-    }
-    for folder in folders:
-        K, poses = read_matrix(folder / "cam.txt", 3, 3), _numbered_poses(folder / "poses.txt")
-        images = sorted(p for p in folder.glob("*.png") if p.stem.isdecimal())
-        if not images:
-            raise DataError(folder, "holds no frames such as 0000000066.png", "Prepare the drive again")
-        for image in images:
-            if int(image.stem) not in poses:
-                raise DataError(folder / "poses.txt", f"lacks the frame {image.stem}", POSES)
-            depth = image.with_name(f"{image.stem}_depth.png")
-            rows["names"].append(f"{folder.name}/{image.stem}.png")
-            rows["groups"].append(folder.name)
-            rows["images"].append(image)
-            rows["depths"].append(depth if depth.is_file() else None)
-            rows["poses"].append(poses[int(image.stem)])
-            rows["K"].append(K)
-            rows["frames"].append((int(image.stem), 0))
-    stored_hw = read_image_size(rows["images"][0])
-    K = torch.stack(rows["K"])
+        remedy = "Make them with `python -m nvs_depth.prepare kitti`"
+        raise DataError(root, "holds no drive with a cam.txt", remedy)
+    frames = [frame for folder in folders for frame in _raw_frames(folder)]
+    stored_hw = read_image_size(frames[0].image)
     notes = ()
     if principal_point == "released":
-        K, notes = _forced_middle(K, framing, stored_hw)
-    return ViewSet(
-        path=root,
-        layout="kitti_raw",
-        framing=framing,
-        names=rows["names"],
-        groups=rows["groups"],
-        images=rows["images"],
-        depths=rows["depths"],
-        world_from_cam=_in_units(torch.stack(rows["poses"])),
-        K_stored=K,
-        stored_hw=stored_hw,
-        coordinates=torch.tensor(rows["frames"]),
-        depth_format=DepthFormat(unit=DEPTH_UNIT_M / UNIT_M, sparse=True),
-        unit_m=UNIT_M,
-        notes=notes,
-    )
+        moved, notes = _forced_middle(torch.stack([f.K for f in frames]), framing, stored_hw)
+        frames = [frame._replace(K=K) for frame, K in zip(frames, moved, strict=True)]
+    return _view_set(root, "kitti_raw", framing, frames, notes)
 
 
-def load_kitti_odometry(
-    root: Path, framing: Framing, sequences: Collection[str] | None = None, camera: str = "auto"
-) -> ViewSet:
+def _raw_frames(folder: Path) -> Iterator[Frame]:
+    K, poses = read_matrix(folder / "cam.txt", 3, 3), _numbered_poses(folder / "poses.txt")
+    images = sorted(p for p in folder.glob("*.png") if p.stem.isdecimal())
+    if not images:
+        raise DataError(folder, "holds no frames such as 0000000066.png", "Prepare the drive again")
+    for image in images:
+        number = int(image.stem)
+        if number not in poses:
+            raise DataError(folder / "poses.txt", f"lacks the frame {image.stem}", POSES)
+        depth = image.with_name(f"{image.stem}_depth.png")
+        yield Frame(f"{folder.name}/{image.name}", folder.name, number, image, poses[number], K, depth)
+
+
+def load_kitti_odometry(root: Path, framing: Framing, sequences: Collection[str] | None = None) -> ViewSet:
     """Sequences of the odometry benchmark below `root` (or `root` itself): calib.txt, poses.txt, image_K/.
 
-    camera: "image_2" (colour), "image_0" (grey), or "auto" for whichever is there, colour first.
+    Of image_2 (colour) and image_0 (grey) the first that is there is read. DataError for whatever is missing.
     """
     folders = [root] if (root / "calib.txt").is_file() else sorted(p.parent for p in root.glob("*/calib.txt"))
     if sequences is not None:
         folders = [folder for folder in folders if folder.name in set(sequences)]
     if not folders:
-        raise DataError(
-            root, "holds no sequence with calib.txt", "Sequences are folders such as 00, with calib.txt"
-        )
-    names, groups, images, depths, poses, Ks, frames = [], [], [], [], [], [], []
-    for folder in folders:
-        wanted = ("image_2", "image_0") if camera == "auto" else (camera,)
-        image_folder = next((folder / name for name in wanted if (folder / name).is_dir()), None)
-        if image_folder is None:
-            raise DataError(
-                folder, f"has no folder {' or '.join(wanted)}", "Fetch the images of the sequence"
-            )
-        projection = _calibration(folder / "calib.txt", f"P{image_folder.name[-1]}")
-        offset = torch.linalg.inv(projection[:, :3]) @ projection[:, 3]  # of camera 0, in this camera
-        rows = _plain_poses(folder / "poses.txt")
-        found = sorted(image_folder.glob("*.png"))
-        if not found:
-            raise DataError(image_folder, "holds no images", "Fetch the images of the sequence")
-        if len(rows) < len(found):
-            reason = f"holds {len(rows)} poses for {len(found)} images"
-            raise DataError(folder / "poses.txt", reason, "One line of 12 numbers for each image")
-        for image in found:
-            if not image.stem.isdecimal() or int(image.stem) >= len(rows):
-                raise DataError(
-                    image, f"has no line among the {len(rows)} poses", "Images are numbered from 0"
-                )
-            pose = rows[int(image.stem)].clone()
-            pose[:3, 3] -= pose[:3, :3] @ offset
-            depth = folder / "depth" / image.name
-            depths.append(depth if depth.is_file() else None)
-            names.append(f"{folder.name}/{image.stem}.png")
-            groups.append(folder.name)
-            images.append(image)
-            poses.append(pose)
-            Ks.append(projection[:, :3])
-            frames.append((int(image.stem), 0))
-    return ViewSet(
-        path=root,
-        layout="kitti_odometry",
-        framing=framing,
-        names=names,
-        groups=groups,
-        images=images,
-        depths=depths,
-        world_from_cam=_in_units(torch.stack(poses)),
-        K_stored=torch.stack(Ks),
-        stored_hw=read_image_size(images[0]),
-        coordinates=torch.tensor(frames),
-        depth_format=DepthFormat(unit=DEPTH_UNIT_M / UNIT_M, sparse=True),
-        unit_m=UNIT_M,
-    )
+        remedy = "Sequences are folders such as 00, with calib.txt"
+        raise DataError(root, "holds no sequence with calib.txt", remedy)
+    frames = [frame for folder in folders for frame in _odometry_frames(folder)]
+    return _view_set(root, "kitti_odometry", framing, frames)
 
 
-def load_kitti_odometry_flat(root: Path, framing: Framing, focal_at_256: float = FLAT_FOCAL) -> ViewSet:
+def _odometry_frames(folder: Path) -> Iterator[Frame]:
+    image_folder = next((folder / n for n in ("image_2", "image_0") if (folder / n).is_dir()), None)
+    if image_folder is None:
+        raise DataError(folder, "has no folder image_2 or image_0", "Fetch the images of the sequence")
+    projection = _calibration(folder / "calib.txt", f"P{image_folder.name[-1]}")
+    offset = torch.linalg.inv(projection[:, :3]) @ projection[:, 3]  # of camera 0, in this camera
+    poses = _plain_poses(folder / "poses.txt")
+    images = sorted(image_folder.glob("*.png"))
+    if not images:
+        raise DataError(image_folder, "holds no images", "Fetch the images of the sequence")
+    if len(poses) < len(images):
+        reason = f"holds {len(poses)} poses for {len(images)} images"
+        raise DataError(folder / "poses.txt", reason, "One line of 12 numbers for each image")
+    for image in images:
+        if not image.stem.isdecimal() or int(image.stem) >= len(poses):
+            raise DataError(image, f"has no line among the {len(poses)} poses", "Images are numbered from 0")
+        number = int(image.stem)
+        pose = poses[number].clone()
+        pose[:3, 3] -= pose[:3, :3] @ offset
+        depth = folder / "depth" / image.name
+        yield Frame(f"{folder.name}/{image.name}", folder.name, number, image, pose, projection[:, :3], depth)
+
+
+def load_kitti_odometry_flat(root: Path, framing: Framing) -> ViewSet:
     """The predecessors' crops: every image of poses.txt, grouped by the sequence in its id."""
     path = root / "poses.txt"
-    names, groups, images, poses, frames = [], [], [], [], []
+    frames, K = [], None
     for number, line in enumerate(read_text(path).splitlines(), start=1):
         words = line.split()
         if not words:
@@ -184,40 +151,48 @@ def load_kitti_odometry_flat(root: Path, framing: Framing, focal_at_256: float =
         try:
             sequence, frame = words[0].split("_")
             values = torch.tensor([float(word) for word in words[1:]], dtype=torch.float64)
-            frames.append((int(frame), 0))
+            frame_number = int(frame)
         except ValueError:
             values = torch.zeros(0)
         if len(values) != 6:
-            raise DataError(
-                path, f"line {number} is not `id rx ry rz tx ty tz`", "Write six numbers per image"
-            )
+            reason = f"line {number} is not `id rx ry rz tx ty tz`"
+            raise DataError(path, reason, "Write six numbers per image")
         image = root / "images" / f"{words[0]}.png"
         if not image.is_file():
             raise DataError(image, "the image of a line in poses.txt is missing", "Remove the line or add it")
-        names.append(words[0])
-        groups.append(sequence)
-        images.append(image)
-        poses.append(euler_pose(values[:3], values[3:]))
-    if not names:
+        if K is None:
+            height, width = read_image_size(image)
+            focal = FLAT_FOCAL * width / 256
+            K = intrinsics_matrix(focal, focal, (width - 1) / 2, (height - 1) / 2, dtype=torch.float64)
+        pose = euler_pose(values[:3], values[3:])
+        frames.append(Frame(words[0], sequence, frame_number, image, pose, K))
+    if not frames:
         raise DataError(path, "holds no poses", "Write `id rx ry rz tx ty tz` for each image")
-    height, width = read_image_size(images[0])
-    focal = focal_at_256 * width / 256
-    middle = torch.tensor(
-        [[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]], dtype=torch.float64
-    )
+    notes = ("published split: single frames of the same drives, whose neighbours are trained on",)
+    return _view_set(root, "kitti_odometry_flat", framing, frames, notes)
+
+
+def _view_set(
+    root: Path, layout: str, framing: Framing, frames: Sequence[Frame], notes: tuple[str, ...] = ()
+) -> ViewSet:
+    """The frames with their translations in the unit of the networks."""
+    poses = torch.stack([frame.world_from_cam for frame in frames])
+    poses[:, :3, 3] /= UNIT_M
     return ViewSet(
         path=root,
-        layout="kitti_odometry_flat",
+        layout=layout,
         framing=framing,
-        names=names,
-        groups=groups,
-        images=images,
-        world_from_cam=_in_units(torch.stack(poses)),
-        K_stored=middle.expand(len(names), 3, 3),
-        stored_hw=(height, width),
-        coordinates=torch.tensor(frames),
+        names=[frame.name for frame in frames],
+        groups=[frame.group for frame in frames],
+        images=[frame.image for frame in frames],
+        depths=[f.depth if f.depth is not None and f.depth.is_file() else None for f in frames],
+        world_from_cam=poses,
+        K_stored=torch.stack([frame.K for frame in frames]),
+        stored_hw=read_image_size(frames[0].image),
+        coordinates=torch.tensor([(frame.number, 0) for frame in frames]),
+        depth_format=DepthFormat(unit=DEPTH_UNIT_M / UNIT_M, sparse=True),
         unit_m=UNIT_M,
-        notes=("published split: single frames of the same drives, whose neighbours are trained on",),
+        notes=notes,
     )
 
 
@@ -265,12 +240,6 @@ def _forced_middle(K: Tensor, framing: Framing, stored_hw: tuple[int, int]) -> t
     return K, (
         f"principal point moved by up to {far:.1f} px to the middle of the crop, as the released loader does",
     )
-
-
-def _in_units(world_from_cam: Tensor) -> Tensor:
-    poses = world_from_cam.clone()
-    poses[:, :3, 3] /= UNIT_M
-    return poses
 
 
 def _numbered_poses(path: Path) -> dict[int, Tensor]:

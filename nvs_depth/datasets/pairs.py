@@ -28,6 +28,12 @@ class PairOptions:
     symmetric: bool = False  # also smaller azimuths and earlier frames
     redraw: bool = False  # a new target for each source in every epoch; false: drawn once
 
+    def __post_init__(self) -> None:
+        if not self.azimuth_steps_deg or min(*self.azimuth_steps_deg, self.max_gap, self.nearest) < 1:
+            raise ValueError(
+                "azimuth_steps_deg must hold at least one step; steps, max_gap and nearest must be positive"
+            )
+
 
 class PairBatch(NamedTuple):
     """B pairs of views; images [B, 3, S, S] in [0, 1], depth [B, 1, S, S], matrices per pair."""

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from nvs_depth.datasets.embedded import EmbeddedConfig, make_embedded, street_crop
+from nvs_depth.datasets.embedded import EmbeddedConfig, check_layout, make_embedded, street_crop
 from nvs_depth.datasets.kitti import (
     CROP_256,
     RAW_HW,
@@ -44,9 +44,8 @@ class DataConfig:
     validation_list: str = ""  # frames that must not be trained on, whatever the training list says
     test_list: str = ""
     test_pairs: str = ""
-    holdout: Literal["groups", "coordinates"] = (
-        "groups"  # without lists: every n-th object, or azimuth or frame
-    )
+    # Without lists: every n-th object or drive, or every n-th azimuth or frame.
+    holdout: Literal["groups", "coordinates"] = "groups"
     holdout_every: int = 5
 
     crop: Literal["middle", "kitti"] = "middle"  # kitti: 256 px out of 1242x375
@@ -61,6 +60,16 @@ class DataConfig:
 
     pairs: PairOptions = field(default_factory=PairOptions)
     cache_mb: int = 1000  # views kept in memory as tensors
+
+    def __post_init__(self) -> None:
+        if self.holdout_every < 2 or self.cache_mb < 0:
+            raise ValueError("holdout_every must be at least 2 and cache_mb not negative")
+        if not self.scale > 0 or not self.focal_share > 0:
+            raise ValueError("scale and focal_share must be positive")
+        if self.crop_square is not None and self.crop_square[2] < 1:
+            raise ValueError(f"crop_square is top row, left column and side, got {self.crop_square}")
+        if self.embedded is not None:
+            check_layout(self.embedded, self.layout)
 
 
 class Split(NamedTuple):

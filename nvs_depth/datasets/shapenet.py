@@ -3,9 +3,8 @@
 This paper's (72 views: 18 azimuths x 4 elevations, index = 4 azimuth / 20 + elevation / 10 + 1):
 
     <root>/camera_settings/cam_K/cam_K.txt              3x3, pixels counted from the image's corner (Blender)
-    <root>/camera_settings/cam_RT/cam_RT_001.txt ...    3x4, world to camera (released loader: see
-    `pose_files`) <root>/<category>/<model>/color_001.png ...         and depth_001.exr: length of the ray,
-    infinite outside
+    <root>/camera_settings/cam_RT/cam_RT_001.txt ...    3x4, world to camera (or the reverse: `pose_files`)
+    <root>/<category>/<model>/color_001.png ...         and depth_001.exr: length of the ray, infinite outside
 
 Predecessors' (Chen et al. 2019, Hou et al. 2021; 54 views at elevations 0, 10, 20):
 
@@ -128,7 +127,6 @@ def load_shapenet_flat(
     framing: Framing,
     models: Collection[str] | None = None,
     focal_share: float = FOCAL_SHARE,
-    distance: float = 2.0,
 ) -> ViewSet:
     """Views named by model, azimuth and elevation; the background of transparent images becomes black."""
     found = []
@@ -159,7 +157,7 @@ def load_shapenet_flat(
         groups=[model for model, *_ in found],
         images=[image for *_, image in found],
         depths=[depth if depth.is_file() else None for depth in depths],
-        world_from_cam=torch.stack([grid_pose(a, e, distance) for _, a, e, _ in found]),
+        world_from_cam=torch.stack([grid_pose(a, e) for _, a, e, _ in found]),
         K_stored=K.expand(len(found), 3, 3),
         stored_hw=(height, width),
         coordinates=torch.tensor([(a, e) for _, a, e, _ in found]),

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from nvs_depth.models.options import ModelOptions
 
-__all__ = ["DepthDecoder", "DepthMaps", "ViewDecoder", "activate_depth", "depth_logit"]
+__all__ = ["DepthDecoder", "DepthMaps", "ViewDecoder", "activate_depth"]
 
 # Coarse to fine: channels that leave a level, and those of the skip at 1/16, 1/8, 1/4, 1/2 that enters it.
 _LEVEL_CHANNELS = (256, 128, 64, 32, 16)
@@ -32,14 +32,6 @@ def activate_depth(raw: Tensor, kind: str) -> Tensor:
     if kind == "scene":
         return 1 / (10 * torch.sigmoid(raw) + 0.01)
     raise ValueError(f"unknown depth range {kind!r}: use object, object_narrow or scene")
-
-
-def depth_logit(depth: float, kind: str) -> float:
-    """The raw output that stands for a depth inside the range: inverse of `activate_depth`."""
-    if kind == "scene":
-        share = (1 / depth - 0.01) / 10
-        return math.log(share / (1 - share))
-    return math.atanh((depth - 2) / (2 if kind == "object" else 1))
 
 
 class ConvBlock(nn.Sequential):

@@ -26,12 +26,10 @@ class ModelOptions:
 
     # How the second use of the depth decoder, for the target view, gets its features.
     target_features: Literal["direct_warp", "two_pass", "zeros"] = "direct_warp"
-    depth_from: Literal["features", "latent"] = (
-        "features"  # latent: no features at all, as the predecessor has it
-    )
-    depth_heads: Literal["per_scale", "one"] = (
-        "per_scale"  # one: the finest map, shrunk for the coarser scales
-    )
+    # latent: the depth decoder sees no features at all, as the predecessor's.
+    depth_from: Literal["features", "latent"] = "features"
+    # one: the finest map, shrunk for the coarser scales.
+    depth_heads: Literal["per_scale", "one"] = "per_scale"
     shared_depth_decoder: bool = True
 
     intrinsics: Literal["half_pixel", "released"] = "half_pixel"  # how K follows a smaller feature map

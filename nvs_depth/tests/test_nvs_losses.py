@@ -101,8 +101,7 @@ def test_photometric_masks_differ_as_documented():
     source[:, 1:] = 0.25
     values = {m: photometric([depth], source, target, identity, mask=m).item()
               for m in ("black_channels", "foreground", "all")}  # fmt: skip
-    # released: the red channel alone (|1 - 0.5|); foreground: also green and blue of the red pixels (0.25
-    # each)
+    # released: the red channel alone (|1 - 0.5|); foreground: green and blue of red pixels too, 0.25 each
     assert values == pytest.approx({"black_channels": 1.0, "foreground": 2 / 3, "all": (2 / 3 + 2 / 3) / 2})
 
 

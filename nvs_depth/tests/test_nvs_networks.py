@@ -6,7 +6,7 @@ import pytest
 import torch
 import torchvision
 
-from nvs_depth.models.decoders import activate_depth, depth_logit
+from nvs_depth.models.decoders import activate_depth
 from nvs_depth.models.encoder import ResNet18Trunk
 from nvs_depth.models.initialisation import load_imagenet
 from nvs_depth.models.latent import move_latent
@@ -113,10 +113,10 @@ def test_depth_ranges(kind):
     assert depth.max().item() == pytest.approx(high, rel=1e-6)
     (gradient,) = torch.autograd.grad(depth.sum(), raw)
     assert torch.isfinite(gradient).all()
-    inside = 1.7
-    assert activate_depth(
-        torch.tensor(depth_logit(inside, kind), dtype=torch.float64), kind
-    ) == pytest.approx(inside)
+    # by hand at 0 and log 3, where tanh is (9 - 1) / (9 + 1) and the sigmoid 3/4
+    values = {"object": (2.0, 3.6), "object_narrow": (2.0, 2.8), "scene": (1 / 5.01, 1 / 7.51)}
+    found = activate_depth(torch.tensor([0.0, math.log(3)], dtype=torch.float64), kind)
+    assert found.tolist() == pytest.approx(values[kind])
 
 
 def test_moved_latent_there_and_back_is_the_identity():

@@ -151,8 +151,39 @@ def test_every_config_file_loads(path):
 
 def test_kitti_needs_the_range_of_scenes(tmp_path):
     (tmp_path / "c.yaml").write_text("data: {layout: kitti_raw}\n")
-    with pytest.raises((ConfigError, ValueError), match="depth_range=scene"):
+    with pytest.raises(ConfigError, match="depth_range=scene"):
         load_config(TrainConfig, tmp_path / "c.yaml")
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("data.layout=shapenet data.embedded.kind=street", "street are written as kitti_raw, not shapenet"),
+        ("data.holdout_every=1", "holdout_every must be at least 2"),
+        ("data.scale=0", "scale and focal_share must be positive"),
+        ("data.crop_square=[0,0,0]", "crop_square is top row"),
+        ("data.pairs.azimuth_steps_deg=[]", "at least one step"),
+        ("data.pairs.max_gap=0", "must be positive"),
+        ("data.embedded.image_side=8", "images of 16 pixels"),
+        ("weights.smoothness=-1", "must not be negative"),
+        ("weights.reconstruction=0 weights.photometric=0 weights.consistency=0 weights.smoothness=0",
+         "at least one positive"),
+        ("decay_epochs=0", "decay_epochs must be at least 1"),
+        ("evaluate_pairs=-1", "evaluate_pairs at least 0"),
+        ("batch_size=0", "batch_size must be at least 1"),
+        ("learning_rate=-1", "learning_rate must be positive"),
+    ],
+)  # fmt: skip
+def test_values_that_make_no_sense_are_refused(setting, message):
+    quick = next(path for path in CONFIGS if path.name == "quick.yaml")
+    with pytest.raises(ConfigError, match=message):
+        load_config(TrainConfig, quick, setting.split())
+
+
+@pytest.mark.parametrize("wrong", [("--frames", "0"), ("--fps", "0"), ("--fps", "nan")])
+def test_predict_refuses_a_video_of_nothing(run_folder, wrong):
+    with pytest.raises(RunError, match="at least one frame"):
+        predict.main(["--run", str(run_folder), "thing.png", *wrong])
 
 
 def test_published_learning_rate():
