@@ -194,13 +194,13 @@ def write_report(
 
 
 def _run_facts(rows: Sequence[Mapping]) -> dict[str, str]:
-    """Steps and training time as the log has them."""
+    """Steps, and the time from the start, data included, to the last of them, as the log has them."""
     if not rows:
         return {}
     facts = {"Steps": f"{max(row['step'] for row in rows):,}"}
     seconds = max((row.get("time_s", 0) for row in rows), default=0)
     if seconds > 0:
-        facts["Training time"] = _duration(seconds)
+        facts["Time to the last step"] = _duration(seconds)
     return facts
 
 

@@ -36,9 +36,7 @@ def random_poses(count: int, seed: int = 0) -> torch.Tensor:
     return torch.from_numpy(poses)
 
 
-@pytest.fixture(autouse=True)
-def _seed():
-    torch.manual_seed(0)
+pytestmark = pytest.mark.usefixtures("seeded")
 
 
 @pytest.fixture

@@ -17,9 +17,7 @@ LENSES = {
 each_lens = pytest.mark.parametrize("lens", LENSES)
 
 
-@pytest.fixture(autouse=True)
-def _seed():
-    torch.manual_seed(0)
+pytestmark = pytest.mark.usefixtures("seeded")
 
 
 @pytest.fixture

@@ -27,9 +27,7 @@ ANGLES = [
 ORTHONORMAL = [(torch.float32, 1e-6), (F64, 1e-12)]
 
 
-@pytest.fixture(autouse=True)
-def _seed():
-    torch.manual_seed(0)
+pytestmark = pytest.mark.usefixtures("seeded")
 
 
 def rotation_vectors(angle: float, dtype: torch.dtype = F64) -> torch.Tensor:
