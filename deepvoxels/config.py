@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from deepvoxels.datasets.embedded import EMBEDDED_NAMES
+from deepvoxels.datasets.scene import sampling_step
 from deepvoxels.models.baselines import BASELINES, BaselineOptions
 from deepvoxels.models.options import GeneratorOptions
 
@@ -19,6 +21,10 @@ class EmbeddedConfig:
     image_side: int = 128
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if self.image_side < 8 or min(self.train_views, self.validation_views, self.test_views) < 1:
+            raise ValueError(f"an embedded scene needs 8 pixels and a view per split at least, got {self}")
+
 
 @dataclass
 class DataConfig:
@@ -27,9 +33,18 @@ class DataConfig:
     root: str = "data/deepvoxels"
     scene: str = ""  # empty: `root` itself is one scene (NeRF or COLMAP) and every 8th view is held out
     layout: Literal["auto", "deepvoxels", "nerf", "colmap"] = "auto"
-    intrinsics: Literal["half_pixel", "released"] = "half_pixel"  # how K follows a resized image
+    # How K follows a resized image; released is for the layout deepvoxels only.
+    intrinsics: Literal["half_pixel", "released"] = "half_pixel"
     sampling: str = "all"  # or skip_N: every (N + 1)-th training view
     embedded: EmbeddedConfig | None = None
+
+    def __post_init__(self) -> None:
+        sampling_step(self.sampling)
+        if self.embedded is not None and self.scene not in EMBEDDED_NAMES:
+            known = ", ".join(EMBEDDED_NAMES)
+            raise ValueError(f"scene must be one of the embedded {known}, got {self.scene!r}")
+        if self.embedded is not None and self.layout not in ("auto", "deepvoxels"):
+            raise ValueError(f"embedded scenes are written in the layout deepvoxels, not {self.layout}")
 
 
 @dataclass
@@ -39,9 +54,13 @@ class VolumeConfig:
     origin: tuple[float, float, float] | None = None
     side_length: float | None = None
     near: float | None = None
-    fit_planes: bool = (
-        False  # depth planes just span the grid as all training cameras see it; else: one voxel each
-    )
+    fit_planes: bool = False  # true: the planes just span the grid as all cameras see it; else one per voxel
+
+    def __post_init__(self) -> None:
+        for name in ("side_length", "near"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} must be positive or null, got {value}")
 
 
 @dataclass
@@ -57,9 +76,7 @@ class TrainConfig:
     seed: int = 0
     steps: int = 191_600  # 400 epochs of 479 views
     targets: int = 2  # per step: the drawn view and random others
-    nearest_sources: int = (
-        4  # the source is one of this many nearest views; the paper says 5, its code draws 4
-    )
+    nearest_sources: int = 4  # the source is one of so many nearest views; the paper says 5, its code draws 4
     l1_weight: float = 200.0
     gan_weight: float = 1.0  # 0: no discriminator at all
     border_px: int = 5  # cut from rendered and true image before any loss or (primary) measure
@@ -75,12 +92,17 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.targets < 1 or self.nearest_sources < 1 or self.steps < 0:
             raise ValueError("targets and nearest_sources must be at least 1 and steps at least 0")
+        for name in ("l1_weight", "gan_weight", "decay_steps", "map_cache_mb", "evaluate_views"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if self.l1_weight == self.gan_weight == 0:
+            raise ValueError("l1_weight and gan_weight are both 0: nothing would be learned")
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
         if self.method in BASELINES and self.baseline.image_side != self.model.image_side:
             sides = f"{self.baseline.image_side} and {self.model.image_side}"
             raise ValueError(f"baseline.image_side and model.image_side must agree, got {sides}")
-        if 2 * self.border_px >= self.model.image_side:
+        if not 0 <= 2 * self.border_px < self.model.image_side:
             raise ValueError(
                 f"border_px {self.border_px} leaves nothing of a {self.model.image_side} px image"
             )

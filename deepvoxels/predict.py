@@ -18,7 +18,7 @@ from deepvoxels.eval import load_run
 from deepvoxels.methods import render_views
 from deepvoxels.paths import PATHS, camera_path
 from deepvoxels.report import write_view_video
-from shared.run import command_line, parse_eval_args, select_device
+from shared.run import RunError, command_line, parse_eval_args, select_device
 from shared.views import read_camera_path, write_views
 
 __all__ = ["DEPTH_FACTS", "main"]
@@ -33,6 +33,8 @@ DEPTH_FACTS = {
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_eval_args(__doc__, argv, add_arguments)
+    if args.frames < 1 or not 0 < args.fps <= 240:
+        raise RunError(f"--frames {args.frames} --fps {args.fps:g}: at least one frame, fps in (0, 240]")
     _, method, train_views, _ = load_run(args.run, args.checkpoint, select_device(args.device))
     if args.poses:
         world_from_cam, name = read_camera_path(args.poses).to(torch.float32), args.poses.stem

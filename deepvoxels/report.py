@@ -10,7 +10,7 @@ from torch import Tensor
 
 from deepvoxels.config import TrainConfig
 from deepvoxels.datasets.scene import PosedScene
-from deepvoxels.methods import Method, NovelViews, render_views
+from deepvoxels.methods import Method, NovelViews, VoxelMethod, render_views
 from deepvoxels.paths import camera_path
 from deepvoxels.published import ABLATION, METHOD_NAMES, PAPER_DATA, TABLE_1
 from shared.files import write_bytes
@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 SHEET_VIEWS = 6
-ORBIT_FRAMES = 60
+VIDEO_FRAMES = 60
 UNIT, STATUS = "scene units", "z-depth, in the units of the camera poses"
 
 
@@ -122,7 +122,7 @@ def write_run_report(
     """Write test_views.png, moving_camera.mp4 and report.html into the run folder."""
     sheet = comparison_sheet(test_views, views)
     write_bytes(folder / "test_views.png", encode_png(sheet))
-    path = camera_path(train_views, ORBIT_FRAMES)
+    path = camera_path(train_views, VIDEO_FRAMES)
     K = train_views.K[:1].expand(len(path), 3, 3)
     video = write_view_video(folder / "moving_camera.mp4", train_views, render_views(method, path, K))
     mean, nearest = results["mean"], results["nearest_neighbour"]
@@ -135,11 +135,16 @@ def write_run_report(
     }
     if results["depth"] is not None:
         facts["Depth error"] = f"{results['depth']['abs_rel']:.1%} (mean relative, on the object)"
-    caption = f"Held-out views. Depth: {STATUS}, {test_views.near:.3g} to {test_views.far:.3g} {UNIT}, the "
-    caption += "mean along each ray; beside the object it means nothing. Grey: no true depth."
+    caption = "Held-out views."
+    if views.depth is not None:
+        caption += f" Depth: {STATUS}, {test_views.near:.3g} to {test_views.far:.3g} {UNIT}, the mean along "
+        caption += "each ray; beside the object it means nothing."
+    if test_views.depth is not None:
+        caption += " Grey: no true depth."
+    moving = "Rendered from the learned voxel grid." if isinstance(method, VoxelMethod) else "New views."
     sections = [
         Section("Novel views", [Picture(sheet, caption)]),
-        Section("Moving camera", [Video(video, "Rendered from the learned voxel grid.", width=640)]),
+        Section("Moving camera", [Video(video, moving, width=640)]),
         Section("Results", run_tables(results)),
     ]
     if method.network is not None:

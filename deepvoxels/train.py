@@ -35,7 +35,7 @@ from shared.run import (
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_train_args(__doc__, argv)
     config = load_config(TrainConfig, args.config, args.set)
-    with open_run(config, args, paper="deepvoxels") as run:
+    with open_run(config, args, paper="deepvoxels", may_change=("evaluate_views", "map_cache_mb")) as run:
         train_views, test_views = load_views(config)
         for line in describe(train_views, test_views):
             run.say(line)

@@ -17,7 +17,7 @@ from shared.camera_files import DeepVoxelsIntrinsics
 from shared.distortion import distort_normalized, undistort_image
 from shared.files import DataError, read_depth_png, read_image
 
-__all__ = ["PosedScene", "check_scene", "load_scene", "nearest_views"]
+__all__ = ["PosedScene", "check_scene", "load_scene", "nearest_views", "sampling_step"]
 
 DEFAULT_NEAR = math.sqrt(3) / 2  # of the released code, where intrinsics.txt says 0
 DEPTH_UNIT = 1e-4  # of the released depth maps, in scene units
@@ -53,6 +53,21 @@ class PosedScene:
         """S, pixels."""
         return self.images.shape[-1]
 
+    def subset(self, indices: Sequence[int] | Tensor) -> "PosedScene":
+        """The scene with these views only; grid and notes stay."""
+        index = torch.as_tensor(indices)
+        names = [self.names[i] for i in index.tolist()]
+        return replace(
+            self,
+            names=names,
+            images=self.images[index],
+            world_from_cam=self.world_from_cam[index],
+            K=self.K[index],
+            depth=None if self.depth is None else self.depth[index],
+            depth_valid=None if self.depth_valid is None else self.depth_valid[index],
+            blind_views=tuple(name for name in self.blind_views if name in names),
+        )
+
     def image(self, index: int) -> Tensor:
         """View `index` as float32 [3, S, S] in [0, 1]."""
         return self.batch([index])[0]
@@ -83,10 +98,11 @@ def load_scene(
     path = Path(path)
     if image_side < 8 or intrinsics_rule not in INTRINSICS_RULES:
         raise ValueError(f"image_side {image_side} < 8, or intrinsics_rule {intrinsics_rule!r} is unknown")
-    step = _sampling_step(sampling)
+    step = sampling_step(sampling)
     listing = list_views(path, layout)
     if intrinsics_rule == "released" and listing.intrinsics is None:
-        raise ValueError("the released intrinsics rule is for the layout deepvoxels only")
+        reason = f"the released intrinsics rule is for the layout deepvoxels only, this is {listing.layout}"
+        raise DataError(path, reason, "Set data.intrinsics=half_pixel")
     square_K = _square_intrinsics(listing.views)
     volume, notes = _volume(path, listing, square_K, image_side)
 
@@ -168,17 +184,17 @@ def nearest_views(world_from_cam: Tensor, count: int) -> Tensor:
     return cosines.topk(count, dim=1).indices
 
 
-# ---- loading, step by step ---------------------------------------------------------------------------------
-
-
-def _sampling_step(sampling: str) -> int:
-    """1 for "all", n + 1 for "skip_n"."""
+def sampling_step(sampling: str) -> int:
+    """1 for "all", n + 1 for "skip_n": the step through the views. ValueError for anything else."""
     if sampling == "all":
         return 1
     prefix, _, number = sampling.partition("_")
     if prefix != "skip" or not number.isdecimal():
         raise ValueError(f"sampling must be all or skip_n with a number n, not {sampling!r}")
     return int(number) + 1
+
+
+# ---- loading, step by step ---------------------------------------------------------------------------------
 
 
 def _square_intrinsics(views: list[View]) -> dict[str, Tensor]:

@@ -3,6 +3,8 @@
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from deepvoxels.config import DataConfig, TrainConfig, VolumeConfig
 from deepvoxels.datasets.embedded import make_embedded_scene
 from deepvoxels.datasets.scene import PosedScene, check_scene, load_scene
@@ -15,16 +17,20 @@ __all__ = ["load_views"]
 def load_views(config: TrainConfig) -> tuple[PosedScene, PosedScene]:
     """Load the training and the test views, both with the grid of the training views.
 
-    An embedded scene is rendered first. Raises DataError for what is missing or broken.
+    An embedded scene is rendered first. Raises DataError for what is missing or broken, and for fewer
+    training views than have `nearest_sources` neighbours.
     """
     data, side = config.data, config.model.image_side
-    common = {"layout": data.layout, "image_side": side}
-    if data.layout == "deepvoxels" or data.scene:
-        common["intrinsics_rule"] = data.intrinsics
+    common = {"layout": data.layout, "image_side": side, "intrinsics_rule": data.intrinsics}
     train_path, test_path = _folders(data)
     same = train_path == test_path
     train = load_scene(train_path, split="train" if same else "all", sampling=data.sampling, **common)
     test = load_scene(test_path, split="test" if same else "all", **common)
+    if len(train) <= config.nearest_sources:
+        reason = f"{len(train)} training views have no {config.nearest_sources} neighbours each"
+        raise DataError(train_path, reason, "Add views, or lower nearest_sources")
+    if 0 < config.evaluate_views < len(test):
+        test = test.subset(torch.linspace(0, len(test) - 1, config.evaluate_views).round().long())
     train = _with_volume(train, config.volume)
     grid = {name: getattr(train, name) for name in ("grid_origin", "grid_side_length", "near", "far")}
     return train, replace(test, **grid)
@@ -60,12 +66,11 @@ def _with_volume(scene: PosedScene, volume: VolumeConfig) -> PosedScene:
     origin = volume.origin or scene.grid_origin
     side_length = volume.side_length or scene.grid_side_length
     near, far = scene.near, scene.far
-    if volume.fit_planes:
+    if volume.fit_planes or (origin, side_length) != (scene.grid_origin, scene.grid_side_length):
         try:
-            near, far = depth_range(scene.world_from_cam, origin, side_length)
+            nearest, far = depth_range(scene.world_from_cam, origin, side_length)
         except ValueError as error:
             raise DataError(scene.path, str(error), "Check volume.origin and volume.side_length") from None
-    moved = replace(
-        scene, grid_origin=origin, grid_side_length=side_length, near=volume.near or near, far=far
-    )
-    return check_scene(moved)
+        near = nearest if volume.fit_planes else near
+    near = volume.near or near
+    return check_scene(replace(scene, grid_origin=origin, grid_side_length=side_length, near=near, far=far))

@@ -4,10 +4,8 @@ The paper says of them only: the same loss, at least as many parameters as DeepV
 scene. Blocks are those of DeepVoxels' 2D networks; the sizes below are this project's choice.
 
 * `pix2pix` (Isola et al. 2017): the viewing direction of every pixel -> colour, by one U-Net.
-* `tatarchenko` (Tatarchenko et al. 2015): an autoencoder of a source view; source and target pose join its
-latent.
-* `worrall` (Worrall et al. 2017): an autoencoder whose latent is a set of 3-vectors that turn with the
-camera.
+* `tatarchenko` (Tatarchenko et al. 2015): an autoencoder of a source view; both poses join its latent.
+* `worrall` (Worrall et al. 2017): an autoencoder whose latent is 3-vectors that turn with the camera.
 """
 
 from dataclasses import dataclass, field
@@ -69,17 +67,14 @@ def ray_direction_image(K: Tensor, world_from_cam: Tensor, side: int) -> Tensor:
     return F.normalize(directions, dim=-1).movedim(-1, 1)
 
 
-def nearest_neighbour(known_world_from_cam: Tensor, world_from_cam: Tensor, by: str = "direction") -> Tensor:
-    """Index [N] of the known camera [M, 4, 4] nearest to each camera [N, 4, 4].
+def nearest_neighbour(known_world_from_cam: Tensor, world_from_cam: Tensor) -> Tensor:
+    """Index [N] of the known camera [M, 4, 4] that looks most nearly the same way as each camera [N, 4, 4].
 
-    Nearest is the largest cosine between viewing directions, or (`by="position"`, as in the released helper)
-    between positions as seen from the world's origin; for cameras that look at the origin these agree.
+    The released helper compares positions as seen from the world's origin instead; for cameras that look at
+    the origin, as those of the paper's scenes do, this is the same.
     """
-    if by not in ("direction", "position"):
-        raise ValueError(f"by must be 'direction' or 'position', got {by!r}")
-    column = 2 if by == "direction" else 3
-    known = F.normalize(known_world_from_cam[:, :3, column], dim=-1)
-    return (world_from_cam[:, :3, column] @ known.T).argmax(dim=1)
+    known = F.normalize(known_world_from_cam[:, :3, 2], dim=-1)
+    return (world_from_cam[:, :3, 2] @ known.T).argmax(dim=1)
 
 
 class Pix2Pix(nn.Module):

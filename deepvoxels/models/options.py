@@ -156,9 +156,9 @@ def preset(name: str, **changes: object) -> GeneratorOptions:
     """Options of a documented variant at grid 32, 64 features, 512 pixels, with `changes` applied.
 
     `head`: the released code since August 2019 (198.9 M parameters). `legacy`: the released code before
-    (154.5 M). `paper`: `legacy` with the four-level inpainting network of the supplement's figure and no
-    voxel coordinates (167.9 M; the paper says 170 M). The lattice stays `centred`: pass
-    `lattice="released"` to run weights of the released code.
+    (154.5 M). `paper`: `legacy` as the paper and its supplement have it: four levels of inpainting, no voxel
+    coordinates, the sum along rays, dropout 0.2 (167.9 M; the paper says 170 M). The lattice stays `centred`:
+    pass `lattice="released"` to run weights of the released code.
     """
     head = GeneratorOptions()
     legacy = {
@@ -169,7 +169,13 @@ def preset(name: str, **changes: object) -> GeneratorOptions:
         "renderer_up_widths": [256, 64, 64],
         "grid_pad": 1.1,
     }
-    paper = {**legacy, "inpainting_widths": [1, 1, 2, 4, 4], "coordinates": False}
+    paper = {
+        **legacy,
+        "inpainting_widths": [1, 1, 2, 4, 4],
+        "coordinates": False,
+        "collapse": "sum",
+        "renderer_dropout": 0.2,
+    }
     variants = {"head": {}, "legacy": legacy, "paper": paper}
     if name not in variants:
         raise ValueError(f"unknown preset {name!r}: choose one of {sorted(variants)}")

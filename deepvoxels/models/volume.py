@@ -7,9 +7,8 @@ one application is a sum of table rows, forward and backward, with no scattered 
 Tensors of volumes are [B, F, Z, Y, X]; voxel coordinates are (x, y, z) in units of voxels, and world axes are
 grid axes. `lattice` names the half-offset rule:
 
-* `centred`: voxel i of G is the cube [i, i + 1) / G of the grid and is sampled at its centre; depth plane k
-is
-  the middle of its slab; pixel centres are integers (resizing by s maps c to (c + 0.5) s - 0.5).
+* `centred`: voxel i of G is the cube [i, i + 1) / G of the grid and is sampled at its centre; depth plane
+  k is the middle of its slab; pixel centres are integers (resizing by s maps c to (c + 0.5) s - 0.5).
 * `released`: the released code's rule, needed by its weights: voxel i sits at i - G/2, plane k at near +
   k spacing, principal points scale by s alone. Grid, planes and pixels are each half a step off centre.
 """

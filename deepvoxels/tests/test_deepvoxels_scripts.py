@@ -1,8 +1,7 @@
-"""Every script as a user runs it, from the paper's folder and as a module, and the folder on its own."""
+"""Every script as a user runs it, from the paper's folder; the configurations it comes with."""
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,15 +10,17 @@ import pytest
 import torch
 
 import deepvoxels
-import shared
 from deepvoxels import eval as evaluation
 from deepvoxels import predict, table
+from deepvoxels.config import TrainConfig
 from deepvoxels.methods import render_views
+from deepvoxels.models.generator import Generator
+from deepvoxels.models.options import preset
+from shared.config import load_config
 from shared.files import read_pfm
 from shared.run import RunError
 
 PAPER = Path(deepvoxels.__file__).parent
-SHARED = Path(shared.__file__).parent
 
 
 def call(*command: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
@@ -112,41 +113,20 @@ def test_known_errors_are_one_line_and_exit_code_2(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-def test_folder_copied_out_with_shared_runs_on_its_own(tiny_config_file: Path, tmp_path: Path) -> None:
-    for folder in (PAPER, SHARED):
-        ignore = shutil.ignore_patterns("tests", "__pycache__", "runs", "data")
-        shutil.copytree(folder, tmp_path / folder.name, ignore=ignore)
-    where = call(
-        "-c",
-        "import deepvoxels, shared; print(deepvoxels.__file__, shared.__file__)",
-        cwd=tmp_path,
-        PYTHONPATH=str(tmp_path),
-    )
-    assert where.stdout.count(str(tmp_path)) == 2
-    out = tmp_path / "run"
-    command = [
-        "-m",
-        "deepvoxels.train",
-        "--config",
-        str(tiny_config_file),
-        "--out",
-        str(out),
-        "--set",
-        "steps=1",
-    ]
-    result = call(*command, cwd=tmp_path, PYTHONPATH=str(tmp_path))
-    assert result.returncode == 0, result.stderr
-    assert (out / "report.html").exists()
+@pytest.mark.parametrize("file", sorted((PAPER / "configs").glob("*.yaml")), ids=lambda file: file.stem)
+def test_every_config_loads_and_builds_its_network(file: Path) -> None:
+    with torch.device("meta"):
+        Generator(load_config(TrainConfig, file).model)
 
 
-def test_every_config_loads_and_builds_its_network() -> None:
-    from deepvoxels.config import TrainConfig
-    from deepvoxels.models.generator import Generator
-    from shared.config import load_config
+def test_the_large_configs_are_the_documented_variants() -> None:
+    for name, variant in (("official", "head"), ("paper", "paper")):
+        assert load_config(TrainConfig, PAPER / "configs" / f"{name}.yaml").model == preset(variant)
+    config = load_config(TrainConfig, PAPER / "configs" / "capture.yaml")
+    assert config.model == preset("head", grid_side=64, grid_features=8)
 
-    files = sorted((PAPER / "configs").rglob("*.yaml"))
-    assert files
-    for file in files:
-        config = load_config(TrainConfig, file)
-        with torch.device("meta"):
-            Generator(config.model)
+
+@pytest.mark.parametrize("wrong", [("--frames", "0"), ("--fps", "0"), ("--fps", "nan")])
+def test_predict_refuses_a_video_of_nothing(trained: Path, wrong: tuple[str, str]) -> None:
+    with pytest.raises(RunError, match="at least one frame"):
+        predict.main(["--run", str(trained), *wrong])

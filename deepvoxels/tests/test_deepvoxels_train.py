@@ -1,6 +1,7 @@
 """The training loop: what it draws, what it minimises, what it refuses."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,11 +9,13 @@ import torch
 import torch.nn.functional as F
 
 from deepvoxels import train
-from deepvoxels.config import TrainConfig
+from deepvoxels.config import TrainConfig, VolumeConfig
+from deepvoxels.datasets.views import load_views
 from deepvoxels.losses import crop_border, discriminator_loss, generator_gan_loss
 from deepvoxels.models.discriminator import Discriminator
-from shared.checkpoint import CheckpointError, load_checkpoint
+from shared.checkpoint import load_checkpoint
 from shared.config import ConfigError
+from shared.files import DataError
 from shared.run import RunError
 
 
@@ -81,8 +84,10 @@ def test_learning_rate_is_constant_then_falls_to_a_twentieth() -> None:
 
 
 def test_state_buffer_moves_in_training_and_rests_in_evaluation(
-    tiny_config_file: Path, tmp_path: Path
+    tiny_config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(train, "evaluate", lambda *_: {})
+    monkeypatch.setattr(train, "summary", lambda _: "not measured")
     run(tiny_config_file, tmp_path / "run", "steps=2", "checkpoint_every=1", "preview_every=1")
     state = load_checkpoint(tmp_path / "run" / "checkpoints" / "last.pt").state["model"]["state"]
     assert state.abs().sum() > 0
@@ -105,6 +110,25 @@ def test_run_folder_holds_what_the_readme_promises(tiny_config_file: Path, tmp_p
     assert results["depth"]["record"]["pixels"] > 0
 
 
+def test_a_few_test_views_can_be_measured(tiny_config_file: Path, tmp_path: Path) -> None:
+    run(tiny_config_file, tmp_path / "run", "method=nearest_neighbour", "evaluate_views=2")
+    results = json.loads((tmp_path / "run" / "eval.json").read_text())
+    assert results["test_views"] == 2
+    assert [row["view"] for row in results["per_view"]] == ["000000", "000003"]  # spread over all four
+
+
+def test_a_moved_grid_has_its_own_far_end(tiny_config: TrainConfig) -> None:
+    plain = replace(tiny_config, volume=VolumeConfig())
+    (file, _), (moved, test) = (
+        load_views(replace(plain, volume=VolumeConfig(side_length=side))) for side in (None, 1.5)
+    )
+    corners = torch.cartesian_prod(*[torch.tensor([-0.75, 0.75])] * 3)
+    depths = (corners - moved.world_from_cam[:, None, :3, 3]) @ moved.world_from_cam[:, :3, :3]
+    assert moved.far == test.far == pytest.approx(depths[..., 2].max().item(), abs=1e-5)
+    assert moved.far > file.far
+    assert moved.near == file.near  # null keeps the file's
+
+
 class TestRefusals:
     def test_unknown_key_names_the_nearest(self, tiny_config_file: Path, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=r"did you mean model\.grid_side"):
@@ -113,6 +137,36 @@ class TestRefusals:
     def test_sizes_that_do_not_fit_name_the_rule(self, tiny_config_file: Path, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="feature_side"):
             run(tiny_config_file, tmp_path / "run", "model.image_side=33")
+
+    @pytest.mark.parametrize(
+        ("setting", "message"),
+        [
+            ("data.sampling=every_2", "sampling must be all or skip_n"),
+            ("data.scene=sofa", "scene must be one of the embedded cube, vase, pedestal, chair"),
+            ("data.layout=nerf", "written in the layout deepvoxels, not nerf"),
+            ("data.embedded.test_views=0", "a view per split"),
+            ("volume.near=0", "near must be positive"),
+            ("volume.side_length=-1", "side_length must be positive"),
+            ("decay_steps=-1", "decay_steps must not be negative"),
+            ("evaluate_views=-1", "evaluate_views must not be negative"),
+            ("border_px=-1", "border_px -1"),
+            ("learning_rate=0", "learning_rate must be positive"),
+        ],
+    )
+    def test_values_that_make_no_sense(
+        self, tiny_config_file: Path, tmp_path: Path, setting: str, message: str
+    ) -> None:
+        with pytest.raises(ConfigError, match=message):
+            run(tiny_config_file, tmp_path / "run", setting)
+        assert not (tmp_path / "run").exists()
+
+    def test_nothing_to_learn_from(self, tiny_config_file: Path, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match="nothing would be learned"):
+            run(tiny_config_file, tmp_path / "run", "l1_weight=0", "gan_weight=0")
+
+    def test_more_neighbours_than_views(self, tiny_config_file: Path, tmp_path: Path) -> None:
+        with pytest.raises(DataError, match="12 training views have no 12 neighbours each.*nearest_sources"):
+            run(tiny_config_file, tmp_path / "run", "nearest_sources=12")
 
     def test_second_run_in_one_folder(self, tiny_config_file: Path, tmp_path: Path) -> None:
         run(tiny_config_file, tmp_path / "run", "steps=1")
@@ -126,15 +180,7 @@ class TestRefusals:
         with pytest.raises(RunError, match=r"model\.grid_features was 4 and is now 8"):
             run(tiny_config_file, tmp_path / "run", "steps=2", "model.grid_features=8", resume=True)
 
-    def test_checkpoint_of_another_architecture(self, tiny_config_file: Path, tmp_path: Path) -> None:
-        run(tiny_config_file, tmp_path / "run", "steps=1")
-        checkpoint = load_checkpoint(tmp_path / "run" / "checkpoints" / "last.pt")
-        with pytest.raises(CheckpointError, match="another architecture"):
-            checkpoint.load_into({"model": torch.nn.Linear(2, 2)})
-
     def test_scene_folder_that_is_not_there(self, tiny_config_file: Path, tmp_path: Path) -> None:
-        from shared.files import DataError
-
         settings = ("data.embedded=null", f"data.root={tmp_path / 'nowhere'}")
         with pytest.raises(DataError, match="does not exist"):
             run(tiny_config_file, tmp_path / "run", *settings)

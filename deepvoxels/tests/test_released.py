@@ -137,21 +137,3 @@ def test_files_round_trip(tmp_path):
     load_released(path, small(2))
     with pytest.raises(DataError, match="discriminator"):
         load_released(path, copy, judge_copy)
-
-
-def test_files_that_are_no_checkpoints(tmp_path):
-    path = tmp_path / "model.pth"
-    with pytest.raises(DataError, match="does not exist"):
-        load_released(path, small(0))
-    path.write_bytes(b"not a checkpoint")
-    with pytest.raises(DataError, match="model.pth"):
-        load_released(path, small(0))
-    torch.save({"model": small(0)}, path)  # a pickled object, which could run any code
-    with pytest.raises(DataError, match="model.pth"):
-        load_released(path, small(0))
-    torch.save([1, 2], path)
-    with pytest.raises(DataError, match="list"):
-        load_released(path, small(0))
-    torch.save({"model": {"deepvoxels": torch.zeros(3)}}, path)
-    with pytest.raises(DataError, match=r"model.pth.*missing"):
-        load_released(path, small(0))

@@ -64,7 +64,7 @@ SHAPENET = {
     "a pose file of another name": Case(
         write("camera_settings/cam_RT/cam_RT_x.txt", "1"), "cam_RT_x", "cam_RT_x"
     ),
-    "a mirrored pose": Case(change(RT, "0.93", "-0.93"), "look at the origin|view a|orthonormal"),
+    "a mirrored pose": Case(change(RT, "0.93", "-0.93"), "view a/color_005.png: the rotation is not"),
     "a view missing": Case(remove("chairs/a/color_005.png"), "the view is missing", "color_005.png"),
     "no models": Case(lambda f: (f / "chairs" / "a").rename(f / "a"), "no folders of models"),
     "a view of another size": Case(picture("chairs/a/color_005.png", 24, 26), "26 x 24 pixels", "color_005"),
@@ -180,8 +180,13 @@ ODOMETRY = {
     "no image folder": Case(lambda f: (f / "image_2").rename(f / "left"), "no folder image_2 or image_0"),
     "a pose too few": Case(change("poses.txt", TURNED.format(x=0, z=3) + "\n", ""), "7 poses for 8 images"),
     "11 numbers": Case(change("poses.txt", "1 0 0 0 0", "1 0 0 0"), "line 1 is not 12 numbers", "poses.txt"),
-    "infinite position": Case(change("poses.txt", " 0 0 1 3", " 0 0 1 inf"), "NaN|infinite|finite"),
-    "a name without a number": Case(picture("image_2/last.png", 20, 40), "poses for 9|no line among"),
+    "infinite position": Case(
+        change("poses.txt", " 0 0 1 3", " 0 0 1 inf"), "view 00/000003.png: NaN or inf"
+    ),
+    "a name without a number": Case(
+        lambda f: (f / "image_2/000002.png").rename(f / "image_2/last.png"), "no line among", "last.png"
+    ),
+    "an image too many": Case(picture("image_2/000008.png", 20, 40), "8 poses for 9 images", "poses.txt"),
     "a name with a raised two": Case(
         lambda f: (f / "image_2/000002.png").rename(f / "image_2/²²².png"), "no line among", "²²²"
     ),
@@ -206,7 +211,7 @@ FLAT_ODOMETRY = {
     "empty poses": Case(write("poses.txt", "\n\n"), "holds no poses", "poses.txt"),
     "five numbers": Case(change("poses.txt", "0.01 0 0 0 3", "0.01 0 0 3"), "line 4 is not", "poses.txt"),
     "no sequence": Case(change("poses.txt", "00_000003", "000003"), "line 4 is not", "poses.txt"),
-    "NaN": Case(change("poses.txt", "0.01", "nan"), "NaN|finite"),
+    "NaN": Case(change("poses.txt", "0.01", "nan"), "view 00_000000: NaN or infinite"),
     "an image missing": Case(remove("images/00_000003.png"), "is missing", "00_000003.png"),
 }
 
