@@ -32,8 +32,8 @@ def progress_sheet(scene: LightField | MultiViewScene, dense: Tensor, points: Sp
         points_picture(points, scene.centre, low, high),
         colorize_depth(dense, vmin=low, vmax=high),
     ]
-    kind = "disparity" if isinstance(scene, LightField) else "depth"
-    captions = ["centre view", f"{len(points)} points", f"{kind} {low:.3g} to {high:.3g}"]
+    kind, unit = ("disparity", "px") if isinstance(scene, LightField) else ("depth", "scene units")
+    captions = ["centre view", f"{len(points)} points", f"{kind} {low:.3g} to {high:.3g} {unit}"]
     if scene.truth is not None:
         error = (dense - scene.truth).abs()
         limit = 0.05 * (high - low)
@@ -41,5 +41,5 @@ def progress_sheet(scene: LightField | MultiViewScene, dense: Tensor, points: Sp
             colorize_depth(scene.truth, scene.valid, low, high),
             colorize_depth(error, scene.valid, 0.0, limit, colormap="magma"),
         ]
-        captions += ["ground truth", f"error 0 to {limit:.2g}"]
+        captions += ["ground truth", f"error 0 to {limit:.2g} {unit}"]
     return contact_sheet([row], captions, cell_width=max(192, scene.centre.shape[-1]))

@@ -51,10 +51,10 @@ def maps_sheet(scene: LightField | MultiViewScene, maps: Mapping[str, Tensor]) -
             for dense in maps.values()
         ]
         rows.append([colorize_depth(scene.truth, scene.valid, low, high), *errors])
-    kind = "disparity, px" if isinstance(scene, LightField) else "depth, scene units"
-    names = [f"{kind}\n{low:.3g} to {high:.3g}"]
+    kind, unit = ("disparity", " px") if isinstance(scene, LightField) else ("depth", "\nscene units")
+    names = [f"{kind}\n{low:.3g} to {high:.3g}{unit}"]
     if scene.truth is not None:
-        names.append(f"truth, and errors\n0 to {ERROR_SHARE * (high - low):.2g}")
+        names.append(f"truth, and errors\n0 to {ERROR_SHARE * (high - low):.2g}{unit}")
     return contact_sheet(rows, captions, names, cell_width=max(192, min(320, scene.centre.shape[-1])))
 
 
@@ -97,7 +97,7 @@ def comparison_table(results: Mapping[str, Any]) -> ResultsTable:
 
 
 def _light_field_table(results: Mapping[str, Any]) -> ResultsTable:
-    scene = paper_scene(results["data"].split(",")[0])
+    scene = paper_scene(results["data"])
     scenes = [scene] if scene else list(PAPER_HCI)
     thresholds = THRESHOLDS["own"] if scene in ("living room", "piano") else THRESHOLDS["hci"]
     measures = ["mse_x100", *(f"bp_{threshold:g}" for threshold in thresholds)]
@@ -153,6 +153,8 @@ def _joined(
         row |= {k: value for k, value in results["rows"].get(key, {}).items() if k in known}
         rows.append(row)
     note = f"This run: {results['initial_points']} initial points, images compared by {results['features']}."
+    if paper_scene(results["data"]) is None:
+        note += " The paper's figures are on its own data: the two sides cannot be compared."
     return ResultsTable(title, columns, rows, note)
 
 
@@ -204,9 +206,9 @@ def write_run_report(
     facts |= {"Pixels": " x ".join(str(side) for side in reversed(results["size"]))}
     pictures = [Picture(picture, f"Optimised map: {where}."), Picture(points, f"Initial points: {where}.")]
     sections = [
-        Section("Result", pictures),
+        Section("Optimised map", pictures),
         Section("Maps and errors", [Picture(sheet, caption)]),
-        Section("Results", run_tables(results)),
+        Section("Figures", run_tables(results)),
     ]
     if (folder / "metrics.jsonl").exists():
         sections.append(Section("Optimisation", [Curves(["total", "data", "edge", "smoothness"])]))
