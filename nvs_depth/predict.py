@@ -14,6 +14,7 @@ source_depth.pfm, depth.json, which names the unit, and moving_camera.mp4.
 """
 
 import argparse
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_eval_args(__doc__, argv, add_arguments)
     if args.frames < 1 or not 0 < args.fps <= 240:
         raise RunError(f"--frames {args.frames} --fps {args.fps:g}: at least one frame, fps in (0, 240]")
+    if not math.isfinite(args.amount or 0) or not math.isfinite(args.distance):
+        raise RunError(f"--amount {args.amount} --distance {args.distance}: both must be finite")
     keep_large_buffers()
     config, network, facts = load_network(args.run, args.checkpoint, select_device(args.device))
     image, K, notes = picture_camera(args.image, config, facts, args.focal_px)

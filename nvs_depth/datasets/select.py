@@ -161,6 +161,7 @@ def _held_out(views: ViewSet, config: DataConfig) -> Tensor:
 def _listed_split(config: DataConfig, image_side: int, root: Path, evaluate_pairs: int) -> Split:
     """Published lists. Frames (with a slash) choose views, other names choose groups."""
     notes: list[str] = []
+    views = load_views(config, image_side, root)
     train_names = _first_words(root, config.train_list)
     test_names = _first_words(root, config.test_list)
     if train_names and config.validation_list:
@@ -170,7 +171,6 @@ def _listed_split(config: DataConfig, image_side: int, root: Path, evaluate_pair
                 f"{dropped} frames of the training list are in the validation list and were left out"
             )
     pairs = read_frame_list(root / config.test_pairs) if config.test_pairs else None
-    views = load_views(config, image_side, root)
     train_mask = _mask(views, train_names)
     if pairs is not None:
         test_mask = torch.zeros(len(views), dtype=torch.bool)

@@ -324,5 +324,6 @@ def test_ones_own_posed_folder(tmp_path):
 
 
 def test_missing_folder_points_to_the_check(tmp_path):
-    with pytest.raises(DataError, match="nvs_depth.prepare check"):
-        load_views(DataConfig(root=str(tmp_path / "none")), 32)
+    for lists in ({}, {"train_list": "train.txt", "test_pairs": "pairs.txt"}):
+        with pytest.raises(DataError, match="nvs_depth.prepare check"):
+            load_split(DataConfig(root=str(tmp_path / "none"), **lists), 32)

@@ -180,9 +180,18 @@ def test_values_that_make_no_sense_are_refused(setting, message):
         load_config(TrainConfig, quick, setting.split())
 
 
-@pytest.mark.parametrize("wrong", [("--frames", "0"), ("--fps", "0"), ("--fps", "nan")])
-def test_predict_refuses_a_video_of_nothing(run_folder, wrong):
-    with pytest.raises(RunError, match="at least one frame"):
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (("--frames", "0"), "at least one frame"),
+        (("--fps", "0"), "at least one frame"),
+        (("--fps", "nan"), "at least one frame"),
+        (("--amount", "nan"), "must be finite"),
+        (("--distance", "inf"), "must be finite"),
+    ],
+)
+def test_predict_refuses_a_path_that_is_none(run_folder, wrong, message):
+    with pytest.raises(RunError, match=message):
         predict.main(["--run", str(run_folder), "thing.png", *wrong])
 
 
