@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from shared.command import RunError
-from shared.sfm import SfmOptions
+from shared.config import FieldError
+from shared.sfm import CAMERA_MODELS, SfmOptions
 
 __all__ = ["add_colmap_command", "find_cameras", "sfm_options"]
-
-CAMERA_MODELS = ("SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV")
 
 
 def add_colmap_command(commands: Any, text: str, camera_models: Sequence[str] = CAMERA_MODELS) -> None:
@@ -28,14 +27,17 @@ def add_colmap_command(commands: Any, text: str, camera_models: Sequence[str] = 
 
 
 def sfm_options(args: argparse.Namespace) -> SfmOptions:
-    """The options that the sub-command's arguments ask for."""
-    return SfmOptions(
-        camera_model=args.camera_model,
-        matching=args.matching,
-        max_image_side=args.max_image_side,
-        num_threads=args.threads,
-        seed=args.seed,
-    )
+    """The options that the sub-command's arguments ask for; RunError for a number that makes no sense."""
+    try:
+        return SfmOptions(
+            camera_model=args.camera_model,
+            matching=args.matching,
+            max_image_side=args.max_image_side,
+            num_threads=args.threads,
+            seed=args.seed,
+        )
+    except FieldError as error:
+        raise RunError(f"colmap: {error}") from None
 
 
 def find_cameras(

@@ -13,7 +13,7 @@ import numpy as np
 
 from shared.files import DataError, read_bytes, read_text, write_bytes
 
-__all__ = ["CameraRecord", "ImageRecord", "PointRecord", "read_records", "write_records"]
+__all__ = ["CAMERA_MODEL_IDS", "CameraRecord", "ImageRecord", "PointRecord", "read_records", "write_records"]
 
 # The number of a camera model in binary files, its name, and how many parameters it has.
 CAMERA_MODELS = {

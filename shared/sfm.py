@@ -16,11 +16,14 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from shared.colmap import ColmapModel, read_colmap_model
+from shared.colmap_records import CAMERA_MODEL_IDS
+from shared.config import check_ranges
 from shared.files import DataError, read_image_size
 from shared.folders import new_folder
 
-__all__ = ["SfmOptions", "SfmScene", "align_similarity", "list_photos", "reconstruct"]
+__all__ = ["CAMERA_MODELS", "SfmOptions", "SfmScene", "align_similarity", "list_photos", "reconstruct"]
 
+CAMERA_MODELS = tuple(CAMERA_MODEL_IDS)
 PHOTO_EXTENSIONS = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp"}
 EXIF_ORIENTATION = 0x0112
 JPEG_QUALITY = 97  # of the written images: they are encoded a second time
@@ -30,7 +33,7 @@ JPEG_QUALITY = 97  # of the written images: they are encoded a second time
 class SfmOptions:
     """How poses are searched; the defaults suit up to about 200 photos of one thing."""
 
-    camera_model: str = "RADIAL"  # or SIMPLE_PINHOLE, PINHOLE, SIMPLE_RADIAL, OPENCV
+    camera_model: str = "RADIAL"  # one of CAMERA_MODELS
     matching: str = "exhaustive"  # or sequential: video frames, in the order of their names
     max_image_side: int = 1600  # SIFT looks at no more pixels than this; the written images keep their size
     min_registered_share: float = 0.5  # fewer posed photos than this share are an error
@@ -38,10 +41,12 @@ class SfmOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.camera_model not in ("SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV"):
+        if self.camera_model not in CAMERA_MODELS:
             raise ValueError(f"unknown camera_model {self.camera_model!r}")
         if self.matching not in ("exhaustive", "sequential"):
             raise ValueError(f"matching must be exhaustive or sequential, not {self.matching!r}")
+        check_ranges(self, max_image_side=(32, 100_000), min_registered_share=(0, 1))
+        check_ranges(self, num_threads=(-1, 1024), seed=(0, 2**31 - 1))
 
 
 @dataclass(frozen=True)

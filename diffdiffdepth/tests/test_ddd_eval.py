@@ -405,6 +405,15 @@ def test_check_reports_every_kind_of_data(made, tmp_path, capsys):
         prepare.main(["check", str(tmp_path)])
 
 
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [("--seed", "-1"), ("--max-image-side", "0"), ("--threads", "-7")],
+)
+def test_numbers_that_colmap_cannot_use_are_refused_before_the_search(tmp_path, flag, value):
+    with pytest.raises(RunError, match=f"colmap: (num_)?{flag.strip('-').replace('-', '_')} must be from"):
+        prepare.main(["colmap", str(tmp_path), "--out", str(tmp_path / "out"), flag, value])
+
+
 def test_check_goes_on_after_an_unusable_scene(made, tmp_path, capsys):
     shutil.copytree(made / "still_life", tmp_path / "broken")
     (tmp_path / "broken" / "input_Cam003.png").unlink()
