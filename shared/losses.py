@@ -12,6 +12,7 @@ __all__ = ["edge_aware_smoothness", "photometric_l1_ssim"]
 
 GradientOperator = Literal["forward", "sobel", "sobel_zero_pad", "backward_zero_pad"]
 
+
 def edge_aware_smoothness(
     values: Tensor,
     image: Tensor,
