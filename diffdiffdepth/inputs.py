@@ -31,20 +31,24 @@ def load_scene(data: DataConfig, seed: int = 0) -> LightField | MultiViewScene:
             make_embedded_light_field(data.root, size, seed=data.embedded.seed)
         else:
             make_embedded_multi_view(data.root, size, points=data.embedded.points, seed=data.embedded.seed)
-    if data_kind(data.root) == "colmap":
+    is_colmap = data_kind(data.root) == "colmap"
+    _refuse_choices_of_the_other_kind(data, is_colmap)
+    if is_colmap:
         scenes = ColmapScenes(data.root, neighbours=data.neighbours, max_side=data.max_side)
         scene: LightField | MultiViewScene = scenes[data.image or 0]
     else:
-        _refuse_choices_for_photos(data)
         scene = load_light_field(data.root, data.views)
     return replace(scene, points=_points(scene, data, seed))
 
 
-def _refuse_choices_for_photos(data: DataConfig) -> None:
-    for key in ("image", "max_side"):
-        if getattr(data, key):
-            reason = f"is a light field, for which data.{key} means nothing"
-            raise DataError(data.root, reason, f"Leave data.{key} out: it is for COLMAP scenes")
+def _refuse_choices_of_the_other_kind(data: DataConfig, is_colmap: bool) -> None:
+    meaningless = (
+        {"views": data.views != "all"} if is_colmap else {"image": data.image, "max_side": data.max_side}
+    )
+    for key in (key for key, is_set in meaningless.items() if is_set):
+        here, there = ("a COLMAP scene", "light fields") if is_colmap else ("a light field", "COLMAP scenes")
+        reason = f"is {here}, for which data.{key} means nothing"
+        raise DataError(data.root, reason, f"Leave data.{key} out: it is for {there}")
 
 
 def _points(scene: LightField | MultiViewScene, data: DataConfig, seed: int) -> SparsePoints:

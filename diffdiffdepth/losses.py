@@ -52,7 +52,7 @@ class LossWeights:
 
     def __post_init__(self) -> None:
         factors = dict.fromkeys(("edge", "smoothness", "ssim"), (0, 1000))
-        check_ranges(self, **factors, blur_px=(0, 20), brightness_px=(0, 200))
+        check_ranges(self, **factors, blur_px=(0, 20), brightness_px=(0, 50))
         if self.visibility not in ("footprint", "pixel"):
             raise ValueError(f"visibility must be 'footprint' or 'pixel', got {self.visibility!r}")
 

@@ -44,6 +44,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def build_model(config: TrainConfig, scene: LightField | MultiViewScene) -> PointDepth:
     """The model before any step: its map is the plain diffusion of the initial points."""
+    if config.depth.inverse_depth and scene.points.kind == "disparity":
+        raise RunError("depth.inverse_depth is for photos: disparity goes with one over depth already")
     scale = LabelScale.of(scene.points, config.depth.inverse_depth, config.label_unit)
     return PointDepth(scene.points, scene.centre, config.depth, scale)
 
@@ -90,15 +92,19 @@ def smoothness_unit(config: TrainConfig, scene: LightField | MultiViewScene, mod
 
 
 def loss_views(scene: LightField | MultiViewScene, preset: str) -> Tensor:
-    """Indices of the views the loss may use; presets other than "all" are for light fields."""
+    """Indices of the views the loss may use; RunError if the scene has none of the preset's."""
     every = torch.arange(len(scene.views))
-    if preset == "all" or not isinstance(scene, LightField):
+    if preset == "all":
         return every
+    if not isinstance(scene, LightField):
+        raise RunError(f"{scene.name}: views_from {preset} is for light fields; photos are all used")
     offsets = scene.offsets.abs().cpu()
-    if preset == "cross":
-        return every[offsets.min(1).values < 0.25]
     farthest = offsets.max(0).values
-    return every[(offsets > farthest - 0.5).all(1)]
+    is_cross = offsets.min(1).values < 0.25
+    chosen = every[is_cross if preset == "cross" else (offsets > farthest - 0.5).all(1)]
+    if not len(chosen):
+        raise RunError(f"{scene.name}: views_from {preset} finds no view among {len(every)}; take all")
+    return chosen
 
 
 def draw_views(config: TrainConfig, step: int, candidates: Tensor) -> Tensor:

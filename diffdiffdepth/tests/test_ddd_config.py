@@ -11,13 +11,15 @@ import torch
 
 from diffdiffdepth import train
 from diffdiffdepth.config import DataConfig, PointsConfig, RateConfig, ScheduleConfig, TrainConfig
-from diffdiffdepth.datasets import make_embedded_light_field
+from diffdiffdepth.datasets import make_embedded_light_field, make_embedded_multi_view
 from diffdiffdepth.inputs import load_scene
 from diffdiffdepth.losses import LossWeights
+from diffdiffdepth.models.point_depth import DepthOptions
 from diffdiffdepth.points import save_points
 from diffdiffdepth.scene import SparsePoints
 from shared.config import ConfigError, FieldError, check_ranges, load_config
 from shared.files import DataError
+from shared.run import RunError
 
 CONFIGS = Path(train.__file__).parent / "configs"
 QUICK = CONFIGS / "quick.yaml"
@@ -143,6 +145,15 @@ def field(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_choices_for_photos_are_refused_for_a_light_field(field: Path, choice: dict):
     with pytest.raises(DataError, match=f"data.{next(iter(choice))} means nothing"):
         load_scene(DataConfig(str(field), **choice))
+
+
+def test_choices_for_light_fields_are_refused_for_photos(field: Path, tmp_path: Path):
+    make_embedded_multi_view(tmp_path / "photos", (24, 32), views=2, points=30, antialias=1)
+    with pytest.raises(DataError, match="is a COLMAP scene, for which data.views means nothing"):
+        load_scene(DataConfig(str(tmp_path / "photos"), views="cross"))
+    inverse = TrainConfig(depth=DepthOptions(inverse_depth=True))
+    with pytest.raises(RunError, match="inverse_depth is for photos"):
+        train.build_model(inverse, load_scene(DataConfig(str(field))))
 
 
 def test_position_noise_that_leaves_no_point_in_the_image_is_named(field: Path, tmp_path: Path):

@@ -287,7 +287,14 @@ def test_views_of_a_step():
     assert len(train.loss_views(scene, "all")) == 8
     assert scene.offsets[train.loss_views(scene, "cross")].abs().sum(1).tolist() == [1, 1, 1, 1]
     assert scene.offsets[train.loss_views(scene, "corners")].abs().sum(1).tolist() == [2, 2, 2, 2]
-    assert len(train.loss_views(multi_view(), "cross")) == 4
+    assert len(train.loss_views(multi_view(), "all")) == 4
+    with pytest.raises(RunError, match="views_from cross is for light fields"):
+        train.loss_views(multi_view(), "cross")
+    arms = scene.offsets.abs().sum(1) == 1
+    plus = LightField(scene.centre, scene.views[arms], scene.offsets[arms])
+    assert len(train.loss_views(plus, "cross")) == 4
+    with pytest.raises(RunError, match="views_from corners finds no view among 4"):
+        train.loss_views(plus, "corners")
     config = TrainConfig(views_per_step=3)
     drawn = [train.draw_views(config, step, torch.arange(8)) for step in range(1, 40)]
     assert all(len(set(views.tolist())) == 3 for views in drawn)
