@@ -81,8 +81,11 @@ def comparison_table(results: Mapping[str, Any]) -> ResultsTable:
     """A run's rows beside the paper's: table 2 for light fields, table 1 for multi-view scenes.
 
     Figures of the paper stand under the paper's scene: the one the data are named after, else the mean of its
-    four HCI scenes (of its two multi-view scenes). Without truth only the colour error is left.
+    four HCI scenes (of its two multi-view scenes). Without truth only the run's colour error is left.
     """
+    if not results["has_truth"]:
+        columns = [Column("method", "Method"), *_own_columns(results, [])]
+        return _joined("This run, without truth", columns, {}, {}, results)
     if results["kind"] == "light field":
         return _light_field_table(results)
     own = _own_columns(results, ["mse", "q25_x100"])
@@ -125,7 +128,6 @@ def _light_field_table(results: Mapping[str, Any]) -> ResultsTable:
 def _own_columns(results: Mapping[str, Any], measures: list[str]) -> list[Column]:
     height, width = results["size"]
     labels = {"source": "this run", "dataset": f"{results['data']}, {width} x {height} px", "better": "lower"}
-    measures = [*measures, "lab"] if results["has_truth"] else ["lab"]
     return [
         Column(
             name,
@@ -134,7 +136,7 @@ def _own_columns(results: Mapping[str, Any], measures: list[str]) -> list[Column
             digits=_digits(name),
             **labels,
         )
-        for name in measures
+        for name in (*measures, "lab")
     ]
 
 
@@ -153,7 +155,7 @@ def _joined(
         row |= {k: value for k, value in results["rows"].get(key, {}).items() if k in known}
         rows.append(row)
     note = f"This run: {results['initial_points']} initial points, images compared by {results['features']}."
-    if paper_scene(results["data"]) is None:
+    if paper and paper_scene(results["data"]) is None:
         note += " The paper's figures are on its own data: the two sides cannot be compared."
     return ResultsTable(title, columns, rows, note)
 

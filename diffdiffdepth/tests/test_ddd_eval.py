@@ -223,6 +223,7 @@ def test_paper_and_run_stand_under_their_own_data_sets():
     assert "0.0012" in views
     blind = comparison_table(results_of("light field", "lytro", has_truth=False)).text()
     assert "LAB error" in blind
+    assert "paper" not in blind  # there is nothing that it could stand beside
     assert "before optimisation" in summary(results_of("multi-view", "view_00"))
 
 
