@@ -1,0 +1,239 @@
+"""The commands around a run as they are used: eval, predict, prepare, table."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from diffdiffdepth import eval as evaluation_script
+from diffdiffdepth import predict, prepare, table
+from diffdiffdepth.datasets import (
+    ColmapScenes,
+    load_light_field,
+)
+from diffdiffdepth.evaluation import (
+    result_map,
+)
+from diffdiffdepth.export import export_map, seen_pixels
+from diffdiffdepth.points import epi_points, load_points
+from diffdiffdepth.published import ROW_NAMES
+from diffdiffdepth.scene import LightField
+from shared.files import DataError, read_pfm
+from shared.run import RunError
+
+
+def test_eval_reproduces_its_own_file(small_run, capsys):
+    evaluation_script.main(["--run", str(small_run), "--device", "cpu"])
+    first = (small_run / "eval.json").read_bytes()
+    printed = capsys.readouterr().out
+    assert "Table 2 of the paper" in printed
+    results = json.loads(first)
+    assert list(results["rows"]) == list(ROW_NAMES)
+    assert results["rows"]["ours"]["mse_x100"] < 10
+    (small_run / "eval.json").write_text(json.dumps({"run": results["run"]}))
+    evaluation_script.main(["--run", str(small_run), "--device", "cpu"])
+    assert (small_run / "eval.json").read_bytes() == first
+    assert (small_run / "maps.png").stat().st_size > 1000
+    assert "Table 2" in (small_run / "report.html").read_text()
+
+
+def test_unfinished_and_damaged_runs_are_named(small_run, tmp_path):
+    with pytest.raises(RunError, match="no run here"):
+        evaluation_script.main(["--run", str(tmp_path)])
+    copy = Path(shutil.copytree(small_run, tmp_path / "copy"))
+    config, scene = evaluation_script.load_run(copy)
+    np.save(copy / "disparity.npy", np.zeros((3, 3)))
+    with pytest.raises(DataError, match=r"map of \(3, 3\)"):
+        result_map(scene, copy)
+    (copy / "disparity.npy").write_bytes(b"nothing")
+    with pytest.raises(DataError, match="no array in NumPy's format"):
+        result_map(scene, copy)
+    (copy / "disparity.npy").unlink()
+    with pytest.raises(DataError, match="not finished"):
+        evaluation_script.evaluate(config, scene, copy)
+    (copy / "points_initial.npz").unlink()
+    with pytest.raises(RunError, match="not finished"):
+        evaluation_script.load_run(copy)
+
+
+def test_predict_writes_a_light_field_in_metres(small_scenes, few_steps, tmp_path, capsys):
+    source, out = small_scenes / "still_life", tmp_path / "out"
+    arguments = [
+        str(source),
+        "--out",
+        str(out),
+        "--config",
+        str(few_steps),
+        "--device",
+        "cpu",
+    ]
+    predict.main(arguments)
+    disparity, depth = read_pfm(out / "still_life_disparity.pfm"), read_pfm(out / "still_life_depth.pfm")
+    np.testing.assert_array_equal(np.load(out / "still_life_disparity.npy"), disparity)
+    assert depth.median() == pytest.approx(5.4, abs=0.6)  # metres
+    record = json.loads((out / "still_life.json").read_text())
+    assert record["depth"] == {"unit": "m", "status": "z-depth, metric"}
+    assert record["valid_share"] > 0.9
+    assert (out / "still_life.ply").read_bytes().startswith(b"ply")
+    assert (out / "still_life_valid.png").exists()
+    before = (out / "runs" / "still_life" / "disparity.npy").stat().st_mtime_ns
+    predict.main(arguments)  # finished: only exported again
+    assert (out / "runs" / "still_life" / "disparity.npy").stat().st_mtime_ns == before
+    with pytest.raises(DataError, match="one centre view"):
+        predict.main([str(source), "--out", str(out), "--image", "a.png"])
+
+
+def test_predict_takes_no_map_of_something_else_for_finished(small_scenes, few_steps, small_run, tmp_path):
+    """A second folder of the same name, or other settings, into the same --out."""
+    source, out = small_scenes / "still_life", tmp_path / "out"
+    shutil.copytree(small_run, out / "runs" / "still_life")
+    command = ["--config", str(few_steps), "--device", "cpu", "--out", str(out)]
+    predict.main([str(source), *command])
+    before = (out / "still_life_disparity.npy").read_bytes()
+    with pytest.raises(RunError, match="made with views_per_step 2, not 3; choose another --out"):
+        predict.main([str(source), *command, "--set", "views_per_step=3"])
+    elsewhere = Path(shutil.copytree(source, tmp_path / "elsewhere" / "still_life"))
+    with pytest.raises(RunError, match="made with data.root .*not .*elsewhere"):
+        predict.main([str(elsewhere), *command])
+    assert (out / "still_life_disparity.npy").read_bytes() == before
+
+
+def test_predict_starts_again_after_a_kill_before_the_first_checkpoint(small_scenes, few_steps, tmp_path):
+    killed = tmp_path / "out" / "runs" / "still_life"
+    killed.mkdir(parents=True)
+    (killed / "metrics.jsonl").write_text('{"step": 1, "total": 1.0}\n')
+    command = ["--config", str(few_steps), "--device", "cpu", "--out", str(tmp_path / "out")]
+    predict.main([str(small_scenes / "still_life"), *command])
+    assert (tmp_path / "out" / "still_life_disparity.npy").exists()
+    assert not json.loads((killed / "eval.json").read_text())["run"]["resumed"]
+
+
+def test_images_of_one_stem_keep_their_maps_apart():
+    stems = predict._stems(["a.jpg", "a.png", "left/b.jpg", "2024.01.02.jpg"])
+    assert list(stems.values()) == ["a.jpg", "a.png", "left_b", "2024.01.02"]
+
+
+def test_predict_covers_all_images_of_a_scene(small_scenes, few_steps, tmp_path):
+    out = tmp_path / "out"
+    source = small_scenes / "views"
+    predict.main([str(source), "--out", str(out), "--config", str(few_steps), "--device", "cpu"])
+    scenes = ColmapScenes(source)
+    for name in scenes.names:
+        stem = Path(name).stem
+        depth, truth = np.load(out / f"{stem}_depth.npy"), scenes[name].truth.numpy()
+        assert np.median(np.abs(depth / truth - 1)) < 0.15
+        assert json.loads((out / f"{stem}.json").read_text())["depth"]["unit"] == "scene units"
+    count = int((out / "cloud.ply").read_bytes()[:200].split(b"vertex ")[1].split()[0])
+    assert 0.8 * 3 * 45 * 60 < count <= 3 * 45 * 60
+    with pytest.raises(DataError, match="no pose for 'view_09.png'"):
+        predict.main([str(source), "--out", str(out), "--image", "view_09.png"])
+
+
+def test_cloud_of_a_scene_is_the_scene(small_scenes, tmp_path):
+    scenes = ColmapScenes(small_scenes / "views")
+    clouds = [
+        export_map(
+            tmp_path, Path(name).stem, scenes[name], scenes[name].truth, None, scenes.world_from_centre(name)
+        )[0]
+        for name in scenes.names[:2]
+    ]
+    distance = torch.cdist(clouds[0][::7], clouds[1]).min(1).values
+    assert distance.median() < 0.03  # two views' true surfaces are one
+
+
+def test_light_field_without_camera_claims_no_depth(small_scenes, tmp_path):
+    scene = load_light_field(small_scenes / "still_life")
+    export_map(tmp_path, "relief", scene, scene.truth)
+    assert not (tmp_path / "relief_depth.pfm").exists()
+    record = json.loads((tmp_path / "relief.json").read_text())
+    assert record["depth"].startswith("unknown")
+    assert record["cloud"].startswith("relief")
+
+
+def test_names_with_dots_stay_whole(small_scenes, tmp_path):
+    scene = load_light_field(small_scenes / "still_life")
+    export_map(tmp_path, "scene.v1", scene, scene.truth)
+    export_map(tmp_path, "scene.v2", scene, scene.truth)
+    files = {path.name for path in tmp_path.iterdir()}
+    endings = ("_disparity.pfm", "_disparity.npy", "_valid.png", ".png", ".ply", ".json")
+    assert files == {f"scene.{version}{ending}" for version in ("v1", "v2") for ending in endings}
+
+
+def test_seen_pixels_leave_out_what_no_view_shows():
+    centre = torch.rand(3, 20, 30)
+    scene = LightField(centre, centre.expand(2, -1, -1, -1), torch.tensor([[1.0, 0], [2.0, 0]]))
+    seen = seen_pixels(scene, torch.full((20, 30), 4.0))
+    assert seen[:, :25].all()
+    assert not seen[:, 27:].any()
+
+
+def test_check_reports_every_kind_of_data(small_scenes, tmp_path, capsys):
+    prepare.main(["check", str(small_scenes / "still_life")])
+    text = capsys.readouterr().out
+    assert "layout hci" in text
+    assert "depth in metres" in text
+    prepare.main(["check", str(small_scenes / "views")])
+    text = capsys.readouterr().out
+    assert "3 with poses" in text
+    assert "depth of 3 images" in text
+    prepare.main(["check", str(small_scenes)])
+    lines = [line.split(maxsplit=3)[:3] for line in capsys.readouterr().out.splitlines()]
+    assert ["still_life", "good:", "hci,"] in lines
+    assert ["views", "good:", "colmap,"] in lines
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="lightfield-analysis"):
+        prepare.main(["check", str(tmp_path)])
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [("--seed", "-1"), ("--max-image-side", "0"), ("--threads", "-7")],
+)
+def test_numbers_that_colmap_cannot_use_are_refused_before_the_search(tmp_path, flag, value):
+    with pytest.raises(RunError, match=f"colmap: (num_)?{flag.strip('-').replace('-', '_')} must be from"):
+        prepare.main(["colmap", str(tmp_path), "--out", str(tmp_path / "out"), flag, value])
+
+
+def test_check_goes_on_after_an_unusable_scene(small_scenes, tmp_path, capsys):
+    shutil.copytree(small_scenes / "still_life", tmp_path / "broken")
+    (tmp_path / "broken" / "input_Cam003.png").unlink()
+    shutil.copytree(small_scenes / "views", tmp_path / "whole")
+    prepare.main(["check", str(tmp_path)])
+    text = capsys.readouterr().out
+    assert re.search(r"broken +UNUSABLE: .*1 of 25 views are missing, first input_Cam003.png", text)
+    assert re.search(r"whole +good: colmap", text)
+
+
+def test_points_are_found_once_and_used_again(small_scenes, tmp_path, capsys):
+    out = tmp_path / "points.npz"
+    prepare.main(["points", str(small_scenes / "still_life"), "--out", str(out)])
+    light_field = load_light_field(small_scenes / "still_life")
+    stored, found = load_points(out), epi_points(light_field)
+    errors = [
+        abs(label - float(light_field.truth[round(y), round(x)]))
+        for (x, y), label in zip(stored.positions_px.tolist(), stored.labels.tolist(), strict=True)
+    ]
+    says = (
+        f"median error {np.sort(errors)[(len(errors) - 1) // 2]:.3g} px, {np.mean(np.less(errors, 0.1)):.1%}"
+    )
+    assert f"{len(stored)} points, disparity" in (text := capsys.readouterr().out)
+    assert says in text
+    assert len(stored) > 200
+    torch.testing.assert_close(stored.labels, found.labels, rtol=0, atol=0)  # those that training would find
+    torch.testing.assert_close(stored.positions_px, found.positions_px, rtol=0, atol=0)
+
+
+def test_table_runs_what_is_missing_and_prints_it(small_scenes, few_steps, small_run, tmp_path, capsys):
+    shutil.copytree(small_run, tmp_path / "light_field", ignore=shutil.ignore_patterns("eval.json"))
+    command = ["--out", str(tmp_path), "--device", "cpu", "--rows", "light_field"]
+    table.main([*command, "--config", str(small_run / "config.yaml")])
+    printed = capsys.readouterr().out
+    assert printed.count("Table 2 of the paper, and this run") == 1
+    assert (tmp_path / "light_field" / "eval.json").exists()
+    assert "| Method |" in (tmp_path / "table.md").read_text()
+    with pytest.raises(DataError, match="no HCI scene"):
+        table.main(["--hci", str(tmp_path), "--out", str(tmp_path)])
