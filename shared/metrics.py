@@ -104,11 +104,7 @@ def depth_errors(
     _check_pair(prediction, truth, ndims=(3, 4))
     if truth.ndim == 4 and truth.shape[1] != 1:
         raise ValueError(f"depth maps have one channel, got {list(truth.shape)}")
-    low, high = min_depth or 0.0, math.inf if max_depth is None else max_depth
-    if not 0 <= low < high:
-        raise ValueError(
-            f"depth limits must satisfy 0 <= min_depth < max_depth, got {min_depth}, {max_depth}"
-        )
+    low, high = _depth_limits(min_depth, max_depth)
 
     images = len(truth)
     valid = _mask_like(mask, truth) & torch.isfinite(truth) & (truth > low) & (truth < high)
@@ -137,6 +133,15 @@ def depth_errors(
         "alignments": [] if scaling == "none" else alignments,
     }
     return means
+
+
+def _depth_limits(min_depth: float | None, max_depth: float | None) -> tuple[float, float]:
+    low, high = min_depth or 0.0, math.inf if max_depth is None else max_depth
+    if not 0 <= low < high:
+        raise ValueError(
+            f"depth limits must satisfy 0 <= min_depth < max_depth, got {min_depth}, {max_depth}"
+        )
+    return low, high
 
 
 def least_squares_scale(
