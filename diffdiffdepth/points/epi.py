@@ -62,7 +62,7 @@ class EpiOptions:
 
 @torch.no_grad()
 def epi_points(light_field: LightField, options: EpiOptions | None = None) -> SparsePoints:
-    """Edge points of the centre view with sub-pixel disparities: some 70 thousand for 512 x 512 pixels.
+    """Edge points of the centre view with sub-pixel disparities: up to 100 thousand for 512 x 512 pixels.
 
     Points are found in the row and the column of the centre view, so cross-hair captures will do; a full grid
     makes them twice as accurate. They are sorted by row. Raises DataError if no edge can be measured (no

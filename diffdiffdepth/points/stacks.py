@@ -18,6 +18,7 @@ from torch import Tensor
 from diffdiffdepth.blur import gaussian_blur
 from diffdiffdepth.colour import lab_from_rgb
 from diffdiffdepth.scene import LightField
+from shared.files import DataError
 
 __all__ = ["ON_AXIS", "EpiStack", "blurred_lightness", "epi_stacks"]
 
@@ -66,7 +67,7 @@ def epi_stacks(light_field: LightField, blur_sigma_px: float = 0.85) -> list[Epi
     """EPI stacks of the horizontal and the vertical arm: one or two, those with at least three views.
 
     The views are turned into CIELAB and blurred by a 5 x 5 Gaussian (released light-field code: 0.85 px).
-    Raises ValueError for a light field without a line of three views through the centre.
+    Raises DataError for a light field without a line of three views through the centre.
     """
     du, dv = light_field.offsets.unbind(1)
     stacks = []
@@ -82,10 +83,8 @@ def epi_stacks(light_field: LightField, blur_sigma_px: float = 0.85) -> list[Epi
             lab = lab.transpose(-1, -2)
         stacks.append(EpiStack(lab.contiguous(), offsets[order], vertical))
     if not stacks:
-        raise ValueError(
-            f"{light_field.name}: edge points need at least {MIN_ARM_VIEWS} views in the row or column "
-            "of the centre view"
-        )
+        reason = f"fewer than {MIN_ARM_VIEWS} views lie in the row or the column of the centre view"
+        raise DataError(light_field.name, reason, "Edge points need a line of views: copy the missing ones")
     return stacks
 
 

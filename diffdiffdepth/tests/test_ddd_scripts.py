@@ -11,13 +11,8 @@ import torch
 
 from diffdiffdepth import eval as evaluation_script
 from diffdiffdepth import predict, prepare, table
-from diffdiffdepth.datasets import (
-    ColmapScenes,
-    load_light_field,
-)
-from diffdiffdepth.evaluation import (
-    result_map,
-)
+from diffdiffdepth.datasets import ColmapScenes, load_light_field
+from diffdiffdepth.evaluation import result_map
 from diffdiffdepth.export import export_map, seen_pixels
 from diffdiffdepth.points import epi_points, load_points
 from diffdiffdepth.published import ROW_NAMES
