@@ -114,11 +114,11 @@ class TrainConfig:
     loss: LossWeights = field(default_factory=LossWeights)
     features: Literal["rgb", "vgg"] = "rgb"  # what images are compared by; vgg is the paper's choice
     vgg_weights: str | None = None  # a local file; None: torchvision's in torch hub's cache
-    views_per_step: int = 5  # drawn anew for every step
+    views_per_step: int = 5  # drawn anew for every step; all, if there are fewer
     views_from: Literal["all", "cross", "corners"] = "all"  # of a light field, those the loss draws from
 
     seed: int = 0
-    log_every: int = 1
+    log_every: int = 1  # steps; 0 in these three: never
     preview_every: int = 52
     checkpoint_every: int = 26
 
