@@ -72,7 +72,7 @@ def test_distorted_cameras_are_undone(views):
     model = read_colmap_model(views / "sparse" / "0")
     camera, K = model.cameras[1], model.cameras[1].intrinsics().numpy()
     bend = np.array([0.3, 0.0, 0.0, 0.0])
-    pixels = np.stack(np.meshgrid(np.arange(80.0), np.arange(60.0)), -1).reshape(-1, 2)
+    pixels = np.stack(np.meshgrid(np.arange(80.0), np.arange(60.0), indexing="xy"), -1).reshape(-1, 2)
     # Where in the straight picture each pixel of the distorted one looks, by OpenCV.
     source = cv2.undistortPoints(pixels, K, bend, P=K).reshape(60, 80, 2).astype(np.float32)
     for path in (views / "images").iterdir():
