@@ -6,8 +6,9 @@
     python predict.py my_photos --out depth                       finds the poses first (extra `colmap`)
 
 Each map is optimised in a run folder of its own below DIR/runs; what is finished is not done again, and what
-was interrupted goes on, so the command can be repeated. Writes the map as PFM and NumPy, its validity, a
-colour picture, a point cloud, and a JSON file with unit and scale; for several images also cloud.ply.
+was interrupted goes on, so the command can be repeated; with other settings or pictures it asks for another
+--out. Writes the map as PFM and NumPy, its validity, a colour picture, a point cloud, and a JSON file with
+unit and scale; for several images also cloud.ply.
 """
 
 import argparse
