@@ -53,6 +53,9 @@ def test_figures_of_what_was_found() -> None:
     )
     assert f"Its true colour is ({true}) and it is rendered as ({rendered})" in TEXT
     assert f"cost {100 * (views['time with 24 grid features, ratio'] - 1):.0f} % more time" in TEXT
+    seed_1 = results("seed_1")
+    error = 100 * seed_1["depth"]["abs_rel"]
+    assert f"ends at {seed_1['mean']['psnr']:.1f} dB, depth off by {error:.1f} %" in TEXT
     gate = results("update_gate")["figures"]
     assert f"starts at {gate['step 1']} and falls to {gate['step 60']} within 60 steps" in TEXT
     cameras = results("fox_cameras")["figures"]
