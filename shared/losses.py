@@ -87,12 +87,11 @@ def photometric_l1_ssim(
 
     loss = (1 - alpha) * _valid_mean((prediction - target).abs(), mask) if alpha < 1 else 0.0
     if alpha > 0:
-        distance = 1 - ssim_map(prediction, target, variant)
-        if mask is not None and distance.shape[-2:] != mask.shape[-2:]:
+        similarity = ssim_map(prediction, target, variant)
+        if mask is not None and similarity.shape[-2:] != mask.shape[-2:]:
             raise ValueError(f"SSIM variant {variant!r} leaves out the border and cannot take a mask")
-        if dissimilarity == "halved":
-            distance = distance / 2
-        loss = loss + alpha * _valid_mean(distance, mask)
+        distance = 1 - similarity.mean() if mask is None else _valid_mean(1 - similarity, mask)
+        loss = loss + alpha * (distance / 2 if dissimilarity == "halved" else distance)
     return loss
 
 

@@ -5,7 +5,7 @@ therefore picks a variant by name, and every table prints `SSIM_VARIANTS[name].l
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
@@ -127,28 +127,29 @@ class _SsimMap(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, image_a: Tensor, image_b: Tensor, variant: SsimVariant) -> Tensor:
-        means = _windowed_means(image_a, image_b, variant)
+        mean_a, mean_b, *others = _windowed_means(image_a, image_b, variant)
+        factors = _factors(mean_a, mean_b, *others, variant)
         ctx.variant = variant
-        ctx.save_for_backward(image_a, image_b, *means)
-        luminance, structure, _, _ = _factors(means, variant)
-        return luminance.mul_(structure)
+        ctx.save_for_backward(image_a, image_b, mean_a, mean_b, *factors)
+        return factors[0] * factors[1]
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        image_a, image_b, *means = ctx.saved_tensors
+        image_a, image_b, mean_a, mean_b, luminance, structure, d1, d2 = ctx.saved_tensors
         variant = ctx.variant
         if torch.is_grad_enabled():  # derivatives of the gradient are wanted: from autograd
-            luminance, structure, _, _ = _factors(_windowed_means(image_a, image_b, variant), variant)
+            luminance, structure, *_ = _factors(*_windowed_means(image_a, image_b, variant), variant)
             wanted = [image for image in (image_a, image_b) if image.requires_grad]
             found = iter(torch.autograd.grad(luminance * structure, wanted, grad, create_graph=True))
             return *(next(found) if image.requires_grad else None for image in (image_a, image_b)), None
 
         # The map is l s with l = (2 ab + c1) / d1, s = (2 u (E_ab - ab) + c2) / d2, of the means a and b.
-        mean_a, mean_b = means[:2]
-        luminance, structure, d1, d2 = _factors(means, variant)
-        to_product = (grad * luminance).div_(d2).mul_(2 * variant.unbias)  # d map / d E_ab
+        twice = 2 * grad
+        to_product = (twice * luminance).div_(d2)  # d map / d E_ab
+        if variant.unbias != 1:
+            to_product.mul_(variant.unbias)
         to_squares = to_product * structure  # -2 d map / d E_squares
-        to_means = (grad * structure).div_(d1).mul_(2)
+        to_means = (twice * structure).div_(d1)
         cross, same = to_means - to_product, to_squares - to_means.mul_(luminance)
         reach = len(variant.taps) - 1 - variant.zeros
         to_product, to_squares = (
@@ -170,9 +171,10 @@ def _windowed_means(image_a: Tensor, image_b: Tensor, variant: SsimVariant) -> l
     return [_WindowMean.apply(moment, variant.taps, variant.zeros) for moment in moments]
 
 
-def _factors(means: Sequence[Tensor], variant: SsimVariant) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _factors(
+    mean_a: Tensor, mean_b: Tensor, mean_ab: Tensor, mean_squares: Tensor, variant: SsimVariant
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Luminance and structure, whose product is the map, and the denominators of the two."""
-    mean_a, mean_b, mean_ab, mean_squares = means
     c1, c2 = _K1**2, _K2**2  # the images were scaled to a data range of 1
     product, squares = mean_a * mean_b, (mean_a**2).add_(mean_b**2)
     covariance, variances = mean_ab - product, mean_squares - squares

@@ -79,7 +79,7 @@ def deepvoxels_row(run: Path) -> Row:
         [
             (train_views.image(nearest), f"1 of {len(train_views)} photos (the nearest)"),
             (view.images[0], "new view, rendered"),
-            (colorize_depth(depth, shown, low, high), "its depth"),
+            (colorize_depth(depth, shown, low, high), f"its depth: {low:.2g} to {high:.2g} units"),
             (test_views.image(chosen), "new view, true"),
         ],
     )
@@ -96,7 +96,7 @@ def diffdiffdepth_row(run: Path) -> Row:
         [
             (scene.centre, f"1 of {len(scene.views) + 1} views"),
             (points_picture(scene.points, scene.centre, low, high), f"{len(scene.points)} noisy points"),
-            (colorize_depth(dense, vmin=low, vmax=high), "disparity"),
+            (colorize_depth(dense, vmin=low, vmax=high), f"disparity: {low:.2g} to {high:.2g} px"),
             (colorize_depth(scene.truth, scene.valid, low, high), "disparity, true"),
         ],
     )
@@ -116,7 +116,7 @@ def dfd_selfsup_row(run: Path) -> Row:
         [
             (stack.images[near], f"1 of {len(stack.images)}: focus at {focus_m:.1f} m"),
             (estimate.aif, "sharp everywhere"),
-            (colorize_depth(estimate.depth, vmin=low, vmax=high), "depth, found without truth"),
+            (colorize_depth(estimate.depth, vmin=low, vmax=high), f"depth: {low:.2g} to {high:.2g} m"),
             (colorize_depth(stack.depth, stack.valid, low, high), "depth, true"),
         ],
     )
@@ -136,7 +136,7 @@ def nvs_depth_row(run: Path) -> Row:
         [
             (batch.image_source[0], "the only picture"),
             (predicted.image[0], "new view, predicted"),
-            (colorize_depth(depth, shown, low, high), "its depth"),
+            (colorize_depth(depth, shown, low, high), f"its depth: {low:.2g} to {high:.2g} units"),
             (batch.image_target[0], "new view, true"),
         ],
     )
