@@ -26,6 +26,7 @@ ROWS = {
     "DAIF-Net, supervised by both": ("table/supervised_both", "supervised_both"),
     "true depth (needs truth)": ("quick", "oracle"),
 }
+PARTS = ("network", "losses", "blur")
 STACKS = ("NYUv2 frame 45", "7-Scenes frame 0", "7-Scenes frame 125")
 
 
@@ -69,3 +70,25 @@ def test_own_stacks_have_the_figures_of_their_file(stack: str) -> None:
     found, focus = (results("real")["stacks"][name][who] for who in ("predicted", "depth_from_focus"))
     formats = {"abs_rel": ".3f", "rmse": ".3f", "delta1": ".3f", "psnr": ".1f", "rank_correlation": ".3f"}
     assert cells_of(stack) == [f"{found[n]:{f}} ({focus[n]:{f}})" for n, f in formats.items()]
+
+
+def test_figures_of_the_benchmarks() -> None:
+    folder = FOLDER.parent / "benchmarks"
+    two, one = (
+        json.loads((folder / f"{name}.json").read_text())["cases"]
+        for name in ("results", "results_one_thread")
+    )
+    blur, step = two["dfd_selfsup/blur"]["candidates"], two["dfd_selfsup/step"]["candidates"]
+    unfolded, with_unfold = blur["unfold formulation of the tests"], step["with the unfold blur"]
+    assert f"takes {1000 * blur['ours']['seconds']:.0f} ms, the formulation by unfolding" in TEXT
+    assert (
+        f"{unfolded['ratio']:.0f} times as long with {unfolded['memory_ratio']:.0f} times the memory" in TEXT
+    )
+    assert f"training step {step['ours']['seconds']:.2f} s, with the unfolded blur" in TEXT
+    assert f"{with_unfold['ratio']:.1f} times as long. The network" in TEXT
+    shares = [
+        [f"{100 * cases['dfd_selfsup/shares']['candidates'][part]['ratio']:.0f}" for part in PARTS]
+        for cases in (two, one)
+    ]
+    assert "network takes {} % of a step, losses {} %, the blur {} %".format(*shares[0]) in TEXT
+    assert "{}, {} and {} %".format(*shares[1]) in TEXT
