@@ -7,8 +7,11 @@ from dfd_selfsup.datasets.embedded import EmbeddedConfig
 from dfd_selfsup.losses import LossOptions
 from dfd_selfsup.models.heads import HeadOptions
 from dfd_selfsup.models.psf import PsfOptions
+from shared.config import FieldError, check_ranges
 
 __all__ = ["DataConfig", "NetworkConfig", "TrainConfig"]
+
+MAX_STEPS = 10**9
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,11 @@ class DataConfig:
     )
     cache_stacks: int = 1000  # kept in memory
 
+    def __post_init__(self) -> None:
+        check_ranges(self, cache_stacks=(0, 10**9))
+        if self.resize_to is not None and not 16 <= min(self.resize_to) <= max(self.resize_to) <= 16384:
+            raise FieldError("resize_to", f"must be two sides from 16 to 16384, got {list(self.resize_to)}")
+
 
 @dataclass(frozen=True)
 class NetworkConfig:
@@ -39,6 +47,9 @@ class NetworkConfig:
     base_width: int = 16
     levels: int = 4
     init: Literal["default", "he"] = "default"
+
+    def __post_init__(self) -> None:
+        check_ranges(self, base_width=(1, 1024), levels=(1, 8))
 
 
 @dataclass
@@ -75,9 +86,8 @@ class TrainConfig:
     compare_slow: bool = True  # at the end, with plane sweep and descent too, which take seconds per stack
 
     def __post_init__(self) -> None:
-        if self.steps < 0 or self.batch_size < 1 or self.crop < 0 or not self.learning_rate > 0:
-            raise ValueError(
-                "steps and crop must not be negative, batch_size and learning_rate must be positive"
-            )
-        if min(self.noise_std, self.weight_decay, self.warmup_steps, self.guide_steps) < 0:
-            raise ValueError("noise_std, weight_decay, warmup_steps and guide_steps must not be negative")
+        check_ranges(self, steps=(0, MAX_STEPS), batch_size=(1, 100_000), crop=(0, 16384), noise_std=(0, 1))
+        check_ranges(self, learning_rate=(1e-12, 10), weight_decay=(0, 10), beta2=(0, 0.999999))
+        check_ranges(self, seed=(0, 2**32 - 1), evaluate_stacks=(0, MAX_STEPS))
+        every = ("log_every", "validate_every", "checkpoint_every", "warmup_steps", "guide_steps")
+        check_ranges(self, **dict.fromkeys(every, (0, MAX_STEPS)))

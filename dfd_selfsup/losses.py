@@ -18,6 +18,7 @@ from torch import Tensor
 from dfd_selfsup.models.focus_measure import focus_guess, focus_response
 from dfd_selfsup.models.heads import Prediction, coarse_aif
 from dfd_selfsup.models.thin_lens import Defocus
+from shared.config import check_ranges
 from shared.losses import edge_aware_smoothness, photometric_l1_ssim
 
 __all__ = [
@@ -60,9 +61,8 @@ class LossOptions:
     border_fix: bool = False
 
     def __post_init__(self) -> None:
-        weights = (self.recon, self.sharp, self.aif, self.aif_blur, self.coarse_blur, self.smooth, self.beta)
-        if min(*weights, self.soft_coarse_px) < 0:
-            raise ValueError("loss weights and soft_coarse_px must not be negative")
+        weights = ("recon", "sharp", "aif", "aif_blur", "coarse_blur", "smooth", "beta")
+        check_ranges(self, **dict.fromkeys(weights, (0, 1e9)), soft_coarse_px=(0, 1000))
 
 
 def selfsup_losses(

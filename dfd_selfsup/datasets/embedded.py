@@ -30,6 +30,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from dfd_selfsup.models.thin_lens import Lens
 from shared.camera import look_at
+from shared.config import FieldError, check_ranges
 from shared.files import write_bytes, write_image, write_pfm
 from shared.folders import temporary_neighbour
 from shared.scenes import SCENES_VERSION, Scene, render
@@ -66,8 +67,14 @@ class EmbeddedConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.height, self.width) < 16 or self.views < 1 or self.lens_samples < 1:
-            raise ValueError("embedded stacks need sides of at least 16, a view and a lens sample")
+        check_ranges(self, height=(16, 4096), width=(16, 4096), views=(1, 1000), lens_samples=(1, 10_000))
+        check_ranges(self, seed=(0, 2**32 - 1))
+        for split in SPLITS:
+            scenes = getattr(self, f"{split}_scenes")
+            if not 0 <= min(scenes) <= max(scenes) <= 10_000:
+                raise FieldError(
+                    f"{split}_scenes", f"must be two numbers from 0 to 10000, got {list(scenes)}"
+                )
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from dfd_selfsup.models.daif_net import DaifNet, pad_to_multiple
 from dfd_selfsup.models.focus_measure import focus_mean, focus_response, sharpest_slices
 from dfd_selfsup.models.thin_lens import NEAREST_DEPTH_M, Defocus
+from shared.config import FieldError, check_ranges
 
 __all__ = ["HeadOptions", "Prediction", "StackModel", "coarse_aif", "raw_depth_to_metres"]
 
@@ -55,10 +56,9 @@ class HeadOptions:
     measure: Literal["ring", "sml"] = "ring"
 
     def __post_init__(self) -> None:
-        if not 0 < self.near_m < self.far_m:
-            raise ValueError(f"depth limits must satisfy 0 < near_m < far_m, got {self.near_m}, {self.far_m}")
-        if not self.composite_px > 0:
-            raise ValueError(f"composite_px must be positive, got {self.composite_px}")
+        check_ranges(self, near_m=(1e-6, 1e6), far_m=(1e-6, 1e6), composite_px=(1e-6, 1000))
+        if not self.near_m < self.far_m:
+            raise FieldError("far_m", f"must be larger than near_m = {self.near_m}, got {self.far_m}")
 
 
 class Prediction(NamedTuple):

@@ -27,6 +27,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from shared.config import FieldError, check_ranges
+
 __all__ = ["PsfOptions", "render_stack"]
 
 CACHED_PIXELS = 2**16  # slices of so many pixels at once: buffers that stay in the cache are a fifth faster
@@ -47,13 +49,11 @@ class PsfOptions:
     kernel_owner: Literal["source", "output"] = "source"
 
     def __post_init__(self) -> None:
-        if self.window < 1 or self.window % 2 == 0:
-            raise ValueError(f"the PSF window must be odd and positive, got {self.window}")
-        if not self.psf_std_scale > 0 or not self.threshold_px >= SMALLEST_THRESHOLD:
-            raise ValueError(
-                f"psf_std_scale must be positive and threshold_px at least {SMALLEST_THRESHOLD}, "
-                f"got {self.psf_std_scale} and {self.threshold_px}"
-            )
+        check_ranges(
+            self, window=(1, 255), psf_std_scale=(0.01, 100), threshold_px=(SMALLEST_THRESHOLD, 1000)
+        )
+        if self.window % 2 == 0:
+            raise FieldError("window", f"must be odd, got {self.window}")
 
 
 def render_stack(image: Tensor, sigma_px: Tensor, options: PsfOptions = PsfOptions()) -> Tensor:  # noqa: B008

@@ -248,9 +248,17 @@ def test_windows_larger_than_the_image_are_cut():
     )
 
 
-@pytest.mark.parametrize("bad", [{"window": 4}, {"window": 0}, {"psf_std_scale": 0}, {"threshold_px": 0}])
-def test_bad_options_are_refused(bad):
-    with pytest.raises(ValueError, match=r"odd|positive"):
+@pytest.mark.parametrize(
+    ("bad", "says"),
+    [
+        ({"window": 4}, "window must be odd"),
+        ({"window": 0}, "window must be from 1"),
+        ({"psf_std_scale": 0}, "psf_std_scale must be from"),
+        ({"threshold_px": 0}, "threshold_px must be from 0.05"),
+    ],
+)
+def test_bad_options_are_refused(bad, says):
+    with pytest.raises(ValueError, match=says):
         PsfOptions(**bad)
 
 

@@ -1,9 +1,5 @@
 """Values that a user can set: what makes no sense is refused at the start, with its key and place."""
 
-import dataclasses
-import types
-import typing
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,44 +13,24 @@ from diffdiffdepth.losses import LossWeights
 from diffdiffdepth.models.point_depth import DepthOptions
 from diffdiffdepth.points import save_points
 from diffdiffdepth.scene import SparsePoints
-from shared.config import ConfigError, FieldError, check_ranges, load_config
+from shared.config import ConfigError, load_config
 from shared.files import DataError
 from shared.run import RunError
+from shared.tests.config_limits import assert_every_number_has_limits, numbers
+from shared.tests.config_limits import refused as refused_by
 
 CONFIGS = Path(train.__file__).parent / "configs"
 QUICK = CONFIGS / "quick.yaml"
 
 
-def numbers(config_type: type, prefix: str = "") -> Iterator[tuple[str, bool]]:
-    """Dotted keys of all numbers of a config, and whether they are whole."""
-    hints = typing.get_type_hints(config_type)
-    for field in dataclasses.fields(config_type):
-        hint = hints[field.name]
-        is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
-        for option in typing.get_args(hint) if is_union else (hint,):
-            if dataclasses.is_dataclass(option):
-                yield from numbers(option, f"{prefix}{field.name}.")
-            elif option in (int, float):
-                yield prefix + field.name, option is int
-
-
-NUMBERS = dict(numbers(TrainConfig))
-
-
 def refused(override: str, config: Path = QUICK) -> str:
-    with pytest.raises(ConfigError) as caught:
-        load_config(TrainConfig, config, [override])
-    return str(caught.value)
+    return refused_by(TrainConfig, config, override)
 
 
 def test_every_number_has_limits():
-    """Also one that is added later."""
-    assert {"data.neighbours", "depth.tolerance", "schedule.labels.damping", "loss.blur_px"} <= set(NUMBERS)
-    for key, is_whole in NUMBERS.items():
-        for value in ("-1", "1e30") if is_whole else ("-1", "1e30", "inf", "-inf", "nan"):
-            message = refused(f"{key}={value}")
-            assert message.startswith(f"--set {key}={value}: "), message
-            assert key in message.partition(": ")[2], message
+    known = dict(numbers(TrainConfig))
+    assert {"data.neighbours", "depth.tolerance", "schedule.labels.damping", "loss.blur_px"} <= set(known)
+    assert_every_number_has_limits(TrainConfig, QUICK)
 
 
 @pytest.mark.parametrize(
@@ -79,19 +55,6 @@ def test_every_number_has_limits():
 )
 def test_zero_is_refused_where_it_makes_no_sense(key: str):
     assert f"{key} must be from " in refused(f"{key}=0")
-
-
-def test_limits_are_allowed_values_and_none_is_no_number():
-    @dataclasses.dataclass
-    class Pair:
-        low: float = 1.0
-        high: float | None = None
-
-    check_ranges(Pair(), low=(1, 2), high=(1, 2))
-    check_ranges(Pair(2.0, 1.0), low=(1, 2), high=(1, 2))
-    for wrong in (Pair(0.999), Pair(1.0, 2.001), Pair(float("nan"))):
-        with pytest.raises(FieldError, match="must be from 1 to 2, got"):
-            check_ranges(wrong, low=(1, 2), high=(1, 2))
 
 
 @pytest.mark.parametrize(

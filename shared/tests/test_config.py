@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from shared.config import (
     ConfigError,
+    FieldError,
+    check_ranges,
     config_differences,
     config_from_dict,
     config_to_dict,
@@ -283,3 +285,42 @@ def test_saved_file_reads_like_one_written_by_hand(tmp_path):
     text = (tmp_path / "c.yaml").read_text()
     assert text.startswith("steps: 100\nname: toy\ndata: null\nvariant: head\ngrid: fine\n")
     assert yaml.safe_load(text)["optimizer"]["learning_rate"] == 4e-4
+
+
+@dataclasses.dataclass
+class Inner:
+    size: int = 1
+
+    def __post_init__(self) -> None:
+        check_ranges(self, size=(1, 10))
+
+
+@dataclasses.dataclass
+class Limited:
+    inner: Inner = dataclasses.field(default_factory=Inner)
+
+
+def test_limits_are_allowed_values_and_none_is_no_number():
+    @dataclasses.dataclass
+    class Pair:
+        low: float = 1.0
+        high: float | None = None
+
+    check_ranges(Pair(), low=(1, 2), high=(1, 2))
+    check_ranges(Pair(2.0, 1.0), low=(1, 2), high=(1, 2))
+    for wrong in (Pair(0.999), Pair(1.0, 2.001), Pair(float("nan"))):
+        with pytest.raises(FieldError, match="must be from 1 to 2, got"):
+            check_ranges(wrong, low=(1, 2), high=(1, 2))
+
+
+def test_a_field_error_is_named_with_its_place(tmp_path):
+    path = tmp_path / "limits.yaml"
+    path.write_text("inner:\n  size: 3\n")
+    assert load_config(Limited, path).inner.size == 3
+    path.write_text("inner:\n  size: -3\n")
+    with pytest.raises(ConfigError, match=r"limits.yaml, line 2: inner.size must be from 1 to 10, got -3"):
+        load_config(Limited, path)
+    with pytest.raises(ConfigError, match=r"--set inner.size=11: inner.size must be from 1 to 10, got 11"):
+        load_config(Limited, path, ["inner.size=11"])
+    with pytest.raises(ValueError, match="^size must be from 1 to 10, got 0$"):
+        Inner(size=0)
