@@ -6,9 +6,14 @@ from typing import Literal
 from deepvoxels.datasets.embedded import EMBEDDED_NAMES
 from deepvoxels.datasets.scene import sampling_step
 from deepvoxels.models.baselines import BASELINES, BaselineOptions
-from deepvoxels.models.options import GeneratorOptions
+from deepvoxels.models.options import LARGEST_WIDTH, GeneratorOptions
+from shared.config import FieldError, check_ranges
 
-__all__ = ["DataConfig", "EmbeddedConfig", "TrainConfig", "VolumeConfig"]
+__all__ = ["BaselineConfig", "DataConfig", "EmbeddedConfig", "TrainConfig", "VolumeConfig"]
+
+MAX_STEPS = 10_000_000  # weeks of computing
+LARGEST_SEED = 2**32 - 1
+LARGEST_COORDINATE = 1e9  # scene units
 
 
 @dataclass
@@ -22,8 +27,8 @@ class EmbeddedConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.image_side < 8 or min(self.train_views, self.validation_views, self.test_views) < 1:
-            raise ValueError(f"an embedded scene needs 8 pixels and a view per split at least, got {self}")
+        check_ranges(self, **dict.fromkeys(("train_views", "validation_views", "test_views"), (1, 100_000)))
+        check_ranges(self, image_side=(8, 4096), seed=(0, LARGEST_SEED))
 
 
 @dataclass
@@ -39,12 +44,17 @@ class DataConfig:
     embedded: EmbeddedConfig | None = None
 
     def __post_init__(self) -> None:
-        sampling_step(self.sampling)
+        try:
+            sampling_step(self.sampling)
+        except ValueError:
+            reason = f"must be all or skip_N with a number N, got {self.sampling!r}"
+            raise FieldError("sampling", reason) from None
         if self.embedded is not None and self.scene not in EMBEDDED_NAMES:
             known = ", ".join(EMBEDDED_NAMES)
-            raise ValueError(f"scene must be one of the embedded {known}, got {self.scene!r}")
+            raise FieldError("scene", f"must be one of the embedded {known}, got {self.scene!r}")
         if self.embedded is not None and self.layout not in ("auto", "deepvoxels"):
-            raise ValueError(f"embedded scenes are written in the layout deepvoxels, not {self.layout}")
+            reason = f"must be deepvoxels or auto, as embedded scenes are written, got {self.layout}"
+            raise FieldError("layout", reason)
 
 
 @dataclass
@@ -57,10 +67,25 @@ class VolumeConfig:
     fit_planes: bool = False  # true: the planes just span the grid as all cameras see it; else one per voxel
 
     def __post_init__(self) -> None:
-        for name in ("side_length", "near"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"{name} must be positive or null, got {value}")
+        lengths = (1e-9, LARGEST_COORDINATE)
+        check_ranges(self, side_length=lengths, near=lengths)
+        if self.origin is not None and not all(abs(x) <= LARGEST_COORDINATE for x in self.origin):
+            limits = f"from {-LARGEST_COORDINATE} to {LARGEST_COORDINATE}"
+            raise FieldError("origin", f"must have coordinates {limits}, got {list(self.origin)}")
+
+
+@dataclass
+class BaselineConfig(BaselineOptions):
+    """`BaselineOptions` with limits to every number."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, image_side=(2, 8192), hidden=(0, 1_000_000), vectors=(0, 1_000_000))
+        if not all(1 <= width <= LARGEST_WIDTH for width in self.widths):
+            raise FieldError("widths", f"must have entries from 1 to {LARGEST_WIDTH}, got {self.widths}")
+        try:
+            super().__post_init__()
+        except ValueError as error:  # of all its checks only the number of widths is left
+            raise FieldError("widths", f"do not fit: {error}") from None
 
 
 @dataclass
@@ -71,10 +96,10 @@ class TrainConfig:
     data: DataConfig = field(default_factory=DataConfig)
     volume: VolumeConfig = field(default_factory=VolumeConfig)
     model: GeneratorOptions = field(default_factory=GeneratorOptions)
-    baseline: BaselineOptions = field(default_factory=BaselineOptions)
+    baseline: BaselineConfig = field(default_factory=BaselineConfig)
 
     seed: int = 0
-    steps: int = 191_600  # 400 epochs of 479 views
+    steps: int = 191_600  # 400 epochs of 479 views; 0: the untrained network is measured
     targets: int = 2  # per step: the drawn view and random others
     nearest_sources: int = 4  # the source is one of so many nearest views; the paper says 5, its code draws 4
     l1_weight: float = 200.0
@@ -84,25 +109,22 @@ class TrainConfig:
     decay_steps: int = 0  # over the last this many steps the learning rate falls linearly to a twentieth
     map_cache_mb: int = 2000  # sampling maps kept in memory; views beyond it are computed anew each time
 
-    log_every: int = 10
+    log_every: int = 10  # steps; 0 in these three: never
     preview_every: int = 250
     checkpoint_every: int = 1000
     evaluate_views: int = 0  # test views measured at the end; 0: all
 
     def __post_init__(self) -> None:
-        if self.targets < 1 or self.nearest_sources < 1 or self.steps < 0:
-            raise ValueError("targets and nearest_sources must be at least 1 and steps at least 0")
-        for name in ("l1_weight", "gan_weight", "decay_steps", "map_cache_mb", "evaluate_views"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        check_ranges(self, seed=(0, LARGEST_SEED), steps=(0, MAX_STEPS), decay_steps=(0, MAX_STEPS))
+        check_ranges(self, targets=(1, 10_000), nearest_sources=(1, 1_000_000), evaluate_views=(0, 1_000_000))
+        check_ranges(self, l1_weight=(0, 1e9), gan_weight=(0, 1e9), learning_rate=(1e-12, 10))
+        check_ranges(self, border_px=(0, 4096), map_cache_mb=(0, 10**9))
+        check_ranges(self, **dict.fromkeys(("log_every", "preview_every", "checkpoint_every"), (0, 10**9)))
         if self.l1_weight == self.gan_weight == 0:
             raise ValueError("l1_weight and gan_weight are both 0: nothing would be learned")
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
         if self.method in BASELINES and self.baseline.image_side != self.model.image_side:
             sides = f"{self.baseline.image_side} and {self.model.image_side}"
             raise ValueError(f"baseline.image_side and model.image_side must agree, got {sides}")
-        if not 0 <= 2 * self.border_px < self.model.image_side:
-            raise ValueError(
-                f"border_px {self.border_px} leaves nothing of a {self.model.image_side} px image"
-            )
+        if not 2 * self.border_px < self.model.image_side:
+            reason = f"{self.border_px} leaves nothing of a {self.model.image_side} px image"
+            raise FieldError("border_px", reason)

@@ -4,10 +4,12 @@ import math
 from dataclasses import dataclass, field, replace
 
 from deepvoxels.models.blocks import unet_widths
+from shared.config import FieldError, check_ranges
 
-__all__ = ["LATTICES", "GeneratorOptions", "preset"]
+__all__ = ["LARGEST_WIDTH", "LATTICES", "GeneratorOptions", "preset"]
 
 LATTICES = ("centred", "released")
+LARGEST_WIDTH = 65_536  # channels
 
 
 @dataclass
@@ -50,6 +52,7 @@ class GeneratorOptions:
 
     def __post_init__(self) -> None:
         self._check_choices()
+        self._check_numbers()
         self._check_sides()
 
     @property
@@ -96,38 +99,38 @@ class GeneratorOptions:
 
     def _check_choices(self) -> None:
         if self.lattice not in LATTICES:
-            raise ValueError(f"lattice must be one of {LATTICES}, got {self.lattice!r}")
+            raise FieldError("lattice", f"must be one of {', '.join(LATTICES)}, got {self.lattice!r}")
         if self.collapse not in ("mean", "sum"):
-            raise ValueError(f"collapse must be 'mean' or 'sum', got {self.collapse!r}")
-        for name in (
-            "image_side",
-            "feature_side",
-            "grid_side",
-            "grid_features",
-            "nf0",
-            "occlusion_base",
-            "occlusion_max",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.grid_pad <= 0:
-            raise ValueError(f"grid_pad must be positive, got {self.grid_pad}")
+            raise FieldError("collapse", f"must be mean or sum, got {self.collapse!r}")
+
+    def _check_numbers(self) -> None:
+        check_ranges(self, image_side=(2, 8192), feature_side=(1, 4096), grid_side=(1, 4096))
+        check_ranges(self, depth_planes=(0, 8192), grid_pad=(1e-3, 1000))
+        widths = ("grid_features", "nf0", "occlusion_base", "occlusion_max")
+        check_ranges(self, **dict.fromkeys(widths, (1, LARGEST_WIDTH)))
+        check_ranges(
+            self, **dict.fromkeys(("extractor_max", "renderer_base", "renderer_max"), (0, LARGEST_WIDTH))
+        )
+        levels = ("extractor_levels", "occlusion_levels", "renderer_levels")
+        check_ranges(self, **dict.fromkeys(levels, (0, 12)))
         for name in ("extractor_dropout", "integration_dropout", "renderer_dropout"):
             if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
+                raise FieldError(name, f"must be from 0 to less than 1, got {getattr(self, name)}")
+        for name in ("inpainting_widths", "renderer_up_widths"):
+            entries = getattr(self, name)
+            if not all(1 <= width <= LARGEST_WIDTH for width in entries):
+                raise FieldError(name, f"must have entries from 1 to {LARGEST_WIDTH}, got {entries}")
 
     def _check_sides(self) -> None:
         ratio = self.image_side / self.feature_side
         if ratio < 2 or ratio != 1 << round(math.log2(ratio)):
-            raise ValueError(
-                f"image_side must be feature_side * 2 ** k with k >= 1, got {self.image_side} "
-                f"and {self.feature_side}"
-            )
+            sides = f"{self.image_side} and {self.feature_side}"
+            raise FieldError("image_side", f"must be feature_side * 2 ** k with k >= 1, got {sides}")
         if len(self.up_widths) != self.doublings:
-            raise ValueError(
-                f"renderer_up_widths needs {self.doublings} entries for image_side "
-                f"{self.image_side} over feature_side {self.feature_side}, "
-                f"got {self.renderer_up_widths}"
+            raise FieldError(
+                "renderer_up_widths",
+                f"needs {self.doublings} entries for image_side {self.image_side} over feature_side "
+                f"{self.feature_side}, got {self.renderer_up_widths}",
             )
         halvings = {
             "extractor_levels": ("feature_side", self._levels(self.extractor_levels)),
@@ -136,15 +139,15 @@ class GeneratorOptions:
         }
         for name, (side, levels) in halvings.items():
             if levels < 1 or getattr(self, side) % (1 << levels):
-                raise ValueError(
-                    f"{name} asks for {levels} halvings (at least one); {side} "
-                    f"{getattr(self, side)} does not allow that"
-                )
+                reason = f"asks for {levels} halvings (at least one); {side} {getattr(self, side)} does not"
+                raise FieldError(name, f"{reason} allow that")
+        if self.occlusion and self._occlusion_halvings == 0:
+            raise FieldError("depth_planes", f"must be even for the occlusion network, got {self.planes}")
         if self.occlusion and not 1 <= self.occlusion_depth <= self._occlusion_halvings:
-            raise ValueError(
-                f"occlusion_levels must be from 1 to {self._occlusion_halvings}, as often as "
-                f"depth_planes ({self.planes}) and feature_side ({self.feature_side}) can both "
-                f"be halved; got {self.occlusion_depth}"
+            raise FieldError(
+                "occlusion_levels",
+                f"must be from 1 to {self._occlusion_halvings}, as often as depth_planes ({self.planes}) and "
+                f"feature_side ({self.feature_side}) can both be halved; got {self.occlusion_depth}",
             )
 
 

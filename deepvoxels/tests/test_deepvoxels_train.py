@@ -141,16 +141,19 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("setting", "message"),
         [
-            ("data.sampling=every_2", "sampling must be all or skip_n"),
-            ("data.scene=sofa", "scene must be one of the embedded cube, vase, pedestal, chair"),
-            ("data.layout=nerf", "written in the layout deepvoxels, not nerf"),
-            ("data.embedded.test_views=0", "a view per split"),
-            ("volume.near=0", "near must be positive"),
-            ("volume.side_length=-1", "side_length must be positive"),
-            ("decay_steps=-1", "decay_steps must not be negative"),
-            ("evaluate_views=-1", "evaluate_views must not be negative"),
-            ("border_px=-1", "border_px -1"),
-            ("learning_rate=0", "learning_rate must be positive"),
+            ("data.sampling=every_2", "data.sampling must be all or skip_N"),
+            ("data.scene=sofa", "data.scene must be one of the embedded cube, vase, pedestal, chair"),
+            (
+                "data.layout=nerf",
+                "layout must be deepvoxels or auto, as embedded scenes are written, got nerf",
+            ),
+            ("data.embedded.test_views=0", "data.embedded.test_views must be from 1 to 100000, got 0"),
+            ("volume.near=0", "volume.near must be from 1e-09 to"),
+            ("volume.side_length=-1", "volume.side_length must be from 1e-09 to"),
+            ("decay_steps=-1", "decay_steps must be from 0 to"),
+            ("evaluate_views=-1", "evaluate_views must be from 0 to"),
+            ("border_px=-1", "border_px must be from 0 to 4096, got -1"),
+            ("learning_rate=0", "learning_rate must be from 1e-12 to 10, got 0"),
         ],
     )
     def test_values_that_make_no_sense(
