@@ -6,8 +6,12 @@ from typing import Literal
 from nvs_depth.datasets.select import DataConfig
 from nvs_depth.losses import LossOptions, LossWeights
 from nvs_depth.models.options import ModelOptions
+from shared.config import FieldError, check_ranges
 
 __all__ = ["TrainConfig"]
+
+MAX_STEPS = 10_000_000  # days of computing even for small networks
+LARGEST_SEED = 2**32 - 1
 
 
 @dataclass
@@ -21,7 +25,7 @@ class TrainConfig:
     label: str = "Full method"  # the row's name in tables
 
     seed: int = 0
-    steps: int = 111_400  # 25 epochs of the chairs
+    steps: int = 111_400  # 25 epochs of the chairs; 0: measures the network as it begins
     batch_size: int = 8  # per process
     learning_rate: float = 6e-5
     betas: tuple[float, float] = (0.5, 0.999)
@@ -29,21 +33,21 @@ class TrainConfig:
     decay_epochs: int = 31
     decay_steps: int = 0  # instead: over this many last steps linearly down to a twentieth
     precision: Literal["float32", "bfloat16"] = "float32"  # of convolutions; geometry is always float32
-    workers: int = 0  # processes that read images
+    workers: int = 0  # processes that read images; 0: the one that trains
 
-    log_every: int = 20
+    log_every: int = 20  # steps; 0 in these three: never
     preview_every: int = 500
     checkpoint_every: int = 2000
     evaluate_pairs: int = 0  # test pairs measured at the end; 0: all
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1 or self.steps < 0 or self.workers < 0:
-            raise ValueError("batch_size must be at least 1, steps and workers at least 0")
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
-        if min(self.constant_epochs, self.decay_steps, self.evaluate_pairs) < 0 or self.decay_epochs < 1:
-            raise ValueError(
-                "decay_epochs must be at least 1; constant_epochs, decay_steps and evaluate_pairs at least 0"
-            )
+        steps, count = (0, MAX_STEPS), (0, 10**9)
+        check_ranges(self, seed=(0, LARGEST_SEED), steps=steps, batch_size=(1, 100_000), workers=(0, 1024))
+        check_ranges(self, learning_rate=(1e-12, 10), constant_epochs=steps, decay_epochs=(1, MAX_STEPS))
+        check_ranges(self, decay_steps=steps, log_every=count, preview_every=count, checkpoint_every=count)
+        check_ranges(self, evaluate_pairs=count)
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise FieldError("betas", f"must be two numbers from 0 to below 1, got {list(self.betas)}")
         if self.data.layout.startswith("kitti") and self.model.depth_range != "scene":
-            raise ValueError("KITTI layouts need model.depth_range=scene: their unit is 50 m")
+            needs = f"data.layout={self.data.layout} needs model.depth_range=scene, because its unit is 50 m"
+            raise FieldError("model", f"has depth_range={self.model.depth_range}, but {needs}")

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from nvs_depth.models.synthesis import TrainingOutputs
 from nvs_depth.models.warps import scaled_intrinsics
+from shared.config import FieldError, check_ranges
 from shared.losses import edge_aware_smoothness
 from shared.perceptual import VggFeatures, perceptual_loss
 from shared.warp import backward_warp
@@ -50,9 +51,9 @@ class LossWeights:
     smoothness: float = 25.0  # ShapeNet: 10
 
     def __post_init__(self) -> None:
-        values = vars(self).values()
-        if min(values) < 0 or max(values) == 0:
-            raise ValueError("loss weights must not be negative, and at least one positive")
+        check_ranges(self, **dict.fromkeys(vars(self), (0, 1e6)))
+        if not any(vars(self).values()):
+            raise FieldError("reconstruction", "is 0 like all other weights; at least one must be positive")
 
 
 @dataclass

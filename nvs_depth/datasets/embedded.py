@@ -22,6 +22,7 @@ from torch import Tensor
 from nvs_depth.datasets.exr import write_exr
 from nvs_depth.datasets.shapenet import AZIMUTHS, ELEVATIONS, FOCAL_SHARE, grid_pose, view_number
 from shared.camera import intrinsics_matrix, invert_pose, ray_distance_from_depth
+from shared.config import FieldError, check_ranges
 from shared.files import DataError, write_bytes, write_depth_png, write_image
 from shared.folders import temporary_neighbour
 from shared.scenes import SCENES_VERSION, Background, Render, Scene, render
@@ -52,11 +53,12 @@ class EmbeddedConfig:
     frames: int = 24  # street: of each drive
     step_m: float = 0.8  # street: distance between frames
     seed: int = 0
-    antialias: int = 2
+    antialias: int = 2  # rays per pixel along each side
 
     def __post_init__(self) -> None:
-        if min(self.train_groups, self.test_groups, self.frames, self.antialias) < 1 or self.image_side < 16:
-            raise ValueError("embedded data need at least one group per split and images of 16 pixels")
+        groups = (1, 10_000)
+        check_ranges(self, train_groups=groups, test_groups=groups, image_side=(16, 4096), antialias=(1, 16))
+        check_ranges(self, frames=(2, 10_000), step_m=(1e-3, 100), seed=(0, 2**32 - 1))
 
     @property
     def names(self) -> tuple[list[str], list[str]]:
@@ -67,10 +69,10 @@ class EmbeddedConfig:
 
 
 def check_layout(config: EmbeddedConfig, layout: str) -> None:
-    """ValueError unless such data are written in this layout."""
+    """FieldError unless such data are written in this layout."""
     fitting = ("kitti_raw",) if config.kind == "street" else ("shapenet", "shapenet_flat")
     if layout not in fitting:
-        raise ValueError(f"embedded {config.kind} are written as {' or '.join(fitting)}, not {layout}")
+        raise FieldError("layout", f"must be {' or '.join(fitting)} for embedded {config.kind}, got {layout}")
 
 
 def make_embedded(
@@ -79,7 +81,7 @@ def make_embedded(
     """Render the data into `folder` unless the same are there already; returns the path for the loader.
 
     `layout` is shapenet or shapenet_flat for objects and kitti_raw for drives. Two processes share the work.
-    Raises ValueError for another combination and DataError when the folder cannot be written.
+    Raises FieldError for another combination and DataError when the folder cannot be written.
     """
     check_layout(config, layout)
     record = {"generator": "shared.scenes", "version": SCENES_VERSION, "layout": layout}

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from nvs_depth.datasets.views import ViewSet
 from shared.camera import relative_pose
+from shared.config import FieldError, check_ranges
 from shared.files import DataError
 from shared.seeds import step_generator
 
@@ -29,10 +30,11 @@ class PairOptions:
     redraw: bool = False  # a new target for each source in every epoch; false: drawn once
 
     def __post_init__(self) -> None:
-        if not self.azimuth_steps_deg or min(*self.azimuth_steps_deg, self.max_gap, self.nearest) < 1:
-            raise ValueError(
-                "azimuth_steps_deg must hold at least one step; steps, max_gap and nearest must be positive"
-            )
+        check_ranges(self, max_gap=(1, 1_000_000), nearest=(1, 1_000_000))
+        steps = self.azimuth_steps_deg
+        if not steps or not all(1 <= step <= 360 for step in steps):
+            reason = f"must be at least one step from 1 to 360, got {list(steps)}"
+            raise FieldError("azimuth_steps_deg", reason)
 
 
 class PairBatch(NamedTuple):

@@ -22,6 +22,7 @@ from nvs_depth.datasets.pairs import PairOptions, PairSet, find_pairs
 from nvs_depth.datasets.posed import load_posed
 from nvs_depth.datasets.shapenet import load_shapenet, load_shapenet_flat
 from nvs_depth.datasets.views import Framing, ViewSet
+from shared.config import FieldError, check_ranges
 from shared.files import DataError
 from shared.seeds import step_generator
 
@@ -29,6 +30,7 @@ __all__ = ["LAYOUTS", "DataConfig", "Split", "load_split", "load_views"]
 
 LAYOUTS = ("shapenet", "shapenet_flat", "kitti_raw", "kitti_odometry", "kitti_odometry_flat", "posed")
 Layout = Literal["shapenet", "shapenet_flat", "kitti_raw", "kitti_odometry", "kitti_odometry_flat", "posed"]
+MAX_PIXELS = 100_000  # of a stored image's sides
 
 
 @dataclass
@@ -59,17 +61,22 @@ class DataConfig:
     scale: float = 1.0  # posed: factor on the translations
 
     pairs: PairOptions = field(default_factory=PairOptions)
-    cache_mb: int = 1000  # views kept in memory as tensors
+    cache_mb: int = 1000  # views kept in memory as tensors; 0: none
 
     def __post_init__(self) -> None:
-        if self.holdout_every < 2 or self.cache_mb < 0:
-            raise ValueError("holdout_every must be at least 2 and cache_mb not negative")
-        if not self.scale > 0 or not self.focal_share > 0:
-            raise ValueError("scale and focal_share must be positive")
-        if self.crop_square is not None and self.crop_square[2] < 1:
-            raise ValueError(f"crop_square is top row, left column and side, got {self.crop_square}")
+        check_ranges(self, holdout_every=(2, 1_000_000), focal_share=(0.01, 1000), scale=(1e-9, 1e9))
+        check_ranges(self, cache_mb=(0, 100_000_000))
+        self._check_tuples()
         if self.embedded is not None:
             check_layout(self.embedded, self.layout)
+
+    def _check_tuples(self) -> None:
+        top, left, side = self.crop_square or (0, 0, 1)
+        if min(top, left) < 0 or side < 1 or max(top, left, side) > MAX_PIXELS:
+            limits = f"top row and left column from 0 and side from 1 to {MAX_PIXELS}"
+            raise FieldError("crop_square", f"must be {limits}, got {list(self.crop_square)}")
+        if not all(0 <= value <= 1 for value in self.background or ()):
+            raise FieldError("background", f"must be three numbers from 0 to 1, got {list(self.background)}")
 
 
 class Split(NamedTuple):

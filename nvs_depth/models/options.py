@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from shared.config import FieldError, check_ranges
+
 __all__ = ["DEPTH_RANGES", "ModelOptions"]
 
 # name -> nearest and farthest depth, in the unit of the translations
@@ -36,12 +38,12 @@ class ModelOptions:
     sampling: Literal["pixel_centres", "released"] = "pixel_centres"  # released: up to half a pixel outwards
 
     def __post_init__(self) -> None:
-        if self.image_side < 64 or self.image_side % 32:
-            raise ValueError(f"image_side must be a multiple of 32 and at least 64, got {self.image_side}")
-        if self.latent_points < 1 or not 0 < self.width <= 4:
-            raise ValueError("latent_points must be at least 1 and width in (0, 4]")
-        if self.narrowest % 2 or not 2 <= self.narrowest <= 16:
-            raise ValueError(f"narrowest must be even and from 2 to 16, got {self.narrowest}")
+        check_ranges(self, image_side=(64, 4096), width=(1e-3, 4), narrowest=(2, 16))
+        check_ranges(self, latent_points=(1, 100_000))
+        if self.image_side % 32:
+            raise FieldError("image_side", f"must be a multiple of 32, got {self.image_side}")
+        if self.narrowest % 2:
+            raise FieldError("narrowest", f"must be even, got {self.narrowest}")
 
     def channels(self, count: int) -> int:
         """The paper's number of channels times `width`: even, because the encoder halves its last map."""

@@ -198,7 +198,7 @@ def test_embedded_data_are_made_once(embedded):
     before = (root / "made.json").stat().st_mtime_ns
     make_embedded(root, config, "shapenet_flat")
     assert (root / "made.json").stat().st_mtime_ns == before
-    with pytest.raises(ValueError, match="written as kitti_raw"):
+    with pytest.raises(ValueError, match="layout must be kitti_raw for embedded street, got shapenet"):
         make_embedded(root, EmbeddedConfig(kind="street"), "shapenet")
 
 
