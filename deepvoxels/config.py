@@ -6,10 +6,10 @@ from typing import Literal
 from deepvoxels.datasets.embedded import EMBEDDED_NAMES
 from deepvoxels.datasets.scene import sampling_step
 from deepvoxels.models.baselines import BASELINES, BaselineOptions
-from deepvoxels.models.options import LARGEST_WIDTH, GeneratorOptions
+from deepvoxels.models.options import GeneratorOptions
 from shared.config import FieldError, check_ranges
 
-__all__ = ["BaselineConfig", "DataConfig", "EmbeddedConfig", "TrainConfig", "VolumeConfig"]
+__all__ = ["DataConfig", "EmbeddedConfig", "TrainConfig", "VolumeConfig"]
 
 MAX_STEPS = 10_000_000  # weeks of computing
 LARGEST_SEED = 2**32 - 1
@@ -75,20 +75,6 @@ class VolumeConfig:
 
 
 @dataclass
-class BaselineConfig(BaselineOptions):
-    """`BaselineOptions` with limits to every number."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, image_side=(2, 8192), hidden=(0, 1_000_000), vectors=(0, 1_000_000))
-        if not all(1 <= width <= LARGEST_WIDTH for width in self.widths):
-            raise FieldError("widths", f"must have entries from 1 to {LARGEST_WIDTH}, got {self.widths}")
-        try:
-            super().__post_init__()
-        except ValueError as error:  # of all its checks only the number of widths is left
-            raise FieldError("widths", f"do not fit: {error}") from None
-
-
-@dataclass
 class TrainConfig:
     """Everything a run depends on. Defaults are the paper's and its released code's."""
 
@@ -96,7 +82,7 @@ class TrainConfig:
     data: DataConfig = field(default_factory=DataConfig)
     volume: VolumeConfig = field(default_factory=VolumeConfig)
     model: GeneratorOptions = field(default_factory=GeneratorOptions)
-    baseline: BaselineConfig = field(default_factory=BaselineConfig)
+    baseline: BaselineOptions = field(default_factory=BaselineOptions)
 
     seed: int = 0
     steps: int = 191_600  # 400 epochs of 479 views; 0: the untrained network is measured

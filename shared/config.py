@@ -319,7 +319,7 @@ def _parse_command_line(text: CommandLineText, hint: Any, spot: Spot) -> Any:
         return str(text)
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: a date that does not exist
         raise spot.error(f"cannot read the value {str(text)!r} of {spot}") from None
 
 

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 
 from deepvoxels.models.blocks import ConvUnit, Down, UNet, Up, unet_widths
 from deepvoxels.models.layout import channels_last
+from deepvoxels.models.options import LARGEST_WIDTH
 from shared.camera import camera_rays
+from shared.config import FieldError, check_ranges
 
 __all__ = [
     "BASELINES",
@@ -41,13 +43,12 @@ class BaselineOptions:
     vectors: int = 0  # 3-vectors of the rotating latent; 0: 2/3 of the deepest width
 
     def __post_init__(self) -> None:
-        if self.image_side < 2 or min([1, *self.widths]) < 1 or min(self.hidden, self.vectors) < 0:
-            raise ValueError(f"sides and widths must be positive: {self}")
+        check_ranges(self, image_side=(2, 8192), hidden=(0, 1_000_000), vectors=(0, 1_000_000))
+        if not all(1 <= width <= LARGEST_WIDTH for width in self.widths):
+            raise FieldError("widths", f"must have entries from 1 to {LARGEST_WIDTH}, got {self.widths}")
         if self.widths and (len(self.widths) < 2 or self.image_side % (1 << (len(self.widths) - 1))):
-            raise ValueError(
-                f"widths {self.widths} ask for {len(self.widths) - 1} halvings, at least 1, of "
-                f"image_side {self.image_side}"
-            )
+            halvings = f"{len(self.widths) - 1} halvings, at least 1, of image_side {self.image_side}"
+            raise FieldError("widths", f"do not fit: {self.widths} ask for {halvings}")
 
 
 def build_baseline(name: str, options: BaselineOptions) -> nn.Module:

@@ -133,17 +133,17 @@ def test_nearest_neighbour_looks_the_same_way_wherever_it_stands():
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("options", "says"),
     [
-        {"image_side": 20, "widths": [4, 4, 4, 4]},
-        {"widths": [4]},
-        {"widths": [4, 0]},
-        {"image_side": 0},
-        {"hidden": -1},
+        ({"image_side": 20, "widths": [4, 4, 4, 4]}, "widths do not fit"),
+        ({"widths": [4]}, "widths do not fit"),
+        ({"widths": [4, 0]}, "widths must have entries from 1"),
+        ({"image_side": 0}, "image_side must be from 2"),
+        ({"hidden": -1}, "hidden must be from 0"),
     ],
 )
-def test_impossible_sizes_are_refused(options):
-    with pytest.raises(ValueError, match="widths"):
+def test_impossible_sizes_are_refused(options, says):
+    with pytest.raises(ValueError, match=says):
         BaselineOptions(**options)
 
 

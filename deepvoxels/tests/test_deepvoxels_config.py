@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from deepvoxels import train
-from deepvoxels.config import BaselineConfig, DataConfig, EmbeddedConfig, TrainConfig, VolumeConfig
+from deepvoxels.config import DataConfig, EmbeddedConfig, TrainConfig, VolumeConfig
+from deepvoxels.models.baselines import BaselineOptions
 from deepvoxels.models.options import GeneratorOptions, preset
 from shared.config import ConfigError, config_from_dict, config_to_dict, load_config
 from shared.tests.config_limits import assert_every_number_has_limits, numbers, refused
@@ -89,7 +90,7 @@ def test_numbers_in_lists_and_shares_have_limits(override: str, says: str):
         ("model.depth_planes=55", "model.depth_planes must be even for the occlusion network, got 55"),
         ("model.lattice=corner", "model.lattice must be one of centred, released, got 'corner'"),
         ("model.collapse=max", "model.collapse must be mean or sum, got 'max'"),
-        ("baseline.widths=[4]", "baseline.widths do not fit: widths [4] ask for 0 halvings"),
+        ("baseline.widths=[4]", "baseline.widths do not fit: [4] ask for 0 halvings"),
         ("border_px=64", "border_px 64 leaves nothing of a 128 px image"),
     ],
 )
@@ -118,7 +119,7 @@ def test_in_code_the_same_checks_are_value_errors():
         lambda: VolumeConfig(near=float("nan")),
         lambda: VolumeConfig(origin=(0.0, float("nan"), 0.0)),
         lambda: GeneratorOptions(grid_pad=0),
-        lambda: BaselineConfig(hidden=-1),
+        lambda: BaselineOptions(hidden=-1),
         lambda: DataConfig(sampling="none"),
     ):
         with pytest.raises(ValueError, match="must (be|have)"):

@@ -324,3 +324,11 @@ def test_a_field_error_is_named_with_its_place(tmp_path):
         load_config(Limited, path, ["inner.size=11"])
     with pytest.raises(ValueError, match="^size must be from 1 to 10, got 0$"):
         Inner(size=0)
+
+
+@pytest.mark.parametrize("value", ["2024-99-99", "1" * 5000, "[" * 3000])
+def test_a_value_that_yaml_cannot_read_is_refused(value, tmp_path):
+    path = tmp_path / "limits.yaml"
+    path.write_text("inner:\n  size: 3\n")
+    with pytest.raises(ConfigError, match="inner.size"):
+        load_config(Limited, path, [f"inner.size={value}"])
