@@ -104,7 +104,7 @@ def _stems(names: Sequence[str]) -> dict[str, str]:
 def _optimised(args: argparse.Namespace, config: Path, root: Path, name: str, stem: str) -> Path:
     """The run folder of one map, trained to the end; RunError if it holds the finished run of another."""
     folder = args.out / "runs" / stem
-    settings = [f"data.root={root}", f"data.image={name}", *args.set]
+    settings = [f"data.root={root}", f"data.image={name}", "data.embedded=null", *args.set]
     if (folder / "points_initial.npz").exists():  # a run's last file before its evaluation
         _refuse_other_run(folder, load_config(TrainConfig, config, settings))
         return folder

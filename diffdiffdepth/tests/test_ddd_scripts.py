@@ -107,6 +107,15 @@ def test_predict_starts_again_after_a_kill_before_the_first_checkpoint(small_sce
     assert not json.loads((killed / "eval.json").read_text())["run"]["resumed"]
 
 
+def test_predict_leaves_the_embedded_scene_of_a_config_out(small_scenes, few_steps, tmp_path):
+    config = tmp_path / "embedded.yaml"
+    config.write_text(few_steps.read_text().replace("data: {", "data: {embedded: {kind: light_field}, "))
+    out = tmp_path / "out"
+    source = small_scenes / "still_life"
+    predict.main([str(source), "--out", str(out), "--config", str(config), "--device", "cpu"])
+    assert read_pfm(out / "still_life_disparity.pfm").shape == load_light_field(source).centre.shape[1:]
+
+
 def test_images_of_one_stem_keep_their_maps_apart():
     stems = predict._stems(["a.jpg", "a.png", "left/b.jpg", "2024.01.02.jpg"])
     assert list(stems.values()) == ["a.jpg", "a.png", "left_b", "2024.01.02"]
