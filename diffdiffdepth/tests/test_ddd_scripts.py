@@ -111,9 +111,10 @@ def test_predict_leaves_the_embedded_scene_of_a_config_out(small_scenes, few_ste
     config = tmp_path / "embedded.yaml"
     config.write_text(few_steps.read_text().replace("data: {", "data: {embedded: {kind: light_field}, "))
     out = tmp_path / "out"
-    source = small_scenes / "still_life"
+    source = Path(shutil.copytree(small_scenes / "still_life", tmp_path / "mine"))
+    (source / "embedded.json").unlink()
     predict.main([str(source), "--out", str(out), "--config", str(config), "--device", "cpu"])
-    assert read_pfm(out / "still_life_disparity.pfm").shape == load_light_field(source).centre.shape[1:]
+    assert read_pfm(out / "mine_disparity.pfm").shape == load_light_field(source).centre.shape[1:]
 
 
 def test_images_of_one_stem_keep_their_maps_apart():
