@@ -8,11 +8,11 @@ from deepvoxels.datasets.scene import sampling_step
 from deepvoxels.models.baselines import BASELINES, BaselineOptions
 from deepvoxels.models.options import GeneratorOptions
 from shared.config import FieldError, check_ranges
+from shared.seeds import LARGEST_SEED
 
 __all__ = ["DataConfig", "EmbeddedConfig", "TrainConfig", "VolumeConfig"]
 
 MAX_STEPS = 10_000_000  # weeks of computing
-LARGEST_SEED = 2**32 - 1
 LARGEST_COORDINATE = 1e9  # scene units
 
 

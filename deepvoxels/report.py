@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from deepvoxels.config import TrainConfig
@@ -13,6 +12,7 @@ from deepvoxels.datasets.scene import PosedScene
 from deepvoxels.methods import Method, NovelViews, VoxelMethod, render_views
 from deepvoxels.paths import camera_path
 from deepvoxels.published import ABLATION, METHOD_NAMES, PAPER_DATA, TABLE_1
+from shared.choice import evenly
 from shared.files import write_bytes
 from shared.pictures import colorize_depth, contact_sheet, depth_legend, depth_picture, encode_png
 from shared.report import Column, Curves, Picture, ResultsTable, Section, Video, write_report, write_video
@@ -35,14 +35,14 @@ UNIT, STATUS = "scene units", "z-depth, in the units of the camera poses"
 
 def preview_sheet(method: Method, scene: PosedScene) -> np.ndarray:
     """True and rendered image, and depth, of a few views of a scene."""
-    chosen = _evenly(len(scene))
+    chosen = evenly(len(scene), SHEET_VIEWS)
     views = render_views(method, scene.world_from_cam[chosen], scene.K[chosen])
     return _sheet(scene, chosen, views.images, views.depth)
 
 
 def comparison_sheet(scene: PosedScene, views: NovelViews) -> np.ndarray:
     """The same of views that were rendered already, one for each view of the scene."""
-    chosen = _evenly(len(scene))
+    chosen = evenly(len(scene), SHEET_VIEWS)
     return _sheet(scene, chosen, views.images[chosen], None if views.depth is None else views.depth[chosen])
 
 
@@ -163,10 +163,10 @@ def _summary(results: Mapping[str, Any]) -> str:
     )
 
 
-def _sheet(scene: PosedScene, chosen: Tensor, images: Tensor, depths: Tensor | None) -> np.ndarray:
+def _sheet(scene: PosedScene, chosen: list[int], images: Tensor, depths: Tensor | None) -> np.ndarray:
     rows = [list(scene.batch(chosen)), list(images)]
     captions = ["true", "rendered"]
-    chosen, limits = chosen.tolist(), (scene.near, scene.far)
+    limits = scene.near, scene.far
     if depths is not None:
         rows.append([colorize_depth(depth, None, *limits) for depth in depths])
         captions.append("depth")
@@ -175,8 +175,3 @@ def _sheet(scene: PosedScene, chosen: Tensor, images: Tensor, depths: Tensor | N
         captions.append("true depth")
     legend = depth_legend(400, *limits, UNIT, STATUS) if len(rows) > 2 else None
     return contact_sheet(rows, [scene.names[i] for i in chosen], captions, legend=legend)
-
-
-def _evenly(count: int) -> Tensor:
-    """Indices of up to SHEET_VIEWS views, spread over all of them."""
-    return torch.linspace(0, count - 1, min(count, SHEET_VIEWS)).round().long()

@@ -11,7 +11,8 @@ from deepvoxels.eval import load_run
 from deepvoxels.methods import VoxelMethod, render_views
 from deepvoxels.published import METHOD_NAMES, row_name
 from deepvoxels.report import STATUS, UNIT
-from shared.viewing.scene import LivePicture, LiveView, Part, ViewerCamera, ViewerScene, evenly
+from shared.choice import evenly
+from shared.viewing.scene import LivePicture, LiveView, Part, ViewerCamera, ViewerScene
 
 __all__ = ["scene_of"]
 

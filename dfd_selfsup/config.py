@@ -8,6 +8,7 @@ from dfd_selfsup.losses import LossOptions
 from dfd_selfsup.models.heads import HeadOptions
 from dfd_selfsup.models.psf import PsfOptions
 from shared.config import FieldError, check_ranges
+from shared.seeds import LARGEST_SEED
 
 __all__ = ["DataConfig", "NetworkConfig", "TrainConfig"]
 
@@ -88,6 +89,6 @@ class TrainConfig:
     def __post_init__(self) -> None:
         check_ranges(self, steps=(0, MAX_STEPS), batch_size=(1, 100_000), crop=(0, 16384), noise_std=(0, 1))
         check_ranges(self, learning_rate=(1e-12, 10), weight_decay=(0, 10), beta2=(0, 0.999999))
-        check_ranges(self, seed=(0, 2**32 - 1), evaluate_stacks=(0, MAX_STEPS))
+        check_ranges(self, seed=(0, LARGEST_SEED), evaluate_stacks=(0, MAX_STEPS))
         every = ("log_every", "validate_every", "checkpoint_every", "warmup_steps", "guide_steps")
         check_ranges(self, **dict.fromkeys(every, (0, MAX_STEPS)))

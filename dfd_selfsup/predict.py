@@ -35,6 +35,7 @@ from dfd_selfsup.models.heads import HeadOptions, StackModel
 from dfd_selfsup.models.psf import PsfOptions
 from dfd_selfsup.report import stack_rows
 from shared.camera import pixel_grid, unproject
+from shared.choice import evenly
 from shared.command import RunError, command_line, select_device
 from shared.files import write_bytes, write_image, write_pfm, write_ply
 from shared.pictures import contact_sheet, depth_picture, encode_png
@@ -90,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def thin_out(stack: FocalStack, count: int) -> FocalStack:
     """`count` slices spread evenly over the stack, the ends among them."""
-    chosen = torch.linspace(0, len(stack.images) - 1, count).round().long()
+    chosen = evenly(len(stack.images), count)
     focus, gain = stack.defocus.focus_q[chosen], stack.defocus.gain_px[chosen]
     defocus = dataclasses.replace(stack.defocus, focus_q=focus, gain_px=gain)
     return dataclasses.replace(stack, images=stack.images[chosen], defocus=defocus)

@@ -14,6 +14,7 @@ from dfd_selfsup.datasets.stack import FocalStack
 from dfd_selfsup.methods import METHOD_NAMES, Estimate, Estimator, network_method
 from dfd_selfsup.models.heads import StackModel
 from dfd_selfsup.published import COLUMNS, TABLE_1, TABLE_2
+from shared.choice import evenly
 from shared.files import write_bytes
 from shared.pictures import (
     colorize_depth,
@@ -212,5 +213,4 @@ def depth_meaning(stack: FocalStack) -> tuple[str, str]:
 
 
 def _evenly(stacks: Sequence[FocalStack]) -> list[FocalStack]:
-    indices = torch.linspace(0, len(stacks) - 1, min(len(stacks), SHEET_STACKS)).round().long().tolist()
-    return [stacks[index] for index in indices]
+    return [stacks[index] for index in evenly(len(stacks), SHEET_STACKS)]

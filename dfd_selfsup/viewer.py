@@ -13,7 +13,8 @@ from dfd_selfsup.eval import load_run, row_key
 from dfd_selfsup.methods import METHOD_NAMES, Estimate, network_method
 from dfd_selfsup.report import depth_meaning
 from shared.camera import intrinsics_matrix
-from shared.viewing.scene import Part, ViewerCamera, ViewerScene, cloud_from_depth, evenly, relief
+from shared.choice import evenly
+from shared.viewing.scene import Part, ViewerCamera, ViewerScene, cloud_from_depth, relief
 
 __all__ = ["scene_of"]
 

@@ -6,11 +6,11 @@ from typing import Literal
 from diffdiffdepth.losses import LossWeights
 from diffdiffdepth.models.point_depth import GROUPS, DepthOptions, Group
 from shared.config import FieldError, check_ranges
+from shared.seeds import LARGEST_SEED
 
 __all__ = ["DataConfig", "EmbeddedConfig", "PointsConfig", "RateConfig", "ScheduleConfig", "TrainConfig"]
 
 MAX_STEPS = 1_000_000  # days of computing
-LARGEST_SEED = 2**32 - 1
 
 
 @dataclass

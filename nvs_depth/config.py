@@ -7,11 +7,11 @@ from nvs_depth.datasets.select import DataConfig
 from nvs_depth.losses import LossOptions, LossWeights
 from nvs_depth.models.options import ModelOptions
 from shared.config import FieldError, check_ranges
+from shared.seeds import LARGEST_SEED
 
 __all__ = ["TrainConfig"]
 
 MAX_STEPS = 10_000_000  # days of computing even for small networks
-LARGEST_SEED = 2**32 - 1
 
 
 @dataclass

@@ -14,6 +14,7 @@ from nvs_depth.models.synthesis import ViewSynthesizer
 from nvs_depth.prediction import predict_pairs
 from nvs_depth.report import DEPTH_STATUS
 from shared.camera import invert_pose
+from shared.choice import evenly
 from shared.viewing.scene import (
     LivePicture,
     LiveView,
@@ -21,7 +22,6 @@ from shared.viewing.scene import (
     ViewerCamera,
     ViewerScene,
     cloud_from_depth,
-    evenly,
 )
 
 __all__ = ["scene_of"]

@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
-__all__ = ["rng_state", "seed_everything", "set_rng_state", "step_generator"]
+__all__ = ["LARGEST_SEED", "rng_state", "seed_everything", "set_rng_state", "step_generator"]
+
+LARGEST_SEED = 2**32 - 1  # of NumPy
 
 
 def seed_everything(seed: int, *stream: int | str) -> None:

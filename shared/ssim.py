@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from shared.window import window_mean
+
 __all__ = ["SSIM_VARIANTS", "SsimVariant", "ssim", "ssim_map"]
 
 _K1, _K2 = 0.01, 0.03  # Wang et al. 2004; every variant in use keeps them
@@ -152,12 +154,10 @@ class _SsimMap(torch.autograd.Function):
         to_means = (twice * structure).div_(d1)
         cross, same = to_means - to_product, to_squares - to_means.mul_(luminance)
         reach = len(variant.taps) - 1 - variant.zeros
-        to_product, to_squares = (
-            _window_mean(rate, variant.taps, reach) for rate in (to_product, to_squares)
-        )
+        to_product, to_squares = (window_mean(rate, variant.taps, reach) for rate in (to_product, to_squares))
 
         def gradient(image: Tensor, other: Tensor, mean: Tensor, other_mean: Tensor) -> Tensor:
-            through_mean = _window_mean((cross * other_mean).addcmul_(same, mean), variant.taps, reach)
+            through_mean = window_mean((cross * other_mean).addcmul_(same, mean), variant.taps, reach)
             return through_mean.addcmul_(other, to_product).addcmul_(image, to_squares, value=-1)
 
         grad_a = gradient(image_a, image_b, mean_a, mean_b) if ctx.needs_input_grad[0] else None
@@ -168,7 +168,7 @@ class _SsimMap(torch.autograd.Function):
 def _windowed_means(image_a: Tensor, image_b: Tensor, variant: SsimVariant) -> list[Tensor]:
     """E_a, E_b, E_ab, E_squares; the two variances are only needed as their sum, so these are enough."""
     moments = (image_a, image_b, image_a * image_b, (image_a**2).add_(image_b**2))
-    return [_WindowMean.apply(moment, variant.taps, variant.zeros) for moment in moments]
+    return [window_mean(moment, variant.taps, variant.zeros) for moment in moments]
 
 
 def _factors(
@@ -181,37 +181,6 @@ def _factors(
     d1, d2 = squares.add_(c1), variances.mul_(variant.unbias).add_(c2)
     luminance = product.mul_(2).add_(c1).div_(d1)
     return luminance, covariance.mul_(2 * variant.unbias).add_(c2).div_(d2), d1, d2
-
-
-class _WindowMean(torch.autograd.Function):
-    """Weighted mean of [..., H, W] under a separable symmetric window, with `zeros` around the maps.
-
-    Its gradient is the same window over the gradient with zeros around it.
-    """
-
-    @staticmethod
-    def forward(ctx, maps: Tensor, taps: tuple[float, ...], zeros: int) -> Tensor:
-        ctx.taps, ctx.zeros = taps, zeros
-        return _window_mean(maps, taps, zeros)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
-        return _WindowMean.apply(grad, ctx.taps, len(ctx.taps) - 1 - ctx.zeros), None, None
-
-
-def _window_mean(maps: Tensor, taps: tuple[float, ...], zeros: int) -> Tensor:
-    if zeros:
-        maps = F.pad(maps, (zeros,) * 4)
-    return _slide(_slide(maps, taps, dim=-2), taps, dim=-1)
-
-
-def _slide(maps: Tensor, taps: tuple[float, ...], dim: int) -> Tensor:
-    """A sum of shifted copies: on a CPU several times as fast as a convolution of single planes."""
-    length = maps.shape[dim] - len(taps) + 1
-    total = maps.narrow(dim, 0, length) * taps[0]
-    for offset, tap in enumerate(taps[1:], start=1):
-        total.add_(maps.narrow(dim, offset, length), alpha=tap)
-    return total
 
 
 def _prepare(image: Tensor, variant: SsimVariant, data_range: float) -> Tensor:

@@ -3,12 +3,11 @@
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from deepvoxels.config import DataConfig, TrainConfig, VolumeConfig
 from deepvoxels.datasets.embedded import make_embedded_scene
 from deepvoxels.datasets.scene import PosedScene, check_scene, load_scene
 from deepvoxels.datasets.volume_fit import depth_range
+from shared.choice import evenly
 from shared.files import DataError
 
 __all__ = ["load_views"]
@@ -30,7 +29,7 @@ def load_views(config: TrainConfig) -> tuple[PosedScene, PosedScene]:
         reason = f"{len(train)} training views have no {config.nearest_sources} neighbours each"
         raise DataError(train_path, reason, "Add views, or lower nearest_sources")
     if 0 < config.evaluate_views < len(test):
-        test = test.subset(torch.linspace(0, len(test) - 1, config.evaluate_views).round().long())
+        test = test.subset(evenly(len(test), config.evaluate_views))
     train = _with_volume(train, config.volume)
     grid = {name: getattr(train, name) for name in ("grid_origin", "grid_side_length", "near", "far")}
     return train, replace(test, **grid)

@@ -40,6 +40,7 @@ from shared.scenes.rooms import room
 from shared.scenes.scene import beam_candidates, trace
 from shared.scenes.shading import shade
 from shared.scenes.tabletop import tabletop
+from shared.seeds import LARGEST_SEED
 
 __all__ = ["FOCUS_M", "SPLITS", "EmbeddedConfig", "View", "make_embedded_stacks", "render_stack_views"]
 
@@ -68,7 +69,7 @@ class EmbeddedConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self, height=(16, 4096), width=(16, 4096), views=(1, 1000), lens_samples=(1, 10_000))
-        check_ranges(self, seed=(0, 2**32 - 1))
+        check_ranges(self, seed=(0, LARGEST_SEED))
         for split in SPLITS:
             scenes = getattr(self, f"{split}_scenes")
             if not 0 <= min(scenes) <= max(scenes) <= 10_000:

@@ -28,6 +28,7 @@ from shared.folders import temporary_neighbour
 from shared.scenes import SCENES_VERSION, Background, Render, Scene, render
 from shared.scenes.objects import random_car, random_chair
 from shared.scenes.streets import street
+from shared.seeds import LARGEST_SEED
 
 __all__ = ["EmbeddedConfig", "check_layout", "make_embedded", "street_crop"]
 
@@ -58,7 +59,7 @@ class EmbeddedConfig:
     def __post_init__(self) -> None:
         groups = (1, 10_000)
         check_ranges(self, train_groups=groups, test_groups=groups, image_side=(16, 4096), antialias=(1, 16))
-        check_ranges(self, frames=(2, 10_000), step_m=(1e-3, 100), seed=(0, 2**32 - 1))
+        check_ranges(self, frames=(2, 10_000), step_m=(1e-3, 100), seed=(0, LARGEST_SEED))
 
     @property
     def names(self) -> tuple[list[str], list[str]]:

@@ -14,9 +14,9 @@ from nvs_depth.prediction import predict_pairs
 from nvs_depth.viewer import scene_of
 from shared.camera import project
 from shared.checkpoint import save_checkpoint
+from shared.choice import evenly
 from shared.config import config_from_dict, config_to_dict
 from shared.seeds import seed_everything
-from shared.viewing.scene import evenly
 
 CPU = torch.device("cpu")
 

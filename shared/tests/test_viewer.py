@@ -30,7 +30,6 @@ from shared.viewing.scene import (
     ViewerCamera,
     ViewerScene,
     cloud_from_depth,
-    evenly,
     open_scene,
     relief,
 )
@@ -188,8 +187,6 @@ def test_what_a_paper_hands_over_is_checked():
         camera(torch.diag(torch.tensor([1.0, 1.0, -1.0, 1.0])))
     with pytest.raises(ValueError, match="names of their own"):
         ViewerScene("t", "m", "metric", (part_of_clouds(), part_of_clouds()))
-    assert evenly(3, 6) == [0, 1, 2]
-    assert evenly(11, 3) == [0, 5, 10]
 
 
 # ---- pictures that follow ----------------------------------------------------------------------------------

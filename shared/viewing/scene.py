@@ -31,7 +31,6 @@ __all__ = [
     "ViewerCamera",
     "ViewerScene",
     "cloud_from_depth",
-    "evenly",
     "open_scene",
     "relief",
 ]
@@ -215,8 +214,3 @@ def relief(
     pose = torch.eye(4)
     pose[2, 3] = -float(width)  # the nearest points then fill the picture
     return cloud, ViewerCamera("from the front", pose, K, (height, width), image)
-
-
-def evenly(count: int, at_most: int) -> list[int]:
-    """Indices of up to `at_most` of `count` things, spread over all of them."""
-    return torch.linspace(0, count - 1, min(count, at_most)).round().long().tolist()
