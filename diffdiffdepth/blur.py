@@ -16,4 +16,5 @@ def gaussian_blur(images: Tensor, sigma_px: float, radius: int) -> Tensor:
     steps = torch.arange(-radius, radius + 1, dtype=images.dtype)
     taps = torch.exp(-steps.square() / (2 * sigma_px**2))
     padded = F.pad(images, (radius,) * 4, mode="replicate")
-    return window_mean(padded, (taps / taps.sum()).tolist())
+    # Transposed, rows are summed before columns: the detector's points hang on how this rounds.
+    return window_mean(padded.mT, (taps / taps.sum()).tolist()).mT
