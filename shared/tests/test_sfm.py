@@ -16,6 +16,7 @@ from shared.camera_files import read_nerf_transforms
 from shared.colmap import find_colmap_model
 from shared.files import DataError, read_image, read_image_size
 from shared.sfm import SfmOptions, align_similarity, list_photos, reconstruct
+from shared.tests.own_process import in_own_process
 
 HEIGHT, WIDTH, FOCAL = 180, 240, 260.0
 
@@ -122,7 +123,7 @@ def corner(tmp_path_factory):
     (folder / "photos" / "4.png").unlink()
     poses["4.webp.png"] = poses.pop("4.png")
     options = SfmOptions(camera_model="SIMPLE_PINHOLE", num_threads=1)
-    return folder, poses, reconstruct(folder / "photos", folder / "out", options)
+    return folder, poses, in_own_process(reconstruct, folder / "photos", folder / "out", options)
 
 
 def test_cameras_of_the_corner_are_found(corner):
@@ -162,7 +163,7 @@ def test_the_written_scene_is_complete_and_nothing_else_is_left(corner):
 def test_a_used_output_folder_is_refused(corner):
     folder, _, _ = corner
     with pytest.raises(DataError, match="not an empty folder"):
-        reconstruct(folder / "photos", folder / "out")
+        in_own_process(reconstruct, folder / "photos", folder / "out")
 
 
 def test_photos_that_do_not_fit_together_leave_nothing_behind(tmp_path):
@@ -172,7 +173,7 @@ def test_photos_that_do_not_fit_together_leave_nothing_behind(tmp_path):
         noise = np.random.default_rng(index).integers(0, 256, (64, 64, 3), dtype=np.uint8)
         Image.fromarray(noise).save(tmp_path / "photos" / f"{index}.png")
     with pytest.raises(DataError, match="only 0 of 3 photos.*overlap"):
-        reconstruct(tmp_path / "photos", tmp_path / "out", SfmOptions(num_threads=1))
+        in_own_process(reconstruct, tmp_path / "photos", tmp_path / "out", SfmOptions(num_threads=1))
     assert os.listdir(tmp_path) == ["photos"]
 
 
@@ -182,7 +183,7 @@ def test_a_damaged_photo_is_named_before_the_work_starts(tmp_path):
     path = tmp_path / "photos" / "1.png"
     path.write_bytes(path.read_bytes()[:3000])
     with pytest.raises(DataError, match="1.png"):
-        reconstruct(tmp_path / "photos", tmp_path / "out")
+        in_own_process(reconstruct, tmp_path / "photos", tmp_path / "out")
     assert os.listdir(tmp_path) == ["photos"]
 
 
@@ -220,7 +221,7 @@ def test_unknown_options_are_refused():
 def test_camera_centres_of_the_fox_are_within_2_percent(tmp_path):
     pytest.importorskip("pycolmap")
     fox = Path(os.environ["REAL_DATA"]) / "fox"
-    scene = reconstruct(fox / "images", tmp_path / "out")
+    scene = in_own_process(reconstruct, fox / "images", tmp_path / "out")
     assert len(scene.model.images) >= 48
     frames = read_nerf_transforms(fox / "transforms.json").frames
     truth = {frame.image_path.name: frame.world_from_cam for frame in frames}

@@ -1,0 +1,12 @@
+"""Calling a function in a process of its own, so that what kills or hangs it fails one test only."""
+
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+
+__all__ = ["in_own_process"]
+
+
+def in_own_process(function, *args, **options):
+    """The function's result, or its exception, from a freshly started interpreter."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *args, **options).result(timeout=200)
