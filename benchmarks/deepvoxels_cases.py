@@ -19,8 +19,8 @@ from deepvoxels.losses import crop_border, l1_loss
 from deepvoxels.models.generator import Generator
 from deepvoxels.models.options import GeneratorOptions
 from deepvoxels.models.volume import FrustumMap, SparseMap, lift, project
-from shared.camera import look_at
-from shared.memory import keep_large_buffers
+from shared.geometry.camera import look_at
+from shared.runs.run import keep_large_buffers
 
 __all__ = ["CASES"]
 

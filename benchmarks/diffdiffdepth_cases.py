@@ -17,7 +17,7 @@ from diffdiffdepth.models.diffusion import diffuse
 from diffdiffdepth.models.point_depth import DepthOptions, LabelScale, PointDepth
 from diffdiffdepth.models.splatting import splat
 from diffdiffdepth.scene import LightField, SparsePoints
-from shared.camera import pixel_grid
+from shared.geometry.camera import pixel_grid
 
 __all__ = ["CASES"]
 

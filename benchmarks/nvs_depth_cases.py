@@ -19,10 +19,10 @@ from nvs_depth.models.options import ModelOptions
 from nvs_depth.models.synthesis import ViewSynthesizer
 from nvs_depth.paths import relative_path
 from nvs_depth.train import step_terms
-from shared.camera import intrinsics_matrix, pixel_grid, project, transform_points, unproject
-from shared.memory import keep_large_buffers
-from shared.trajectories import so3_exp
-from shared.warp import forward_warp
+from shared.geometry.camera import intrinsics_matrix, pixel_grid, project, transform_points, unproject
+from shared.geometry.trajectories import so3_exp
+from shared.geometry.warp import forward_warp
+from shared.runs.run import keep_large_buffers
 
 __all__ = ["CASES"]
 

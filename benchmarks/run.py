@@ -23,7 +23,7 @@ import torch
 from benchmarks import deepvoxels_cases, dfd_selfsup_cases, diffdiffdepth_cases, nvs_depth_cases, shared_cases
 from benchmarks.fresh import ROOT
 from benchmarks.harness import Case, run_case
-from shared.run_folder import write_json
+from shared.files.disk import write_json
 
 __all__ = ["lines_of", "machine", "select", "main"]
 

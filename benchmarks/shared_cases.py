@@ -13,8 +13,8 @@ from torch import Tensor
 
 from benchmarks.fresh import ROOT
 from benchmarks.harness import Case, Trial
-from shared.camera import intrinsics_matrix, look_at, pixel_grid, project, transform_points, unproject
-from shared.colmap import (
+from scenes import make_object, render_views
+from shared.files.colmap import (
     ColmapCamera,
     ColmapImage,
     ColmapModel,
@@ -22,11 +22,18 @@ from shared.colmap import (
     read_colmap_model,
     write_colmap_model,
 )
-from shared.distortion import undistort_image
-from shared.scenes import make_object, render_views
-from shared.ssim import SSIM_VARIANTS, ssim
-from shared.trajectories import orbit_trajectory
-from shared.warp import backward_warp, forward_warp
+from shared.geometry.camera import (
+    intrinsics_matrix,
+    look_at,
+    pixel_grid,
+    project,
+    transform_points,
+    unproject,
+)
+from shared.geometry.distortion import undistort_image
+from shared.geometry.trajectories import orbit_trajectory
+from shared.geometry.warp import backward_warp, forward_warp
+from shared.quality.ssim import SSIM_VARIANTS, ssim
 
 __all__ = ["CASES", "from_tests"]
 

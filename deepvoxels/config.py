@@ -7,8 +7,9 @@ from deepvoxels.datasets.embedded import EMBEDDED_NAMES
 from deepvoxels.datasets.scene import sampling_step
 from deepvoxels.models.baselines import BASELINES, BaselineOptions
 from deepvoxels.models.options import GeneratorOptions
-from shared.config import FieldError, check_ranges
-from shared.seeds import LARGEST_SEED
+from shared.errors import FieldError
+from shared.runs.config import check_ranges
+from shared.runs.seeds import LARGEST_SEED
 
 __all__ = ["DataConfig", "EmbeddedConfig", "TrainConfig", "VolumeConfig"]
 

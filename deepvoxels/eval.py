@@ -21,17 +21,12 @@ from deepvoxels.losses import crop_border
 from deepvoxels.methods import Method, NearestNeighbourMethod, build_method, render_views
 from deepvoxels.published import METHOD_NAMES, row_name
 from deepvoxels.report import run_tables, write_run_report
-from shared.config import config_from_dict
-from shared.metrics import depth_errors, psnr
-from shared.run import (
-    command_line,
-    find_checkpoint,
-    load_checkpoint,
-    parse_eval_args,
-    select_device,
-    write_results,
-)
-from shared.ssim import ssim
+from shared.quality.metrics import depth_errors, psnr
+from shared.quality.ssim import ssim
+from shared.runs.checkpoint import load_checkpoint
+from shared.runs.command import command_line, parse_eval_args, select_device
+from shared.runs.config import config_from_dict
+from shared.runs.folder import find_checkpoint, write_results
 
 __all__ = ["DEFINITIONS", "evaluate", "load_run", "measure", "summary"]
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from deepvoxels.datasets.scene import PosedScene
-from shared.trajectories import interpolate_poses, orbit_trajectory, spiral_trajectory
+from shared.geometry.trajectories import interpolate_poses, orbit_trajectory, spiral_trajectory
 
 __all__ = ["PATHS", "camera_path"]
 

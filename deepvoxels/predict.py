@@ -18,8 +18,9 @@ from deepvoxels.eval import load_run
 from deepvoxels.methods import render_views
 from deepvoxels.paths import PATHS, camera_path
 from deepvoxels.report import write_view_video
-from shared.run import RunError, command_line, parse_eval_args, select_device
-from shared.views import read_camera_path, write_views
+from shared.errors import RunError
+from shared.files.cameras import read_camera_path, write_views
+from shared.runs.command import command_line, parse_eval_args, select_device
 
 __all__ = ["DEPTH_FACTS", "main"]
 

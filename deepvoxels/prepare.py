@@ -19,9 +19,9 @@ from deepvoxels.datasets.layouts import View, list_views
 from deepvoxels.datasets.photos import prepare_photos
 from deepvoxels.datasets.scene import PosedScene, load_scene
 from deepvoxels.datasets.volume_fit import visible_share
-from shared.colmap_command import add_colmap_command, find_cameras, sfm_options
-from shared.command import command_line
-from shared.files import DataError
+from shared.errors import DataError
+from shared.files.sfm import add_colmap_command, find_cameras, sfm_options
+from shared.runs.command import command_line
 
 __all__ = ["main", "report_folder", "report_scene"]
 

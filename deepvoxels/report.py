@@ -12,10 +12,12 @@ from deepvoxels.datasets.scene import PosedScene
 from deepvoxels.methods import Method, NovelViews, VoxelMethod, render_views
 from deepvoxels.paths import camera_path
 from deepvoxels.published import ABLATION, METHOD_NAMES, PAPER_DATA, TABLE_1
-from shared.choice import evenly
-from shared.files import write_bytes
-from shared.pictures import colorize_depth, contact_sheet, depth_legend, depth_picture, encode_png
-from shared.report import Column, Curves, Picture, ResultsTable, Section, Video, write_report, write_video
+from shared.files.disk import write_bytes
+from shared.files.images import encode_png
+from shared.show.pictures import colorize_depth, contact_sheet, depth_legend, depth_picture, evenly
+from shared.show.report import Curves, Picture, Section, Video, write_report
+from shared.show.tables import Column, ResultsTable
+from shared.show.video import write_video
 
 __all__ = [
     "comparison_sheet",

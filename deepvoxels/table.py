@@ -14,9 +14,9 @@ from typing import Any
 from deepvoxels import train
 from deepvoxels.published import METHOD_NAMES
 from deepvoxels.report import table_of_methods
-from shared.report import ResultsTable
-from shared.rows import parse_table_args, show_tables, trained_row
-from shared.run import RunError, command_line
+from shared.errors import RunError
+from shared.runs.command import command_line
+from shared.show.tables import ResultsTable, parse_table_args, show_tables, trained_row
 
 __all__ = ["ROWS", "tables"]
 

@@ -21,15 +21,11 @@ from deepvoxels.losses import crop_border, discriminator_loss, generator_gan_los
 from deepvoxels.methods import Method, build_method
 from deepvoxels.models.discriminator import Discriminator
 from deepvoxels.report import preview_sheet
-from shared.config import load_config
-from shared.run import (
-    Run,
-    command_line,
-    open_run,
-    parse_train_args,
-    step_generator,
-    weights_and_gradients,
-)
+from shared.runs.checkpoint import weights_and_gradients
+from shared.runs.command import command_line, parse_train_args
+from shared.runs.config import load_config
+from shared.runs.run import Run, open_run
+from shared.runs.seeds import step_generator
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""What `shared.viewer` shows of a run: the scene rendered live from wherever one stands, and its cameras."""
+"""What the viewer shows of a run: the scene rendered live from wherever one stands, and its cameras."""
 
 from pathlib import Path
 from typing import Literal
@@ -11,8 +11,8 @@ from deepvoxels.eval import load_run
 from deepvoxels.methods import VoxelMethod, render_views
 from deepvoxels.published import METHOD_NAMES, row_name
 from deepvoxels.report import STATUS, UNIT
-from shared.choice import evenly
-from shared.viewing.scene import LivePicture, LiveView, Part, ViewerCamera, ViewerScene
+from shared.show.pictures import evenly
+from shared.show.viewer import LivePicture, LiveView, Part, ViewerCamera, ViewerScene
 
 __all__ = ["scene_of"]
 

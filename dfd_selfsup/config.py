@@ -7,8 +7,9 @@ from dfd_selfsup.datasets.embedded import EmbeddedConfig
 from dfd_selfsup.losses import LossOptions
 from dfd_selfsup.models.heads import HeadOptions
 from dfd_selfsup.models.psf import PsfOptions
-from shared.config import FieldError, check_ranges
-from shared.seeds import LARGEST_SEED
+from shared.errors import FieldError
+from shared.runs.config import check_ranges
+from shared.runs.seeds import LARGEST_SEED
 
 __all__ = ["DataConfig", "NetworkConfig", "TrainConfig"]
 

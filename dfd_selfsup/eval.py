@@ -28,15 +28,10 @@ from dfd_selfsup.methods import (
 from dfd_selfsup.models.heads import StackModel
 from dfd_selfsup.models.psf import render_stack
 from dfd_selfsup.report import run_tables, write_run_report
-from shared.config import config_from_dict
-from shared.run import (
-    command_line,
-    find_checkpoint,
-    load_checkpoint,
-    parse_eval_args,
-    select_device,
-    write_results,
-)
+from shared.runs.checkpoint import load_checkpoint
+from shared.runs.command import command_line, parse_eval_args, select_device
+from shared.runs.config import config_from_dict
+from shared.runs.folder import find_checkpoint, write_results
 
 __all__ = ["evaluate", "load_run", "main", "measure", "row_key", "summary", "validate"]
 

@@ -19,7 +19,7 @@ from dfd_selfsup.losses import LossOptions, guided_losses, mix, selfsup_losses
 from dfd_selfsup.models.focus_measure import depth_from_focus
 from dfd_selfsup.models.heads import StackModel, coarse_aif
 from dfd_selfsup.models.psf import PsfOptions, render_stack
-from shared.seeds import step_generator
+from shared.runs.seeds import step_generator
 
 __all__ = ["FitOptions", "fit_stack", "guess_gain", "q_range_of"]
 

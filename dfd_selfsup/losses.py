@@ -18,8 +18,8 @@ from torch import Tensor
 from dfd_selfsup.models.focus_measure import focus_guess, focus_response
 from dfd_selfsup.models.heads import Prediction, coarse_aif
 from dfd_selfsup.models.thin_lens import Defocus
-from shared.config import check_ranges
-from shared.losses import edge_aware_smoothness, photometric_l1_ssim
+from shared.quality.losses import edge_aware_smoothness, photometric_l1_ssim
+from shared.runs.config import check_ranges
 
 __all__ = [
     "GUIDE_WEIGHT",

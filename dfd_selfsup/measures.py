@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from dfd_selfsup.datasets.stack import FocalStack
-from shared.metrics import depth_errors, psnr
-from shared.ssim import SSIM_VARIANTS, ssim
+from shared.quality.metrics import depth_errors, psnr
+from shared.quality.ssim import SSIM_VARIANTS, ssim
 
 __all__ = [
     "DEFINITIONS",

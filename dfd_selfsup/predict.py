@@ -34,13 +34,13 @@ from dfd_selfsup.models.focus_measure import FocusResult, depth_from_focus
 from dfd_selfsup.models.heads import HeadOptions, StackModel
 from dfd_selfsup.models.psf import PsfOptions
 from dfd_selfsup.report import stack_rows
-from shared.camera import pixel_grid, unproject
-from shared.choice import evenly
-from shared.command import RunError, command_line, select_device
-from shared.files import write_bytes, write_image, write_pfm, write_ply
-from shared.pictures import contact_sheet, depth_picture, encode_png
-from shared.report import Picture, Section, write_report
-from shared.run import write_json
+from shared.errors import RunError
+from shared.files.disk import write_bytes, write_json
+from shared.files.images import encode_png, write_image, write_pfm, write_ply
+from shared.geometry.camera import pixel_grid, unproject
+from shared.runs.command import command_line, select_device
+from shared.show.pictures import contact_sheet, depth_picture, evenly
+from shared.show.report import Picture, Section, write_report
 
 __all__ = ["main", "thin_out"]
 

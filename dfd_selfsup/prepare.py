@@ -29,16 +29,10 @@ from dfd_selfsup.datasets.nyuv2 import (
     write_nyuv2_frame,
 )
 from dfd_selfsup.datasets.stack import FocalStack
-from shared.command import RunError, command_line
-from shared.files import (
-    DataError,
-    read_depth_png,
-    read_image,
-    write_bytes,
-    write_image,
-    write_pfm,
-)
-from shared.folders import new_folder
+from shared.errors import DataError, RunError
+from shared.files.disk import new_folder, write_bytes
+from shared.files.images import read_depth_png, read_image, write_image, write_pfm
+from shared.runs.command import command_line
 
 __all__ = ["main", "report_folder", "report_stack"]
 

@@ -14,17 +14,18 @@ from dfd_selfsup.datasets.stack import FocalStack
 from dfd_selfsup.methods import METHOD_NAMES, Estimate, Estimator, network_method
 from dfd_selfsup.models.heads import StackModel
 from dfd_selfsup.published import COLUMNS, TABLE_1, TABLE_2
-from shared.choice import evenly
-from shared.files import write_bytes
-from shared.pictures import (
+from shared.files.disk import write_bytes
+from shared.files.images import encode_png
+from shared.show.pictures import (
     colorize_depth,
     contact_sheet,
     depth_legend,
     depth_picture,
     depth_range,
-    encode_png,
+    evenly,
 )
-from shared.report import Column, Curves, Picture, ResultsTable, Section, write_report
+from shared.show.report import Curves, Picture, Section, write_report
+from shared.show.tables import Column, ResultsTable
 
 __all__ = [
     "comparison_table",

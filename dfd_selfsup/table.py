@@ -14,9 +14,8 @@ from typing import Any
 from dfd_selfsup import train
 from dfd_selfsup.methods import METHOD_NAMES
 from dfd_selfsup.report import comparison_table, paper_tables
-from shared.report import ResultsTable
-from shared.rows import parse_table_args, show_tables, trained_row
-from shared.run import command_line
+from shared.runs.command import command_line
+from shared.show.tables import ResultsTable, parse_table_args, show_tables, trained_row
 
 __all__ = ["ROWS", "main", "tables"]
 

@@ -28,16 +28,12 @@ from dfd_selfsup.models.heads import StackModel
 from dfd_selfsup.models.psf import render_stack
 from dfd_selfsup.models.released import load_released
 from dfd_selfsup.report import preview_sheet
-from shared.config import load_config
-from shared.run import (
-    Run,
-    RunError,
-    command_line,
-    open_run,
-    parse_train_args,
-    step_generator,
-    weights_and_gradients,
-)
+from shared.errors import RunError
+from shared.runs.checkpoint import weights_and_gradients
+from shared.runs.command import command_line, parse_train_args
+from shared.runs.config import load_config
+from shared.runs.run import Run, open_run
+from shared.runs.seeds import step_generator
 
 __all__ = ["draw_batch", "main", "train", "training_losses"]
 

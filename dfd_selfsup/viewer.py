@@ -1,4 +1,4 @@
-"""What `shared.viewer` shows of a run: test stacks as points, predicted and true, before their camera."""
+"""What the viewer shows of a run: test stacks as points, predicted and true, before their camera."""
 
 from pathlib import Path
 from typing import Literal
@@ -12,9 +12,9 @@ from dfd_selfsup.datasets.stack import FocalStack
 from dfd_selfsup.eval import load_run, row_key
 from dfd_selfsup.methods import METHOD_NAMES, Estimate, network_method
 from dfd_selfsup.report import depth_meaning
-from shared.camera import intrinsics_matrix
-from shared.choice import evenly
-from shared.viewing.scene import Part, ViewerCamera, ViewerScene, cloud_from_depth, relief
+from shared.geometry.camera import intrinsics_matrix
+from shared.show.pictures import evenly
+from shared.show.viewer import Part, ViewerCamera, ViewerScene, cloud_from_depth, relief
 
 __all__ = ["scene_of"]
 

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from shared.window import window_mean
+from shared.quality.ssim import window_mean
 
 __all__ = ["gaussian_blur"]
 

@@ -5,8 +5,9 @@ from typing import Literal
 
 from diffdiffdepth.losses import LossWeights
 from diffdiffdepth.models.point_depth import GROUPS, DepthOptions, Group
-from shared.config import FieldError, check_ranges
-from shared.seeds import LARGEST_SEED
+from shared.errors import FieldError
+from shared.runs.config import check_ranges
+from shared.runs.seeds import LARGEST_SEED
 
 __all__ = ["DataConfig", "EmbeddedConfig", "PointsConfig", "RateConfig", "ScheduleConfig", "TrainConfig"]
 

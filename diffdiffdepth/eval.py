@@ -18,8 +18,10 @@ from diffdiffdepth.evaluation import measure_run
 from diffdiffdepth.inputs import load_scene
 from diffdiffdepth.report import run_tables, summary, write_run_report
 from diffdiffdepth.scene import LightField, MultiViewScene
-from shared.config import load_config
-from shared.run import RunError, command_line, parse_eval_args, select_device, write_results
+from shared.errors import RunError
+from shared.runs.command import command_line, parse_eval_args, select_device
+from shared.runs.config import load_config
+from shared.runs.folder import write_results
 
 __all__ = ["evaluate", "load_run"]
 

@@ -14,9 +14,9 @@ from diffdiffdepth.models.point_depth import LabelScale, PointDepth
 from diffdiffdepth.points import nearest_fill, weighted_median
 from diffdiffdepth.published import THRESHOLDS
 from diffdiffdepth.scene import LightField, MultiViewScene, SparsePoints
-from shared.arrays import read_npy
-from shared.files import DataError
-from shared.metrics import bad_pixels, least_squares_scale, mse_x100, q25
+from shared.errors import DataError
+from shared.files.images import read_npy
+from shared.quality.metrics import bad_pixels, least_squares_scale, mse_x100, q25
 
 __all__ = [
     "DEFINITIONS",

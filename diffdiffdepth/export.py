@@ -17,11 +17,10 @@ from diffdiffdepth.datasets import HciParameters
 from diffdiffdepth.losses import warp_to_centre
 from diffdiffdepth.report import map_status
 from diffdiffdepth.scene import LightField, MultiViewScene
-from shared.arrays import write_npy
-from shared.camera import pixel_grid, transform_points, unproject
-from shared.files import write_bytes, write_image, write_pfm, write_ply
-from shared.pictures import depth_picture, encode_png
-from shared.run import write_json
+from shared.files.disk import write_bytes, write_json
+from shared.files.images import encode_png, write_image, write_npy, write_pfm, write_ply
+from shared.geometry.camera import pixel_grid, transform_points, unproject
+from shared.show.pictures import depth_picture
 
 __all__ = ["cloud_in_picture", "export_map", "seen_pixels"]
 

@@ -15,7 +15,7 @@ from diffdiffdepth.datasets import (
 from diffdiffdepth.points import epi_points
 from diffdiffdepth.points.store import load_points, perturb_points
 from diffdiffdepth.scene import LightField, MultiViewScene, SparsePoints
-from shared.files import DataError
+from shared.errors import DataError
 
 __all__ = ["load_scene"]
 

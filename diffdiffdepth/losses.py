@@ -15,12 +15,11 @@ from torch import Tensor
 
 from diffdiffdepth.blur import gaussian_blur
 from diffdiffdepth.scene import LightField, MultiViewScene
-from shared.camera import pixel_grid, project, transform_points, unproject
-from shared.config import check_ranges
-from shared.losses import edge_aware_smoothness
-from shared.perceptual import VggFeatures
-from shared.ssim import ssim_map
-from shared.warp import backward_warp, disparity_warp
+from shared.geometry.camera import pixel_grid, project, transform_points, unproject
+from shared.geometry.warp import backward_warp, disparity_warp
+from shared.quality.losses import VggFeatures, edge_aware_smoothness
+from shared.quality.ssim import ssim_map
+from shared.runs.config import check_ranges
 
 __all__ = ["LossWeights", "ReprojectionLoss", "feature_network", "supervised_loss", "warp_to_centre"]
 

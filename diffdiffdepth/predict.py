@@ -28,11 +28,11 @@ from diffdiffdepth.evaluation import result_map
 from diffdiffdepth.export import export_map
 from diffdiffdepth.prepare import prepare_photos
 from diffdiffdepth.scene import LightField
-from shared.colmap_command import find_cameras
-from shared.command import RunError, add_device_argument, command_line
-from shared.config import config_differences, config_to_dict, load_config
-from shared.files import DataError, write_ply
-from shared.sfm import list_photos
+from shared.errors import DataError, RunError
+from shared.files.images import write_ply
+from shared.files.sfm import find_cameras, list_photos
+from shared.runs.command import add_device_argument, command_line
+from shared.runs.config import config_differences, config_to_dict, load_config
 
 __all__ = ["main"]
 

@@ -19,10 +19,9 @@ from diffdiffdepth.datasets.signs import find_offset_signs
 from diffdiffdepth.evaluation import label_errors
 from diffdiffdepth.points import epi_points, save_points
 from diffdiffdepth.scene import LightField, SparsePoints
-from shared.colmap_command import add_colmap_command, find_cameras, sfm_options
-from shared.command import command_line
-from shared.files import DataError
-from shared.sfm import SfmOptions, reconstruct
+from shared.errors import DataError
+from shared.files.sfm import SfmOptions, add_colmap_command, find_cameras, reconstruct, sfm_options
+from shared.runs.command import command_line
 
 __all__ = ["main", "prepare_photos", "report_folder"]
 

@@ -5,7 +5,8 @@ import torch
 from torch import Tensor
 
 from diffdiffdepth.scene import LightField, MultiViewScene, SparsePoints
-from shared.pictures import colorize_depth, contact_sheet, depth_range, to_uint8
+from shared.files.images import to_uint8
+from shared.show.pictures import colorize_depth, contact_sheet, depth_range
 
 __all__ = ["points_picture", "progress_sheet"]
 

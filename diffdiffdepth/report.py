@@ -18,9 +18,11 @@ from diffdiffdepth.published import (
     paper_scene,
 )
 from diffdiffdepth.scene import LightField, MultiViewScene
-from shared.files import write_bytes
-from shared.pictures import colorize_depth, contact_sheet, depth_picture, depth_range, encode_png
-from shared.report import Column, Curves, Picture, ResultsTable, Section, write_report
+from shared.files.disk import write_bytes
+from shared.files.images import encode_png
+from shared.show.pictures import colorize_depth, contact_sheet, depth_picture, depth_range
+from shared.show.report import Curves, Picture, Section, write_report
+from shared.show.tables import Column, ResultsTable
 
 __all__ = [
     "comparison_table",

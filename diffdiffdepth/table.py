@@ -15,10 +15,9 @@ from typing import Any
 from diffdiffdepth import train
 from diffdiffdepth.datasets.hci import is_hci_folder
 from diffdiffdepth.report import paper_tables, run_tables
-from shared.files import DataError
-from shared.report import ResultsTable
-from shared.rows import parse_table_args, show_tables, trained_row
-from shared.run import command_line
+from shared.errors import DataError
+from shared.runs.command import command_line
+from shared.show.tables import ResultsTable, parse_table_args, show_tables, trained_row
 
 __all__ = ["ROWS", "main", "tables"]
 

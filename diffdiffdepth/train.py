@@ -24,9 +24,12 @@ from diffdiffdepth.points.store import save_points
 from diffdiffdepth.previews import progress_sheet
 from diffdiffdepth.routine import GroupAdam, turns
 from diffdiffdepth.scene import LightField, MultiViewScene
-from shared.arrays import write_npy
-from shared.config import load_config
-from shared.run import Run, RunError, command_line, open_run, parse_train_args, step_generator
+from shared.errors import RunError
+from shared.files.images import write_npy
+from shared.runs.command import command_line, parse_train_args
+from shared.runs.config import load_config
+from shared.runs.run import Run, open_run
+from shared.runs.seeds import step_generator
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""What `shared.viewer` shows of a run: its map as points, the labels it grew from, the truth, the cameras."""
+"""What the viewer shows of a run: its map as points, the labels it grew from, the truth, the cameras."""
 
 from pathlib import Path
 from typing import Literal
@@ -11,9 +11,9 @@ from diffdiffdepth.eval import load_run
 from diffdiffdepth.evaluation import result_map
 from diffdiffdepth.report import map_status
 from diffdiffdepth.scene import LightField, MultiViewScene, SparsePoints
-from shared.camera import invert_pose, unproject
-from shared.pictures import depth_range
-from shared.viewing.scene import Part, PointCloud, ViewerCamera, ViewerScene, cloud_from_depth, relief
+from shared.geometry.camera import invert_pose, unproject
+from shared.show.pictures import depth_range
+from shared.show.viewer import Part, PointCloud, ViewerCamera, ViewerScene, cloud_from_depth, relief
 
 __all__ = ["scene_of"]
 

@@ -6,8 +6,9 @@ from typing import Literal
 from nvs_depth.datasets.select import DataConfig
 from nvs_depth.losses import LossOptions, LossWeights
 from nvs_depth.models.options import ModelOptions
-from shared.config import FieldError, check_ranges
-from shared.seeds import LARGEST_SEED
+from shared.errors import FieldError
+from shared.runs.config import check_ranges
+from shared.runs.seeds import LARGEST_SEED
 
 __all__ = ["TrainConfig"]
 

@@ -21,18 +21,13 @@ from nvs_depth.models.options import DEPTH_RANGES
 from nvs_depth.models.synthesis import ViewSynthesizer
 from nvs_depth.prediction import Prediction, predict_pairs
 from nvs_depth.report import IMAGE_LABELS, run_tables, write_run_report
-from shared.config import config_from_dict
-from shared.files import DataError
-from shared.metrics import Lpips, depth_errors, l1, psnr
-from shared.run import (
-    command_line,
-    find_checkpoint,
-    load_checkpoint,
-    parse_eval_args,
-    select_device,
-    write_results,
-)
-from shared.ssim import SSIM_VARIANTS, ssim
+from shared.errors import DataError
+from shared.quality.metrics import Lpips, depth_errors, l1, psnr
+from shared.quality.ssim import SSIM_VARIANTS, ssim
+from shared.runs.checkpoint import load_checkpoint
+from shared.runs.command import command_line, parse_eval_args, select_device
+from shared.runs.config import config_from_dict
+from shared.runs.folder import find_checkpoint, write_results
 
 __all__ = ["evaluate", "load_network", "load_run", "summary"]
 

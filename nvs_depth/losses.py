@@ -14,10 +14,10 @@ from torch import Tensor
 
 from nvs_depth.models.synthesis import TrainingOutputs
 from nvs_depth.models.warps import scaled_intrinsics
-from shared.config import FieldError, check_ranges
-from shared.losses import edge_aware_smoothness
-from shared.perceptual import VggFeatures, perceptual_loss
-from shared.warp import backward_warp
+from shared.errors import FieldError
+from shared.geometry.warp import backward_warp
+from shared.quality.losses import VggFeatures, edge_aware_smoothness, perceptual_loss
+from shared.runs.config import check_ranges
 
 __all__ = [
     "LossOptions",

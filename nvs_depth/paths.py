@@ -6,8 +6,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from shared.camera import invert_pose
-from shared.trajectories import so3_exp
+from shared.geometry.camera import invert_pose
+from shared.geometry.trajectories import so3_exp
 
 __all__ = ["PATHS", "relative_path"]
 

@@ -27,12 +27,13 @@ from nvs_depth.datasets.views import BLACK, Framing
 from nvs_depth.eval import load_network
 from nvs_depth.paths import PATHS, relative_path
 from nvs_depth.report import depth_spread, render_path, view_frames
-from shared.camera import intrinsics_matrix, invert_pose
-from shared.files import DataError, read_image, write_pfm
-from shared.memory import keep_large_buffers
-from shared.report import write_video
-from shared.run import RunError, command_line, parse_eval_args, select_device
-from shared.views import read_camera_path, write_views
+from shared.errors import DataError, RunError
+from shared.files.cameras import read_camera_path, write_views
+from shared.files.images import read_image, write_pfm
+from shared.geometry.camera import intrinsics_matrix, invert_pose
+from shared.runs.command import command_line, parse_eval_args, select_device
+from shared.runs.run import keep_large_buffers
+from shared.show.video import write_video
 
 __all__ = ["main", "picture_camera"]
 

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from nvs_depth.datasets.pairs import PairBatch
 from nvs_depth.models.synthesis import ViewSynthesizer
-from shared.camera import invert_pose
-from shared.warp import backward_warp, forward_warp
+from shared.geometry.camera import invert_pose
+from shared.geometry.warp import backward_warp, forward_warp
 
 __all__ = ["Prediction", "predict_pairs"]
 

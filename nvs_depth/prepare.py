@@ -23,12 +23,12 @@ from nvs_depth.datasets.pairs import PairBatch, PairOptions, find_pairs, load_pa
 from nvs_depth.datasets.photos import prepare_photos
 from nvs_depth.datasets.select import LAYOUTS, DataConfig, load_views
 from nvs_depth.datasets.views import ViewSet
-from shared.camera import invert_pose, pixel_grid, project, transform_points, unproject
-from shared.colmap_command import add_colmap_command, find_cameras, sfm_options
-from shared.command import command_line
-from shared.files import DataError
-from shared.seeds import step_generator
-from shared.warp import sample_pixels
+from shared.errors import DataError
+from shared.files.sfm import add_colmap_command, find_cameras, sfm_options
+from shared.geometry.camera import invert_pose, pixel_grid, project, transform_points, unproject
+from shared.geometry.warp import sample_pixels
+from shared.runs.command import command_line
+from shared.runs.seeds import step_generator
 
 __all__ = ["detect_layout", "main", "report", "reprojection_gap"]
 

@@ -15,9 +15,12 @@ from nvs_depth.models.synthesis import SourceView, ViewSynthesizer
 from nvs_depth.paths import relative_path
 from nvs_depth.prediction import predict_pairs
 from nvs_depth.published import REPORT_2022, REPORT_2022_DATA
-from shared.files import write_bytes
-from shared.pictures import colorize_depth, contact_sheet, depth_legend, depth_picture, encode_png
-from shared.report import Column, Curves, Picture, ResultsTable, Section, Video, write_report, write_video
+from shared.files.disk import write_bytes
+from shared.files.images import encode_png
+from shared.show.pictures import colorize_depth, contact_sheet, depth_legend, depth_picture
+from shared.show.report import Curves, Picture, Section, Video, write_report
+from shared.show.tables import Column, ResultsTable
+from shared.show.video import write_video
 
 __all__ = [
     "IMAGE_LABELS",

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from nvs_depth import train
-from shared.report import Column, ResultsTable
-from shared.rows import parse_table_args, show_tables, trained_row
-from shared.run import RunError, command_line
+from shared.errors import RunError
+from shared.runs.command import command_line
+from shared.show.tables import Column, ResultsTable, parse_table_args, show_tables, trained_row
 
 __all__ = ["ROWS", "ablation_table", "main", "tables"]
 

@@ -22,10 +22,12 @@ from nvs_depth.eval import evaluate, summary
 from nvs_depth.losses import LossWeights, loss_terms, perceptual_network
 from nvs_depth.models.synthesis import ViewSynthesizer
 from nvs_depth.report import preview_sheet
-from shared.camera import invert_pose
-from shared.config import load_config
-from shared.perceptual import VggFeatures
-from shared.run import Run, command_line, open_run, parse_train_args, weights_and_gradients
+from shared.geometry.camera import invert_pose
+from shared.quality.losses import VggFeatures
+from shared.runs.checkpoint import weights_and_gradients
+from shared.runs.command import command_line, parse_train_args
+from shared.runs.config import load_config
+from shared.runs.run import Run, open_run
 
 __all__ = ["learning_rate", "main"]
 

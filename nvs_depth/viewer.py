@@ -1,4 +1,4 @@
-"""What `shared.viewer` shows of a run: test pairs as points, and the view from wherever one stands."""
+"""What the viewer shows of a run: test pairs as points, and the view from wherever one stands."""
 
 from pathlib import Path
 from typing import Literal
@@ -13,16 +13,9 @@ from nvs_depth.eval import load_run
 from nvs_depth.models.synthesis import ViewSynthesizer
 from nvs_depth.prediction import predict_pairs
 from nvs_depth.report import DEPTH_STATUS
-from shared.camera import invert_pose
-from shared.choice import evenly
-from shared.viewing.scene import (
-    LivePicture,
-    LiveView,
-    Part,
-    ViewerCamera,
-    ViewerScene,
-    cloud_from_depth,
-)
+from shared.geometry.camera import invert_pose
+from shared.show.pictures import evenly
+from shared.show.viewer import LivePicture, LiveView, Part, ViewerCamera, ViewerScene, cloud_from_depth
 
 __all__ = ["scene_of"]
 

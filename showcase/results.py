@@ -17,9 +17,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from shared.files import DataError, write_bytes
-from shared.report import Column, ResultsTable
-from shared.run import command_line
+from shared.errors import DataError
+from shared.files.disk import write_bytes
+from shared.runs.command import command_line
+from shared.show.tables import Column, ResultsTable
 
 __all__ = ["PAPERS", "results_page"]
 

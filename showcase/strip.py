@@ -27,9 +27,10 @@ from diffdiffdepth.evaluation import result_map
 from diffdiffdepth.previews import points_picture
 from nvs_depth.datasets.pairs import load_pairs
 from nvs_depth.prediction import predict_pairs
-from shared.files import write_bytes
-from shared.pictures import captioned, colorize_depth, contact_sheet, depth_range, encode_png
-from shared.run import command_line
+from shared.files.disk import write_bytes
+from shared.files.images import encode_png
+from shared.runs.command import command_line
+from shared.show.pictures import captioned, colorize_depth, contact_sheet, depth_range
 
 __all__ = ["ROWS", "Row", "strip"]
 

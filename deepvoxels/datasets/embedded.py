@@ -19,11 +19,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from shared.camera import look_at
-from shared.files import DataError, write_bytes, write_depth_png, write_image
-from shared.folders import temporary_neighbour
-from shared.scenes import SCENES_VERSION, Scene, make_object, render
-from shared.trajectories import spiral_trajectory
+from scenes import SCENES_VERSION, Scene, make_object, render
+from shared.errors import DataError
+from shared.files.disk import temporary_neighbour, write_bytes
+from shared.files.images import write_depth_png, write_image
+from shared.geometry.camera import look_at
+from shared.geometry.trajectories import spiral_trajectory
 
 __all__ = ["EMBEDDED_NAMES", "EmbeddedScene", "hemisphere_poses", "make_embedded_scene"]
 
@@ -68,7 +69,7 @@ def make_embedded_scene(
     if image_side < 8 or antialias < 1 or min(counts.values()) < 1:
         raise ValueError(f"needs image_side >= 8 and at least one view per split, got {image_side}, {counts}")
     options = {"name": name, "image_side": image_side, "views": counts, "seed": seed, "antialias": antialias}
-    record = {"generator": "shared.scenes", "version": SCENES_VERSION, **options}
+    record = {"generator": "scenes", "version": SCENES_VERSION, **options}
     folders = EmbeddedScene(*(out_dir / split / name for split in _SPLITS))
     if all(_is_current(folder, record) for folder in folders):
         return folders

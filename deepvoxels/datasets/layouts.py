@@ -13,15 +13,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from shared.camera_files import (
+from shared.errors import DataError
+from shared.files.cameras import (
     DeepVoxelsIntrinsics,
     NerfTransforms,
     read_deepvoxels_intrinsics,
     read_nerf_transforms,
     read_pose,
 )
-from shared.colmap import find_colmap_model, read_colmap_model
-from shared.files import DataError, read_image_size
+from shared.files.colmap import find_colmap_model, read_colmap_model
+from shared.files.images import read_image_size
 
 __all__ = ["LAYOUTS", "SPLITS", "Listing", "View", "find_layout", "list_views", "split_views"]
 

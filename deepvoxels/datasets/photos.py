@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 
 from deepvoxels.datasets.volume_fit import fit_volume
-from shared.camera import crop_intrinsics, resize_intrinsics
-from shared.camera_files import DeepVoxelsIntrinsics, write_deepvoxels_intrinsics, write_pose
-from shared.colmap import ColmapCamera
-from shared.distortion import undistort_image
-from shared.files import DataError, read_image, write_bytes, write_image, write_ply
-from shared.folders import new_folder
-from shared.sfm import SfmOptions, SfmScene, reconstruct
+from shared.errors import DataError
+from shared.files.cameras import DeepVoxelsIntrinsics, write_deepvoxels_intrinsics, write_pose
+from shared.files.colmap import ColmapCamera
+from shared.files.disk import new_folder, write_bytes
+from shared.files.images import read_image, write_image, write_ply
+from shared.files.sfm import SfmOptions, SfmScene, reconstruct
+from shared.geometry.camera import crop_intrinsics, resize_intrinsics
+from shared.geometry.distortion import undistort_image
 
 __all__ = ["prepare_photos"]
 

@@ -12,10 +12,18 @@ from torch import Tensor
 
 from deepvoxels.datasets.layouts import Listing, View, list_views, split_views
 from deepvoxels.datasets.volume_fit import Volume, depth_range, fit_volume, visible_share
-from shared.camera import check_pose, crop_intrinsics, pixel_grid, project, resize_intrinsics, unproject
-from shared.camera_files import DeepVoxelsIntrinsics
-from shared.distortion import distort_normalized, undistort_image
-from shared.files import DataError, read_depth_png, read_image
+from shared.errors import DataError
+from shared.files.cameras import DeepVoxelsIntrinsics
+from shared.files.images import read_depth_png, read_image
+from shared.geometry.camera import (
+    check_pose,
+    crop_intrinsics,
+    pixel_grid,
+    project,
+    resize_intrinsics,
+    unproject,
+)
+from shared.geometry.distortion import distort_normalized, undistort_image
 
 __all__ = ["PosedScene", "check_scene", "load_scene", "nearest_views", "sampling_step"]
 

@@ -7,8 +7,8 @@ from deepvoxels.config import DataConfig, TrainConfig, VolumeConfig
 from deepvoxels.datasets.embedded import make_embedded_scene
 from deepvoxels.datasets.scene import PosedScene, check_scene, load_scene
 from deepvoxels.datasets.volume_fit import depth_range
-from shared.choice import evenly
-from shared.files import DataError
+from shared.errors import DataError
+from shared.show.pictures import evenly
 
 __all__ = ["load_views"]
 

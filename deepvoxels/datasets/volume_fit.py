@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from shared.camera import invert_pose, project, transform_points
+from shared.geometry.camera import invert_pose, project, transform_points
 
 __all__ = ["Volume", "depth_range", "fit_volume", "visible_share"]
 

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from deepvoxels.models.blocks import ConvUnit, Down, UNet, Up, unet_widths
 from deepvoxels.models.layout import channels_last
 from deepvoxels.models.options import LARGEST_WIDTH
-from shared.camera import camera_rays
-from shared.config import FieldError, check_ranges
+from shared.errors import FieldError
+from shared.geometry.camera import camera_rays
+from shared.runs.config import check_ranges
 
 __all__ = [
     "BASELINES",

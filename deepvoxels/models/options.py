@@ -4,7 +4,8 @@ import math
 from dataclasses import dataclass, field, replace
 
 from deepvoxels.models.blocks import unet_widths
-from shared.config import FieldError, check_ranges
+from shared.errors import FieldError
+from shared.runs.config import check_ranges
 
 __all__ = ["LARGEST_WIDTH", "LATTICES", "GeneratorOptions", "preset"]
 

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from deepvoxels.models.blocks import ConvUnit, Down, UNet, Up
 from deepvoxels.models.discriminator import Discriminator
 from deepvoxels.models.generator import Generator
-from shared.files import DataError, read_bytes, write_bytes
-from shared.finite import first_nan
+from shared.errors import DataError
+from shared.files.disk import read_bytes, write_bytes
+from shared.runs.checkpoint import first_nan
 
 __all__ = ["export_released", "import_released", "load_released", "save_released"]
 

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from deepvoxels.config import TrainConfig
-from shared.config import load_config
+from shared.runs.config import load_config
 
 TINY = {
     "data": {"scene": "cube", "embedded": {"image_side": 32, "train_views": 12, "test_views": 4}},

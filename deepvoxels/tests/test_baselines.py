@@ -13,7 +13,7 @@ from deepvoxels.models.baselines import (
     ray_direction_image,
     rotate_latent,
 )
-from shared.camera import look_at, project, transform_points
+from shared.geometry.camera import look_at, project, transform_points
 
 
 def poses(count: int, seed: int = 0) -> Tensor:

@@ -8,7 +8,8 @@ from deepvoxels import train
 from deepvoxels.config import DataConfig, EmbeddedConfig, TrainConfig, VolumeConfig
 from deepvoxels.models.baselines import BaselineOptions
 from deepvoxels.models.options import GeneratorOptions, preset
-from shared.config import ConfigError, config_from_dict, config_to_dict, load_config
+from shared.errors import ConfigError
+from shared.runs.config import config_from_dict, config_to_dict, load_config
 from shared.tests.config_limits import assert_every_number_has_limits, numbers, refused
 
 CONFIGS = Path(train.__file__).parent / "configs"

@@ -16,9 +16,9 @@ from deepvoxels.config import TrainConfig
 from deepvoxels.methods import render_views
 from deepvoxels.models.generator import Generator
 from deepvoxels.models.options import preset
-from shared.config import load_config
-from shared.files import read_pfm
-from shared.run import RunError
+from shared.errors import RunError
+from shared.files.images import read_pfm
+from shared.runs.config import load_config
 
 PAPER = Path(deepvoxels.__file__).parent
 

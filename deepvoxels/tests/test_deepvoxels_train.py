@@ -13,10 +13,8 @@ from deepvoxels.config import TrainConfig, VolumeConfig
 from deepvoxels.datasets.views import load_views
 from deepvoxels.losses import crop_border, discriminator_loss, generator_gan_loss
 from deepvoxels.models.discriminator import Discriminator
-from shared.checkpoint import load_checkpoint
-from shared.config import ConfigError
-from shared.files import DataError
-from shared.run import RunError
+from shared.errors import ConfigError, DataError, RunError
+from shared.runs.checkpoint import load_checkpoint
 
 
 def run(config: Path, out: Path, *settings: str, resume: bool = False) -> None:

@@ -16,10 +16,10 @@ from deepvoxels.models.generator import Generator
 from deepvoxels.models.options import GeneratorOptions
 from deepvoxels.models.released import load_released, save_released
 from deepvoxels.tests.small import SMALL
-from shared.camera import look_at
-from shared.camera_files import DeepVoxelsIntrinsics, write_deepvoxels_intrinsics, write_pose
-from shared.colmap import ColmapCamera, ColmapImage, ColmapModel, ColmapPoints, write_colmap_model
-from shared.files import write_depth_png
+from shared.files.cameras import DeepVoxelsIntrinsics, write_deepvoxels_intrinsics, write_pose
+from shared.files.colmap import ColmapCamera, ColmapImage, ColmapModel, ColmapPoints, write_colmap_model
+from shared.files.images import write_depth_png
+from shared.geometry.camera import look_at
 from shared.tests.broken import Case, assert_refused, change, claim_size, cut, picture, remove, write
 from shared.tests.hostile import Hostile
 

@@ -11,13 +11,12 @@ from deepvoxels.config import TrainConfig
 from deepvoxels.datasets.views import load_views
 from deepvoxels.methods import build_method, render_views
 from deepvoxels.viewer import scene_of
-from shared.checkpoint import save_checkpoint
-from shared.config import config_to_dict
-from shared.run import RunError
-from shared.seeds import seed_everything
+from shared.errors import RunError
+from shared.runs.checkpoint import save_checkpoint
+from shared.runs.config import config_to_dict
+from shared.runs.seeds import seed_everything
+from shared.show.viewer import ViewerPage, open_scene
 from shared.tests.browser import chromium_page, screenshot
-from shared.viewing.page import ViewerPage
-from shared.viewing.scene import open_scene
 
 CPU = torch.device("cpu")
 

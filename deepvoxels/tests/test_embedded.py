@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from deepvoxels.datasets.embedded import EMBEDDED_NAMES, hemisphere_poses, make_embedded_scene
-from shared.files import DataError
+from shared.errors import DataError
 
 SMALL = {"image_side": 48, "train_views": 6, "validation_views": 2, "test_views": 3, "antialias": 2}
 

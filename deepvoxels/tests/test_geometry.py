@@ -10,8 +10,8 @@ from torch import Tensor
 
 from deepvoxels.models.frustum import FrustumSamples, collapse, convolve, dense, sample_frustum
 from deepvoxels.models.volume import SparseMap, VolumeGeometry, lift, project
-from shared.camera import look_at, resize_intrinsics, transform_points
-from shared.camera import project as project_points
+from shared.geometry.camera import look_at, resize_intrinsics, transform_points
+from shared.geometry.camera import project as project_points
 
 F64 = torch.float64
 BOTH = pytest.mark.parametrize("lattice", ["centred", "released"])

@@ -14,7 +14,7 @@ from deepvoxels.models.generator import Generator, Rendering
 from deepvoxels.models.networks import Integration
 from deepvoxels.models.options import GeneratorOptions, preset
 from deepvoxels.models.volume import FrustumMap, SparseMap
-from shared.camera import look_at
+from shared.geometry.camera import look_at
 
 F64 = torch.float64
 TINY = {

@@ -14,13 +14,13 @@ import torch
 import deepvoxels.datasets.photos as photos
 from deepvoxels.datasets.scene import load_scene
 from deepvoxels.prepare import main
-from shared.camera import invert_pose, look_at, project, transform_points
-from shared.camera_files import DeepVoxelsIntrinsics, read_deepvoxels_intrinsics, write_pose
-from shared.camera_files import write_deepvoxels_intrinsics as write_intrinsics
-from shared.colmap import ColmapCamera, ColmapImage, ColmapModel, ColmapPoints
-from shared.command import RunError
-from shared.files import DataError, write_image
-from shared.sfm import SfmScene, align_similarity
+from shared.errors import DataError, RunError
+from shared.files.cameras import DeepVoxelsIntrinsics, read_deepvoxels_intrinsics, write_pose
+from shared.files.cameras import write_deepvoxels_intrinsics as write_intrinsics
+from shared.files.colmap import ColmapCamera, ColmapImage, ColmapModel, ColmapPoints
+from shared.files.images import write_image
+from shared.files.sfm import SfmScene, align_similarity
+from shared.geometry.camera import invert_pose, look_at, project, transform_points
 
 TARGET = torch.tensor([0.1, 0.2, -0.1], dtype=torch.float64)
 

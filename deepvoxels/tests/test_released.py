@@ -11,7 +11,7 @@ from deepvoxels.models.generator import Generator
 from deepvoxels.models.options import GeneratorOptions, preset
 from deepvoxels.models.released import export_released, import_released, load_released, save_released
 from deepvoxels.tests.small import SMALL
-from shared.files import DataError
+from shared.errors import DataError
 
 TABLE = Path(__file__).parent / "released_state_dict.tsv"
 

@@ -14,10 +14,11 @@ import torch
 
 from deepvoxels.datasets.layouts import list_views, split_views
 from deepvoxels.datasets.scene import DEFAULT_NEAR, check_scene, load_scene, nearest_views
-from shared.camera import invert_pose, look_at, project, transform_points
-from shared.camera_files import DeepVoxelsIntrinsics, write_deepvoxels_intrinsics, write_pose
-from shared.colmap import ColmapCamera, ColmapImage, ColmapModel, ColmapPoints, write_colmap_model
-from shared.files import DataError, write_depth_png, write_image
+from shared.errors import DataError
+from shared.files.cameras import DeepVoxelsIntrinsics, write_deepvoxels_intrinsics, write_pose
+from shared.files.colmap import ColmapCamera, ColmapImage, ColmapModel, ColmapPoints, write_colmap_model
+from shared.files.images import write_depth_png, write_image
+from shared.geometry.camera import invert_pose, look_at, project, transform_points
 
 VIEWS = 9
 TARGET = torch.tensor([[0.11, -0.07, 0.16]], dtype=torch.float64)  # the one bright spot of the world

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from deepvoxels.datasets.volume_fit import depth_range, fit_volume, visible_share
-from shared.camera import invert_pose, look_at, pixel_grid, transform_points, unproject
+from shared.geometry.camera import invert_pose, look_at, pixel_grid, transform_points, unproject
 
 SIDE = 40
 MIDDLE = (3.0, -1.0, 2.0)

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from dfd_selfsup.datasets.stack import FocalStack, read_slices
 from dfd_selfsup.models.thin_lens import Defocus, Lens
-from shared.arrays import read_npy, write_npy
-from shared.files import DataError, read_image
+from shared.errors import DataError
+from shared.files.images import read_image, read_npy, write_npy
 
 __all__ = [
     "DEFOCUSNET_FOCUS_M",

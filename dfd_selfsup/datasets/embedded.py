@@ -29,18 +29,19 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from dfd_selfsup.models.thin_lens import Lens
-from shared.camera import look_at
-from shared.config import FieldError, check_ranges
-from shared.files import write_bytes, write_image, write_pfm
-from shared.folders import temporary_neighbour
-from shared.scenes import SCENES_VERSION, Scene, render
-from shared.scenes.lens import lens_points
-from shared.scenes.rendering import pixel_rays
-from shared.scenes.rooms import room
-from shared.scenes.scene import beam_candidates, trace
-from shared.scenes.shading import shade
-from shared.scenes.tabletop import tabletop
-from shared.seeds import LARGEST_SEED
+from scenes import SCENES_VERSION, Scene, render
+from scenes.lens import lens_points
+from scenes.rendering import pixel_rays
+from scenes.rooms import room
+from scenes.scene import beam_candidates, trace
+from scenes.shading import shade
+from scenes.tabletop import tabletop
+from shared.errors import FieldError
+from shared.files.disk import temporary_neighbour, write_bytes
+from shared.files.images import write_image, write_pfm
+from shared.geometry.camera import look_at
+from shared.runs.config import check_ranges
+from shared.runs.seeds import LARGEST_SEED
 
 __all__ = ["FOCUS_M", "SPLITS", "EmbeddedConfig", "View", "make_embedded_stacks", "render_stack_views"]
 
@@ -118,7 +119,7 @@ def make_embedded_stacks(root: str | Path, config: EmbeddedConfig, processes: in
 
     Scenes are divided over `processes`, by default one per core; the result does not depend on it.
     """
-    options = {"generator": "shared.scenes", "version": SCENES_VERSION, **dataclasses.asdict(config)}
+    options = {"generator": "scenes", "version": SCENES_VERSION, **dataclasses.asdict(config)}
     name = f"v{SCENES_VERSION}_{config.width}x{config.height}_seed{config.seed}_{_digest(options)}"
     folder = Path(root) / name
     if folder.exists():

@@ -33,7 +33,9 @@ from torch import Tensor
 
 from dfd_selfsup.datasets.stack import FocalStack, read_slices
 from dfd_selfsup.models.thin_lens import Defocus, Lens, check_focus_m
-from shared.files import DataError, read_image, read_pfm, read_text
+from shared.errors import DataError
+from shared.files.disk import read_text
+from shared.files.images import read_image, read_pfm
 
 __all__ = [
     "AIF_NAMES",

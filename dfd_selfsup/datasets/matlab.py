@@ -11,7 +11,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from shared.files import DataError, read_bytes
+from shared.errors import DataError
+from shared.files.disk import read_bytes
 
 __all__ = ["read_mat5"]
 

@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from dfd_selfsup.datasets.folder import list_slices, natural_key, ordered_defocus
 from dfd_selfsup.datasets.stack import FocalStack, read_slices
 from dfd_selfsup.models.thin_lens import Defocus, Lens
-from shared.files import DataError, read_text
+from shared.errors import DataError
+from shared.files.disk import read_text
 
 __all__ = ["load_mobile_depth", "read_focal_depths"]
 

@@ -22,7 +22,8 @@ from dfd_selfsup.datasets.matlab import read_mat5
 from dfd_selfsup.datasets.stack import FocalStack, read_slices
 from dfd_selfsup.models.psf import PsfOptions, render_stack
 from dfd_selfsup.models.thin_lens import Defocus, Lens
-from shared.files import DataError, read_depth_png, read_image, read_pfm, write_image, write_pfm
+from shared.errors import DataError
+from shared.files.images import read_depth_png, read_image, read_pfm, write_image, write_pfm
 
 __all__ = [
     "NYU_FOCUS_M",

@@ -9,7 +9,7 @@ from dfd_selfsup.datasets.embedded import SPLITS, make_embedded_stacks
 from dfd_selfsup.datasets.folder import load_stack
 from dfd_selfsup.datasets.nyuv2 import nyuv2_splits
 from dfd_selfsup.datasets.stack import FocalStack, resize_stack
-from shared.files import DataError
+from shared.errors import DataError
 
 __all__ = ["StackSet", "folder_splits", "load_splits"]
 

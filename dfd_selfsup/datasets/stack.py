@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dfd_selfsup.models.thin_lens import Defocus, Lens
-from shared.files import DataError, read_image, read_image_size
+from shared.errors import DataError
+from shared.files.images import read_image, read_image_size
 
 __all__ = ["FocalStack", "StackBatch", "collate", "crop_stack", "read_slices", "resize_stack"]
 

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from dfd_selfsup.models.daif_net import DaifNet, pad_to_multiple
 from dfd_selfsup.models.focus_measure import focus_mean, focus_response, sharpest_slices
 from dfd_selfsup.models.thin_lens import NEAREST_DEPTH_M, Defocus
-from shared.config import FieldError, check_ranges
+from shared.errors import FieldError
+from shared.runs.config import check_ranges
 
 __all__ = ["HeadOptions", "Prediction", "StackModel", "coarse_aif", "raw_depth_to_metres"]
 

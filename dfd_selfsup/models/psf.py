@@ -27,7 +27,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from shared.config import FieldError, check_ranges
+from shared.errors import FieldError
+from shared.runs.config import check_ranges
 
 __all__ = ["PsfOptions", "render_stack"]
 

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from dfd_selfsup.models.daif_net import DaifNet
-from shared.files import DataError, read_bytes, write_bytes
+from shared.errors import DataError
+from shared.files.disk import read_bytes, write_bytes
 
 __all__ = ["load_released", "save_released", "swap_red_and_blue"]
 

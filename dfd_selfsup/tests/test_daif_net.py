@@ -8,7 +8,7 @@ from dfd_selfsup.models.dead_heads import ALIVE, alive_shares, revive
 from dfd_selfsup.models.heads import HeadOptions, StackModel, coarse_aif, raw_depth_to_metres
 from dfd_selfsup.models.released import load_released, save_released, swap_red_and_blue
 from dfd_selfsup.models.thin_lens import Defocus, Lens
-from shared.files import DataError
+from shared.errors import DataError
 
 GROUPS = {
     "conv_down": 390_432,

@@ -6,7 +6,7 @@ import pytest
 
 from dfd_selfsup import train
 from dfd_selfsup.config import TrainConfig
-from shared.config import load_config
+from shared.runs.config import load_config
 from shared.tests.config_limits import assert_every_number_has_limits, refused
 
 CONFIGS = Path(train.__file__).parent / "configs"

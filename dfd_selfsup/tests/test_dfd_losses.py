@@ -15,7 +15,7 @@ from dfd_selfsup.losses import (
 from dfd_selfsup.models.heads import Prediction
 from dfd_selfsup.models.psf import render_stack
 from dfd_selfsup.models.thin_lens import Defocus, Lens
-from shared.ssim import ssim
+from shared.quality.ssim import ssim
 
 RAMP = (torch.arange(4096) / 4096).view(1, 1, 64, 64)
 A = RAMP.expand(1, 3, 64, 64)

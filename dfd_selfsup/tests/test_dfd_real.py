@@ -18,8 +18,8 @@ from dfd_selfsup.measures import best_slice, mean_gradient, rank_correlation
 from dfd_selfsup.models.focus_measure import depth_from_focus
 from dfd_selfsup.models.plane_sweep import plane_sweep
 from dfd_selfsup.models.psf import PsfOptions
-from shared.files import read_depth_png, read_image, read_pfm
-from shared.metrics import psnr
+from shared.files.images import read_depth_png, read_image, read_pfm
+from shared.quality.metrics import psnr
 
 REAL = os.environ.get("REAL_DATA")
 pytestmark = pytest.mark.skipif(REAL is None, reason="REAL_DATA is not set")

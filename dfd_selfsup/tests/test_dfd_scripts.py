@@ -15,10 +15,10 @@ from dfd_selfsup.config import TrainConfig
 from dfd_selfsup.datasets.splits import load_splits
 from dfd_selfsup.models.psf import PsfOptions, render_stack
 from dfd_selfsup.models.thin_lens import Defocus, Lens
-from shared.command import RunError
-from shared.config import ConfigError, load_config
-from shared.files import read_image, read_pfm, write_image, write_pfm
-from shared.run import load_checkpoint
+from shared.errors import ConfigError, RunError
+from shared.files.images import read_image, read_pfm, write_image, write_pfm
+from shared.runs.checkpoint import load_checkpoint
+from shared.runs.config import load_config
 
 FOCUS_M = [1.0, 2.0, 4.0]
 LENS = {"focal_length_mm": 100, "f_number": 2, "pixel_pitch_um": 400}

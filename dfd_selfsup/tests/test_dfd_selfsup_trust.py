@@ -21,8 +21,8 @@ from dfd_selfsup import train
 from dfd_selfsup.datasets.stack import StackBatch
 from dfd_selfsup.models.psf import PsfOptions, render_stack
 from dfd_selfsup.models.thin_lens import Defocus, Lens
-from shared.checkpoint import load_checkpoint
-from shared.files import write_image, write_pfm
+from shared.files.images import write_image, write_pfm
+from shared.runs.checkpoint import load_checkpoint
 from shared.tests.trust import NOT_FINITE, Attack, AttacksOnRuns, Method, spoil, spoil_gradient
 
 FOCUS_M = [1.0, 2.0, 4.0]

@@ -16,8 +16,7 @@ from dfd_selfsup.datasets.mobile_depth import load_mobile_depth
 from dfd_selfsup.datasets.nyuv2 import RgbdFrame, load_nyuv2_stack, nyuv2_splits, write_nyuv2_frame
 from dfd_selfsup.datasets.splits import folder_splits
 from dfd_selfsup.datasets.stack import collate
-from shared.arrays import write_npy
-from shared.files import write_image, write_pfm
+from shared.files.images import write_image, write_npy, write_pfm
 from shared.tests.broken import Case, assert_refused, claim_size, cut, picture, remove, write
 
 STACK = {"focus_m": [1, 2, 4], "focal_length_mm": 50, "f_number": 8, "pixel_pitch_um": 12}

@@ -16,8 +16,8 @@ import torch
 from dfd_selfsup.datasets.defocusnet import load_defocusnet_stack, read_exr
 from dfd_selfsup.datasets.matlab import read_mat5
 from dfd_selfsup.datasets.nyuv2 import read_labeled_frames
-from shared.arrays import write_npy
-from shared.files import DataError, write_image
+from shared.errors import DataError
+from shared.files.images import write_image, write_npy
 from shared.tests.fuzzing import EXAMPLES, assert_damage_is_refused
 
 

@@ -10,11 +10,11 @@ from dfd_selfsup.config import TrainConfig
 from dfd_selfsup.datasets.folder import load_stack
 from dfd_selfsup.methods import build_model
 from dfd_selfsup.viewer import scene_of
-from shared.camera import project
-from shared.checkpoint import save_checkpoint
-from shared.config import config_from_dict, config_to_dict
-from shared.files import write_image, write_pfm
-from shared.seeds import seed_everything
+from shared.files.images import write_image, write_pfm
+from shared.geometry.camera import project
+from shared.runs.checkpoint import save_checkpoint
+from shared.runs.config import config_from_dict, config_to_dict
+from shared.runs.seeds import seed_everything
 
 CPU = torch.device("cpu")
 LENS = {"focal_length_mm": 100, "f_number": 2, "pixel_pitch_um": 2500}  # focal length 40 px

@@ -8,10 +8,10 @@ from dfd_selfsup.datasets import embedded
 from dfd_selfsup.datasets.embedded import EmbeddedConfig, View, make_embedded_stacks, render_stack_views
 from dfd_selfsup.datasets.folder import load_stack
 from dfd_selfsup.models.thin_lens import Defocus, Lens
-from shared.scenes import Background, Item, Light, Scene
-from shared.scenes.lens import render_thin_lens
-from shared.scenes.shapes import Quad, Sphere, placed
-from shared.scenes.textures import solid
+from scenes import Background, Item, Light, Scene
+from scenes.lens import render_thin_lens
+from scenes.shapes import Quad, Sphere, placed
+from scenes.textures import solid
 
 LIT = Light(sun=(0, 0, 0), sky=(1, 1, 1), ground=(1, 1, 1))  # colours as they are
 

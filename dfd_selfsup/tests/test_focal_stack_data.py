@@ -15,7 +15,8 @@ from dfd_selfsup.datasets.splits import folder_splits
 from dfd_selfsup.datasets.stack import collate, crop_stack, resize_stack
 from dfd_selfsup.models.psf import render_stack
 from dfd_selfsup.models.thin_lens import Defocus, Lens
-from shared.files import DataError, write_depth_png, write_image, write_pfm
+from shared.errors import DataError
+from shared.files.images import write_depth_png, write_image, write_pfm
 
 LENS = {"focal_length_mm": 50, "f_number": 8, "pixel_pitch_um": 12}
 

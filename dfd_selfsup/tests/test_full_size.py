@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from dfd_selfsup.datasets.stack import resize_stack
 from dfd_selfsup.full_size import full_size_image
 from dfd_selfsup.tests.test_focus_and_sweep import two_planes
-from shared.metrics import psnr
+from shared.quality.metrics import psnr
 
 
 @pytest.mark.parametrize("measure", ["sml", "ring"])

@@ -15,7 +15,7 @@ from diffdiffdepth.datasets.hci import (
 )
 from diffdiffdepth.datasets.stanford import is_stanford_folder, load_stanford
 from diffdiffdepth.scene import LightField
-from shared.files import DataError
+from shared.errors import DataError
 
 __all__ = [
     "ColmapScenes",

@@ -15,10 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diffdiffdepth.scene import MultiViewScene, SparsePoints
-from shared.camera import invert_pose, project, relative_pose, resize_intrinsics, transform_points
-from shared.colmap import ColmapImage, ColmapModel, find_colmap_model, read_colmap_model
-from shared.distortion import undistort_image
-from shared.files import DataError, read_image, read_pfm
+from shared.errors import DataError
+from shared.files.colmap import ColmapImage, ColmapModel, find_colmap_model, read_colmap_model
+from shared.files.images import read_image, read_pfm
+from shared.geometry.camera import invert_pose, project, relative_pose, resize_intrinsics, transform_points
+from shared.geometry.distortion import undistort_image
 
 __all__ = ["ColmapScenes", "is_colmap_folder"]
 

@@ -13,7 +13,7 @@ import torch
 
 from diffdiffdepth.datasets.hci import ViewChoice, stack_views
 from diffdiffdepth.scene import LightField
-from shared.files import DataError
+from shared.errors import DataError
 
 __all__ = ["is_crosshair_folder", "load_crosshair"]
 

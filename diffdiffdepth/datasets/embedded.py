@@ -19,11 +19,12 @@ from torch import Tensor
 from diffdiffdepth.datasets.hci import HciParameters
 from diffdiffdepth.datasets.sparse_model import sparse_model
 from diffdiffdepth.datasets.still_life import still_life
-from shared.camera import look_at
-from shared.colmap import write_colmap_model
-from shared.files import DataError, write_bytes, write_image, write_pfm
-from shared.folders import temporary_neighbour
-from shared.scenes import SCENES_VERSION, render
+from scenes import SCENES_VERSION, render
+from shared.errors import DataError
+from shared.files.colmap import write_colmap_model
+from shared.files.disk import temporary_neighbour, write_bytes
+from shared.files.images import write_image, write_pfm
+from shared.geometry.camera import look_at
 
 __all__ = ["make_embedded_light_field", "make_embedded_multi_view"]
 

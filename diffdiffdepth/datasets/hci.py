@@ -16,8 +16,10 @@ import torch
 from torch import Tensor
 
 from diffdiffdepth.scene import LightField
-from shared.camera import intrinsics_matrix
-from shared.files import DataError, read_image, read_pfm, read_text
+from shared.errors import DataError
+from shared.files.disk import read_text
+from shared.files.images import read_image, read_pfm
+from shared.geometry.camera import intrinsics_matrix
 
 __all__ = ["HciParameters", "ViewChoice", "is_hci_folder", "load_hci", "read_hci_parameters", "stack_views"]
 

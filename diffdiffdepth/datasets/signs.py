@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diffdiffdepth.scene import LightField
-from shared.warp import sample_pixels
+from shared.geometry.warp import sample_pixels
 
 __all__ = ["find_offset_signs"]
 

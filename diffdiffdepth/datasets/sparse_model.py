@@ -5,8 +5,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from shared.camera import invert_pose, project, rotate_vectors, transform_points, unproject
-from shared.colmap import ColmapCamera, ColmapImage, ColmapModel, ColmapPoints
+from shared.files.colmap import ColmapCamera, ColmapImage, ColmapModel, ColmapPoints
+from shared.geometry.camera import invert_pose, project, rotate_vectors, transform_points, unproject
 
 __all__ = ["sparse_model"]
 

@@ -22,7 +22,9 @@ from torch import Tensor
 from diffdiffdepth.datasets.hci import ViewChoice
 from diffdiffdepth.datasets.signs import find_offset_signs
 from diffdiffdepth.scene import LightField
-from shared.files import DataError, read_image, write_bytes
+from shared.errors import DataError
+from shared.files.disk import write_bytes
+from shared.files.images import read_image
 
 __all__ = ["SIGNS_FILE", "is_stanford_folder", "load_stanford"]
 

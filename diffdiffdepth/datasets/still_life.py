@@ -4,12 +4,12 @@ import math
 
 import numpy as np
 
-from shared.scenes import Item, Light, Scene, make_object
-from shared.scenes.furniture import strut
-from shared.scenes.patterns import bricks, cloth, planks, stripes, wood
-from shared.scenes.scene import moved
-from shared.scenes.shapes import Box, Quad, RoundedBox, Sphere, placed
-from shared.scenes.textures import Texture, solid
+from scenes import Item, Light, Scene, make_object
+from scenes.furniture import strut
+from scenes.patterns import bricks, cloth, planks, stripes, wood
+from scenes.scene import moved
+from scenes.shapes import Box, Quad, RoundedBox, Sphere, placed
+from scenes.textures import Texture, solid
 
 __all__ = ["TABLE_Z", "still_life"]
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from diffdiffdepth.models.diffusion import DiffusionReport, EdgeRule, diffuse
 from diffdiffdepth.models.splatting import Opacity, splat
 from diffdiffdepth.scene import SparsePoints
-from shared.config import check_ranges
+from shared.runs.config import check_ranges
 
 __all__ = [
     "GROUPS",

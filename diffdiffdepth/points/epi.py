@@ -24,7 +24,7 @@ from diffdiffdepth.points.lines import EpiLines, choose_lines, join_lines, line_
 from diffdiffdepth.points.smooth import trilateral_smooth
 from diffdiffdepth.points.stacks import EpiStack, epi_stacks
 from diffdiffdepth.scene import LightField, SparsePoints
-from shared.files import DataError
+from shared.errors import DataError
 
 __all__ = ["EpiOptions", "disparity_range", "epi_points"]
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from diffdiffdepth.blur import gaussian_blur
 from diffdiffdepth.colour import lab_from_rgb
 from diffdiffdepth.scene import LightField
-from shared.files import DataError
+from shared.errors import DataError
 
 __all__ = ["ON_AXIS", "EpiStack", "blurred_lightness", "epi_stacks"]
 

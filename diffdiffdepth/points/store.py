@@ -7,8 +7,8 @@ import numpy as np
 import torch
 
 from diffdiffdepth.scene import SparsePoints
-from shared.arrays import read_npz, write_npz
-from shared.files import DataError
+from shared.errors import DataError
+from shared.files.images import read_npz, write_npz
 
 __all__ = ["load_points", "perturb_points", "save_points"]
 

@@ -11,7 +11,8 @@ from diffdiffdepth.datasets import data_kind, load_crosshair, load_hci, load_lig
 from diffdiffdepth.datasets.signs import find_offset_signs
 from diffdiffdepth.datasets.stanford import SIGNS_FILE
 from diffdiffdepth.scene import LightField
-from shared.files import DataError, write_image
+from shared.errors import DataError
+from shared.files.images import write_image
 
 # ---- crosshairs --------------------------------------------------------------------------------------------
 

@@ -13,9 +13,8 @@ from diffdiffdepth.losses import LossWeights
 from diffdiffdepth.models.point_depth import DepthOptions
 from diffdiffdepth.points import save_points
 from diffdiffdepth.scene import SparsePoints
-from shared.config import ConfigError, load_config
-from shared.files import DataError
-from shared.run import RunError
+from shared.errors import ConfigError, DataError, RunError
+from shared.runs.config import load_config
 from shared.tests.config_limits import assert_every_number_has_limits, numbers
 from shared.tests.config_limits import refused as refused_by
 

@@ -9,8 +9,9 @@ import torch
 
 from diffdiffdepth.datasets import load_hci, load_light_field, make_embedded_light_field, read_hci_parameters
 from diffdiffdepth.scene import LightField
-from shared.files import DataError, read_pfm, write_image, write_pfm
-from shared.warp import sample_pixels
+from shared.errors import DataError
+from shared.files.images import read_pfm, write_image, write_pfm
+from shared.geometry.warp import sample_pixels
 
 real_data = pytest.mark.skipif("REAL_DATA" not in os.environ, reason="REAL_DATA is not set: no real data")
 

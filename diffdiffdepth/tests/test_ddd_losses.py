@@ -13,8 +13,8 @@ from diffdiffdepth import losses
 from diffdiffdepth.blur import gaussian_blur
 from diffdiffdepth.losses import LossWeights, ReprojectionLoss, supervised_loss, warp_to_centre
 from diffdiffdepth.scene import LightField, MultiViewScene
-from shared.perceptual import VggFeatures
-from shared.ssim import ssim
+from shared.quality.losses import VggFeatures
+from shared.quality.ssim import ssim
 
 HEIGHT, WIDTH = 41, 54
 DATA_ONLY = LossWeights(edge=0, smoothness=0, ssim=0)

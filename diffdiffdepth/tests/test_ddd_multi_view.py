@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from diffdiffdepth.datasets import ColmapScenes, data_kind, load_light_field
-from shared.camera import project, transform_points, unproject
-from shared.colmap import ColmapCamera, ColmapModel, read_colmap_model, write_colmap_model
-from shared.files import DataError, read_image, write_image
-from shared.warp import sample_pixels
+from shared.errors import DataError
+from shared.files.colmap import ColmapCamera, ColmapModel, read_colmap_model, write_colmap_model
+from shared.files.images import read_image, write_image
+from shared.geometry.camera import project, transform_points, unproject
+from shared.geometry.warp import sample_pixels
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import torch
 
 from diffdiffdepth.points import load_points, perturb_points, save_points
 from diffdiffdepth.scene import SparsePoints
-from shared.files import DataError
+from shared.errors import DataError
 
 
 def test_points_survive_the_disk(tmp_path):

@@ -12,7 +12,7 @@ from diffdiffdepth.eval import load_run
 from diffdiffdepth.losses import ReprojectionLoss
 from diffdiffdepth.models.point_depth import GROUPS
 from diffdiffdepth.routine import GroupAdam
-from shared.config import load_config
+from shared.runs.config import load_config
 
 CONFIG = Path(train.__file__).parent / "configs" / "quick.yaml"
 

@@ -17,8 +17,8 @@ from diffdiffdepth.export import export_map, seen_pixels
 from diffdiffdepth.points import epi_points, load_points
 from diffdiffdepth.published import ROW_NAMES
 from diffdiffdepth.scene import LightField
-from shared.files import DataError, read_pfm
-from shared.run import RunError
+from shared.errors import DataError, RunError
+from shared.files.images import read_pfm
 
 
 def test_eval_reproduces_its_own_file(small_run, capsys):

@@ -23,7 +23,7 @@ from diffdiffdepth.models.point_depth import (
 from diffdiffdepth.points.store import load_points
 from diffdiffdepth.routine import GroupAdam, turns
 from diffdiffdepth.scene import LightField, MultiViewScene, SparsePoints
-from shared.run import RunError
+from shared.errors import RunError
 
 HEIGHT, WIDTH = 33, 46
 

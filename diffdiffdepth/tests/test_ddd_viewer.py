@@ -15,10 +15,10 @@ from diffdiffdepth.datasets import (
 from diffdiffdepth.inputs import load_scene
 from diffdiffdepth.points.store import save_points
 from diffdiffdepth.viewer import scene_of
-from shared.camera import project, transform_points
-from shared.config import config_from_dict, save_config
-from shared.files import DataError, read_pfm
-from shared.run import RunError
+from shared.errors import DataError, RunError
+from shared.files.images import read_pfm
+from shared.geometry.camera import project, transform_points
+from shared.runs.config import config_from_dict, save_config
 
 CPU = torch.device("cpu")
 

@@ -15,9 +15,9 @@ import torch
 from diffdiffdepth.datasets import ColmapScenes, data_kind, load_crosshair, load_hci, load_stanford
 from diffdiffdepth.datasets.stanford import SIGNS_FILE
 from diffdiffdepth.points.store import load_points
-from shared.camera import look_at
-from shared.colmap import ColmapCamera, ColmapImage, ColmapModel, ColmapPoints, write_colmap_model
-from shared.files import write_pfm
+from shared.files.colmap import ColmapCamera, ColmapImage, ColmapModel, ColmapPoints, write_colmap_model
+from shared.files.images import write_pfm
+from shared.geometry.camera import look_at
 from shared.tests.broken import Case, assert_refused, change, claim_size, cut, picture, remove, write
 
 CFG = """[intrinsics]

@@ -13,7 +13,7 @@ import torch
 
 from diffdiffdepth.points.store import load_points, save_points
 from diffdiffdepth.scene import SparsePoints
-from shared.files import DataError
+from shared.errors import DataError
 from shared.tests.fuzzing import EXAMPLES, assert_damage_is_refused, in_small_memory, repaired_zip
 
 

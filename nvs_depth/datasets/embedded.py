@@ -21,14 +21,15 @@ from torch import Tensor
 
 from nvs_depth.datasets.exr import write_exr
 from nvs_depth.datasets.shapenet import AZIMUTHS, ELEVATIONS, FOCAL_SHARE, grid_pose, view_number
-from shared.camera import intrinsics_matrix, invert_pose, ray_distance_from_depth
-from shared.config import FieldError, check_ranges
-from shared.files import DataError, write_bytes, write_depth_png, write_image
-from shared.folders import temporary_neighbour
-from shared.scenes import SCENES_VERSION, Background, Render, Scene, render
-from shared.scenes.objects import random_car, random_chair
-from shared.scenes.streets import street
-from shared.seeds import LARGEST_SEED
+from scenes import SCENES_VERSION, Background, Render, Scene, render
+from scenes.objects import random_car, random_chair
+from scenes.streets import street
+from shared.errors import DataError, FieldError
+from shared.files.disk import temporary_neighbour, write_bytes
+from shared.files.images import write_depth_png, write_image
+from shared.geometry.camera import intrinsics_matrix, invert_pose, ray_distance_from_depth
+from shared.runs.config import check_ranges
+from shared.runs.seeds import LARGEST_SEED
 
 __all__ = ["EmbeddedConfig", "check_layout", "make_embedded", "street_crop"]
 
@@ -85,7 +86,7 @@ def make_embedded(
     Raises FieldError for another combination and DataError when the folder cannot be written.
     """
     check_layout(config, layout)
-    record = {"generator": "shared.scenes", "version": SCENES_VERSION, "layout": layout}
+    record = {"generator": "scenes", "version": SCENES_VERSION, "layout": layout}
     record |= dataclasses.asdict(config)
     record_path = folder / "made.json"
     data = folder / config.kind if layout == "shapenet" else folder

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from shared.files import DataError, read_bytes, write_bytes
+from shared.errors import DataError
+from shared.files.disk import read_bytes, write_bytes
 
 __all__ = ["read_exr", "write_exr"]
 

@@ -23,8 +23,10 @@ from torch import Tensor
 
 from nvs_depth.datasets.shapenet import read_matrix
 from nvs_depth.datasets.views import DepthFormat, Framing, ViewSet
-from shared.camera import intrinsics_matrix
-from shared.files import DataError, read_image_size, read_text
+from shared.errors import DataError
+from shared.files.disk import read_text
+from shared.files.images import read_image_size
+from shared.geometry.camera import intrinsics_matrix
 
 __all__ = [
     "CROP_256",

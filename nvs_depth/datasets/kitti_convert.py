@@ -17,17 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nvs_depth.datasets.kitti import DEPTH_UNIT_M, RAW_HW, projection_matrix
-from shared.camera import invert_pose, resize_intrinsics, transform_points
-from shared.files import (
-    DataError,
-    read_bytes,
-    read_image,
-    read_text,
-    write_bytes,
-    write_depth_png,
-    write_image,
-)
-from shared.folders import new_folder
+from shared.errors import DataError
+from shared.files.disk import new_folder, read_bytes, read_text, write_bytes
+from shared.files.images import read_image, write_depth_png, write_image
+from shared.geometry.camera import invert_pose, resize_intrinsics, transform_points
 
 __all__ = ["convert_drive", "oxts_poses", "project_lidar", "read_calibration", "read_velodyne"]
 

@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from nvs_depth.datasets.views import ViewSet
-from shared.camera import relative_pose
-from shared.config import FieldError, check_ranges
-from shared.files import DataError
-from shared.seeds import step_generator
+from shared.errors import DataError, FieldError
+from shared.geometry.camera import relative_pose
+from shared.runs.config import check_ranges
+from shared.runs.seeds import step_generator
 
 __all__ = ["PairBatch", "PairOptions", "PairSet", "find_pairs", "load_pairs", "pair_batches"]
 

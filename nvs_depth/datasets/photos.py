@@ -9,11 +9,10 @@ from typing import Any
 
 import torch
 
-from shared.camera import invert_pose, opencv_from_opengl_pose, transform_points
-from shared.colmap import ColmapImage, ColmapModel
-from shared.files import write_bytes
-from shared.folders import new_folder
-from shared.sfm import SfmOptions, reconstruct
+from shared.files.colmap import ColmapImage, ColmapModel
+from shared.files.disk import new_folder, write_bytes
+from shared.files.sfm import SfmOptions, reconstruct
+from shared.geometry.camera import invert_pose, opencv_from_opengl_pose, transform_points
 
 __all__ = ["prepare_photos"]
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import torch
 
 from nvs_depth.datasets.views import Framing, ViewSet
-from shared.camera_files import read_nerf_transforms
-from shared.files import DataError
+from shared.errors import DataError
+from shared.files.cameras import read_nerf_transforms
 
 __all__ = ["load_posed"]
 

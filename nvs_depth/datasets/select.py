@@ -22,9 +22,9 @@ from nvs_depth.datasets.pairs import PairOptions, PairSet, find_pairs
 from nvs_depth.datasets.posed import load_posed
 from nvs_depth.datasets.shapenet import load_shapenet, load_shapenet_flat
 from nvs_depth.datasets.views import Framing, ViewSet
-from shared.config import FieldError, check_ranges
-from shared.files import DataError
-from shared.seeds import step_generator
+from shared.errors import DataError, FieldError
+from shared.runs.config import check_ranges
+from shared.runs.seeds import step_generator
 
 __all__ = ["LAYOUTS", "DataConfig", "Split", "load_split", "load_views"]
 

@@ -22,8 +22,10 @@ import torch
 from torch import Tensor
 
 from nvs_depth.datasets.views import DepthFormat, Framing, ViewSet
-from shared.camera import intrinsics_matrix, invert_pose
-from shared.files import DataError, read_image_size, read_text
+from shared.errors import DataError
+from shared.files.disk import read_text
+from shared.files.images import read_image_size
+from shared.geometry.camera import intrinsics_matrix, invert_pose
 
 __all__ = [
     "AZIMUTHS",

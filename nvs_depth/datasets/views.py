@@ -11,14 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nvs_depth.datasets.exr import read_exr
-from shared.camera import (
-    check_pose,
-    crop_intrinsics,
-    depth_from_ray_distance,
-    resize_intrinsics,
-)
-from shared.distortion import undistort_image
-from shared.files import DataError, read_depth_png, read_image
+from shared.errors import DataError
+from shared.files.images import read_depth_png, read_image
+from shared.geometry.camera import check_pose, crop_intrinsics, depth_from_ray_distance, resize_intrinsics
+from shared.geometry.distortion import undistort_image
 
 __all__ = ["DepthFormat", "Framing", "ViewSet", "ViewSample", "check_intrinsics"]
 

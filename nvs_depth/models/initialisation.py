@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from nvs_depth.models.encoder import ResNet18Trunk
-from shared.files import DataError
+from shared.errors import DataError
 
 __all__ = ["RESNET18_URL", "initialise", "load_imagenet"]
 

@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from shared.camera import rotate_vectors
+from shared.geometry.camera import rotate_vectors
 
 __all__ = ["move_latent"]
 

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from shared.config import FieldError, check_ranges
+from shared.errors import FieldError
+from shared.runs.config import check_ranges
 
 __all__ = ["DEPTH_RANGES", "ModelOptions"]
 

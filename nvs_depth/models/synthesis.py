@@ -20,7 +20,7 @@ from nvs_depth.models.initialisation import initialise
 from nvs_depth.models.latent import move_latent
 from nvs_depth.models.options import ModelOptions
 from nvs_depth.models.warps import direct_warp_pyramid, inverse_warp_pyramid
-from shared.camera import invert_pose
+from shared.geometry.camera import invert_pose
 
 __all__ = ["RenderedView", "SourceView", "TrainingOutputs", "ViewSynthesizer"]
 

@@ -4,8 +4,8 @@ from typing import Literal
 
 from torch import Tensor
 
-from shared.camera import resize_intrinsics
-from shared.warp import backward_warp, forward_warp
+from shared.geometry.camera import resize_intrinsics
+from shared.geometry.warp import backward_warp, forward_warp
 
 __all__ = ["inverse_warp_pyramid", "direct_warp_pyramid", "scaled_intrinsics"]
 

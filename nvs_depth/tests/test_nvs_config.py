@@ -11,7 +11,8 @@ from nvs_depth.datasets.pairs import PairOptions
 from nvs_depth.datasets.select import DataConfig
 from nvs_depth.losses import LossWeights
 from nvs_depth.models.options import ModelOptions
-from shared.config import ConfigError, load_config
+from shared.errors import ConfigError
+from shared.runs.config import load_config
 from shared.tests.config_limits import assert_every_number_has_limits, numbers, refused
 
 CONFIGS = Path(train.__file__).parent / "configs"

@@ -14,7 +14,13 @@ from nvs_depth.datasets.select import DataConfig, load_split, load_views
 from nvs_depth.datasets.shapenet import grid_pose, load_shapenet, view_number
 from nvs_depth.datasets.views import Framing
 from nvs_depth.prepare import report as prepare_report
-from shared.camera import (
+from scenes import Scene
+from scenes.scene import Item
+from scenes.shapes import Box, placed
+from scenes.textures import solid
+from shared.errors import DataError
+from shared.files.images import write_image
+from shared.geometry.camera import (
     invert_pose,
     look_at,
     pixel_grid,
@@ -23,12 +29,7 @@ from shared.camera import (
     transform_points,
     unproject,
 )
-from shared.files import DataError, write_image
-from shared.scenes import Scene
-from shared.scenes.scene import Item
-from shared.scenes.shapes import Box, placed
-from shared.scenes.textures import solid
-from shared.warp import sample_pixels
+from shared.geometry.warp import sample_pixels
 
 SIDE = 32
 

@@ -20,8 +20,8 @@ from nvs_depth import train
 from nvs_depth.datasets.pairs import PairBatch, pair_batches
 from nvs_depth.datasets.select import load_split
 from nvs_depth.eval import load_network
-from shared.checkpoint import load_checkpoint
-from shared.config import load_config
+from shared.runs.checkpoint import load_checkpoint
+from shared.runs.config import load_config
 from shared.tests.trust import NOT_FINITE, Attack, AttacksOnRuns, Method, assert_same, spoil, spoil_gradient
 
 CONFIG = """
@@ -87,7 +87,7 @@ def test_a_signal_to_the_whole_group_stops_a_run_with_workers(
         from torch.utils.data import get_worker_info
         from nvs_depth import train
         from nvs_depth.datasets.pairs import PairDataset
-        from shared.run import command_line
+        from shared.runs.command import command_line
         read, count = PairDataset.__getitem__, [0]
 
         def slowly(dataset, pair):

@@ -18,7 +18,7 @@ from nvs_depth.datasets.kitti_convert import convert_drive
 from nvs_depth.datasets.pairs import PairOptions
 from nvs_depth.datasets.select import DataConfig, load_split
 from nvs_depth.datasets.shapenet import grid_pose, view_number
-from shared.camera import invert_pose
+from shared.geometry.camera import invert_pose
 from shared.tests.broken import Case, assert_refused, change, claim_size, cut, picture, remove, write
 
 AZIMUTHS = (0, 20, 40, 60)

@@ -14,7 +14,7 @@ import torch
 
 from nvs_depth.datasets.exr import read_exr, write_exr
 from nvs_depth.datasets.kitti_convert import read_velodyne
-from shared.files import DataError
+from shared.errors import DataError
 from shared.tests.fuzzing import EXAMPLES, assert_damage_is_refused, in_small_memory
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from nvs_depth.datasets.exr import read_exr, write_exr
-from shared.files import DataError
+from shared.errors import DataError
 
 
 def test_exr_round_trip(tmp_path):

@@ -8,7 +8,8 @@ from scipy.spatial.transform import Rotation
 from nvs_depth.datasets.kitti import CROP_256, RAW_HW, euler_pose, load_kitti_raw, without_overlap
 from nvs_depth.datasets.select import DataConfig, load_split, load_views
 from nvs_depth.datasets.views import Framing
-from shared.files import DataError, write_depth_png, write_image
+from shared.errors import DataError
+from shared.files.images import write_depth_png, write_image
 
 
 def make_drive(root, frames=3, hw=(48, 64)):

@@ -12,8 +12,8 @@ from nvs_depth.datasets.pairs import PairBatch
 from nvs_depth.losses import LossWeights
 from nvs_depth.models.options import ModelOptions
 from nvs_depth.models.synthesis import ViewSynthesizer
-from shared.camera import intrinsics_matrix, invert_pose
-from shared.warp import backward_warp
+from shared.geometry.camera import intrinsics_matrix, invert_pose
+from shared.geometry.warp import backward_warp
 
 CONFIGS = Path(train.__file__).parent / "configs"
 

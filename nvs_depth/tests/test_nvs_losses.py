@@ -17,11 +17,11 @@ from nvs_depth.losses import (
 )
 from nvs_depth.models.options import ModelOptions
 from nvs_depth.models.synthesis import ViewSynthesizer
-from shared.camera import intrinsics_matrix, invert_pose, resize_intrinsics
-from shared.files import DataError
-from shared.perceptual import VggFeatures
-from shared.trajectories import so3_exp
-from shared.warp import backward_warp
+from shared.errors import DataError
+from shared.geometry.camera import intrinsics_matrix, invert_pose, resize_intrinsics
+from shared.geometry.trajectories import so3_exp
+from shared.geometry.warp import backward_warp
+from shared.quality.losses import VggFeatures
 
 SIDE = 64
 K = intrinsics_matrix(70, 70, 31.5, 31.5)[None]

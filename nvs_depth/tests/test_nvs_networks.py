@@ -12,9 +12,9 @@ from nvs_depth.models.initialisation import load_imagenet
 from nvs_depth.models.latent import move_latent
 from nvs_depth.models.options import DEPTH_RANGES, ModelOptions
 from nvs_depth.models.synthesis import ViewSynthesizer
-from shared.camera import intrinsics_matrix, invert_pose, transform_points
-from shared.files import DataError
-from shared.trajectories import so3_exp
+from shared.errors import DataError
+from shared.geometry.camera import intrinsics_matrix, invert_pose, transform_points
+from shared.geometry.trajectories import so3_exp
 
 SIDE = 64
 

@@ -8,11 +8,11 @@ import torch
 from nvs_depth import prepare
 from nvs_depth.datasets import photos
 from nvs_depth.datasets.select import DataConfig, load_views
-from shared.camera import invert_pose, transform_points
-from shared.colmap import ColmapCamera, ColmapImage, ColmapModel, ColmapPoints
-from shared.files import write_image
-from shared.sfm import SfmScene
-from shared.trajectories import orbit_trajectory
+from shared.files.colmap import ColmapCamera, ColmapImage, ColmapModel, ColmapPoints
+from shared.files.images import write_image
+from shared.files.sfm import SfmScene
+from shared.geometry.camera import invert_pose, transform_points
+from shared.geometry.trajectories import orbit_trajectory
 
 COUNT, RADIUS = 6, 7.0
 

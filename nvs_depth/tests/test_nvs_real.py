@@ -9,9 +9,9 @@ import torch
 from nvs_depth.datasets.kitti_convert import project_lidar, read_calibration, read_velodyne
 from nvs_depth.datasets.select import DataConfig, load_split, load_views
 from nvs_depth.prepare import main as prepare_main
-from shared.camera import invert_pose, project, relative_pose, transform_points, unproject
-from shared.files import read_depth_png, read_image
-from shared.warp import sample_pixels
+from shared.files.images import read_depth_png, read_image
+from shared.geometry.camera import invert_pose, project, relative_pose, transform_points, unproject
+from shared.geometry.warp import sample_pixels
 
 ROOT = Path(os.environ.get("REAL_DATA", "/nonexistent"))
 needs_real = pytest.mark.skipif(not ROOT.is_dir(), reason="REAL_DATA is not set")

@@ -14,10 +14,10 @@ from nvs_depth.config import TrainConfig
 from nvs_depth.datasets.kitti_convert import convert_drive, oxts_poses, project_lidar
 from nvs_depth.paths import relative_path
 from nvs_depth.train import learning_rate
-from shared.camera import check_pose, invert_pose, transform_points
-from shared.config import ConfigError, load_config
-from shared.files import DataError, read_depth_png, read_image_size, read_pfm, write_image
-from shared.run import RunError
+from shared.errors import ConfigError, DataError, RunError
+from shared.files.images import read_depth_png, read_image_size, read_pfm, write_image
+from shared.geometry.camera import check_pose, invert_pose, transform_points
+from shared.runs.config import load_config
 
 CONFIGS = sorted((Path(train.__file__).parent / "configs").glob("*.yaml"))
 

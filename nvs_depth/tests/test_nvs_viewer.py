@@ -12,11 +12,11 @@ from nvs_depth.eval import load_run
 from nvs_depth.models.synthesis import ViewSynthesizer
 from nvs_depth.prediction import predict_pairs
 from nvs_depth.viewer import scene_of
-from shared.camera import project
-from shared.checkpoint import save_checkpoint
-from shared.choice import evenly
-from shared.config import config_from_dict, config_to_dict
-from shared.seeds import seed_everything
+from shared.geometry.camera import project
+from shared.runs.checkpoint import save_checkpoint
+from shared.runs.config import config_from_dict, config_to_dict
+from shared.runs.seeds import seed_everything
+from shared.show.pictures import evenly
 
 CPU = torch.device("cpu")
 

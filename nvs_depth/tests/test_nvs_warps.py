@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from nvs_depth.models.warps import direct_warp_pyramid, inverse_warp_pyramid, scaled_intrinsics
-from shared.camera import intrinsics_matrix
+from shared.geometry.camera import intrinsics_matrix
 
 SIDE = 64
 SIDES = (32, 16, 8, 4, 2)

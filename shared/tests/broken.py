@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from shared.files import DataError
+from shared.errors import DataError
 from shared.tests.fuzzing import repaired_png
 
 __all__ = ["Case", "assert_refused", "change", "claim_size", "cut", "picture", "remove", "write"]

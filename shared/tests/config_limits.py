@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from shared.config import ConfigError, load_config
+from shared.errors import ConfigError
+from shared.runs.config import load_config
 
 __all__ = ["assert_every_number_has_limits", "numbers", "refused"]
 

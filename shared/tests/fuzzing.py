@@ -20,7 +20,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from shared.files import DataError
+from shared.errors import DataError
 
 __all__ = ["EXAMPLES", "assert_damage_is_refused", "in_small_memory", "repaired_png", "repaired_zip"]
 

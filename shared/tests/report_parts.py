@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from shared.report import Column, ResultsTable
+from shared.show.tables import Column, ResultsTable
 
 __all__ = ["COLUMNS", "ROWS", "SOLID", "TABLE", "solid_frames"]
 

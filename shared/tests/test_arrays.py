@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shared.arrays import read_npy, read_npz, write_npy, write_npz
-from shared.files import DataError
+from shared.errors import DataError
+from shared.files.images import read_npy, read_npz, write_npy, write_npz
 
 ARRAYS = {
     "floats": np.arange(12, dtype=np.float32).reshape(3, 4),

@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from shared.camera import (
+from shared.geometry.camera import (
     camera_rays,
     check_pose,
     crop_intrinsics,

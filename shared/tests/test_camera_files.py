@@ -11,8 +11,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from shared.camera import look_at, project
-from shared.camera_files import (
+from shared.errors import DataError
+from shared.files.cameras import (
     DeepVoxelsIntrinsics,
     read_deepvoxels_intrinsics,
     read_nerf_transforms,
@@ -20,7 +20,8 @@ from shared.camera_files import (
     write_deepvoxels_intrinsics,
     write_pose,
 )
-from shared.files import DataError, write_image
+from shared.files.images import write_image
+from shared.geometry.camera import look_at, project
 
 HEIGHT, WIDTH = 6, 8
 POSE = look_at(torch.tensor([3.0, 1.0, 2.0], dtype=torch.float64))

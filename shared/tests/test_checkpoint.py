@@ -13,8 +13,9 @@ import pytest
 import torch
 from torch import nn
 
-from shared.checkpoint import CheckpointError, fingerprint, load_checkpoint, plain, save_checkpoint
-from shared.run import RunError, find_checkpoint
+from shared.errors import CheckpointError, RunError
+from shared.runs.checkpoint import fingerprint, load_checkpoint, plain, save_checkpoint
+from shared.runs.folder import find_checkpoint
 from shared.tests.hostile import Hostile, file_size_limit
 
 # ---- crash-safe saving -------------------------------------------------------------------------------------

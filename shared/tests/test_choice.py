@@ -1,6 +1,6 @@
 """A few of many."""
 
-from shared.choice import evenly
+from shared.show.pictures import evenly
 
 
 def test_evenly() -> None:

@@ -10,8 +10,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from shared.camera import invert_pose, look_at, project, transform_points
-from shared.colmap import (
+from shared.errors import DataError
+from shared.files.colmap import (
     ColmapCamera,
     ColmapImage,
     ColmapModel,
@@ -20,7 +20,7 @@ from shared.colmap import (
     read_colmap_model,
     write_colmap_model,
 )
-from shared.files import DataError
+from shared.geometry.camera import invert_pose, look_at, project, transform_points
 
 CAMERAS = {
     1: ColmapCamera("SIMPLE_PINHOLE", 640, 480, (525.0, 320.0, 240.0)),

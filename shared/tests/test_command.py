@@ -6,17 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from shared.checkpoint import CheckpointError
-from shared.files import DataError
-from shared.run import (
-    NonFiniteError,
-    RunError,
-    RunStopped,
-    command_line,
-    parse_eval_args,
-    parse_train_args,
-    select_device,
-)
+from shared.errors import CheckpointError, DataError, NonFiniteError, RunError, RunStopped
+from shared.runs.command import command_line, parse_eval_args, parse_train_args, select_device
 
 
 def test_train_arguments(tmp_path, capsys):

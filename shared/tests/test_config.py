@@ -10,9 +10,8 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from shared.config import (
-    ConfigError,
-    FieldError,
+from shared.errors import ConfigError, FieldError
+from shared.runs.config import (
     check_ranges,
     config_differences,
     config_from_dict,

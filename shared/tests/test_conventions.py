@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from shared import camera, distortion, trajectories, warp
+from shared.geometry import camera, distortion, trajectories, warp
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ["shared", "deepvoxels", "nvs_depth", "diffdiffdepth", "dfd_selfsup"]

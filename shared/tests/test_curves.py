@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.curves import curve_svg, series
+from shared.show.report import curve_svg, series
 
 
 def coordinates(svg: str) -> dict[str, list[tuple[float, float]]]:

@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 import torch
 
-from shared.camera import intrinsics_matrix, pixel_grid, resize_intrinsics
-from shared.distortion import distort_normalized, undistort_image, undistort_normalized
+from shared.geometry.camera import intrinsics_matrix, pixel_grid, resize_intrinsics
+from shared.geometry.distortion import distort_normalized, undistort_image, undistort_normalized
 
 F64 = torch.float64
 LENSES = {

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from shared.files import DataError, read_text, write_bytes
-from shared.folders import new_folder
+from shared.errors import DataError
+from shared.files.disk import new_folder, read_text, write_bytes
 
 
 def test_text_is_utf8_with_windows_line_ends(tmp_path):

@@ -14,17 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from shared.files import (
-    DataError,
-    read_bytes,
-    read_depth_png,
-    read_image,
-    read_image_size,
-    read_pfm,
-    read_rgba,
-    read_text,
-    write_image,
-)
+from shared.errors import DataError
+from shared.files.disk import read_bytes, read_text
+from shared.files.images import read_depth_png, read_image, read_image_size, read_pfm, read_rgba, write_image
 from shared.tests.pixels import random_bytes
 
 # ---- broken files ------------------------------------------------------------------------------------------

@@ -7,15 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from shared.files import (
-    DataError,
-    read_depth_png,
-    read_pfm,
-    write_depth_png,
-    write_image,
-    write_pfm,
-    write_ply,
-)
+from shared.errors import DataError
+from shared.files.images import read_depth_png, read_pfm, write_depth_png, write_image, write_pfm, write_ply
 
 
 @pytest.mark.parametrize("big_endian", [False, True])

@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from shared.files import DataError, read_image, read_image_size, read_rgba, write_image
+from shared.errors import DataError
+from shared.files.images import read_image, read_image_size, read_rgba, write_image
 from shared.tests.pixels import random_bytes
 
 HEIGHT, WIDTH = 13, 9

@@ -9,11 +9,8 @@ import torch
 from torch import nn
 from torch.autograd import gradcheck
 
-from shared.losses import (
-    edge_aware_smoothness,
-    photometric_l1_ssim,
-)
-from shared.ssim import SSIM_VARIANTS, ssim_map
+from shared.quality.losses import edge_aware_smoothness, photometric_l1_ssim
+from shared.quality.ssim import SSIM_VARIANTS, ssim_map
 
 FAST = {"eps": 1e-6, "atol": 1e-5, "rtol": 1e-3, "fast_mode": True}
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from shared import memory
+from shared.runs import run as memory
 
 COUNT_FAULTS = """
 import resource, sys, torch

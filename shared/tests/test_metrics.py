@@ -8,8 +8,17 @@ import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio
 
-from shared.files import DataError
-from shared.metrics import Lpips, bad_pixels, depth_errors, l1, least_squares_scale, mse_x100, psnr, q25
+from shared.errors import DataError
+from shared.quality.metrics import (
+    Lpips,
+    bad_pixels,
+    depth_errors,
+    l1,
+    least_squares_scale,
+    mse_x100,
+    psnr,
+    q25,
+)
 
 NAMES = ("abs_rel", "sq_rel", "rmse", "rmse_log", "log10", "silog", "delta1", "delta2", "delta3")
 SCALINGS = ("none", "median", "least_squares", "least_squares_shift")

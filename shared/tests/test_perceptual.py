@@ -8,8 +8,8 @@ import torchvision.models
 from torch import nn
 from torch.autograd import gradcheck
 
-from shared.files import DataError
-from shared.perceptual import VggFeatures, backbone_state_dict, perceptual_loss
+from shared.errors import DataError
+from shared.quality.losses import VggFeatures, backbone_state_dict, perceptual_loss
 from shared.tests.hostile import Hostile
 
 FAST = {"eps": 1e-6, "atol": 1e-5, "rtol": 1e-3, "fast_mode": True}

@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from shared.pictures import encode_png, to_uint8
-from shared.report import colorize_depth, contact_sheet, depth_legend, depth_picture, depth_range
+from shared.files.images import encode_png, to_uint8
+from shared.show.pictures import colorize_depth, contact_sheet, depth_legend, depth_picture, depth_range
 
 RED, GREEN = np.array([[[255, 0, 0]]], np.uint8), np.array([[[0, 255, 0]]], np.uint8)
 

@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from shared.provenance import machine_kind, made_by, run_facts
-from shared.run import open_run
-from shared.run_folder import write_results
+from shared.runs.folder import machine_kind, made_by, run_facts, write_results
+from shared.runs.run import open_run
 
 
 def test_an_origin_names_config_overrides_time_and_machine_but_no_place() -> None:

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from shared.files import DataError
-from shared.pictures import encode_png
-from shared.report import Curves, Facts, Picture, Section, Video, write_report, write_video
+from shared.errors import DataError
+from shared.files.images import encode_png
+from shared.show.report import Curves, Facts, Picture, Section, Video, write_report
+from shared.show.video import first_frame, write_video
 from shared.tests.report_parts import TABLE, solid_frames
-from shared.video import first_frame
 
 
 class Page(HTMLParser):

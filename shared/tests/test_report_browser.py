@@ -5,20 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from shared.report import (
-    Column,
-    Curves,
-    Facts,
-    Picture,
-    ResultsTable,
-    Section,
-    Video,
-    contact_sheet,
-    depth_legend,
-    depth_picture,
-    write_report,
-    write_video,
-)
+from shared.show.pictures import contact_sheet, depth_legend, depth_picture
+from shared.show.report import Curves, Facts, Picture, Section, Video, write_report
+from shared.show.tables import Column, ResultsTable
+from shared.show.video import write_video
 from shared.tests.browser import chromium_page
 
 pytestmark = pytest.mark.slow

@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from shared.checkpoint import load_checkpoint
-from shared.config import load_config
-from shared.run import RunError, find_checkpoint, open_run, write_json
+from shared.errors import RunError
+from shared.files.disk import write_json
+from shared.runs.checkpoint import load_checkpoint
+from shared.runs.config import load_config
+from shared.runs.folder import find_checkpoint
+from shared.runs.run import open_run
 from shared.tests.toy_run import ToyConfig, arguments, toy_state, train
 
 pytestmark = pytest.mark.usefixtures("without_tensorboard")

@@ -9,10 +9,11 @@ import sys
 import pytest
 import torch
 
-from shared import run as run_module
-from shared.checkpoint import CheckpointError, load_checkpoint
-from shared.run import RunError, find_checkpoint, open_run
-from shared.run_folder import read_metrics
+from shared.errors import CheckpointError, RunError
+from shared.runs import run as run_module
+from shared.runs.checkpoint import load_checkpoint
+from shared.runs.folder import find_checkpoint, read_metrics
+from shared.runs.run import open_run
 from shared.tests.toy_run import ToyConfig, arguments, logged, toy_state, train
 from shared.tests.trust import assert_same
 
@@ -116,7 +117,7 @@ TWO_PROCESSES = """
 import argparse, dataclasses, os, sys
 from pathlib import Path
 import torch
-from shared.run import open_run
+from shared.runs.run import open_run
 
 @dataclasses.dataclass
 class Config:

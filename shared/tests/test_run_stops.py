@@ -8,9 +8,10 @@ import time
 import pytest
 import torch
 
-from shared.checkpoint import load_checkpoint
-from shared.run import NonFiniteError, RunStopped, find_checkpoint, open_run, weights_and_gradients
-from shared.run_folder import read_metrics
+from shared.errors import NonFiniteError, RunStopped
+from shared.runs.checkpoint import load_checkpoint, weights_and_gradients
+from shared.runs.folder import find_checkpoint, read_metrics
+from shared.runs.run import open_run
 from shared.tests.toy_run import ToyConfig, arguments, toy_state, train
 
 pytestmark = pytest.mark.usefixtures("without_tensorboard")

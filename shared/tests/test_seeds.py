@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from shared.checkpoint import plain
-from shared.seeds import rng_state, seed_everything, set_rng_state, step_generator
+from shared.runs.checkpoint import plain
+from shared.runs.seeds import rng_state, seed_everything, set_rng_state, step_generator
 
 
 def test_generator_states_survive_a_round_trip():

@@ -11,11 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
-from shared.camera import look_at
-from shared.camera_files import read_nerf_transforms
-from shared.colmap import find_colmap_model
-from shared.files import DataError, read_image, read_image_size
-from shared.sfm import SfmOptions, align_similarity, list_photos, reconstruct
+from shared.errors import DataError
+from shared.files.cameras import read_nerf_transforms
+from shared.files.colmap import find_colmap_model
+from shared.files.images import read_image, read_image_size
+from shared.files.sfm import SfmOptions, align_similarity, list_photos, reconstruct
+from shared.geometry.camera import look_at
 from shared.tests.own_process import in_own_process
 
 HEIGHT, WIDTH, FOCAL = 180, 240, 260.0

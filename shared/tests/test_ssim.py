@@ -9,8 +9,8 @@ import torch
 from skimage.metrics import structural_similarity
 from torch.autograd import gradcheck, gradgradcheck
 
-from shared.files import read_image
-from shared.ssim import SSIM_VARIANTS, ssim, ssim_map
+from shared.files.images import read_image
+from shared.quality.ssim import SSIM_VARIANTS, ssim, ssim_map
 
 SKIMAGE_ARGUMENTS = {
     "gaussian11": {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False},

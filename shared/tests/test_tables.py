@@ -4,7 +4,7 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from shared.report import Column, ResultsTable
+from shared.show.tables import Column, ResultsTable
 from shared.tests.report_parts import COLUMNS, ROWS, TABLE
 
 

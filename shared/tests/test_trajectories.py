@@ -5,8 +5,14 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation, Slerp
 
-from shared.camera import check_pose, invert_pose, look_at, project, transform_points
-from shared.trajectories import interpolate_poses, orbit_trajectory, so3_exp, so3_log, spiral_trajectory
+from shared.geometry.camera import check_pose, invert_pose, look_at, project, transform_points
+from shared.geometry.trajectories import (
+    interpolate_poses,
+    orbit_trajectory,
+    so3_exp,
+    so3_log,
+    spiral_trajectory,
+)
 
 F64 = torch.float64
 ANGLES = [

@@ -21,18 +21,19 @@ import pytest
 import torch
 
 import shared
-from shared.arrays import write_npy
-from shared.checkpoint import load_checkpoint
-from shared.files import DataError, write_bytes, write_image, write_pfm
-from shared.folders import new_folder
-from shared.run_folder import read_metrics, write_json
+from shared.errors import DataError
+from shared.files.disk import new_folder, write_bytes, write_json
+from shared.files.images import write_image, write_npy, write_pfm
+from shared.runs.checkpoint import load_checkpoint
+from shared.runs.folder import read_metrics
 from shared.tests.hostile import as_plain_user, file_size_limit
 
 FULL_DISK = """
 import argparse, contextlib, dataclasses, sys
 from pathlib import Path
 import torch
-from shared.run import command_line, open_run
+from shared.runs.command import command_line
+from shared.runs.run import open_run
 
 @dataclasses.dataclass
 class Config:

@@ -12,9 +12,8 @@ import pytest
 import torch
 from torch import nn
 
-from shared.camera import look_at
-from shared.checkpoint import load_checkpoint, save_checkpoint
-from shared.colmap import (
+from shared.errors import DataError
+from shared.files.colmap import (
     ColmapCamera,
     ColmapImage,
     ColmapModel,
@@ -22,16 +21,10 @@ from shared.colmap import (
     read_colmap_model,
     write_colmap_model,
 )
-from shared.files import (
-    DataError,
-    read_depth_png,
-    read_image,
-    read_pfm,
-    write_depth_png,
-    write_image,
-    write_pfm,
-)
-from shared.seeds import rng_state
+from shared.files.images import read_depth_png, read_image, read_pfm, write_depth_png, write_image, write_pfm
+from shared.geometry.camera import look_at
+from shared.runs.checkpoint import load_checkpoint, save_checkpoint
+from shared.runs.seeds import rng_state
 from shared.tests.fuzzing import (
     EXAMPLES,
     assert_damage_is_refused,

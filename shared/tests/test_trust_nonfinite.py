@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from shared.finite import first_nan, first_nonfinite, weights_and_gradients
-from shared.warp import backward_warp, sample_pixels
+from shared.geometry.warp import backward_warp, sample_pixels
+from shared.runs.checkpoint import first_nan, first_nonfinite, weights_and_gradients
 
 
 @pytest.mark.parametrize("padding", ["border", "zeros"])

@@ -7,10 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from shared.files import DataError
-from shared.report import write_video
+from shared.errors import DataError
+from shared.show.video import first_frame, write_video
 from shared.tests.report_parts import SOLID, solid_frames
-from shared.video import first_frame
 
 
 @pytest.mark.parametrize("size", [(33, 47), (32, 48), (31, 20)])

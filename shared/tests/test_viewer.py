@@ -14,24 +14,29 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 from torch import nn
 
-from shared import viewer
-from shared.camera import intrinsics_matrix, invert_pose, look_at, project, transform_points
-from shared.checkpoint import CheckpointError, save_checkpoint
-from shared.command import RunError
-from shared.pictures import colorize_depth
-from shared.viewing import scene as viewing
-from shared.viewing.live import NewestOnly, fit_window
-from shared.viewing.page import ViewerPage, camera_pose, find_port, look_through, start_view
-from shared.viewing.scene import (
+from shared.errors import CheckpointError, RunError
+from shared.geometry.camera import intrinsics_matrix, invert_pose, look_at, project, transform_points
+from shared.runs.checkpoint import save_checkpoint
+from shared.show import viewer
+from shared.show import viewer as viewing
+from shared.show.pictures import colorize_depth
+from shared.show.viewer import (
     LivePicture,
     LiveView,
+    NewestOnly,
     Part,
     PointCloud,
     ViewerCamera,
+    ViewerPage,
     ViewerScene,
+    camera_pose,
     cloud_from_depth,
+    find_port,
+    fit_window,
+    look_through,
     open_scene,
     relief,
+    start_view,
 )
 
 CPU = torch.device("cpu")
@@ -252,7 +257,7 @@ def house(tmp_path, monkeypatch):
     (folder / "__init__.py").touch()
     (folder / "viewer.py").write_text(
         "import torch\n"
-        "from shared.viewing.scene import *\n"
+        "from shared.show.viewer import *\n"
         "def scene_of(run, checkpoint, device):\n"
         "    camera = ViewerCamera('c', torch.eye(4), torch.eye(3), (1, 1))\n"
         "    live = LiveView(torch.eye(3), (1, 1), lambda pose: None)\n"
@@ -400,7 +405,7 @@ def test_a_window_gets_the_picture_of_its_own_camera(page):
 
 
 def test_large_clouds_are_thinned_out(page, monkeypatch):
-    monkeypatch.setattr("shared.viewing.page.MAX_POINTS", 4)
+    monkeypatch.setattr("shared.show.viewer.MAX_POINTS", 4)
     page._choice.value = "live"
     points = page._clouds[0].cloud.points
     assert points.shape == (4, 3)

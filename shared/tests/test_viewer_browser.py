@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from shared.camera import intrinsics_matrix, look_at
+from shared.geometry.camera import intrinsics_matrix, look_at
+from shared.show.viewer import LivePicture, LiveView, Part, PointCloud, ViewerCamera, ViewerPage, ViewerScene
 from shared.tests.browser import chromium_page, screenshot
-from shared.viewing.page import ViewerPage
-from shared.viewing.scene import LivePicture, LiveView, Part, PointCloud, ViewerCamera, ViewerScene
 
 pytestmark = pytest.mark.slow
 

@@ -4,10 +4,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from shared.camera_files import write_pose
-from shared.files import DataError, read_image, read_pfm
-from shared.trajectories import orbit_trajectory
-from shared.views import read_camera_path, write_views
+from shared.errors import DataError
+from shared.files.cameras import read_camera_path, write_pose, write_views
+from shared.files.images import read_image, read_pfm
+from shared.geometry.trajectories import orbit_trajectory
 
 POSES = orbit_trajectory(3, 2.0, dtype=torch.float64)
 

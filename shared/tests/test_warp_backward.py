@@ -8,11 +8,11 @@ import torch
 from scipy.ndimage import map_coordinates
 from torch import Tensor
 
-import shared.warp
-from shared.camera import intrinsics_matrix, pixel_grid
+import shared.geometry.warp
+from shared.geometry.camera import intrinsics_matrix, pixel_grid
+from shared.geometry.warp import backward_warp, disparity_warp, sample_pixels
 from shared.tests.warp_cases import BAD_DEPTHS, F64, IDENTITY, SIZES, camera, rigid
 from shared.tests.warp_twins import assert_same_gradients, twin_backward, twin_sample
-from shared.warp import backward_warp, disparity_warp, sample_pixels
 
 pytestmark = pytest.mark.usefixtures("seeded")
 
@@ -51,7 +51,7 @@ def test_convention_sample_pixels_meets_pixel_centres(size):
 def test_flipping_align_corners_is_noticed(monkeypatch):
     # The suite must fail if the flag flips: the identity would then move by half a pixel at the borders.
     ramp = torch.arange(33.0).expand(1, 1, 33, 33)
-    original = shared.warp.F.grid_sample
+    original = shared.geometry.warp.F.grid_sample
     assert (sample_pixels(ramp, pixel_grid(33, 33)[None]) - ramp).abs().max() < 1e-5
 
     def flipped(*args, align_corners, **kwargs):

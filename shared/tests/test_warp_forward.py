@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 
-from shared.camera import intrinsics_matrix
+from shared.geometry.camera import intrinsics_matrix
+from shared.geometry.warp import forward_warp
 from shared.tests.warp_cases import BAD_DEPTHS, F64, IDENTITY, SIZES, camera, rigid
 from shared.tests.warp_twins import assert_same_gradients, twin_forward
-from shared.warp import forward_warp
 
 pytestmark = pytest.mark.usefixtures("seeded")
 

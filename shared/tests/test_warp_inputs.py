@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from shared.camera import intrinsics_matrix
+from shared.geometry.camera import intrinsics_matrix
+from shared.geometry.warp import backward_warp, disparity_warp, forward_warp, visible_in_source
 from shared.tests.warp_cases import IDENTITY, camera, rigid
-from shared.warp import backward_warp, disparity_warp, forward_warp, visible_in_source
 
 pytestmark = pytest.mark.usefixtures("seeded")
 

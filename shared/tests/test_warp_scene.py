@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from shared.camera import (
+from shared.geometry.camera import (
     camera_rays,
     intrinsics_matrix,
     invert_pose,
@@ -18,9 +18,15 @@ from shared.camera import (
     transform_points,
     unproject,
 )
+from shared.geometry.warp import (
+    backward_warp,
+    disparity_warp,
+    forward_warp,
+    visible_in_source,
+    visible_in_target,
+)
 from shared.tests.warp_cases import F64, IDENTITY, camera, rigid
 from shared.tests.warp_twins import twin_reproject, twin_sample
-from shared.warp import backward_warp, disparity_warp, forward_warp, visible_in_source, visible_in_target
 
 pytestmark = pytest.mark.usefixtures("seeded")
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy.signal import correlate2d
 
-from shared.window import window_mean
+from shared.quality.ssim import window_mean
 
 TAPS = (0.1, 0.25, 0.3, 0.25, 0.1)
 

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from shared.checkpoint import plain
-from shared.run import open_run
-from shared.run_folder import read_metrics
-from shared.seeds import rng_state, step_generator
+from shared.runs.checkpoint import plain
+from shared.runs.folder import read_metrics
+from shared.runs.run import open_run
+from shared.runs.seeds import rng_state, step_generator
 
 __all__ = ["ToyConfig", "arguments", "logged", "toy_state", "train"]
 

@@ -22,8 +22,10 @@ from typing import Any
 import pytest
 import torch
 
-from shared.checkpoint import Checkpoint, load_checkpoint
-from shared.run import Run, RunStopped, command_line
+from shared.errors import RunStopped
+from shared.runs.checkpoint import Checkpoint, load_checkpoint
+from shared.runs.command import command_line
+from shared.runs.run import Run
 from shared.tests.hostile import Hostile, as_plain_user, file_size_limit
 
 __all__ = ["NOT_FINITE", "Attack", "AttacksOnRuns", "Method", "assert_same", "spoil", "spoil_gradient"]

@@ -5,8 +5,8 @@ import math
 import torch
 from torch import Tensor
 
-from shared.camera import intrinsics_matrix
-from shared.trajectories import so3_exp
+from shared.geometry.camera import intrinsics_matrix
+from shared.geometry.trajectories import so3_exp
 
 __all__ = ["BAD_DEPTHS", "F64", "IDENTITY", "SIZES", "camera", "rigid"]
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from shared.camera import project, transform_points, unproject
+from shared.geometry.camera import project, transform_points, unproject
 
 __all__ = ["assert_same_gradients", "twin_backward", "twin_forward", "twin_reproject", "twin_sample"]
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from shared.config import load_config
+from shared.runs.config import load_config
 from showcase.results import PAPERS, ROOT
 from showcase.tests.tiny import shrink_quick_configs
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.files import DataError
+from shared.errors import DataError
 from showcase.results import PAPERS, ROOT, results_page
 
 FILES = sorted((ROOT / "results").rglob("*.json"))

@@ -1,0 +1,115 @@
+"""Every catalog entry renders, is seeded, stays in its bounds and looks like more than one colour."""
+
+import functools
+
+import numpy as np
+import pytest
+import torch
+
+from scenes import CATALOG, OBJECTS, catalog_intrinsics, make_object, make_scene, render
+from scenes.facades import facade
+from scenes.patterns import bricks, checker, fractal_noise, glyph_mask, planks, wood
+from scenes.pictures import carpet, globe, landscape, paving, road, vase_bands
+from shared.geometry.camera import pixel_grid, project, transform_points, unproject
+
+scene_of = functools.cache(make_scene)
+
+
+@pytest.mark.parametrize("name", CATALOG)
+def test_entry_renders_with_its_own_camera_and_its_depth_agrees_between_two_views(name):
+    scene = scene_of(name, 1)
+    height, width = 45, 64
+    K = catalog_intrinsics(name, height, width)
+    second = min(1, len(scene.cameras) - 1)
+    a, b = (render(scene, K, scene.cameras[i], height, width, 1) for i in (0, second))
+    assert a.mask.float().mean() > 0.05
+    if name not in OBJECTS:
+        assert a.mask.float().mean() > (0.5 if name == "street" else 0.999)
+    assert not a.image.isnan().any()
+    inside = a.image[:, a.mask]
+    assert inside.std(1).max() > 0.05  # textured
+    assert len((inside * 16).round().unique(dim=1).T) > 15  # in many colours
+    points = transform_points(scene.cameras[0], unproject(pixel_grid(height, width), a.depth, K))[a.mask]
+    # A's points, seen from B, are nowhere in front of B's surface: B would have hit them there
+    in_b = transform_points(torch.linalg.inv(scene.cameras[second]), points)
+    pixels, depth = project(in_b, K)
+    column, row = pixels.round().long().unbind(-1)
+    seen = (depth > 0.05) & (column >= 1) & (column < width - 1) & (row >= 1) & (row < height - 1)
+    farthest = torch.nn.functional.max_pool2d(b.depth[None], 3, 1, 1)[0][row[seen], column[seen]]
+    # a shape thinner than a pixel may hide between rays
+    assert (depth[seen] <= farthest * 1.01 + 1e-3).float().mean() > 0.8
+    nearest = -torch.nn.functional.max_pool2d(-b.depth[None], 3, 1, 1)[0][row[seen], column[seen]]
+    assert (depth[seen] >= nearest * 0.99 - 1e-3).float().mean() > 0.97
+
+
+@pytest.mark.parametrize("name", OBJECTS)
+def test_objects_stay_within_their_ball_and_follow_the_seed(name):
+    scene, again, other = make_object(name, 2), make_object(name, 2), make_object(name, 3)
+    K = catalog_intrinsics(name, 40, 40)
+    pose = make_scene("cube").cameras[1]
+    pictures = [render(s, K, pose, 40, 40, 2) for s in (scene, again, other)]
+    assert torch.equal(pictures[0].image, pictures[1].image)
+    assert torch.equal(pictures[0].depth, pictures[1].depth)
+    assert (pictures[0].image - pictures[2].image).abs().max() > 0.1
+    depth = pictures[0].depth[pictures[0].mask]
+    assert depth.min() > 1.0  # camera at 1.7: nothing reaches 0.7
+    border = torch.ones(40, 40, dtype=torch.bool)
+    border[1:-1, 1:-1] = False
+    assert not pictures[0].mask[border].any()
+    assert (pictures[0].image[:, border] == 1).all()
+
+
+def test_street_cameras_drive_forward_and_room_cameras_are_inside():
+    street = scene_of("street", 1)
+    step = street.cameras[1:, :3, 3] - street.cameras[:-1, :3, 3]
+    assert (step[:, 0] > 0.5).all()
+    assert (street.cameras[:, 0, 2] > 0.99).all()  # they look along +x
+    room = scene_of("room", 1)
+    K = catalog_intrinsics("room", 24, 32)
+    for pose in room.cameras[::4]:
+        depth = render(room, K, pose, 24, 32, 1).depth
+        assert depth.min() > 0.15
+        assert depth.max() < 9
+
+
+def test_unknown_names_are_refused_with_the_known_ones():
+    with pytest.raises(ValueError, match="cube, vase"):
+        make_scene("teapot")
+    with pytest.raises(ValueError, match="pedestal"):
+        make_object("street")
+
+
+PICTURES = {
+    "wood": lambda rng: wood(64, rng),
+    "bricks": lambda rng: bricks(64, rng),
+    "checker": lambda rng: checker(64, rng, (1, 1, 1), (0, 0, 0)),
+    "planks": lambda rng: planks(64, rng),
+    "carpet": lambda rng: carpet(64, rng),
+    "landscape": lambda rng: landscape(64, rng),
+    "globe": lambda rng: globe(64, 32, rng),
+    "road": lambda rng: road(64, rng),
+    "paving": lambda rng: paving(64, rng),
+    "vase": lambda rng: vase_bands(128, 128, rng),
+    "facade": lambda rng: facade(rng, 3, 4, (0.7, 0.5, 0.4), True, True),
+}
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_pictures_are_in_range_and_seeded(name):
+    first, again, other = (PICTURES[name](np.random.default_rng(seed)) for seed in (5, 5, 6))
+    assert np.asarray(first).min() >= 0
+    assert np.asarray(first).max() <= 1
+    assert first.tobytes() == again.tobytes() != other.tobytes()
+    assert first.std() > 0.02
+
+
+def test_noise_repeats_without_a_seam_and_glyphs_are_centred():
+    noise = fractal_noise(128, np.random.default_rng(0), 1.5)
+    seam, inner = np.abs(noise[0] - noise[-1]).mean(), np.abs(noise[1:] - noise[:-1]).mean()
+    assert seam < 2 * inner
+    for text in ("H", "AB", "8"):
+        mask = glyph_mask(text, 96)
+        rows, columns = np.nonzero(mask.max(1))[0], np.nonzero(mask.max(0))[0]
+        assert abs(rows[0] + rows[-1] - 95) <= 1
+        assert abs(columns[0] + columns[-1] - 95) <= 1
+        assert 0.03 < mask.mean() < 0.6

@@ -1,0 +1,342 @@
+"""Cameras on disk: NeRF's transforms.json, DeepVoxels' intrinsics.txt and pose files, folders of new views.
+
+Poses come out as `world_from_cam` with OpenCV axes, intrinsics with (0, 0) at the centre of the top-left
+pixel, whatever the file's own convention is.
+"""
+
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from shared.errors import DataError
+from shared.files.disk import read_text, write_bytes, write_json
+from shared.files.images import read_image_size, write_image, write_pfm
+from shared.geometry.camera import check_pose, intrinsics_matrix, opencv_from_opengl_pose
+
+__all__ = [
+    "DeepVoxelsIntrinsics",
+    "NerfFrame",
+    "NerfTransforms",
+    "read_camera_path",
+    "read_deepvoxels_intrinsics",
+    "read_nerf_transforms",
+    "read_pose",
+    "write_deepvoxels_intrinsics",
+    "write_pose",
+    "write_views",
+]
+
+
+IMAGE_EXTENSIONS = ("", ".png", ".jpg", ".jpeg", ".PNG", ".JPG", ".JPEG")
+POSE_REMEDY = "Poses map camera to world; each 3x3 part is a rotation without mirror or scale"
+
+
+@dataclass(frozen=True)
+class NerfFrame:
+    """One posed image of a transforms.json."""
+
+    name: str  # file_path as it stands in the file
+    image_path: Path
+    world_from_cam: Tensor  # float64 [4, 4], OpenCV axes
+    K: Tensor  # float64 [3, 3]
+    distortion: Tensor  # float64 [4]: k1, k2, p1, p2 of the OpenCV model
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class NerfTransforms:
+    """The frames whose image is there, and the `file_path` of those whose image is missing."""
+
+    frames: list[NerfFrame]
+    missing: list[str]
+
+
+def read_nerf_transforms(path: str | os.PathLike) -> NerfTransforms:
+    """Read a transforms.json (Blender, instant-ngp and nerfstudio flavours).
+
+    Intrinsics may stand per frame or once for all: fl_x and fl_y, or camera_angle_x; cx, cy (default: the
+    middle), k1, k2, p1, p2 (default: 0), w, h (default: the image's). A file_path may lack its extension.
+    Pixels in the file are counted from the corner of the image, so 0.5 is taken off cx and cy; OpenGL axes
+    become OpenCV's. Raises DataError for damaged files, poses or intrinsics, fisheye cameras, a size that is
+    not the image's, doubled frames, and when no image at all is there.
+    """
+    path = Path(path)
+    meta = _read_json(path)
+    entries = meta.get("frames")
+    if not isinstance(entries, list) or not entries:
+        raise DataError(path, "there is no list of frames", "A transforms.json has a list named frames")
+    frames, missing, seen = [], [], set()
+    for index, entry in enumerate(entries):
+        if not isinstance(entry, dict) or not isinstance(entry.get("file_path"), str):
+            raise DataError(path, f"frame {index} has no file_path", "Every frame names its image")
+        name = entry["file_path"]
+        if name in seen:
+            raise DataError(path, f"the frame {name!r} comes twice", "Remove one of them")
+        seen.add(name)
+        image_path = _find_image(path.parent, name)
+        if image_path is None:
+            missing.append(name)
+            continue
+        frames.append(_nerf_frame(path, meta | entry, name, image_path))
+    if not frames:
+        raise DataError(path, f"none of its {len(missing)} images is there, such as {missing[0]!r}",
+                        "Put the images where file_path says, relative to the file")  # fmt: skip
+    return NerfTransforms(frames, missing)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    text = read_text(path)
+    try:
+        meta = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(path, f"is not valid JSON ({error})", "Copy it again or mend it") from None
+    if not isinstance(meta, dict):
+        raise DataError(path, "holds no JSON object", "A transforms.json starts with {")
+    return meta
+
+
+def _find_image(folder: Path, name: str) -> Path | None:
+    if not name or "\0" in name:
+        return None
+    base = folder / name.replace("\\", "/")
+    candidates = (base.with_name(base.name + extension) for extension in IMAGE_EXTENSIONS)
+    return next((candidate for candidate in candidates if candidate.is_file()), None)
+
+
+def _nerf_frame(path: Path, entry: dict[str, Any], name: str, image_path: Path) -> NerfFrame:
+    place = f"frame {name!r}"
+
+    def number(key: str, default: float | None = None) -> float:
+        value = entry.get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e12:
+            raise DataError(path, f"{place}: {key} is {value!r}, not a number", "Give it as a finite number")
+        return float(value)
+
+    if "FISHEYE" in str(entry.get("camera_model", "")).upper() or entry.get("is_fisheye"):
+        raise DataError(path, f"{place}: fisheye cameras are not supported", "Undistort the images first")
+    if any(number(key, 0.0) != 0 for key in ("k3", "k4", "k5", "k6")):
+        raise DataError(path, f"{place}: distortion beyond k1 k2 p1 p2", "Undistort the images first")
+    height, width = read_image_size(image_path)
+    named = number("h", height), number("w", width)
+    if named != (height, width):
+        reason = f"{place}: w x h is {named[1]:g} x {named[0]:g}, the image is {width} x {height}"
+        raise DataError(path, reason, "Scale fl_x, fl_y, cx, cy, w, h to the image, or use the full-size one")
+    if "fl_x" in entry:
+        fx = number("fl_x")
+        fy = number("fl_y", fx)
+    else:
+        fx = fy = width / 2 / _half_tangent(path, place, number("camera_angle_x"))
+        if "camera_angle_y" in entry:
+            fy = height / 2 / _half_tangent(path, place, number("camera_angle_y"))
+    cx, cy = number("cx", width / 2), number("cy", height / 2)
+    _check_pinhole(path, place, (fx, fy), (cx, cy), (height, width))
+    distortion = [number(key, 0.0) for key in ("k1", "k2", "p1", "p2")]
+    return NerfFrame(
+        name=name,
+        image_path=image_path,
+        world_from_cam=opencv_from_opengl_pose(_nerf_pose(path, place, entry.get("transform_matrix"))),
+        K=intrinsics_matrix(fx, fy, cx - 0.5, cy - 0.5, dtype=torch.float64),
+        distortion=torch.tensor(distortion, dtype=torch.float64),
+        height=height,
+        width=width,
+    )
+
+
+def _half_tangent(path: Path, place: str, angle: float) -> float:
+    if not 0 < angle < math.pi:
+        reason = f"{place}: the angle of view {angle} is not between 0 and pi"
+        raise DataError(path, reason, "camera_angle_x and camera_angle_y are in radians")
+    return math.tan(angle / 2)
+
+
+def _nerf_pose(path: Path, place: str, rows: Any) -> Tensor:
+    try:
+        matrix = torch.tensor(rows, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        raise DataError(path, f"{place}: transform_matrix is no 4 x 4 list of numbers", POSE_REMEDY) from None
+    return _checked_pose(path, place, matrix)
+
+
+def _checked_pose(path: Path, place: str, matrix: Tensor) -> Tensor:
+    if bool((matrix.abs() > 1e12).any()):
+        raise DataError(path, f"{place}: entries beyond 1e12", POSE_REMEDY)
+    try:
+        check_pose(matrix, place)
+    except ValueError as error:
+        raise DataError(path, str(error), POSE_REMEDY) from None
+    if matrix.ndim != 2:
+        raise DataError(path, f"{place}: a list of matrices instead of one", POSE_REMEDY)
+    return matrix
+
+
+def _check_pinhole(
+    path: Path,
+    place: str,
+    focal: tuple[float, float],
+    principal_corner: tuple[float, float],
+    height_width: tuple[float, float],
+) -> None:
+    """Focal lengths in pixels that make sense, and a principal point (from the corner) inside the image."""
+    height, width = height_width
+    if not min(focal) > 0:
+        raise DataError(path, f"{place}: the focal length {min(focal):g} <= 0", "Give it in pixels")
+    if max(focal) < 0.05 * max(height, width):
+        reason = f"{place}: the focal length {max(focal):g} is tiny beside {width:g} x {height:g} pixels"
+        raise DataError(path, reason, "Give focal lengths in pixels, not as a share of the width or in mm")
+    if not (0 <= principal_corner[0] <= width and 0 <= principal_corner[1] <= height):
+        reason = f"{place}: the principal point {principal_corner} is outside {width:g} x {height:g} pixels"
+        raise DataError(path, reason, "Check that cx, cy and the size belong together")
+
+
+# ---- DeepVoxels --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class DeepVoxelsIntrinsics:
+    """What stands in an intrinsics.txt, in pixels of a sensor that need not have the size of the images."""
+
+    focal_px: float
+    cx_px: float
+    cy_px: float
+    grid_origin: tuple[float, float, float]  # world coordinates of the middle of the grid
+    near: float | None  # z-depth of the first depth plane; 0: take the default; None: no such line
+    grid_side_length: float  # world units; the README of the released code calls it the side of a voxel
+    sensor_height: int
+    sensor_width: int
+
+
+def read_deepvoxels_intrinsics(path: str | os.PathLike) -> DeepVoxelsIntrinsics:
+    """Read an intrinsics.txt, with the near-plane line (DeepVoxels) or without (SRN, COLMAP wrapper).
+
+    Lines: `f cx cy ...`, grid origin `x y z`, near, scale, `height width`, and optionally a flag or camera
+    model that is ignored, as in the released code. Raises DataError for anything else, for values that are
+    not finite or not positive, and for a principal point outside the sensor.
+    """
+    path = Path(path)
+    lines = enumerate(read_text(path).split("\n"), start=1)
+    rows = [(number, line.split()) for number, line in lines if line.strip()]
+    counts = [len(words) for _, words in rows]
+    remedy = "Write f cx cy / origin x y z / near / scale / height width, one line each"
+    if counts[3:5] == [1, 2] and counts[2] == 1:
+        near_row, scale_row, size_row = 2, 3, 4
+    elif counts[2:4] == [1, 2]:
+        near_row, scale_row, size_row = None, 2, 3
+    else:
+        raise DataError(path, f"the lines hold {counts} numbers", remedy)
+
+    def numbers(row: int, count: int) -> list[float]:
+        number, words = rows[row]
+        try:
+            values = [float(word) for word in words[:count]]
+        except ValueError:
+            values = []
+        if len(values) < count or not all(map(math.isfinite, values)):
+            text = " ".join(words)[:60]
+            raise DataError(path, f"line {number}: {text!r} is not {count} finite number(s)", remedy)
+        return values
+
+    focal, cx, cy = numbers(0, 3)
+    origin = numbers(1, 3)
+    near = None if near_row is None else numbers(near_row, 1)[0]
+    (scale,) = numbers(scale_row, 1)
+    height, width = numbers(size_row, 2)
+    if scale <= 0 or (near is not None and near < 0) or min(height, width) < 1 or height % 1 or width % 1:
+        reason = f"near {near}, scale {scale}, size {height:g} x {width:g}"
+        raise DataError(path, reason, "Near is 0 or more, scale positive, height and width are whole pixels")
+    _check_pinhole(path, "line 1", (focal, focal), (cx + 0.5, cy + 0.5), (height, width))
+    return DeepVoxelsIntrinsics(focal, cx, cy, tuple(origin), near, scale, int(height), int(width))
+
+
+def write_deepvoxels_intrinsics(path: str | os.PathLike, intrinsics: DeepVoxelsIntrinsics) -> None:
+    """Write an intrinsics.txt that the released code reads too; a missing near becomes 0, its "not given"."""
+    i = intrinsics
+    lines = [
+        f"{i.focal_px!r} {i.cx_px!r} {i.cy_px!r} 0.",
+        " ".join(map(repr, i.grid_origin)),
+        repr(i.near or 0.0),
+        repr(i.grid_side_length),
+        f"{i.sensor_height} {i.sensor_width}",
+    ]
+    write_bytes(path, "".join(f"{line}\n" for line in lines).encode())
+
+
+def read_pose(path: str | os.PathLike) -> Tensor:
+    """Read a `world_from_cam`, float64 [4, 4]: 16 numbers, row by row, on one line or four.
+
+    Raises DataError unless it is a rigid, right-handed pose of finite numbers.
+    """
+    words = read_text(path).split()
+    remedy = "Write the 4 x 4 matrix row by row"
+    if len(words) != 16:
+        raise DataError(path, f"holds {len(words)} numbers, not 16", remedy)
+    try:
+        values = [float(word) for word in words]
+    except ValueError:
+        raise DataError(path, "holds something other than numbers", remedy) from None
+    return _checked_pose(Path(path), "the pose", torch.tensor(values, dtype=torch.float64).reshape(4, 4))
+
+
+def write_pose(path: str | os.PathLike, world_from_cam: Tensor) -> None:
+    """Write [4, 4] as one line of 16 numbers, as in the released scenes; ValueError if it is no pose."""
+    check_pose(world_from_cam, "world_from_cam")
+    if world_from_cam.ndim != 2:
+        raise ValueError(f"write_pose needs [4, 4], not {tuple(world_from_cam.shape)}")
+    write_bytes(path, (" ".join(map(repr, world_from_cam.flatten().tolist())) + "\n").encode())
+
+
+REMEDY = "Give a 4x4 camera-to-world pose per frame: 16 numbers on a line of a file, or in files of a folder"
+
+
+def read_camera_path(path: str | os.PathLike) -> Tensor:
+    """Poses [N, 4, 4] (float64, OpenCV axes) of a path, one per frame; 16 numbers each, row by row.
+
+    path: a text file with a pose on every line, or a folder of *.txt files with one each, in the order of
+    their names. Raises DataError naming file and line for anything but rigid poses of finite numbers.
+    """
+    path = Path(path)
+    if path.is_dir():
+        files = sorted(path.glob("*.txt"))
+        if not files:
+            raise DataError(path, "holds no pose files", REMEDY)
+        return torch.stack([read_pose(file) for file in files])
+    poses = []
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            values = torch.tensor([float(word) for word in line.split()], dtype=torch.float64)
+            if len(values) != 16:
+                raise ValueError(f"line {number}: {len(values)} numbers instead of 16")
+            check_pose(values.reshape(4, 4), f"line {number}")
+        except ValueError as error:
+            raise DataError(path, str(error), REMEDY) from None
+        poses.append(values.reshape(4, 4))
+    if not poses:
+        raise DataError(path, "holds no poses", REMEDY)
+    return torch.stack(poses)
+
+
+def write_views(
+    folder: Path, views: Iterable[tuple[Tensor, Tensor | None]], depth_facts: Mapping[str, Any]
+) -> None:
+    """Write view_NNNN.png, and where there is depth depth_NNNN.pfm and depth.json, which says what it means.
+
+    views: images [3, H, W] in [0, 1], each with its depth [h, w] or None. depth_facts: quantity, unit, scale,
+    invalid, and whatever else a reader of the depth has to know.
+    """
+    with_depth = False
+    for index, (image, depth) in enumerate(views):
+        write_image(folder / f"view_{index:04d}.png", image)
+        if depth is not None:
+            write_pfm(folder / f"depth_{index:04d}.pfm", depth)
+            with_depth = True
+    if with_depth:
+        write_json(folder / "depth.json", depth_facts)

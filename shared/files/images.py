@@ -1,0 +1,455 @@
+"""Strict readers and writers of pixels: images, PFM, 16-bit depth, NumPy arrays, point clouds.
+
+A bad file ends in one `DataError` that names the file, the reason and the remedy: no other exception, and no
+allocation of what a header merely claims.
+"""
+
+import io
+import math
+import os
+import re
+import warnings
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from shared.errors import DataError
+from shared.files.disk import read_bytes, temporary_file, write_bytes
+
+__all__ = [
+    "as_image",
+    "write_exr",
+    "encode_png",
+    "read_depth_png",
+    "read_image",
+    "read_image_size",
+    "read_npy",
+    "read_npz",
+    "read_pfm",
+    "read_rgba",
+    "to_uint8",
+    "write_depth_png",
+    "write_image",
+    "write_npy",
+    "write_npz",
+    "write_pfm",
+    "write_ply",
+]
+
+
+MAX_IMAGE_PIXELS = 80_000_000  # below Pillow's own alarm at 89 million
+LARGEST_COMPRESSION = 1100  # deflate reaches 1032 : 1; a header that claims more than this is lying
+UNCHECKED_PIXELS = 16_000_000  # headers up to this size are believed: 64 MB decoded
+IMAGE_FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP")
+EXIF_ORIENTATION = 0x0112
+PFM_HEADER = re.compile(rb"(Pf|PF)\s+(\d+)\s+(\d+)\s+(\S+)\s")  # one white-space byte ends it
+
+
+
+
+
+
+
+
+
+
+# ---- images ------------------------------------------------------------------------------------------------
+
+
+def read_image(path: str | os.PathLike, *, background: Sequence[float] | None = None) -> Tensor:
+    """Read a PNG, JPEG, TIFF, WebP or BMP file as RGB.
+
+    Returns float32 [3, H, W] in [0, 1]: 8-bit values over 255, 16-bit over 65535; grey and palette images
+    become RGB; the EXIF orientation is applied; the content, not the extension, decides the format. With
+    `background` (r, g, b in [0, 1]) alpha is composited over it; without, an opaque alpha channel is dropped.
+    Raises DataError for unreadable, truncated or oversized files, for CMYK and other colour spaces that need
+    a colour profile, and for real transparency without a `background`.
+    """
+    pixels = _decode(path)
+    if pixels.shape[2] in (1, 3):
+        return _to_unit_range(pixels).expand(3, -1, -1).contiguous()
+    colour_alpha = _to_unit_range(pixels)
+    colour, alpha = colour_alpha[:3], colour_alpha[3:]
+    if background is not None:
+        backdrop = torch.tensor(list(background), dtype=torch.float32)
+        if backdrop.shape != (3,) or not bool(((backdrop >= 0) & (backdrop <= 1)).all()):
+            raise ValueError(f"background must be three numbers in [0, 1], not {background!r}")
+        return colour * alpha + backdrop[:, None, None] * (1 - alpha)
+    if bool((alpha < 1).any()):
+        remedy = "Name the background to put it on, for example background=(1, 1, 1) for white"
+        raise DataError(path, "the image has transparent pixels", remedy)
+    return colour.contiguous()
+
+
+def read_rgba(path: str | os.PathLike) -> Tensor:
+    """Read an image with its straight alpha, 1 where it has none: float32 [4, H, W]; see `read_image`."""
+    pixels = _to_unit_range(_decode(path))
+    if pixels.shape[0] == 4:
+        return pixels
+    colour = pixels.expand(3, -1, -1)
+    return torch.cat([colour, torch.ones_like(colour[:1])])
+
+
+def read_image_size(path: str | os.PathLike) -> tuple[int, int]:
+    """(height, width) of an image as `read_image` would return it, from its header alone."""
+    with _open_image(path, read_bytes(path)) as image:
+        width, height = image.size
+        return (width, height) if _orientation(image) >= 5 else (height, width)
+
+
+def write_image(path: str | os.PathLike, image: Tensor, *, bits: int = 8, jpeg_quality: int = 95) -> None:
+    """Write a PNG (8 or 16 bits per channel) or JPEG (8) in one step.
+
+    `image` is [1 | 3 | 4, H, W]: floats in [0, 1] (clamped, rounded to nearest) or uint8 as it is; grey, RGB
+    or RGB with alpha. Raises ValueError for other shapes and for NaN, DataError when it cannot be written.
+    """
+    extension = Path(path).suffix.lower()
+    if extension not in (".png", ".jpg", ".jpeg"):
+        raise ValueError(f"write_image writes .png and .jpg, not {extension!r}")
+    if image.ndim != 3 or image.shape[0] not in (1, 3, 4) or image.numel() == 0:
+        raise ValueError(f"write_image needs [1 | 3 | 4, H, W], not {tuple(image.shape)}")
+    if bits not in (8, 16) or (extension != ".png" and (bits == 16 or image.shape[0] == 4)):
+        raise ValueError(f"{bits} bits and {image.shape[0]} channels cannot be written as {extension}")
+    image = image.detach().cpu()
+    if image.dtype == torch.uint8 and bits == 8:
+        pixels = image.numpy()
+    else:
+        values = image.to(torch.float64) / (255 if image.dtype == torch.uint8 else 1)
+        if not bool(torch.isfinite(values).all()):
+            raise ValueError(f"the image for {path} holds NaN or infinite values")
+        levels = values.clamp(0, 1).mul(2**bits - 1).round().numpy()
+        pixels = levels.astype(np.uint8 if bits == 8 else np.uint16)
+    pixels = pixels.transpose(1, 2, 0)
+    if pixels.shape[2] >= 3:  # OpenCV's order is blue, green, red
+        pixels = pixels[..., [2, 1, 0, 3][: pixels.shape[2]]]
+    options = [] if extension == ".png" else [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality]
+    _, encoded = cv2.imencode(extension, np.ascontiguousarray(pixels), options)
+    write_bytes(path, encoded.tobytes())
+
+
+def _to_unit_range(pixels: np.ndarray) -> Tensor:
+    """[H, W, C] of 8- or 16-bit integers -> float32 [C, H, W] in [0, 1]."""
+    largest = 255 if pixels.dtype == np.uint8 else 65535
+    planes = np.ascontiguousarray(pixels.transpose(2, 0, 1), dtype=np.float32)
+    return torch.from_numpy(planes).div_(largest)
+
+
+def _open_image(path: str | os.PathLike, data: bytes) -> Image.Image:
+    """Parse the header only, and refuse what it claims when that is absurd."""
+    Image.init()  # registers the readers, the first time; Image.open would look for some by extension
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # damaged metadata only warns; what matters is raised by decoding
+            image = Image.open(io.BytesIO(data), formats=IMAGE_FORMATS)
+    except Exception as error:  # noqa: BLE001 - a parser of damaged bytes may fail in any way
+        remedy = "Copy it again, or convert it to PNG or JPEG"
+        unknown = isinstance(error, Image.UnidentifiedImageError)
+        reason = "is not an image of a known kind" if unknown else f"has a damaged image header ({error})"
+        raise DataError(path, reason, remedy) from None
+    pixel_count = image.width * image.height
+    claim = f"the header claims {image.width} x {image.height} pixels"
+    if pixel_count > MAX_IMAGE_PIXELS:
+        raise DataError(path, f"{claim}, more than {MAX_IMAGE_PIXELS}", "Scale the image down")
+    if pixel_count > UNCHECKED_PIXELS and pixel_count > LARGEST_COMPRESSION * len(data):
+        raise DataError(path, f"{claim} in a file of {len(data)} bytes", "Copy or download it again")
+    return image
+
+
+def _decode(path: str | os.PathLike) -> np.ndarray:
+    """Decode to [H, W, 1 | 3 | 4] of uint8 or uint16, RGB order, upright."""
+    data = read_bytes(path)
+    with _open_image(path, data) as image:
+        if image.mode not in {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "YCbCr", "I;16", "I;16B", "I;16L"}:
+            remedy = "Convert it to 8- or 16-bit RGB with its colour profile, as PNG or JPEG"
+            raise DataError(path, f"the colour mode {image.mode} is not supported", remedy)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                is_wide = any(";16" in str(tile.args) for tile in image.tile)  # before load() forgets it
+                image.load()  # raises on truncated data, where OpenCV would fill up with grey
+                pixels = _opencv_pixels(data) if is_wide else _pillow_pixels(image)
+                return _upright(pixels, _orientation(image))
+        except Exception as error:  # noqa: BLE001 - a parser of damaged bytes may fail in any way
+            reason = f"cannot be decoded ({error})"
+            raise DataError(path, reason, "The file is damaged or incomplete: copy it again") from None
+
+
+def _pillow_pixels(image: Image.Image) -> np.ndarray:
+    has_alpha = image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info
+    if has_alpha or image.mode in ("P", "YCbCr"):
+        image = image.convert("RGBA" if has_alpha else "RGB")
+    elif image.mode == "1":
+        image = image.convert("L")
+    pixels = np.asarray(image)
+    return pixels[..., None] if pixels.ndim == 2 else pixels
+
+
+def _opencv_pixels(data: bytes) -> np.ndarray:
+    """16-bit channels, which Pillow would cut to 8 bits."""
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if pixels is None or pixels.dtype != np.uint16:
+        raise ValueError("16-bit channels cannot be decoded")
+    if pixels.ndim == 2:
+        return pixels[..., None]
+    return pixels[..., [2, 1, 0, 3][: pixels.shape[2]]]  # OpenCV's order is blue, green, red
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation 1..8; 1 (upright) when it is missing or damaged."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            value = image.getexif().get(EXIF_ORIENTATION, 1)
+    except Exception:  # noqa: BLE001 - damaged metadata must not cost the pixels
+        return 1
+    return value if value in range(1, 9) else 1
+
+
+def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Undo an EXIF orientation (Exif 2.3, tag 274: where row 0 and column 0 of the file belong)."""
+    if orientation >= 5:
+        pixels = pixels.transpose(1, 0, 2)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return pixels
+
+
+# ---- floating-point maps and depth -------------------------------------------------------------------------
+
+
+def read_pfm(path: str | os.PathLike) -> Tensor:
+    """Read a portable float map: float32 [H, W] (`Pf`) or [3, H, W] (`PF`), top row first.
+
+    Both byte orders are read; the magnitude of the scale line is ignored, as everywhere. Infinite and NaN
+    values, which mark invalid pixels in most data sets, are returned as they are.
+    """
+    data = read_bytes(path)
+    remedy = "Copy it again, or write it with write_pfm"
+    header = PFM_HEADER.match(data[:256])
+    if header is None:
+        raise DataError(path, "is not a PFM file (Pf or PF, width, height, scale, then floats)", remedy)
+    width, height = int(header[2]), int(header[3])
+    try:
+        scale = float(header[4])
+    except ValueError:
+        raise DataError(path, f"the PFM header has the scale {header[4][:16]!r}", remedy) from None
+    channels = 3 if header[1] == b"PF" else 1
+    if min(width, height) == 0 or scale == 0 or not math.isfinite(scale):
+        raise DataError(path, f"the PFM header says size {width} x {height} and scale {scale}", remedy)
+    wanted, held = 4 * width * height * channels, len(data) - header.end()
+    if wanted != held:
+        reason = f"{width} x {height} x {channels} floats need {wanted} bytes, the file holds {held}"
+        raise DataError(path, reason, remedy)
+    values = np.frombuffer(data, dtype="<f4" if scale < 0 else ">f4", offset=header.end())
+    rows = values.reshape(height, width, channels)[::-1].astype(np.float32)  # stored bottom row first
+    tensor = torch.from_numpy(rows)
+    return tensor[..., 0] if channels == 1 else tensor.permute(2, 0, 1).contiguous()
+
+
+def write_pfm(path: str | os.PathLike, values: Tensor, *, big_endian: bool = False) -> None:
+    """Write [H, W] or [3, H, W] as a portable float map (float32, bottom row first, scale 1)."""
+    if values.ndim == 3 and values.shape[0] == 3:
+        kind, rows = "PF", values.permute(1, 2, 0)
+    elif values.ndim == 2:
+        kind, rows = "Pf", values
+    else:
+        raise ValueError(f"write_pfm needs [H, W] or [3, H, W], not {tuple(values.shape)}")
+    height, width = rows.shape[:2]
+    header = f"{kind}\n{width} {height}\n{'1.0' if big_endian else '-1.0'}\n".encode()
+    flipped = rows.detach().cpu().numpy()[::-1].astype(">f4" if big_endian else "<f4")
+    write_bytes(path, header + flipped.tobytes())
+
+
+def read_depth_png(
+    path: str | os.PathLike, *, unit_m: float, invalid: Sequence[int] = (0,)
+) -> tuple[Tensor, Tensor]:
+    """Read a 16-bit grey PNG as depth = value * unit_m, with a mask of the valid pixels.
+
+    `unit_m` must be named because files do not carry it: 1e-3 for millimetres, 1 / 256 for KITTI, 1e-4 for
+    the DeepVoxels scenes (there in scene units, with `invalid=(10000,)`). Pixels that hold an `invalid` code
+    are False in the mask and 0 in the depth.
+    Returns float32 [H, W] and bool [H, W]. Raises DataError for anything but a 16-bit grey image.
+    """
+    if not (unit_m > 0 and math.isfinite(unit_m)):
+        raise ValueError(f"unit_m must be a positive number, not {unit_m}")
+    pixels = _decode(path)
+    if pixels.dtype != np.uint16 or pixels.shape[2] != 1:
+        reason = f"holds {pixels.shape[2]} channel(s) of {8 * pixels.itemsize} bits, not one of 16 bits"
+        raise DataError(path, reason, "Depth is 16-bit grey PNG; this may be a picture of it")
+    codes = pixels[..., 0]
+    valid = torch.from_numpy(~np.isin(codes, np.asarray(invalid, dtype=np.int64)))
+    depth = torch.from_numpy(codes.astype(np.float64) * unit_m).to(torch.float32)
+    return depth * valid, valid
+
+
+def write_depth_png(
+    path: str | os.PathLike, depth: Tensor, valid: Tensor, *, unit_m: float, invalid: int = 0
+) -> None:
+    """Write depth [H, W] as a 16-bit grey PNG of round(depth / unit_m), `invalid` where `valid` is False.
+
+    A valid depth that would round to the `invalid` code is moved to the code above it. Raises ValueError for
+    a valid depth that is negative, not finite, or beyond 65535 units.
+    """
+    codes = torch.where(valid, depth.detach().to(torch.float64) / unit_m, 0.0).round()
+    if not bool(((codes >= 0) & (codes <= 65535)).all()):
+        limit = 65535 * unit_m
+        raise ValueError(f"valid depth for {path} must lie in [0, {limit:g}] at {unit_m:g} per unit")
+    neighbour = invalid + 1 if invalid < 65535 else invalid - 1
+    codes = torch.where(valid & (codes == invalid), neighbour, codes)
+    codes = torch.where(valid, codes, invalid).cpu().numpy().astype(np.uint16)
+    _, encoded = cv2.imencode(".png", codes)
+    write_bytes(path, encoded.tobytes())
+
+
+def write_ply(path: str | os.PathLike, points: Tensor, colors: Tensor | None = None) -> None:
+    """Write points [N, 3] and colours [N, 3] (uint8, or floats in [0, 1]) as a binary PLY point cloud."""
+    fields = [("x", "<f4"), ("y", "<f4"), ("z", "<f4")]
+    if points.ndim != 2 or points.shape[1] != 3 or (colors is not None and colors.shape != points.shape):
+        raise ValueError(f"write_ply needs points and colours [N, 3], not {tuple(points.shape)}")
+    if colors is not None:
+        fields += [("red", "u1"), ("green", "u1"), ("blue", "u1")]
+    vertices = np.empty(len(points), dtype=fields)
+    for axis, name in enumerate("xyz"):
+        vertices[name] = points[:, axis].detach().cpu().numpy()
+    if colors is not None:
+        is_bytes = colors.dtype == torch.uint8
+        levels = colors if is_bytes else colors.clamp(0, 1).mul(255).round().to(torch.uint8)
+        for channel, name in enumerate(("red", "green", "blue")):
+            vertices[name] = levels[:, channel].detach().cpu().numpy()
+    kinds = {"<f4": "float", "u1": "uchar"}
+    properties = "".join(f"property {kinds[kind]} {name}\n" for name, kind in fields)
+    header = f"ply\nformat binary_little_endian 1.0\nelement vertex {len(points)}\n{properties}end_header\n"
+    write_bytes(path, header.encode() + vertices.tobytes())
+
+
+COPY_AGAIN = "Copy it again or make it anew"
+
+
+def read_npy(path: str | os.PathLike) -> np.ndarray:
+    """Read one array; DataError for damaged files, arrays of objects, and sizes other than the header's."""
+    data = read_bytes(path)
+    try:
+        return _read_array(io.BytesIO(data), len(data))
+    except Exception as error:  # noqa: BLE001 - a parser of damaged bytes may fail in any way
+        raise DataError(path, f"is no array in NumPy's format ({error})", COPY_AGAIN) from None
+
+
+def read_npz(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """Read all arrays of an archive by name; DataError as in `read_npy`."""
+    path = Path(path)
+    data = read_bytes(path)
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            entries = archive.infolist()
+            claimed = sum(entry.file_size for entry in entries)
+            if claimed > LARGEST_COMPRESSION * len(data):
+                raise ValueError(f"its directory claims {claimed} bytes in a file of {len(data)}")
+            arrays = {}
+            for entry in entries:
+                with archive.open(entry) as stream:
+                    arrays[entry.filename.removesuffix(".npy")] = _read_array(stream, entry.file_size)
+            return arrays
+    except Exception as error:  # noqa: BLE001 - a parser of damaged bytes may fail in any way
+        raise DataError(path, f"is not an NPZ file of arrays ({error})", COPY_AGAIN) from None
+
+
+def write_npy(path: str | os.PathLike, array: np.ndarray) -> None:
+    """Write one array in one step."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    write_bytes(path, buffer.getvalue())
+
+
+def write_npz(path: str | os.PathLike, **arrays: np.ndarray) -> None:
+    """Write named arrays, compressed, in one step."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    write_bytes(path, buffer.getvalue())
+
+
+def write_exr(path: str | os.PathLike, values: Tensor) -> None:
+    """Write [H, W] as an OpenEXR file of one float32 channel Z (extra `exr`)."""
+    try:
+        import OpenEXR
+    except ImportError:
+        raise DataError(path, "needs the package OpenEXR", "Install it with: pip install '.[exr]'") from None
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    header = {"compression": OpenEXR.ZIP_COMPRESSION, "type": OpenEXR.scanlineimage}
+    pixels = np.ascontiguousarray(values.detach().cpu().numpy(), dtype=np.float32)
+    with temporary_file(path) as temporary:
+        OpenEXR.File(header, {"Z": pixels}).write(str(temporary))
+
+
+def as_image(image: Any, name: str = "image") -> Tensor:
+    """An RGB image as float32 [3, H, W] in [0, 1], from a path, a tensor, or a NumPy or Pillow image.
+
+    Tensors are [3, H, W] floats in [0, 1] or uint8; arrays [H, W, 3] likewise. Raises ValueError, naming
+    `name`, for other shapes, types and ranges, DataError for a file that cannot be read.
+    """
+    if isinstance(image, str | os.PathLike):
+        return read_image(image)
+    if isinstance(image, Image.Image):
+        image = np.asarray(image.convert("RGB"))
+    if isinstance(image, np.ndarray):
+        if image.ndim != 3 or image.shape[2] != 3:
+            raise ValueError(f"{name} must be an array [H, W, 3], got {list(image.shape)}")
+        image = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+    if not isinstance(image, Tensor) or image.ndim != 3 or image.shape[0] != 3 or image.numel() == 0:
+        got = list(image.shape) if isinstance(image, Tensor) else type(image).__name__
+        raise ValueError(f"{name} must be a path, a tensor [3, H, W] or an array [H, W, 3], got {got}")
+    if image.dtype == torch.uint8:
+        return image.float() / 255
+    if not image.is_floating_point():
+        raise ValueError(f"{name} must hold floats in [0, 1] or uint8, got {image.dtype}")
+    if not bool(((image >= 0) & (image <= 1)).all()):  # NaN fails as well
+        low, high = image.min().item(), image.max().item()
+        raise ValueError(f"{name} must be in [0, 1], got values from {low:g} to {high:g}")
+    return image.float()
+
+
+def _read_array(stream: BinaryIO, size: int) -> np.ndarray:
+    """One array of `size` bytes, header included; ValueError, before values are read, for another size."""
+    form = np.lib.format
+    readers = {(1, 0): form.read_array_header_1_0, (2, 0): form.read_array_header_2_0}
+    shape, by_column, dtype = readers[form.read_magic(stream)](stream)
+    if dtype.hasobject:
+        raise ValueError("it holds Python objects")
+    held, wanted = size - stream.tell(), math.prod(shape) * dtype.itemsize
+    if held != wanted:
+        raise ValueError(f"{wanted} bytes are needed, {held} are there")
+    values = np.frombuffer(bytearray(stream.read(held)), dtype, math.prod(shape))
+    return values.reshape(shape, order="F" if by_column else "C")
+
+
+def to_uint8(image: Any) -> np.ndarray:
+    """Turn an image tensor or array (see the top of this file) into uint8 RGB [H, W, 3]; NaN is black."""
+    if isinstance(image, torch.Tensor):
+        image = image.detach().float().cpu() if image.is_floating_point() else image.detach().cpu()
+        image = (image.permute(1, 2, 0) if image.ndim == 3 else image).numpy()
+    image = np.asarray(image)
+    if image.ndim == 2:
+        image = image[..., None]
+    if image.ndim != 3 or image.shape[2] not in (1, 3) or image.size == 0:
+        raise ValueError(f"expected a torch [3 or 1, H, W] or NumPy [H, W, 3 or 1] image, got {image.shape}")
+    if image.dtype != np.uint8:
+        if not np.issubdtype(image.dtype, np.floating):
+            raise ValueError(f"expected floats in [0, 1] or uint8, got {image.dtype}")
+        image = np.rint(np.clip(np.nan_to_num(image, posinf=1.0, neginf=0.0), 0, 1) * 255).astype(np.uint8)
+    return np.ascontiguousarray(np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image)
+
+
+def encode_png(image: Any) -> bytes:
+    """Encode an image losslessly as PNG."""
+    buffer = io.BytesIO()
+    Image.fromarray(to_uint8(image)).save(buffer, format="PNG")
+    return buffer.getvalue()

@@ -1,0 +1,288 @@
+"""Camera poses of a folder of photos by structure from motion, through pycolmap (extra `colmap`, CPU)."""
+
+import argparse
+import importlib
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from shared.errors import DataError, FieldError, RunError
+from shared.files.colmap import CAMERA_MODEL_IDS, ColmapModel, read_colmap_model
+from shared.files.disk import new_folder
+from shared.files.images import read_image_size
+from shared.runs.config import check_ranges
+
+__all__ = [
+    "CAMERA_MODELS",
+    "SfmOptions",
+    "SfmScene",
+    "add_colmap_command",
+    "align_similarity",
+    "find_cameras",
+    "list_photos",
+    "reconstruct",
+    "sfm_options",
+]
+
+
+CAMERA_MODELS = tuple(CAMERA_MODEL_IDS)
+PHOTO_EXTENSIONS = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp"}
+EXIF_ORIENTATION = 0x0112
+JPEG_QUALITY = 97  # of the written images: they are encoded a second time
+
+
+@dataclass(frozen=True)
+class SfmOptions:
+    """How poses are searched; the defaults suit up to about 200 photos of one thing."""
+
+    camera_model: str = "RADIAL"  # one of CAMERA_MODELS
+    matching: str = "exhaustive"  # or sequential: video frames, in the order of their names
+    max_image_side: int = 1600  # SIFT looks at no more pixels than this; the written images keep their size
+    min_registered_share: float = 0.5  # fewer posed photos than this share are an error
+    num_threads: int = -1  # -1: all cores; the result is repeatable with 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.camera_model not in CAMERA_MODELS:
+            raise ValueError(f"unknown camera_model {self.camera_model!r}")
+        if self.matching not in ("exhaustive", "sequential"):
+            raise ValueError(f"matching must be exhaustive or sequential, not {self.matching!r}")
+        check_ranges(self, max_image_side=(32, 100_000), min_registered_share=(0, 1))
+        check_ranges(self, num_threads=(-1, 1024), seed=(0, 2**31 - 1))
+
+
+@dataclass(frozen=True)
+class SfmScene:
+    """What `reconstruct` found: the cameras of `model` have no distortion, like the images."""
+
+    image_dir: Path
+    model_dir: Path
+    model: ColmapModel
+    unregistered: list[str]  # photos that no pose was found for
+    model_count: int  # separate models that COLMAP found; the largest was kept
+
+
+def list_photos(photo_dir: str | os.PathLike) -> list[str]:
+    """Names of the photos in a folder and its sub-folders, relative to it, sorted; DataError without any."""
+    photo_dir = Path(photo_dir)
+    if not photo_dir.is_dir():
+        raise DataError(photo_dir, "is not a folder", "Name a folder of photos")
+    names = sorted(
+        path.relative_to(photo_dir).as_posix()
+        for path in photo_dir.rglob("*")
+        if path.suffix.lower() in PHOTO_EXTENSIONS and path.is_file() and not path.name.startswith(".")
+    )
+    if not names:
+        kinds = " ".join(sorted(PHOTO_EXTENSIONS))
+        raise DataError(photo_dir, f"holds no photos ({kinds})", "Check that this is the right folder")
+    return names
+
+
+def reconstruct(
+    photo_dir: str | os.PathLike, out_dir: str | os.PathLike, options: SfmOptions | None = None
+) -> SfmScene:
+    """Find the poses of photos, undistort them, and write `out_dir/images` and `out_dir/sparse`.
+
+    SIFT, matching, incremental mapping and undistortion are COLMAP's. Photos of one size share one camera;
+    EXIF orientations are applied first. `out_dir` appears only when everything has succeeded.
+    Raises DataError for an unusable folder and when too few photos get a pose; without pycolmap
+    ModuleNotFoundError, which names the extra to install.
+    """
+    options = options or SfmOptions()
+    pycolmap = _import_pycolmap()
+    photo_dir, out_dir = Path(photo_dir), Path(out_dir)
+    names = list_photos(photo_dir)
+    with new_folder(out_dir) as scene, tempfile.TemporaryDirectory() as temporary, _quiet(pycolmap):
+        workspace = Path(temporary)
+        one_size = _stage_upright(photo_dir, names, workspace / "photos")
+        found = _match_and_map(pycolmap, workspace, one_size, options)
+        best = _largest(photo_dir, found, len(names), options.min_registered_share)
+        _undistort(pycolmap, workspace, best, scene, options.num_threads)
+        model = read_colmap_model(scene / "sparse")
+    registered = {image.name for image in model.images.values()}
+    unregistered = [name for name in names if _staged_name(name) not in registered]
+    return SfmScene(out_dir / "images", out_dir / "sparse", model, unregistered, len(found))
+
+
+def align_similarity(source: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The scale, rotation [3, 3] and translation [3] with target ~ scale * rotation @ source + translation.
+
+    Least squares over points [N, 3] that correspond row by row; never a reflection (Umeyama, PAMI 1991).
+    Returned in float64. Raises ValueError for fewer than 3 points or points on one line.
+    """
+    if source.ndim != 2 or source.shape != target.shape or source.shape[1] != 3 or len(source) < 3:
+        raise ValueError(f"need two sets of N >= 3 points [N, 3], got {source.shape} and {target.shape}")
+    source, target = source.to(torch.float64), target.to(torch.float64)
+    source_mean, target_mean = source.mean(0), target.mean(0)
+    source_offset, target_offset = source - source_mean, target - target_mean
+    u, singular_values, vt = torch.linalg.svd(target_offset.T @ source_offset / len(source))
+    if not bool(singular_values[1] > 1e-12 * singular_values[0]):
+        raise ValueError("the points lie on one line, so the rotation about it is undetermined")
+    signs = torch.ones_like(singular_values)
+    signs[2] = torch.sign(torch.linalg.det(u) * torch.linalg.det(vt))
+    rotation = (u * signs) @ vt
+    scale = (singular_values * signs).sum() / source_offset.square().sum(1).mean()
+    return scale, rotation, target_mean - scale * rotation @ source_mean
+
+
+# ---- COLMAP, step by step ----------------------------------------------------------------------------------
+
+
+def _import_pycolmap() -> ModuleType:
+    try:
+        return importlib.import_module("pycolmap")
+    except ModuleNotFoundError:
+        message = "poses of photos are found by pycolmap, which is not installed: pip install -e '.[colmap]'"
+        raise ModuleNotFoundError(message, name="pycolmap") from None
+
+
+@contextmanager
+def _quiet(pycolmap: ModuleType) -> Iterator[None]:
+    """Keep COLMAP's progress log, thousands of lines, off the terminal."""
+    level = pycolmap.logging.minloglevel
+    pycolmap.logging.minloglevel = pycolmap.logging.FATAL.value
+    try:
+        yield
+    finally:
+        pycolmap.logging.minloglevel = level
+
+
+def _staged_name(name: str) -> str:
+    """COLMAP passes over WebP files without a word, so these become PNG."""
+    return f"{name}.png" if name.lower().endswith(".webp") else name
+
+
+def _stage_upright(photo_dir: Path, names: list[str], staged: Path) -> bool:
+    """Copy the photos, turned as EXIF says (COLMAP ignores that); returns whether all have one size.
+
+    Every photo is decoded here, so that a damaged one is named before the long computation.
+    """
+    sizes = set()
+    for name in names:
+        source, copy = photo_dir / name, staged / _staged_name(name)
+        sizes.add(read_image_size(source))
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with Image.open(source) as image:
+                image.load()
+                if image.getexif().get(EXIF_ORIENTATION, 1) == 1 and source.suffix == copy.suffix:
+                    shutil.copyfile(source, copy)
+                else:
+                    ImageOps.exif_transpose(image).save(copy, quality=JPEG_QUALITY)  # keeps the focal length
+        except Exception as error:  # noqa: BLE001 - a parser of damaged bytes may fail in any way
+            remedy = "The file is damaged or incomplete: copy it again, or leave it out"
+            raise DataError(source, f"cannot be decoded ({error})", remedy) from None
+    return len(sizes) == 1
+
+
+def _match_and_map(
+    pycolmap: ModuleType, workspace: Path, one_size: bool, options: SfmOptions
+) -> dict[int, Any]:
+    """Features, matches, and all the models that incremental mapping finds."""
+    photos, database, models = workspace / "photos", workspace / "database.db", workspace / "models"
+    pycolmap.set_random_seed(options.seed)
+
+    reader = pycolmap.ImageReaderOptions()
+    reader.camera_model = options.camera_model
+    extraction = pycolmap.FeatureExtractionOptions()
+    extraction.max_image_size = options.max_image_side
+    extraction.num_threads = options.num_threads
+    mode = pycolmap.CameraMode.SINGLE if one_size else pycolmap.CameraMode.PER_IMAGE
+    pycolmap.extract_features(
+        database, photos, camera_mode=mode, reader_options=reader, extraction_options=extraction,
+        device=pycolmap.Device.cpu,
+    )  # fmt: skip
+
+    matching = pycolmap.FeatureMatchingOptions()
+    matching.num_threads = options.num_threads
+    verification = pycolmap.TwoViewGeometryOptions()
+    verification.ransac.random_seed = options.seed
+    match = pycolmap.match_exhaustive if options.matching == "exhaustive" else pycolmap.match_sequential
+    match(database, matching_options=matching, verification_options=verification, device=pycolmap.Device.cpu)
+
+    mapping = pycolmap.IncrementalPipelineOptions()
+    mapping.num_threads = options.num_threads
+    mapping.random_seed = options.seed
+    mapping.min_model_size = 3
+    models.mkdir()
+    return pycolmap.incremental_mapping(database, photos, models, options=mapping)
+
+
+def _largest(photo_dir: Path, found: dict[int, Any], photo_count: int, min_share: float) -> Any:
+    best = max(found.values(), key=lambda model: model.num_reg_images(), default=None)
+    registered = best.num_reg_images() if best else 0
+    if registered < max(3, min_share * photo_count):
+        remedy = "Take sharper photos with more overlap (each thing in 5 or more of them, no pure rotation)"
+        raise DataError(photo_dir, f"a pose was found for only {registered} of {photo_count} photos", remedy)
+    return best
+
+
+def _undistort(pycolmap: ModuleType, workspace: Path, best: Any, scene: Path, num_threads: int) -> None:
+    """Write `scene/images` and `scene/sparse`, both without lens distortion."""
+    chosen = workspace / "chosen"
+    chosen.mkdir()
+    best.write(chosen)
+    pycolmap.undistort_images(
+        scene, chosen, workspace / "photos", jpeg_quality=JPEG_QUALITY, num_threads=num_threads
+    )
+    for leftover in scene.iterdir():  # folders and scripts for COLMAP's own dense reconstruction
+        if leftover.name not in ("images", "sparse"):
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+
+
+def add_colmap_command(commands: Any, text: str, camera_models: Sequence[str] = CAMERA_MODELS) -> None:
+    """Add the sub-command with its arguments to `commands`, what `add_subparsers` returned."""
+    colmap: argparse.ArgumentParser = commands.add_parser("colmap", help=text)
+    colmap.add_argument("photos", type=Path, metavar="PHOTOS", help="folder of photos, with sub-folders")
+    colmap.add_argument("--out", type=Path, required=True, metavar="DIR", help="new folder for the scene")
+    colmap.add_argument("--camera-model", default="RADIAL", choices=camera_models)
+    matching = {"default": "exhaustive", "choices": ("exhaustive", "sequential")}
+    colmap.add_argument("--matching", **matching, help="sequential: video frames in the order of their names")
+    colmap.add_argument("--max-image-side", type=int, default=1600, metavar="PX", help="for finding features")
+    colmap.add_argument("--threads", type=int, default=-1, metavar="N", help="all cores by default")
+    colmap.add_argument("--seed", type=int, default=0)
+
+
+def sfm_options(args: argparse.Namespace) -> SfmOptions:
+    """The options that the sub-command's arguments ask for; RunError for a number that makes no sense."""
+    try:
+        return SfmOptions(
+            camera_model=args.camera_model,
+            matching=args.matching,
+            max_image_side=args.max_image_side,
+            num_threads=args.threads,
+            seed=args.seed,
+        )
+    except FieldError as error:
+        raise RunError(f"colmap: {error}") from None
+
+
+def find_cameras(
+    search: Callable[[Path, Path, SfmOptions], Sequence[str]],
+    photos: Path,
+    out: Path,
+    options: SfmOptions | None = None,
+) -> None:
+    """Call `search(photos, out, options)` and say on stderr what it does and which photos got no pose.
+
+    `search` returns their names. Raises RunError, with the remedy, where pycolmap is missing.
+    """
+    sys.stderr.write(f"Finding the cameras of {photos}: about a minute for 50 photos of 360 x 640 ...\n")
+    try:
+        unregistered = search(photos, out, options or SfmOptions())
+    except ModuleNotFoundError as error:
+        raise RunError(str(error)) from None
+    if unregistered:
+        names = ", ".join(unregistered)
+        sys.stderr.write(f"WITHOUT POSE, left out: {len(unregistered)} photos: {names}\n")

@@ -1,0 +1,343 @@
+"""Losses that two papers or more use: smoothness, L1 + SSIM, and distances between network features."""
+
+import math
+import os
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from shared.errors import DataError
+from shared.quality.ssim import ssim_map
+
+__all__ = [
+    "VggFeatures",
+    "backbone_state_dict",
+    "edge_aware_smoothness",
+    "perceptual_loss",
+    "photometric_l1_ssim",
+]
+
+
+GradientOperator = Literal["forward", "sobel", "sobel_zero_pad", "backward_zero_pad"]
+
+
+def edge_aware_smoothness(
+    values: Tensor,
+    image: Tensor,
+    edge_weight: float = 1.0,
+    gradient: GradientOperator = "forward",
+    edges: Literal["mean", "per_channel"] = "mean",
+    mean_normalised: bool = False,
+) -> Tensor:
+    """Mean of |dx v| exp(-w |dx I|) plus the same along y: slopes cost less where the image has an edge.
+
+    values: [B, 1, H, W] disparity, inverse depth or depth; image: [B, C, H, W]. The gradient reaches both.
+    edge_weight is w, in units of one over the image range. edges: |dI| averaged over the channels, or one
+    weight per channel. mean_normalised divides each map by its mean, so that shrinking it does not pay.
+    Papers: monodepth2 (mean_normalised); nvs_depth (w = 10, images in [-1, 1]); diffdiffdepth ("sobel",
+    released code "sobel_zero_pad"); dfd_selfsup (released code "backward_zero_pad", "per_channel"). The
+    zero-padding operators see a step at the border and pull the map towards 0 there.
+    Raises ValueError for other shapes and for maps below 2x2.
+    """
+    height, width = values.shape[-2:]
+    if values.ndim != 4 or values.shape[1] != 1 or image.ndim != 4 or min(height, width) < 2:
+        raise ValueError(
+            "smoothness needs values [B, 1, H, W] of at least 2x2 and an image [B, C, H, W], "
+            f"got {list(values.shape)} and {list(image.shape)}"
+        )
+    if image.shape[0] != values.shape[0] or image.shape[-2:] != values.shape[-2:]:
+        raise ValueError(f"values {list(values.shape)} and image {list(image.shape)} differ in batch or size")
+    if edges not in ("mean", "per_channel"):
+        raise ValueError(f"unknown edges {edges!r}: use mean or per_channel")
+    if mean_normalised:
+        values = values / (values.mean(dim=(2, 3), keepdim=True) + 1e-7)
+
+    loss = values.new_zeros(())
+    for slope, edge in zip(_gradients(values, gradient), _gradients(image, gradient), strict=True):
+        edge = edge.abs()
+        if edges == "mean":
+            edge = edge.mean(dim=1, keepdim=True)
+        loss = loss + (slope.abs() * torch.exp(-edge_weight * edge)).mean()
+    return loss
+
+
+def photometric_l1_ssim(
+    prediction: Tensor,
+    target: Tensor,
+    alpha: float = 0.85,
+    mask: Tensor | None = None,
+    variant: str = "box3",
+    dissimilarity: Literal["halved", "full"] = "halved",
+) -> Tensor:
+    """alpha * D(SSIM) + (1 - alpha) * |prediction - target|, the mean over the valid pixels; a scalar.
+
+    prediction, target: [B, C, H, W] in [0, 1]. mask: bool [B, 1, H, W] or [B, C, H, W], true where valid. The
+    prediction outside it (NaN included) changes nothing; SSIM windows that reach out see the target on both
+    sides. A mask without a valid pixel gives 0 with zero gradients.
+    dissimilarity: D = (1 - SSIM) / 2 as in monodepth2 (whose clamp to [0, 1] never acts), or D = 1 - SSIM as
+    in dfd_selfsup, whose variant is "gaussian11_zero_pad". alpha = 0 is plain L1, of any size (nvs_depth).
+    Raises ValueError for other shapes, and for a mask with a variant whose map is smaller than the image.
+    """
+    if prediction.shape != target.shape or target.ndim != 4:
+        raise ValueError(
+            "prediction and target must be [B, C, H, W] of one shape, "
+            f"got {list(prediction.shape)} and {list(target.shape)}"
+        )
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha must lie in [0, 1], got {alpha}")
+    if dissimilarity not in ("halved", "full"):
+        raise ValueError(f"unknown dissimilarity {dissimilarity!r}: use halved or full")
+    if mask is not None:
+        mask = _check_mask(mask, target)
+        # Both images show the target where invalid, so windows across the border compare like with like.
+        target = torch.where(mask | torch.isfinite(target), target, torch.zeros_like(target))
+        prediction = torch.where(mask, prediction, target)
+
+    loss = (1 - alpha) * _valid_mean((prediction - target).abs(), mask) if alpha < 1 else 0.0
+    if alpha > 0:
+        similarity = ssim_map(prediction, target, variant)
+        if mask is not None and similarity.shape[-2:] != mask.shape[-2:]:
+            raise ValueError(f"SSIM variant {variant!r} leaves out the border and cannot take a mask")
+        distance = 1 - similarity.mean() if mask is None else _valid_mean(1 - similarity, mask)
+        loss = loss + alpha * (distance / 2 if dissimilarity == "halved" else distance)
+    return loss
+
+
+def _gradients(maps: Tensor, operator: GradientOperator) -> tuple[Tensor, Tensor]:
+    """Horizontal and vertical derivative of [B, C, H, W]; "forward" is one column (row) smaller."""
+    if operator == "forward":
+        return maps[..., 1:] - maps[..., :-1], maps[..., 1:, :] - maps[..., :-1, :]
+    if operator == "backward_zero_pad":  # the first column (row) is the value itself
+        padded = F.pad(maps, (1, 0, 1, 0))
+        return maps - padded[..., 1:, :-1], maps - padded[..., :-1, 1:]
+    if operator in ("sobel", "sobel_zero_pad"):  # not normalised: a slope of 1 gives 8
+        padded = F.pad(maps, (1, 1, 1, 1), mode="replicate" if operator == "sobel" else "constant")
+        across, down = padded[..., 2:] - padded[..., :-2], padded[..., 2:, :] - padded[..., :-2, :]
+        return (
+            across[..., :-2, :] + 2 * across[..., 1:-1, :] + across[..., 2:, :],
+            down[..., :-2] + 2 * down[..., 1:-1] + down[..., 2:],
+        )
+    raise ValueError(
+        f"unknown gradient {operator!r}: use forward, sobel, sobel_zero_pad or backward_zero_pad"
+    )
+
+
+def _check_mask(mask: Tensor, image: Tensor) -> Tensor:
+    per_pixel = (image.shape[0], 1, *image.shape[2:])
+    if mask.dtype != torch.bool or tuple(mask.shape) not in (per_pixel, tuple(image.shape)):
+        raise ValueError(
+            f"the mask must be boolean, {list(per_pixel)} or {list(image.shape)}, "
+            f"got {mask.dtype} {list(mask.shape)}"
+        )
+    return mask.expand_as(image)
+
+
+def _valid_mean(values: Tensor, mask: Tensor | None) -> Tensor:
+    if mask is None:
+        return values.mean()
+    if values.shape != mask.shape:  # grey SSIM: one channel, valid where all channels are
+        mask = mask.all(dim=1, keepdim=True)
+    kept = torch.where(mask, values, torch.zeros_like(values))
+    return kept.sum() / mask.sum().clamp(min=1)
+
+
+# Simonyan & Zisserman 2015: output channels of each block, and its number of 3x3 convolutions.
+_VGG_CHANNELS = (64, 128, 256, 512, 512)
+_VGG_DEPTHS = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
+_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class VggFeatures(nn.Module):
+    """Frozen ImageNet features of VGG-16 or VGG-19 after named ReLUs, built no deeper than the deepest tap.
+
+    taps: names such as "relu1_2" (block, convolution). weights: a local file with torchvision's weights; by
+    default the copy in torch hub's cache; "random" (fixed seed) is for tests. Nothing is ever downloaded:
+    without weights the constructor raises DataError that says which file to fetch and where to put it.
+    normalisation: "imagenet" subtracts mean and divides by deviation; "none" feeds [0, 1] as it is
+    (diffdiffdepth); "imagenet_on_signed" maps to [-1, 1] before that (released code of nvs_depth).
+    Call with RGB [B, 3, H, W] in [0, 1]; returns {tap: features}. Parameters have no gradient, images do.
+    Raises ValueError for an unknown architecture, tap or normalisation, and for images too small.
+    """
+
+    def __init__(
+        self,
+        taps: Sequence[str] = ("relu1_2", "relu2_2", "relu3_3", "relu4_3"),
+        architecture: Literal["vgg16", "vgg19"] = "vgg16",
+        weights: str | PathLike | None = None,
+        normalisation: Literal["imagenet", "none", "imagenet_on_signed"] = "imagenet",
+    ):
+        super().__init__()
+        if architecture not in _VGG_DEPTHS:
+            raise ValueError(f"unknown architecture {architecture!r}: use {' or '.join(_VGG_DEPTHS)}")
+        known_taps = _vgg_tap_indices(architecture)
+        unknown = [tap for tap in taps if tap not in known_taps]
+        if unknown or not taps:
+            raise ValueError(f"{architecture} has no taps {unknown}: choose from {', '.join(known_taps)}")
+        self.taps = tuple(taps)
+        self._tap_at = {known_taps[tap]: tap for tap in self.taps}  # layer index -> name
+        self._blocks_pooled = max(int(tap[4]) for tap in self.taps) - 1
+        self.features = _vgg_layers(architecture, last=max(self._tap_at))
+        if weights == "random":
+            _fill_random(self.features)
+        else:
+            state = backbone_state_dict(architecture, weights)
+            wanted = self.features.state_dict()
+            self.features.load_state_dict({name: state[f"features.{name}"] for name in wanted}, assign=True)
+        shift, scale = _normalisation(normalisation)
+        self.register_buffer("shift", shift, persistent=False)
+        self.register_buffer("scale", scale, persistent=False)
+        self.requires_grad_(False).eval()
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        if image.ndim != 4 or image.shape[1] != 3 or min(image.shape[-2:]) < 2**self._blocks_pooled:
+            raise ValueError(
+                f"taps {self.taps} need RGB images [B, 3, H, W] with sides of at least "
+                f"{2**self._blocks_pooled}, got {list(image.shape)}"
+            )
+        features, x = {}, (image - self.shift) / self.scale
+        for index, layer in enumerate(self.features):
+            x = layer(x)
+            if index in self._tap_at:
+                features[self._tap_at[index]] = x
+        return {tap: features[tap] for tap in self.taps}
+
+    def train(self, mode: bool = True) -> "VggFeatures":
+        """Stay in evaluation mode whatever the surrounding model does."""
+        return super().train(False)
+
+
+def perceptual_loss(
+    network: VggFeatures,
+    prediction: Tensor,
+    target: Tensor | dict[str, Tensor],
+    tap_weights: Sequence[float] | None = None,
+    size: int | tuple[int, int] | None = None,
+) -> Tensor:
+    """Sum over the taps of the mean absolute difference of features; a scalar.
+
+    prediction: [B, 3, H, W] RGB in [0, 1]. target: an image of the same shape, or the features that `network`
+    gave for it, to reuse them; no gradient flows into it. tap_weights: one factor per tap, default 1.
+    size: both images are first resized bilinearly (align_corners=False, no antialiasing), nvs_depth to 224.
+    Raises ValueError for other shapes, a wrong number of weights, and ready features of another size.
+    """
+    weights = [1.0] * len(network.taps) if tap_weights is None else list(tap_weights)
+    if len(weights) != len(network.taps):
+        raise ValueError(f"{len(weights)} tap weights for the {len(network.taps)} taps {network.taps}")
+    if isinstance(target, Tensor):
+        if target.shape != prediction.shape:
+            raise ValueError(f"prediction {list(prediction.shape)} and target {list(target.shape)} differ")
+        with torch.no_grad():
+            target = network(_resize(target, size))
+    features = network(_resize(prediction, size))
+    loss = prediction.new_zeros(())
+    for weight, tap in zip(weights, network.taps, strict=True):
+        if tap not in target or target[tap].shape != features[tap].shape:
+            raise ValueError(f"the target features lack {tap} of shape {list(features[tap].shape)}")
+        loss = loss + weight * F.l1_loss(features[tap], target[tap].detach())
+    return loss
+
+
+def backbone_state_dict(
+    architecture: Literal["alexnet", "vgg16", "vgg19"], weights: str | PathLike | None = None
+) -> dict[str, Tensor]:
+    """The convolution weights ("features.*") of a torchvision ImageNet classifier, from a local file.
+
+    weights: the file; by default torchvision's own in torch hub's cache, where an earlier download left it.
+    Nothing is ever downloaded. Raises DataError, naming the file to fetch and the place for it, when there is
+    none, and when the file is damaged, is not plain tensors, or holds another architecture.
+    """
+    import torchvision.models  # slow to import; only learned measures need it
+
+    builder = {"alexnet": "AlexNet", "vgg16": "VGG16", "vgg19": "VGG19"}[architecture]
+    url = getattr(torchvision.models, f"{builder}_Weights").IMAGENET1K_V1.url
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / os.path.basename(url)
+    path = cached if weights is None else Path(weights)
+    remedy = f"Fetch {url} and put it at {cached}, or pass the path of a local copy as `weights`"
+    if not path.is_file():
+        raise DataError(path, f"the ImageNet weights of {architecture} are not there", remedy)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises half a dozen kinds for damaged files
+        raise DataError(path, f"cannot be read as weights ({type(error).__name__})", remedy) from error
+    expected = _backbone_shapes(architecture)
+    for name, shape in expected.items():
+        tensor = state.get(name) if isinstance(state, dict) else None
+        if not isinstance(tensor, Tensor) or tuple(tensor.shape) != shape:
+            found = list(tensor.shape) if isinstance(tensor, Tensor) else "nothing"
+            reason = f"not the weights of {architecture}: {name} should be {list(shape)}, found {found}"
+            raise DataError(path, reason, remedy)
+        if not torch.isfinite(tensor).all():
+            raise DataError(path, f"{name} holds NaN or infinity", remedy)
+    return {name: state[name].float() for name in expected}
+
+
+def _resize(image: Tensor, size: int | tuple[int, int] | None) -> Tensor:
+    if size is None:
+        return image
+    size = (size, size) if isinstance(size, int) else size
+    return F.interpolate(image, size, mode="bilinear", align_corners=False)
+
+
+def _vgg_tap_indices(architecture: str) -> dict[str, int]:
+    """Name of each ReLU -> its index in torchvision's `features`, where pooling ends each block."""
+    indices, index = {}, 0
+    for block, depth in enumerate(_VGG_DEPTHS[architecture], start=1):
+        for convolution in range(1, depth + 1):
+            indices[f"relu{block}_{convolution}"] = index + 1
+            index += 2
+        index += 1
+    return indices
+
+
+def _vgg_layers(architecture: str, last: int) -> nn.Sequential:
+    """Layers 0..last of torchvision's `features`, without values (meta device)."""
+    layers, channels = [], 3
+    for width, depth in zip(_VGG_CHANNELS, _VGG_DEPTHS[architecture], strict=True):
+        for _ in range(depth):
+            layers += [nn.Conv2d(channels, width, 3, padding=1, device="meta"), nn.ReLU(inplace=True)]
+            channels = width
+        layers.append(nn.MaxPool2d(2))
+    return nn.Sequential(*layers[: last + 1])
+
+
+def _fill_random(layers: nn.Sequential) -> None:
+    """He-normal weights from a fixed seed, leaving the global random state alone."""
+    generator = torch.Generator().manual_seed(0)
+    state = {}
+    for name, parameter in layers.named_parameters():
+        fan_in = math.prod(parameter.shape[1:])
+        deviation = 0.1 if name.endswith("bias") else math.sqrt(2 / fan_in)
+        state[name] = deviation * torch.randn(parameter.shape, generator=generator)
+    layers.load_state_dict(state, assign=True)
+
+
+def _backbone_shapes(architecture: str) -> dict[str, tuple[int, ...]]:
+    if architecture == "alexnet":
+        sides = {
+            0: (64, 3, 11, 11),
+            3: (192, 64, 5, 5),
+            6: (384, 192, 3, 3),
+            8: (256, 384, 3, 3),
+            10: (256, 256, 3, 3),
+        }
+        shapes = {f"features.{index}.weight": shape for index, shape in sides.items()}
+        return shapes | {f"features.{index}.bias": shape[:1] for index, shape in sides.items()}
+    layers = _vgg_layers(architecture, last=max(_vgg_tap_indices(architecture).values()))
+    return {f"features.{name}": tuple(value.shape) for name, value in layers.state_dict().items()}
+
+
+def _normalisation(name: str) -> tuple[Tensor, Tensor]:
+    """Shift and scale, [1, 3, 1, 1], with network input = (image - shift) / scale."""
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (_IMAGENET_MEAN, _IMAGENET_STD))
+    if name == "imagenet":
+        return mean, std
+    if name == "none":
+        return torch.zeros_like(mean), torch.ones_like(std)
+    if name == "imagenet_on_signed":  # ((2 x - 1) - mean) / std
+        return (1 + mean) / 2, std / 2
+    raise ValueError(f"unknown normalisation {name!r}: use imagenet, none or imagenet_on_signed")

@@ -1,0 +1,216 @@
+"""What every method returns: depth that keeps its meaning (`DepthMap`), and new views with it (`Views`)."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from shared.errors import DataError
+from shared.files.disk import read_text, write_json
+from shared.files.images import (
+    read_depth_png,
+    read_image,
+    read_npy,
+    read_pfm,
+    write_depth_png,
+    write_exr,
+    write_image,
+    write_npy,
+    write_pfm,
+)
+from shared.geometry.camera import depth_from_ray_distance, pixel_grid, unproject
+
+__all__ = ["DepthKind", "DepthMap", "Views"]
+
+DepthKind = Literal["z_depth", "ray_distance", "inv_depth", "disparity_px", "order"]
+LARGEST_PNG_STEP = 65535  # of 16 bits; 0 is kept for invalid pixels
+
+
+@dataclass(frozen=True, eq=False)
+class DepthMap:
+    """Depth of one view [H, W] or of several [N, H, W] that does not lose unit, scale status and mask.
+
+    kind: "z_depth" along the optical axis, "ray_distance" from the camera's centre, "inv_depth" = 1 / z,
+    "disparity_px" in pixels (larger is nearer), "order": a place in a focal stack (larger is nearer).
+    unit: "m", "scene units", "px", ... scale: what the unit rests on, in words ("metric, from the lens").
+    valid: bool, same shape; None: every value is. invalid: what an invalid pixel is, in words.
+    K: intrinsics [3, 3] or [N, 3, 3] at the map's own size, where the camera is known.
+    facts: whatever else a reader of the numbers should know; saved with them.
+
+        >>> depth = DepthMap(torch.full((4, 6), 2.0), "z_depth", "m", "metric")
+        >>> depth.values.shape, bool(depth.valid.all())
+        (torch.Size([4, 6]), True)
+    """
+
+    values: Tensor
+    kind: DepthKind
+    unit: str
+    scale: str
+    valid: Tensor | None = None
+    invalid: str = "none marked: every pixel has a value"
+    K: Tensor | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.values.ndim not in (2, 3) or not self.values.is_floating_point():
+            got = f"{self.values.dtype} {list(self.values.shape)}"
+            raise ValueError(f"a depth map is float [H, W] or [N, H, W], got {got}")
+        if self.kind not in get_args(DepthKind):
+            raise ValueError(f"kind is one of {', '.join(get_args(DepthKind))}, not {self.kind!r}")
+        valid = torch.ones_like(self.values, dtype=torch.bool) if self.valid is None else self.valid
+        if valid.dtype != torch.bool or valid.shape != self.values.shape:
+            raise ValueError(f"valid must be bool {list(self.values.shape)}, got {list(valid.shape)}")
+        object.__setattr__(self, "valid", valid)
+
+    def __len__(self) -> int:
+        """Number of views of a map [N, H, W]."""
+        if self.values.ndim == 2:
+            raise TypeError("this is the depth of one view, not of several")
+        return len(self.values)
+
+    def __getitem__(self, index: int) -> "DepthMap":
+        """The map of one view of several."""
+        if self.values.ndim == 2:
+            raise TypeError("this is the depth of one view, not of several")
+        K = self.K[index] if self.K is not None and self.K.ndim == 3 else self.K
+        return replace(self, values=self.values[index], valid=self.valid[index], K=K)
+
+    def __iter__(self) -> Iterator["DepthMap"]:
+        return (self[index] for index in range(len(self)))
+
+    @property
+    def near_is_large(self) -> bool:
+        """Whether larger values are nearer."""
+        return self.kind in ("inv_depth", "disparity_px", "order")
+
+    @property
+    def meaning(self) -> dict[str, Any]:
+        """Kind, unit, scale status and the rest in plain values, as in the .json next to a saved map."""
+        record = {"kind": self.kind, "unit": self.unit, "scale": self.scale, "invalid": self.invalid}
+        record["nearer is"] = "larger" if self.near_is_large else "smaller"
+        record["valid_share"] = self.valid.float().mean().item()
+        if self.K is not None:
+            record["K"] = self.K.tolist()
+            record["pixel_origin"] = "(0, 0) is the centre of the top-left pixel"
+        return record | dict(self.facts)
+
+    def to(self, device: torch.device | str) -> "DepthMap":
+        K = None if self.K is None else self.K.to(device)
+        return replace(self, values=self.values.to(device), valid=self.valid.to(device), K=K)
+
+    def z_depth(self) -> Tensor:
+        """The values as z-depth; ValueError where kind or camera do not allow it (disparity, order)."""
+        if self.kind == "z_depth":
+            return self.values
+        if self.kind == "inv_depth":
+            return 1 / self.values
+        if self.kind == "ray_distance" and self.K is not None:
+            return depth_from_ray_distance(self.values, self.K.to(self.values))
+        needs = "its K" if self.kind == "ray_distance" else "a camera that this map does not have"
+        raise ValueError(f"{self.kind} becomes z-depth only with {needs}")
+
+    def points(self, world_from_cam: Tensor | None = None) -> Tensor:
+        """Valid pixels as points [n, 3], in camera axes or in those of the world if the pose [4, 4] is given.
+
+        Row by row, so that `image.permute(1, 2, 0)[depth.valid]` are their colours. For one view with a K;
+        ValueError otherwise.
+        """
+        if self.values.ndim != 2 or self.K is None:
+            raise ValueError("points need the depth of one view and its K")
+        pixels = pixel_grid(*self.values.shape, self.values.device, self.values.dtype)
+        points_cam = unproject(pixels, self.z_depth(), self.K.to(self.values))[self.valid]
+        if world_from_cam is None:
+            return points_cam
+        pose = world_from_cam.to(points_cam)
+        return points_cam @ pose[:3, :3].T + pose[:3, 3]
+
+    def save(self, path: str | Path, *, png_step: float | None = None) -> list[Path]:
+        """Write one view's map and what it means; returns the files.
+
+        The suffix decides: .pfm, .npy and .exr (extra `exr`) keep every value; .png has 16 bits, value =
+        number * step, 0 where invalid. The step (default: the largest valid value / 65535) is in the record.
+        Next to it NAME.json has kind, unit, scale and K; NAME_valid.png the mask, where a pixel is invalid.
+        Raises ValueError for several views or another suffix, DataError when a file cannot be written.
+        """
+        path = Path(path)
+        if self.values.ndim != 2:
+            raise ValueError("save writes one view: take depth[i], or save the Views")
+        values, record = self.values.detach().cpu().float(), self.meaning
+        if path.suffix == ".png":
+            largest = values[self.valid.cpu()].max().item() if self.valid.any() else 1.0
+            step = png_step or max(largest, 1e-12) / LARGEST_PNG_STEP
+            write_depth_png(path, values, self.valid.cpu(), unit_m=step)
+            record["png_step"] = step
+        elif path.suffix in _WRITERS:
+            _WRITERS[path.suffix](path, values)
+        else:
+            raise ValueError(f"a depth map is saved as .pfm, .png, .npy or .exr, not {path.suffix!r}")
+        write_json(path.with_suffix(".json"), record)
+        written = [path, path.with_suffix(".json")]
+        if not self.valid.all():
+            mask = path.with_name(f"{path.stem}_valid.png")
+            write_image(mask, self.valid.cpu()[None].float())
+            written.append(mask)
+        return written
+
+    @classmethod
+    def load(cls, path: str | Path) -> "DepthMap":
+        """Read a map that `save` wrote as .pfm, .npy or .png; DataError without its .json."""
+        path = Path(path)
+        try:
+            record = json.loads(read_text(path.with_suffix(".json")))
+            head = {name: record.pop(name) for name in ("kind", "unit", "scale", "invalid")}
+        except (ValueError, KeyError, AttributeError) as error:
+            reason = f"does not say what a depth map means ({error})"
+            remedy = "Save the map again with DepthMap.save"
+            raise DataError(path.with_suffix(".json"), reason, remedy) from None
+        valid = None
+        if path.suffix == ".png":
+            values, valid = read_depth_png(path, unit_m=record.pop("png_step"))
+        else:
+            values = read_pfm(path) if path.suffix == ".pfm" else torch.from_numpy(read_npy(path))
+        mask = path.with_name(f"{path.stem}_valid.png")
+        if mask.exists():
+            valid = read_image(mask)[0] > 0.5
+        K = torch.tensor(record.pop("K")) if "K" in record else None
+        for derived in ("nearer is", "valid_share", "pixel_origin"):
+            record.pop(derived, None)
+        return cls(values, valid=valid, K=K, facts=record, **head)
+
+
+_WRITERS = {
+    ".pfm": write_pfm,
+    ".npy": lambda path, values: write_npy(path, values.numpy()),
+    ".exr": write_exr,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Views:
+    """New views: images [N, 3, H, W] in [0, 1], and their depth [N, h, w] where the method has one."""
+
+    images: Tensor
+    depth: DepthMap | None = None
+
+    def __post_init__(self) -> None:
+        if self.images.ndim != 4 or self.images.shape[1] != 3:
+            raise ValueError(f"views are images [N, 3, H, W], got {list(self.images.shape)}")
+        if self.depth is not None and len(self.depth) != len(self.images):
+            raise ValueError(f"{len(self.images)} views cannot have {len(self.depth)} depth maps")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def save(self, folder: str | Path) -> None:
+        """Write view_NNNN.png; with depth also depth_NNNN.pfm and depth.json, which says what it means."""
+        folder = Path(folder)
+        for index, image in enumerate(self.images):
+            write_image(folder / f"view_{index:04d}.png", image)
+            if self.depth is not None:
+                write_pfm(folder / f"depth_{index:04d}.pfm", self.depth.values[index].float())
+        if self.depth is not None:
+            write_json(folder / "depth.json", self.depth.meaning)
