@@ -19,7 +19,7 @@ from torch import Tensor
 from dfd_selfsup.datasets.stack import FocalStack, read_slices
 from dfd_selfsup.models.thin_lens import Defocus, Lens
 from shared.errors import DataError
-from shared.files.images import read_image, read_npy, write_npy
+from shared.files.images import read_exr, read_image, read_npy, write_npy
 
 __all__ = [
     "DEFOCUSNET_FOCUS_M",
@@ -27,7 +27,6 @@ __all__ = [
     "convert_depth",
     "defocusnet_splits",
     "load_defocusnet_stack",
-    "read_exr",
 ]
 
 DEFOCUSNET_LENS = Lens(
@@ -89,20 +88,6 @@ def convert_depth(root: Path) -> int:
             write_npy(target, read_exr(path).numpy().astype(np.float16)[..., None])
             written += 1
     return written
-
-
-def read_exr(path: Path) -> Tensor:
-    """The red channel of an OpenEXR file, float32 [H, W]; DataError without the package or if damaged."""
-    try:
-        import OpenEXR
-    except ImportError:
-        remedy = "Install the optional extra `exr` (pip install OpenEXR)"
-        raise DataError(path, "reading .exr needs the package OpenEXR", remedy) from None
-    try:
-        channels = OpenEXR.File(str(path), separate_channels=True).channels()
-        return torch.from_numpy(np.asarray(channels["R"].pixels, dtype=np.float32))
-    except Exception as error:  # noqa: BLE001 - the package raises plain kinds for damaged files
-        raise DataError(path, f"cannot be read as OpenEXR ({error})", "Unpack the data set again") from None
 
 
 def _read_depth(path: Path) -> Tensor:

@@ -32,7 +32,7 @@ from PIL import ExifTags, Image
 from torch import Tensor
 
 from dfd_selfsup.datasets.stack import FocalStack, read_slices
-from dfd_selfsup.models.thin_lens import Defocus, Lens, check_focus_m
+from dfd_selfsup.models.thin_lens import ORDER_GAIN_PX, Defocus, Lens
 from shared.errors import DataError
 from shared.files.disk import read_text
 from shared.files.images import read_image, read_pfm
@@ -42,7 +42,6 @@ __all__ = [
     "list_slices",
     "load_stack",
     "natural_key",
-    "ordered_defocus",
     "read_exif",
     "read_info",
 ]
@@ -52,7 +51,6 @@ AIF_NAMES = {"aif", "all_in_focus"}
 NUMBERS = ("focal_length_mm", "f_number", "pixel_pitch_um", "sensor_width_mm", "blur_px_per_disparity")
 LISTS = ("focus_m", "focus_disparity_px")
 KNOWN = (*NUMBERS, *LISTS, "breathing_corrected", "order", "images")
-ORDER_GAIN_PX = 1.0  # blur per place in the stack until it is fitted
 
 
 def load_stack(folder: str | Path) -> FocalStack:
@@ -91,11 +89,6 @@ def list_slices(folder: Path) -> list[Path]:
         p for p in folder.iterdir() if p.suffix.lower() in EXTENSIONS and p.stem.lower() not in AIF_NAMES
     ]
     return sorted(paths, key=lambda path: natural_key(path.name))
-
-
-def ordered_defocus(count: int, gain_px: float = ORDER_GAIN_PX) -> Defocus:
-    """A stack of unknown lens, nearest slice first: q falls from count - 1 to 0 in steps of 1."""
-    return Defocus(torch.arange(count - 1.0, -1.0, -1.0), torch.full((count,), gain_px), "order")
 
 
 def read_exif(paths: Sequence[Path]) -> dict[str, Any]:
@@ -214,17 +207,12 @@ def _defocus(folder: Path, info: dict[str, Any], lens: Lens | None, count: int) 
         return Defocus(focus, torch.full((count,), gain), "disparity"), order
     if given:
         try:
-            check_focus_m(values, lens)
+            return Defocus.by_distance(values, lens, info.get("breathing_corrected", False))
         except ValueError as error:
             remedy = "Distances are metres, from the lens to the plane in focus, one for each photo"
             raise DataError(folder / "stack.yaml", str(error), remedy) from None
-        order = sorted(range(count), key=lambda index: values[index])
-        if lens is not None:
-            corrected = bool(info.get("breathing_corrected", False))
-            return Defocus.thin_lens(lens, [values[i] for i in order], breathing_corrected=corrected), order
-        return ordered_defocus(count), order
     order = list(range(count))
-    return ordered_defocus(count), order[::-1] if info.get("order") == "far_to_near" else order
+    return Defocus.ordered(count), order[::-1] if info.get("order") == "far_to_near" else order
 
 
 def _with_truth(stack: FocalStack, folder: Path) -> FocalStack:

@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 
-from dfd_selfsup.datasets.folder import list_slices, natural_key, ordered_defocus
+from dfd_selfsup.datasets.folder import list_slices
 from dfd_selfsup.datasets.stack import FocalStack, read_slices
 from dfd_selfsup.models.thin_lens import Defocus, Lens
 from shared.errors import DataError
@@ -35,7 +35,7 @@ def load_mobile_depth(
 ) -> FocalStack:
     """One scene's stack, nearest focus first, shrunk to `max_side` pixels if that is given (0: as it is)."""
     folder = Path(folder)
-    paths = sorted(list_slices(folder), key=lambda path: natural_key(path.name)) if folder.is_dir() else []
+    paths = list_slices(folder) if folder.is_dir() else []
     paths = [path for path in paths if path.name.startswith("a")] or paths
     if len(paths) < 2:
         raise DataError(folder, f"holds {len(paths)} frames", "Name the folder of one aligned scene (a*.jpg)")
@@ -56,7 +56,7 @@ def load_mobile_depth(
         order.sort(key=lambda index: depths[index])
     elif folder.name in BACK_TO_FRONT:
         order.reverse()
-    return FocalStack(folder.name, images[order], ordered_defocus(len(order)))
+    return FocalStack(folder.name, images[order], Defocus.ordered(len(order)))
 
 
 def read_focal_depths(folder: Path) -> list[float] | None:

@@ -9,20 +9,22 @@ in the stacks made from it. Depth is kept as float here (`clean`); `wrap16` repe
 with the published figures.
 """
 
+import io
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import scipy.io
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dfd_selfsup.datasets.matlab import read_mat5
 from dfd_selfsup.datasets.stack import FocalStack, read_slices
 from dfd_selfsup.models.psf import PsfOptions, render_stack
 from dfd_selfsup.models.thin_lens import Defocus, Lens
 from shared.errors import DataError
+from shared.files.disk import read_bytes
 from shared.files.images import read_depth_png, read_image, read_pfm, write_image, write_pfm
 
 __all__ = [
@@ -87,7 +89,13 @@ def read_labeled_frames(labeled: str | os.PathLike, splits: str | os.PathLike) -
     """
     import h5py
 
-    indices = read_mat5(splits)
+    try:
+        indices = scipy.io.loadmat(io.BytesIO(read_bytes(splits)))
+    except DataError:
+        raise
+    except Exception as error:  # SciPy raises many kinds for damaged files
+        reason = f"is not a readable MATLAB 5 file ({error})"
+        raise DataError(splits, reason, "Copy or download it again") from None
     lacking = {"trainNdxs", "testNdxs"} - set(indices)
     if lacking:
         raise DataError(splits, f"holds no {min(lacking)}", "Give splits.mat of NYUv2")

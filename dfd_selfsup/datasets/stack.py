@@ -1,8 +1,9 @@
-"""A focal stack in memory: its slices, where they were focused, and the truth where there is any."""
+"""A focal stack in memory: its slices, where they were focused, the truth if known, and an estimate of it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -10,9 +11,29 @@ from torch import Tensor
 
 from dfd_selfsup.models.thin_lens import Defocus, Lens
 from shared.errors import DataError
-from shared.files.images import read_image, read_image_size
+from shared.files.images import as_image, read_image, read_image_size
+from shared.geometry.camera import intrinsics_matrix
+from shared.results import DepthMap
 
-__all__ = ["FocalStack", "StackBatch", "collate", "crop_stack", "read_slices", "resize_stack"]
+__all__ = [
+    "Estimate",
+    "FocalStack",
+    "StackBatch",
+    "collate",
+    "crop_stack",
+    "fit_to_size",
+    "focal_stack",
+    "read_slices",
+    "resize_stack",
+]
+
+SMALLEST_Q = 1e-6  # of an estimate: depth ends at a million units
+# What depth is for each kind of defocus: kind and unit of the map, what it is in words, what its scale rests on.
+DEPTH_OF = {
+    "metric": ("z_depth", "m", "metric z-depth, along the optical axis", "from lens and focus distances"),
+    "disparity": ("disparity_px", "px", "disparity, larger is nearer", "as the disparities in stack.yaml"),
+    "order": ("order", "slices", "ordered only: place in the stack, larger is nearer", "the lens is unknown"),
+}
 
 
 @dataclass(frozen=True)
@@ -43,6 +64,47 @@ class FocalStack:
     def is_metric(self) -> bool:
         return self.defocus.kind == "metric"
 
+    @property
+    def K(self) -> Tensor | None:
+        """Intrinsics [3, 3], the principal point in the middle of the picture; None without a lens."""
+        if self.lens is None:
+            return None
+        height, width = self.size
+        focal_px = self.lens.focal_length_m / (self.lens.pixel_pitch_um * 1e-6)
+        return intrinsics_matrix(focal_px, focal_px, (width - 1) / 2, (height - 1) / 2)
+
+    @property
+    def depth_unit(self) -> str:
+        return DEPTH_OF[self.defocus.kind][1]
+
+    @property
+    def depth_in_words(self) -> str:
+        return DEPTH_OF[self.defocus.kind][2]
+
+    def depth_map(self, q: Tensor, valid: Tensor | None = None) -> DepthMap:
+        """Inverse depth [H, W] as what is shown and saved: metres of a metric stack, else q itself."""
+        kind, unit, quantity, scale = DEPTH_OF[self.defocus.kind]
+        values = 1 / q.clamp(min=SMALLEST_Q) if self.is_metric else q
+        return DepthMap(values, kind, unit, scale, valid, K=self.K, facts={"quantity": quantity})
+
+    def estimate(self, q: Tensor | None, aif: Tensor | None) -> "Estimate":
+        """What a method finds in this stack: inverse depth q [H, W] and image [3, H, W]."""
+        return Estimate(None if q is None else self.depth_map(q), aif, q, self.defocus)
+
+
+@dataclass(frozen=True, eq=False)
+class Estimate:
+    """What a method finds in one stack; a baseline may lack depth or image.
+
+    depth: its DepthMap. aif: all-in-focus image [3, H, W] in [0, 1]. q: the depth as inverse depth [H, W], in
+    which blur is linear. defocus: the stack's, with the strength of an unknown lens as it was fitted.
+    """
+
+    depth: DepthMap | None
+    aif: Tensor | None
+    q: Tensor | None
+    defocus: Defocus
+
 
 @dataclass(frozen=True)
 class StackBatch:
@@ -63,6 +125,35 @@ class StackBatch:
         }
         focus, gain = self.defocus.focus_q.to(device), self.defocus.gain_px.to(device)
         return replace(self, defocus=replace(self.defocus, focus_q=focus, gain_px=gain), **moved)
+
+
+def focal_stack(
+    images: Sequence[Any] | Tensor,
+    focus_m: Sequence[float] | None = None,
+    lens: Lens | None = None,
+    name: str = "stack",
+) -> FocalStack:
+    """A stack from slices: paths, tensors [3, H, W], arrays [H, W, 3], or one tensor [S, 3, H, W].
+
+    focus_m: the focus distance of each slice in metres; without it they are in order, nearest first. Depth is
+    in metres where distances and lens are given, else the place in the stack. Raises ValueError, naming the
+    argument, for what does not fit.
+
+        >>> stack = focal_stack(torch.rand(3, 3, 24, 32), focus_m=[4, 1, 2], lens=Lens(50, 8, 12))
+        >>> (1 / stack.defocus.focus_q).tolist(), stack.depth_unit
+        ([1.0, 2.0, 4.0], 'm')
+    """
+    slices = [as_image(image, f"images[{index}]") for index, image in enumerate(images)]
+    if len(slices) < 2 or len({image.shape for image in slices}) > 1:
+        sizes = sorted({f"{image.shape[2]} x {image.shape[1]}" for image in slices})
+        raise ValueError(f"images must be two or more of one size, got {len(slices)} of {', '.join(sizes)}")
+    if focus_m is None:
+        defocus, order = Defocus.ordered(len(slices)), list(range(len(slices)))
+    elif len(focus_m) != len(slices):
+        raise ValueError(f"focus_m must have one distance for each of {len(slices)} images, got {len(focus_m)}")
+    else:
+        defocus, order = Defocus.by_distance(focus_m, lens)
+    return FocalStack(name, torch.stack(slices)[order], defocus, lens if defocus.kind == "metric" else None)
 
 
 def collate(stacks: Sequence[FocalStack]) -> StackBatch:
@@ -160,3 +251,21 @@ def resize_stack(stack: FocalStack, height: int, width: int, rescale_pitch: bool
         lens=lens,
         defocus=defocus,
     )
+
+
+def fit_to_size(stack: FocalStack, max_side: int, max_slices: int) -> FocalStack:
+    """The stack within the limits, its ends among the slices; its notes say what was done."""
+    notes = list(stack.notes)
+    (height, width), count = stack.size, len(stack.images)
+    if max(height, width) > max_side:
+        scale = max_side / max(height, width)
+        stack = resize_stack(stack, *(max(16, round(side * scale)) for side in (height, width)))
+        small = f"{stack.size[1]} x {stack.size[0]}"
+        notes.append(f"photos of {width} x {height} were shrunk to {small} (--max-side)")
+    if count > max_slices:
+        notes.append(f"{max_slices} of {count} photos were used (--max-slices)")
+        chosen = torch.linspace(0, count - 1, max_slices).round().long()
+        focus, gain = stack.defocus.focus_q[chosen], stack.defocus.gain_px[chosen]
+        defocus = replace(stack.defocus, focus_q=focus, gain_px=gain)
+        stack = replace(stack, images=stack.images[chosen], defocus=defocus)
+    return replace(stack, notes=tuple(notes))

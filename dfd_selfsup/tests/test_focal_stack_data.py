@@ -291,7 +291,7 @@ def test_defocusnet_layout(tmp_path, monkeypatch):
 def test_exr_without_its_package_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "OpenEXR", None)
     (tmp_path / "000000_00Dpt.exr").write_bytes(b"x")
-    with pytest.raises(DataError, match="optional extra"):
+    with pytest.raises(DataError, match="OpenEXR"):
         defocusnet.convert_depth(tmp_path)
 
 

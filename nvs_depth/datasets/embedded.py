@@ -19,14 +19,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from nvs_depth.datasets.exr import write_exr
 from nvs_depth.datasets.shapenet import AZIMUTHS, ELEVATIONS, FOCAL_SHARE, grid_pose, view_number
 from scenes import SCENES_VERSION, Background, Render, Scene, render
 from scenes.objects import random_car, random_chair
 from scenes.streets import street
 from shared.errors import DataError, FieldError
 from shared.files.disk import temporary_neighbour, write_bytes
-from shared.files.images import write_depth_png, write_image
+from shared.files.images import write_depth_png, write_exr, write_image
 from shared.geometry.camera import intrinsics_matrix, invert_pose, ray_distance_from_depth
 from shared.runs.config import check_ranges
 from shared.runs.seeds import LARGEST_SEED

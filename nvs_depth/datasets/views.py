@@ -10,9 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nvs_depth.datasets.exr import read_exr
 from shared.errors import DataError
-from shared.files.images import read_depth_png, read_image
+from shared.files.images import read_depth_png, read_exr, read_image
 from shared.geometry.camera import check_pose, crop_intrinsics, depth_from_ray_distance, resize_intrinsics
 from shared.geometry.distortion import undistort_image
 

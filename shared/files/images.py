@@ -4,15 +4,16 @@ A bad file ends in one `DataError` that names the file, the reason and the remed
 allocation of what a header merely claims.
 """
 
+import importlib
 import io
 import math
 import os
 import re
 import warnings
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from types import ModuleType
+from typing import Any
 
 import cv2
 import numpy as np
@@ -25,9 +26,9 @@ from shared.files.disk import read_bytes, temporary_file, write_bytes
 
 __all__ = [
     "as_image",
-    "write_exr",
     "encode_png",
     "read_depth_png",
+    "read_exr",
     "read_image",
     "read_image_size",
     "read_npy",
@@ -36,6 +37,7 @@ __all__ = [
     "read_rgba",
     "to_uint8",
     "write_depth_png",
+    "write_exr",
     "write_image",
     "write_npy",
     "write_npz",
@@ -50,14 +52,7 @@ UNCHECKED_PIXELS = 16_000_000  # headers up to this size are believed: 64 MB dec
 IMAGE_FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP")
 EXIF_ORIENTATION = 0x0112
 PFM_HEADER = re.compile(rb"(Pf|PF)\s+(\d+)\s+(\d+)\s+(\S+)\s")  # one white-space byte ends it
-
-
-
-
-
-
-
-
+COPY_AGAIN = "Copy it again or make it again"
 
 
 # ---- images ------------------------------------------------------------------------------------------------
@@ -331,34 +326,28 @@ def write_ply(path: str | os.PathLike, points: Tensor, colors: Tensor | None = N
     write_bytes(path, header.encode() + vertices.tobytes())
 
 
-COPY_AGAIN = "Copy it again or make it anew"
-
-
 def read_npy(path: str | os.PathLike) -> np.ndarray:
-    """Read one array; DataError for damaged files, arrays of objects, and sizes other than the header's."""
-    data = read_bytes(path)
+    """Read one array; DataError for damaged files, arrays of objects, and sizes beyond the file's end."""
+    read_bytes(path)  # a missing or empty file is named as such
     try:
-        return _read_array(io.BytesIO(data), len(data))
-    except Exception as error:  # noqa: BLE001 - a parser of damaged bytes may fail in any way
+        array = np.load(path, mmap_mode="r", allow_pickle=False)  # mapped: a header's claim allocates nothing
+        if not isinstance(array, np.ndarray):
+            raise ValueError("it is an archive of arrays")
+        return np.array(array)
+    except Exception as error:  # a parser of damaged bytes may fail in any way
         raise DataError(path, f"is no array in NumPy's format ({error})", COPY_AGAIN) from None
 
 
 def read_npz(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """Read all arrays of an archive by name; DataError as in `read_npy`."""
-    path = Path(path)
     data = read_bytes(path)
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            entries = archive.infolist()
-            claimed = sum(entry.file_size for entry in entries)
+        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+            claimed = sum(entry.file_size for entry in archive.zip.infolist())
             if claimed > LARGEST_COMPRESSION * len(data):
                 raise ValueError(f"its directory claims {claimed} bytes in a file of {len(data)}")
-            arrays = {}
-            for entry in entries:
-                with archive.open(entry) as stream:
-                    arrays[entry.filename.removesuffix(".npy")] = _read_array(stream, entry.file_size)
-            return arrays
-    except Exception as error:  # noqa: BLE001 - a parser of damaged bytes may fail in any way
+            return dict(archive)
+    except Exception as error:  # a parser of damaged bytes may fail in any way
         raise DataError(path, f"is not an NPZ file of arrays ({error})", COPY_AGAIN) from None
 
 
@@ -376,18 +365,42 @@ def write_npz(path: str | os.PathLike, **arrays: np.ndarray) -> None:
     write_bytes(path, buffer.getvalue())
 
 
-def write_exr(path: str | os.PathLike, values: Tensor) -> None:
-    """Write [H, W] as an OpenEXR file of one float32 channel Z (extra `exr`)."""
+def read_exr(path: str | os.PathLike, channel: str | None = None) -> Tensor:
+    """One channel of an OpenEXR file as float32 [H, W], top row first; infinities and NaN stay as they are.
+
+    channel: its name; by default the first of Z, V, Y, R, or else the first in the file: depth renders repeat
+    the depth in all of their channels. Raises DataError for damaged files and without the package OpenEXR.
+    """
+    openexr, size = _openexr(path), len(read_bytes(path))
     try:
-        import OpenEXR
-    except ImportError:
-        raise DataError(path, "needs the package OpenEXR", "Install it with: pip install '.[exr]'") from None
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    header = {"compression": OpenEXR.ZIP_COMPRESSION, "type": OpenEXR.scanlineimage}
+        header = openexr.File(str(path), separate_channels=True, header_only=True).header()
+        low, high = header["dataWindow"]
+        width, height = (int(v) + 1 for v in high.astype(np.int64) - low)
+        if 4 * width * height > LARGEST_COMPRESSION * size:
+            raise ValueError(f"the header claims {width} x {height} pixels in a file of {size} bytes")
+        channels = openexr.File(str(path), separate_channels=True).channels()
+        name = channel or next((n for n in ("Z", "V", "Y", "R") if n in channels), min(channels))
+        if name not in channels:
+            raise ValueError(f"there is no channel {name!r}, only {', '.join(channels)}")
+        return torch.from_numpy(channels[name].pixels.astype(np.float32))
+    except Exception as error:
+        raise DataError(path, f"cannot be read as OpenEXR ({error})", COPY_AGAIN) from None
+
+
+def write_exr(path: str | os.PathLike, values: Tensor, channel: str = "Z") -> None:
+    """Write [H, W] as an OpenEXR file of one float32 channel in one step; DataError without OpenEXR."""
+    openexr = _openexr(path)
+    header = {"compression": openexr.ZIP_COMPRESSION, "type": openexr.scanlineimage}
     pixels = np.ascontiguousarray(values.detach().cpu().numpy(), dtype=np.float32)
     with temporary_file(path) as temporary:
-        OpenEXR.File(header, {"Z": pixels}).write(str(temporary))
+        openexr.File(header, {channel: pixels}).write(str(temporary))
+
+
+def _openexr(path: str | os.PathLike) -> ModuleType:
+    try:
+        return importlib.import_module("OpenEXR")
+    except ImportError:
+        raise DataError(path, "needs the package OpenEXR", "Install it: pip install OpenEXR") from None
 
 
 def as_image(image: Any, name: str = "image") -> Tensor:
@@ -415,20 +428,6 @@ def as_image(image: Any, name: str = "image") -> Tensor:
         low, high = image.min().item(), image.max().item()
         raise ValueError(f"{name} must be in [0, 1], got values from {low:g} to {high:g}")
     return image.float()
-
-
-def _read_array(stream: BinaryIO, size: int) -> np.ndarray:
-    """One array of `size` bytes, header included; ValueError, before values are read, for another size."""
-    form = np.lib.format
-    readers = {(1, 0): form.read_array_header_1_0, (2, 0): form.read_array_header_2_0}
-    shape, by_column, dtype = readers[form.read_magic(stream)](stream)
-    if dtype.hasobject:
-        raise ValueError("it holds Python objects")
-    held, wanted = size - stream.tell(), math.prod(shape) * dtype.itemsize
-    if held != wanted:
-        raise ValueError(f"{wanted} bytes are needed, {held} are there")
-    values = np.frombuffer(bytearray(stream.read(held)), dtype, math.prod(shape))
-    return values.reshape(shape, order="F" if by_column else "C")
 
 
 def to_uint8(image: Any) -> np.ndarray:

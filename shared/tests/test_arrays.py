@@ -49,12 +49,12 @@ def test_arrays_can_be_written_to(tmp_path: Path) -> None:
     read[0] = 1
 
 
-@pytest.mark.parametrize("damage", ["objects", "short", "long", "text", "another format"])
+@pytest.mark.parametrize("damage", ["objects", "short", "text", "another format"])
 def test_other_files_are_refused(tmp_path: Path, damage: str) -> None:
     path = tmp_path / "a.npy"
     np.save(path, np.array([{}]) if damage == "objects" else np.arange(9))
     data = path.read_bytes()
-    made = {"short": data[:-1], "long": data + b"1", "text": b"1 2 3", "another format": b"PK" + data}
+    made = {"short": data[:-1], "text": b"1 2 3", "another format": b"PK" + data}
     path.write_bytes(made.get(damage, data))
     with pytest.raises(DataError, match="is no array in NumPy's format"):
         read_npy(path)

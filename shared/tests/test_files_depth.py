@@ -1,14 +1,26 @@
-"""PFM, depth PNG and PLY: exact, the right way up, and read by others as they were meant."""
+"""PFM, OpenEXR, depth PNG and PLY: exact, the right way up, and read by others as they were meant."""
 
 import struct
+import sys
 
 import cv2
 import numpy as np
+import OpenEXR
 import pytest
 import torch
 
 from shared.errors import DataError
-from shared.files.images import read_depth_png, read_pfm, write_depth_png, write_image, write_pfm, write_ply
+from shared.files.images import (
+    read_depth_png,
+    read_exr,
+    read_pfm,
+    write_depth_png,
+    write_exr,
+    write_image,
+    write_pfm,
+    write_ply,
+)
+from shared.tests.fuzzing import EXAMPLES, assert_damage_is_refused, in_small_memory
 
 
 @pytest.mark.parametrize("big_endian", [False, True])
@@ -35,6 +47,47 @@ def test_pfm_agrees_with_opencv_both_ways(tmp_path, channels):
 def test_convention_pfm_stores_the_bottom_row_first(tmp_path):
     (tmp_path / "a.pfm").write_bytes(b"Pf\n2 2\n-1\n" + struct.pack("<4f", 1, 2, 3, 4))
     assert torch.equal(read_pfm(tmp_path / "a.pfm"), torch.tensor([[3.0, 4.0], [1.0, 2.0]]))
+
+
+def test_exr_round_trip_and_choice_of_the_channel(tmp_path):
+    values = torch.randn(37, 23, generator=torch.Generator().manual_seed(0))
+    values[3, 4], values[5, 6] = torch.inf, 1e10
+    write_exr(tmp_path / "new" / "d.exr", values, channel="R")
+    assert torch.equal(read_exr(tmp_path / "new" / "d.exr"), values)
+    halves = {"R": np.ones((4, 5), np.float16), "Z": np.full((4, 5), 2, np.float16)}
+    OpenEXR.File({"compression": OpenEXR.PIZ_COMPRESSION}, halves).write(str(tmp_path / "b.exr"))
+    assert read_exr(tmp_path / "b.exr").unique().tolist() == [2]
+    assert read_exr(tmp_path / "b.exr", "R").unique().tolist() == [1]
+    with pytest.raises(DataError, match="no channel 'V', only R, Z"):
+        read_exr(tmp_path / "b.exr", "V")
+
+
+def test_exr_without_its_package_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "OpenEXR", None)
+    with pytest.raises(DataError, match="pip install OpenEXR"):
+        read_exr(tmp_path / "a.exr")
+
+
+@pytest.mark.parametrize("examples", EXAMPLES)
+def test_damaged_exr(tmp_path, examples):
+    path = tmp_path / "depth.exr"
+    write_exr(path, torch.linspace(1, 2, 600).reshape(20, 30))
+    assert_damage_is_refused(path, read_exr, examples, where=(0, 420))
+
+
+def test_an_exr_header_that_claims_too_much(tmp_path):
+    path = tmp_path / "a.exr"
+    write_exr(path, torch.rand(40, 20))
+    data = bytearray(path.read_bytes())
+    window = data.index(b"dataWindow\0box2i\0") + len(b"dataWindow\0box2i\0") + 4
+    data[window : window + 16] = struct.pack("<4i", 0, 0, 16383, 16383)
+    path.write_bytes(data)
+
+    def read() -> None:
+        with pytest.raises(DataError, match="OpenEXR"):
+            read_exr(path)
+
+    in_small_memory(read)
 
 
 def test_depth_png_round_trip_mask_and_unit(tmp_path):
