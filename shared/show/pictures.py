@@ -1,7 +1,8 @@
 """Pictures to look at: depth in colour with its range printed on it, and contact sheets.
 
 Everything here takes a torch image [3 or 1, H, W] or [H, W] in [0, 1], or a NumPy image [H, W, 3] or [H, W]
-that is uint8 or float in [0, 1], and returns a uint8 RGB array [H, W, 3].
+that is uint8 or float in [0, 1], and returns a uint8 RGB array [H, W, 3]. Depth is a `DepthMap` of one view,
+or a plain map [H, W] with its mask.
 """
 
 import unicodedata
@@ -14,6 +15,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from shared.files.images import to_uint8
+from shared.results import DepthMap
 
 __all__ = [
     "captioned",
@@ -34,13 +36,16 @@ def evenly(count: int, at_most: int) -> list[int]:
 Colormap = Literal["turbo", "magma"]
 COLORMAPS = {"turbo": cv2.COLORMAP_TURBO, "magma": cv2.COLORMAP_MAGMA}
 INVALID_GREY = 128
+KINDS = {
+    "z_depth": "z-depth",
+    "ray_distance": "distance from the camera",
+    "inv_depth": "inverse depth",
+    "disparity_px": "disparity",
+    "order": "place in the stack",
+}
 PLAIN_LETTERS = {"×": "x", "–": "-", "—": "-", "−": "-", "→": "->", "±": "+-", "°": " deg", "µ": "u"}
 INK = (32, 36, 42)
 PAPER = (255, 255, 255)
-
-
-
-
 
 
 # ---- depth -------------------------------------------------------------------------------------------------
@@ -99,8 +104,8 @@ def depth_picture(
     depth: Any,
     mask: Any = None,
     *,
-    unit: str,
-    status: str,
+    unit: str = "",
+    status: str = "",
     vmin: float | None = None,
     vmax: float | None = None,
     colormap: Colormap = "turbo",
@@ -109,9 +114,14 @@ def depth_picture(
 ) -> np.ndarray:
     """Colour a depth map and put its legend (range, unit, scale status, share of invalid pixels) below.
 
-    Narrow maps are enlarged by a whole factor, without interpolation, to at least `min_width` pixels. `grey`
-    is what the legend calls the pixels outside the mask.
+    A `DepthMap` knows its unit and status; for a plain map they are given. Narrow maps are enlarged by a
+    whole factor, without interpolation, to at least `min_width` pixels. `grey` is what the legend calls the
+    pixels outside the mask.
     """
+    if isinstance(depth, DepthMap):
+        unit, status = unit or depth.unit, status or f"{KINDS[depth.kind]}: {depth.scale}"
+    if not (unit and status):
+        raise ValueError("a picture of depth needs its unit and its status")
     depth, valid = _depth_and_mask(depth, mask)
     low, high = depth_range(depth, valid)
     vmin, vmax = low if vmin is None else vmin, high if vmax is None else vmax
@@ -123,6 +133,8 @@ def depth_picture(
 
 
 def _depth_and_mask(depth: Any, mask: Any) -> tuple[np.ndarray, np.ndarray]:
+    if isinstance(depth, DepthMap):
+        depth, mask = depth.values, depth.valid
     arrays = []
     for array in (depth, mask):
         array = array.detach().cpu().numpy() if isinstance(array, torch.Tensor) else array

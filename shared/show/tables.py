@@ -1,11 +1,11 @@
-"""Tables of results: the paper's figures and a run's side by side, as terminal text, Markdown and HTML.
+"""Tables of results: the paper's figures and a run's side by side, as text for a terminal and as Markdown.
 
 A figure says nothing without its data set and the definition of its metric; no column of figures lacks them.
+On the page of a report, report.html draws the table.
 """
 
 import argparse
 import dataclasses
-import html
 import itertools
 import json
 import math
@@ -97,70 +97,45 @@ class ResultsTable:
     def text(self) -> str:
         """The table for a terminal, with the definitions of its metrics below."""
         headings = [column.heading for column in self.columns]
-        cells = [headings, *self._cells()]
+        cells = [headings, *self.cells]
         widths = [max(len(line[i]) for line in cells) for i in range(len(self.columns))]
-        groups = self._groups()
-        for label, members in groups:  # a long heading widens its last column
+        over = []  # the headings of groups; a long one widens its last column
+        for label, members in self.groups:
             room = sum(widths[i] for i in members) + 3 * (len(members) - 1)
             widths[members[-1]] += max(0, len(label) - room)
-        spans = [sum(widths[i] for i in members) + 3 * (len(members) - 1) for _, members in groups]
+            over.append(label.ljust(room))
         lines = [self.title] if self.title else []
-        if any(label for label, _ in groups):
-            padded = [label.ljust(span) for (label, _), span in zip(groups, spans, strict=True)]
-            lines.append(" | ".join(padded))
+        lines += [" | ".join(over)] if any(over_group.strip() for over_group in over) else []
         lines.append(" | ".join(self._align(headings, widths)))
         lines.append("-+-".join("-" * width for width in widths))
         lines += [" | ".join(self._align(line, widths)) for line in cells[1:]]
-        return "\n".join(line.rstrip() for line in [*lines, *self._notes()]) + "\n"
+        return "\n".join(line.rstrip() for line in [*lines, *self.notes]) + "\n"
 
     def markdown(self) -> str:
         """The table as GitHub shows it; the best entry of a column is bold."""
         headings = [f"{c.group}<br>{c.heading}" if c.group else c.heading for c in self.columns]
         rules = ["---:" if c.source else "---" for c in self.columns]
-        best = self._best()
         lines = [f"**{self.title}**", ""] if self.title else []
         lines.append(f"| {' | '.join(_pipe_safe(text) for text in headings)} |")
         lines.append(f"| {' | '.join(rules)} |")
-        for r, row in enumerate(self._cells()):
+        best = self.best
+        for r, row in enumerate(self.cells):
             marked = [f"**{_pipe_safe(t)}**" if (r, c) in best else _pipe_safe(t) for c, t in enumerate(row)]
             lines.append(f"| {' | '.join(marked)} |")
-        notes = self._notes()
-        return "\n".join([*lines, "", *[f"{line}  " for line in notes]]).rstrip() + "\n"
+        return "\n".join([*lines, "", *[f"{line}  " for line in self.notes]]).rstrip() + "\n"
 
-    def html(self) -> str:
-        """The table as an HTML fragment (classes `results`, `number`, `best`), all text escaped."""
-        out = ['<div class="scroll" tabindex="0"><table class="results">']
-        if self.title:
-            out.append(f"<caption>{html.escape(self.title)}</caption>")
-        out.append("<thead>")
-        groups = self._groups()
-        if any(label for label, _ in groups):
-            spans = [f'<th colspan="{len(members)}">{html.escape(label)}</th>' for label, members in groups]
-            out.append(f'<tr class="groups">{"".join(spans)}</tr>')
-        # A no-break space keeps the arrow beside the last word of a heading that is broken into lines.
-        arrows = {name: arrow.replace(" ", "\u00a0") for name, arrow in ARROWS.items()}
-        cells = [f"<th{_css(c)}>{html.escape(c.label)}{arrows[c.better]}</th>" for c in self.columns]
-        out.append(f"<tr>{''.join(cells)}</tr></thead><tbody>")
-        best = self._best()
-        for r, row in enumerate(self._cells()):
-            cells = [
-                f"<td{_css(column, (r, c) in best)}>{html.escape(text)}</td>"
-                for c, (column, text) in enumerate(zip(self.columns, row, strict=True))
-            ]
-            out.append(f"<tr>{''.join(cells)}</tr>")
-        out.append("</tbody></table></div>")
-        out += [f'<p class="note">{html.escape(line)}</p>' for line in self._notes()]
-        return "\n".join(out)
-
-    def _cells(self) -> list[list[str]]:
+    @property
+    def cells(self) -> list[list[str]]:
         return [[column.format(row.get(column.key)) for column in self.columns] for row in self.rows]
 
-    def _groups(self) -> list[tuple[str, list[int]]]:
+    @property
+    def groups(self) -> list[tuple[str, list[int]]]:
         """Neighbouring columns of the same source and data set."""
         indices = itertools.groupby(range(len(self.columns)), key=lambda i: self.columns[i].group)
         return [(label, list(members)) for label, members in indices]
 
-    def _best(self) -> set[tuple[int, int]]:
+    @property
+    def best(self) -> set[tuple[int, int]]:
         """(row, column) of the best figures, as printed; a column of a single figure has none."""
         best = set()
         for c, column in enumerate(self.columns):
@@ -179,34 +154,24 @@ class ResultsTable:
         triples = zip(self.columns, texts, widths, strict=True)
         return [text.rjust(width) if column.source else text.ljust(width) for column, text, width in triples]
 
-    def _notes(self) -> list[str]:
+    @property
+    def notes(self) -> list[str]:
         """The definitions, one line for each with the metrics it holds for, then the note."""
         everywhere = len({column.source for column in self.columns if column.source})
-        used_by: dict[tuple[str, str], dict[str, None]] = {}
+        sources: dict[tuple[str, str], dict[str, None]] = {}  # of each metric, in order
         for column in self.columns:
             if column.definition:
-                used_by.setdefault((column.label, column.definition), {})[column.source] = None
-        labels: dict[tuple[str, tuple[str, ...]], list[str]] = {}
-        for (label, definition), sources in used_by.items():
-            labels.setdefault((definition, tuple(sources)), []).append(label)
-        lines = [
-            f"{', '.join(names)}: {definition}"
-            + ("" if len(sources) == everywhere else f" ({', '.join(sources)})")
-            for (definition, sources), names in labels.items()
-        ]
+                sources.setdefault((column.label, column.definition), {})[column.source] = None
+        labels: dict[tuple[str, str], list[str]] = {}  # metrics that share a line
+        for (label, definition), names in sources.items():
+            where = "" if len(names) == everywhere else f" ({', '.join(names)})"
+            labels.setdefault((definition, where), []).append(label)
+        lines = [f"{', '.join(names)}: {text}{where}" for (text, where), names in labels.items()]
         return [*lines, self.note] if self.note else lines
 
 
 def _pipe_safe(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
-
-
-def _css(column: Column, best: bool = False) -> str:
-    names = ["number"] * bool(column.source) + ["best"] * best
-    return f' class="{" ".join(names)}"' if names else ""
-
-
-SET_HELP = "override values of all rows, as in train.py"
 
 
 def parse_table_args(
@@ -222,21 +187,17 @@ def parse_table_args(
 ) -> argparse.Namespace:
     """Parse the arguments every `table.py` has; `chosen` and `seeds` are trained if none are named."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--config", type=Path, default=config, metavar="FILE", help="sizes and data of all rows"
-    )
-    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=SET_HELP)
-    parser.add_argument(
-        "--out", type=Path, default=out, metavar="DIR", help=f"folder of the runs (default: {out})"
-    )
     default = list(rows if chosen is None else chosen)
+    add = parser.add_argument
+    add("--config", type=Path, default=config, metavar="FILE", help="sizes and data of all rows")
+    help_set = "override values of all rows, as in train.py"
+    add("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=help_set)
+    add("--out", type=Path, default=out, metavar="DIR", help=f"folder of the runs (default: {out})")
     help_rows = f"train only these of: {', '.join(rows)} (default: {', '.join(default)})"
-    parser.add_argument(
-        "--rows", nargs="+", choices=list(rows), default=default, metavar="ROW", help=help_rows
-    )
+    add("--rows", nargs="+", choices=list(rows), default=default, metavar="ROW", help=help_rows)
     if seeds is not None:
         help_seeds = "train every row once with each"
-        parser.add_argument("--seeds", nargs="+", type=int, default=list(seeds), metavar="N", help=help_seeds)
+        add("--seeds", nargs="+", type=int, default=list(seeds), metavar="N", help=help_seeds)
     add_device_argument(parser)
     if add_arguments is not None:
         add_arguments(parser)

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from shared.files.images import encode_png, to_uint8
+from shared.results import DepthMap
 from shared.show.pictures import colorize_depth, contact_sheet, depth_legend, depth_picture, depth_range
 
 RED, GREEN = np.array([[[255, 0, 0]]], np.uint8), np.array([[[0, 255, 0]]], np.uint8)
@@ -93,7 +94,6 @@ def test_constant_and_entirely_invalid_depth():
         ((torch.rand(3, 4), torch.ones(4, 3)), "must have the shape of the depth"),
         ((torch.rand(2, 3, 4),), "expected one depth map"),
         ((torch.rand(3, 4), None, 2.0, 1.0), "must be finite and ascending"),
-        ((torch.rand(3, 4), None, 0.0, math.inf), "must be finite and ascending"),
     ],
 )
 def test_bad_depth_arguments_are_refused(arguments, reason):
@@ -109,6 +109,16 @@ def test_depth_picture_is_the_enlarged_map_over_its_legend():
     bar = picture[12]
     assert bar[0].tolist() == colour_of(0)
     assert bar[-1].tolist() == colour_of(255)
+
+
+def test_a_depth_map_brings_its_unit_status_and_mask():
+    values = torch.arange(1.0, 16.0).reshape(3, 5)
+    depth = DepthMap(values, "z_depth", "m", "metric", valid=values > 2)
+    expected = depth_picture(values, values > 2, unit="m", status="z-depth: metric")
+    assert np.array_equal(depth_picture(depth), expected)
+    assert depth_range(depth) == depth_range(values, values > 2)
+    with pytest.raises(ValueError, match="unit"):
+        depth_picture(values)
 
 
 def test_the_legend_prints_range_unit_and_status():
@@ -154,27 +164,20 @@ def test_captions_stand_beside_the_images():
     assert (captioned == 200).all(-1).sum() == 40 * 60
 
 
-def test_a_legend_stands_below_the_cells_as_it_is():
+def test_a_legend_is_put_below_the_cells_as_it_is():
     image, legend = np.full((20, 30, 3), 200, np.uint8), np.full((11, 50, 3), 77, np.uint8)
-    for captions, left in ((), 8), (["view 3"], None):
-        plain = contact_sheet([[image]], (), captions, cell_width=60)
-        sheet = contact_sheet([[image]], (), captions, cell_width=60, legend=legend)
-        assert sheet.shape == (plain.shape[0] + 8 + 11, plain.shape[1], 3)
-        assert np.array_equal(sheet[: plain.shape[0]], plain)
-        rows, columns = np.nonzero((sheet == 77).all(-1))
-        cell = np.nonzero((plain == 200).all(-1))[1].min()
-        assert left is None or cell == left
-        assert (rows.min(), columns.min()) == (plain.shape[0], cell)
-        assert len(rows) == 11 * 50
-    wide = contact_sheet([[image]], cell_width=30, legend=legend)
-    assert wide.shape[1] == 30 + 16  # what is too wide is cut
+    plain = contact_sheet([[image]], (), ["view 3"], cell_width=60)
+    sheet = contact_sheet([[image]], (), ["view 3"], cell_width=60, legend=legend)
+    assert sheet.shape == (plain.shape[0] + 8 + 11, plain.shape[1], 3)
+    rows, columns = np.nonzero((sheet == 77).all(-1))
+    cell = np.nonzero((plain == 200).all(-1))[1].min()
+    assert (rows.min(), columns.min(), len(rows)) == (plain.shape[0], cell, 11 * 50)
 
 
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
         (([],), "at least one image"),
-        (([[None]],), "at least one image"),
         (([[RED, RED]], ["one"]), "2 column captions are needed, got 1"),
         (([[RED, RED]], (), ["a", "b"]), "1 row captions are needed, got 2"),
     ],
