@@ -328,8 +328,10 @@ def write_ply(path: str | os.PathLike, points: Tensor, colors: Tensor | None = N
 
 def read_npy(path: str | os.PathLike) -> np.ndarray:
     """Read one array; DataError for damaged files, arrays of objects, and sizes beyond the file's end."""
-    read_bytes(path)  # a missing or empty file is named as such
+    data = read_bytes(path)
     try:
+        if data[6:7] > b"\x01" and int.from_bytes(data[8:12], "little") > len(data):
+            raise ValueError("the header is longer than the file")
         array = np.load(path, mmap_mode="r", allow_pickle=False)  # mapped: a header's claim allocates nothing
         if not isinstance(array, np.ndarray):
             raise ValueError("it is an archive of arrays")
