@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import scipy.io
 import torch
 import torch.nn.functional as F
@@ -96,7 +97,8 @@ def read_labeled_frames(labeled: str | os.PathLike, splits: str | os.PathLike) -
     except Exception as error:  # SciPy raises many kinds for damaged files
         reason = f"is not a readable MATLAB 5 file ({error})"
         raise DataError(splits, reason, "Copy or download it again") from None
-    lacking = {"trainNdxs", "testNdxs"} - set(indices)
+    numbers = {name for name, values in indices.items() if np.asarray(values).dtype.kind in "uif"}
+    lacking = {"trainNdxs", "testNdxs"} - numbers
     if lacking:
         raise DataError(splits, f"holds no {min(lacking)}", "Give splits.mat of NYUv2")
     remedy = "Give nyu_depth_v2_labeled.mat, complete (2.8 GB)"
