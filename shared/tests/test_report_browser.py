@@ -1,4 +1,4 @@
-"""A report in a real browser: nothing hangs over on a phone, text can be read, nothing is fetched."""
+"""A report in a real browser: nothing is too wide for a phone, nothing is fetched."""
 
 import json
 
@@ -22,25 +22,6 @@ LAYOUT = """() => ({
   outside: [...document.querySelectorAll('body *')].filter(
     e => e.getBoundingClientRect().right > innerWidth + 1 && !e.closest('.scroll, pre')).length,
 })"""
-# The least contrast of each kind of text with the nearest background behind it, as WCAG 2 reckons it.
-CONTRAST = """() => {
-  const rgb = text => text.match(/[\\d.]+/g).map(Number);
-  const linear = v => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
-  const light = c => { const [r, g, b] = c.map(v => linear(v / 255));
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
-  const behind = e => { for (; e; e = e.parentElement) { const c = rgb(getComputedStyle(e).backgroundColor);
-    if (c.length < 4 || c[3] > 0) return c; } };
-  const found = {};
-  const texts = 'h1, h2, p, a, dt, dd, figcaption, th, td, caption, summary, pre, b, span, text';
-  for (const e of document.querySelectorAll(texts)) {
-    const style = getComputedStyle(e);
-    const colour = rgb(e.tagName == 'text' ? style.fill : style.color);
-    const [a, b] = [light(colour.slice(0, 3)), light(behind(e).slice(0, 3))].sort((x, y) => y - x);
-    const ratio = (a + 0.05) / (b + 0.05), name = e.tagName + '.' + (e.getAttribute('class') || '');
-    found[name] = Math.min(ratio, found[name] ?? 99);
-  }
-  return found; }"""
-
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
@@ -70,8 +51,8 @@ def report(tmp_path_factory):
     return write_report(folder, f"A report: {WORDS}", sections, summary=WORDS, facts=facts).as_uri()
 
 
-@pytest.mark.parametrize(("width", "height"), [(1366, 768), (390, 844), (320, 568)])
-def test_nothing_hangs_over_but_inside_its_own_box(report, width, height):
+@pytest.mark.parametrize(("width", "height"), [(1366, 768), (320, 568)])
+def test_nothing_is_too_wide_but_inside_its_own_box(report, width, height):
     with chromium_page(width, height) as page:
         asked = []
         page.on("request", lambda request: asked.append(request.url))
@@ -82,13 +63,3 @@ def test_nothing_hangs_over_but_inside_its_own_box(report, width, height):
     assert layout == {"over": 0, "broken": 0, "posters": 0, "outside": 0}
     assert boxes == [width < 600, True]  # the sheet scrolls on a phone, so wide a table everywhere
     assert [url for url in asked if url != report and not url.startswith("data:")] == []
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_text_stands_out_from_what_is_behind_it(report, scheme):
-    with chromium_page(1366, 768) as page:
-        page.emulate_media(color_scheme=scheme)
-        page.goto(report)
-        ratios = page.evaluate(CONTRAST)
-    assert {"H1.", "P.note", "TD.number best", "text."} <= set(ratios)
-    assert {name: round(ratio, 2) for name, ratio in ratios.items() if ratio < 4.5} == {}

@@ -1,5 +1,6 @@
 """The viewer without a browser: geometry, dropped requests, which paper is asked, errors, the panel."""
 
+import contextlib
 import math
 import socket
 import sys
@@ -18,25 +19,21 @@ from shared.errors import CheckpointError, RunError
 from shared.geometry.camera import intrinsics_matrix, invert_pose, look_at, project, transform_points
 from shared.runs.checkpoint import save_checkpoint
 from shared.show import viewer
-from shared.show import viewer as viewing
 from shared.show.pictures import colorize_depth
 from shared.show.viewer import (
     LivePicture,
     LiveView,
-    NewestOnly,
     Part,
     PointCloud,
     ViewerCamera,
     ViewerPage,
     ViewerScene,
-    camera_pose,
     cloud_from_depth,
-    find_port,
     fit_window,
+    look_from_behind,
     look_through,
     open_scene,
     relief,
-    start_view,
 )
 
 CPU = torch.device("cpu")
@@ -138,16 +135,6 @@ def test_a_window_like_the_picture_is_the_picture():
     assert np.array_equal(wide[:, 3:-3], picture)
     assert (wide[:, :3] == 0).all()
     assert (wide[:, -3:] == 0).all()
-    with pytest.raises(ValueError, match="field of view"):
-        fit_window(picture, K, math.pi, 1.0)
-
-
-def test_quaternions_agree_with_scipy():
-    for rotation in Rotation.random(20, rng=0):
-        x, y, z, w = rotation.as_quat()
-        pose = camera_pose(np.array([w, x, y, z]) * 1.7, np.array([1.0, 2.0, 3.0]))
-        np.testing.assert_allclose(pose[:3, :3], rotation.as_matrix(), atol=1e-6)
-        assert pose[:, 3].tolist() == [1.0, 2.0, 3.0, 1.0]
 
 
 def test_up_is_the_axis_of_the_world_that_is_up_in_most_pictures():
@@ -160,83 +147,26 @@ def test_up_is_the_axis_of_the_world_that_is_up_in_most_pictures():
     torch.testing.assert_close(up, -tilted.world_from_cam[:3, 1])
 
 
-def test_a_live_view_starts_in_the_first_camera_and_clouds_beside_it():
+def test_the_view_starts_in_a_camera_or_behind_it():
     pose = look_at(torch.tensor([2.0, 0.0, 1.0]))
     part = Part("a", torch.zeros(3), (0, 1), (camera(pose),), (cloud(),), live_view())
-    inside, beside = start_view(part, live=True), start_view(part, live=False)
+    inside, behind = look_through(part, part.cameras[0]), look_from_behind(part, part.cameras[0])
     assert inside.position.tolist() == pose[:3, 3].tolist()
     torch.testing.assert_close(inside.target, torch.zeros(3), atol=1e-6, rtol=0)
     assert inside.up.tolist() == part.up.tolist()
     assert inside.fov_y == pytest.approx(2 * math.atan(4.5 / 20))
-    assert beside.target.tolist() == [0, 0, 0]
-    seen_from_beside = transform_points(invert_pose(look_at(beside.position, beside.target)), pose[:3, 3])
-    assert seen_from_beside[2] > 0  # the first camera itself is in sight
+    assert behind.target.tolist() == [0, 0, 0]
+    seen_from_behind = transform_points(invert_pose(look_at(behind.position, behind.target)), pose[:3, 3])
+    assert seen_from_behind[2] > 0  # the first camera itself is in sight
     overhead = camera(look_at(torch.tensor([0.0, 0.0, 2.0])))
     above = Part("b", torch.zeros(3), (0, 1), (overhead,), (), live_view())
-    assert abs(start_view(above, live=True).up @ torch.tensor([0.0, 0.0, 1.0])) < 1e-6  # no gimbal lock
-    rolled = look_through(above, above.cameras[0])
-    torch.testing.assert_close(rolled.up, -above.cameras[0].world_from_cam[:3, 1])
+    assert abs(look_through(above, overhead).up @ torch.tensor([0.0, 0.0, 1.0])) < 1e-6  # no gimbal lock
 
 
-def test_what_a_paper_hands_over_is_checked():
-    with pytest.raises(ValueError, match="n > 0 points"):
-        PointCloud("none", torch.zeros(0, 3), torch.zeros(0, 3), torch.zeros(0))
-    with pytest.raises(ValueError, match="must be finite"):
-        PointCloud("far", torch.full((1, 3), math.inf), torch.zeros(1, 3), torch.zeros(1))
-    with pytest.raises(ValueError, match="a part needs a camera"):
-        Part("bare", torch.zeros(3), (0, 1), (camera(),))
-    with pytest.raises(ValueError, match="no pixel has a depth"):
+def test_a_part_without_any_cloud_is_refused():
+    with pytest.raises(ValueError, match="dark"):
         Part.of_clouds("dark", (camera(),), (None, None))
     assert Part.of_clouds("one", [camera()], [None, cloud()]).clouds[0].name == "cloud"
-    with pytest.raises(ValueError, match="left-handed"):
-        camera(torch.diag(torch.tensor([1.0, 1.0, -1.0, 1.0])))
-    with pytest.raises(ValueError, match="names of their own"):
-        ViewerScene("t", "m", "metric", (part_of_clouds(), part_of_clouds()))
-
-
-# ---- pictures that follow ----------------------------------------------------------------------------------
-
-
-def test_requests_that_were_overtaken_are_dropped():
-    begun, go_on, done = threading.Event(), threading.Event(), threading.Event()
-    served = []
-
-    def work(request):
-        served.append(request)
-        begun.set()
-        assert go_on.wait(10)
-        if request == 4:
-            done.set()
-
-    artist = NewestOnly(work)
-    artist.ask(1)
-    assert begun.wait(10)
-    for request in (2, 3, 4):
-        artist.ask(request)
-    go_on.set()
-    assert done.wait(10)
-    artist.stop()
-    assert served == [1, 4]
-    artist.ask(5)  # after the end nothing happens
-    assert served == [1, 4]
-
-
-def test_an_error_is_reported_and_the_next_viewpoint_is_rendered(capsys):
-    done = threading.Event()
-
-    def work(request):
-        if request == "bad":
-            raise ZeroDivisionError("no picture from here")
-        done.set()
-
-    artist = NewestOnly(work)
-    artist.ask("bad")
-    while "no picture from here" not in (said := capsys.readouterr().err):
-        assert artist._thread.is_alive()
-    assert "ZeroDivisionError" in said
-    artist.ask("good")
-    assert done.wait(10)
-    artist.stop()
 
 
 # ---- which paper is asked ----------------------------------------------------------------------------------
@@ -265,7 +195,7 @@ def house(tmp_path, monkeypatch):
         "    return ViewerScene(f'{run.name} {checkpoint} {device}', 'm', 'metric', (part,), ('a note',))\n"
     )
     monkeypatch.syspath_prepend(str(folder.parent))
-    monkeypatch.setattr(viewing, "HOUSE", folder.parent)
+    monkeypatch.setattr(viewer, "PAPERS", folder.parent)
     yield folder
     for name in [name for name in sys.modules if name.split(".")[0] == "imagined"]:
         del sys.modules[name]
@@ -312,17 +242,14 @@ def a_scene(*parts, live=None):
     return ViewerScene("A <run>", "m", "metric z-depth", parts or (part_of_clouds(), mixed), ("snake_case",))
 
 
-def test_a_port_that_is_taken_is_refused_and_else_the_next_is_chosen():
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
+def test_a_port_or_host_that_cannot_be_had_is_refused():
+    pytest.importorskip("viser", reason="the extra `viewer` is not installed")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(RunError, match=f"port {port} of 127.0.0.1 cannot be used .*choose another"):
-            find_port("127.0.0.1", port)
-    assert find_port("127.0.0.1", port) == port
-    assert find_port("127.0.0.1", None) >= 8080
-    with pytest.raises(RunError, match="no.such.host.invalid"):
-        find_port("no.such.host.invalid", port)
+        with pytest.raises(RunError, match=f"port {port} of 127.0.0.1"):
+            ViewerPage(a_scene(), port=port)
+    with pytest.raises(RunError, match=r"no\.such\.host\.invalid"):
+        ViewerPage(a_scene(), host="no.such.host.invalid")
 
 
 def test_without_viser_the_error_names_the_extra(monkeypatch):
@@ -338,8 +265,15 @@ class Window:
 
     def __init__(self):
         self.scene, self.camera, self.background = self, self, "untouched"
-        self.wxyz, self.position = np.array([1.0, 0, 0, 0]), np.array([0.1, 0.2, 0.3])
+        self.rotation = Rotation.random(rng=0)
+        self.wxyz, self.position = self.rotation.as_quat(scalar_first=True), np.array([0.1, 0.2, 0.3])
         self.fov, self.aspect = 2 * math.atan(4.5 / 20), 21 / 9
+
+    def on_update(self, callback):
+        self.moved = callback
+
+    def atomic(self):
+        return contextlib.nullcontext()
 
     def set_background_image(self, image, **options):
         self.background = image
@@ -364,25 +298,25 @@ def test_the_panel_shows_what_a_part_has(page):
     assert page._choice.visible
     assert not page._live.visible
     assert page._point_size.visible
-    (shown,) = page._clouds
-    assert shown.handle.visible
-    assert np.array_equal(shown.handle.colors, (shown.cloud.colours.numpy() * 255).round().astype(np.uint8))
+    ((shown, handle, _),) = page._clouds
+    assert handle.visible
+    assert np.array_equal(handle.colors, (shown.colours.numpy() * 255).round().astype(np.uint8))
     page._colours.value = "depth"
     low, high = page.part.limits
-    assert np.array_equal(shown.handle.colors, colorize_depth(shown.cloud.values[None], None, low, high)[0])
-    width = shown.handle.point_size
+    assert np.array_equal(handle.colors, colorize_depth(shown.values[None], None, low, high)[0])
+    width = handle.point_size
     page._point_size.value = 2.0
-    assert shown.handle.point_size == pytest.approx(2 * width)
+    assert handle.point_size == pytest.approx(2 * width)
     page._choice.value = "live"
     assert page.part.name == "live"
     assert page._live.visible
     assert not page._live.value
-    assert page._clouds[0].handle is not shown.handle
+    assert page._clouds[0][1] is not handle
     page._live.value = True  # nothing may stand in the way of the live picture
-    assert not page._clouds[0].handle.visible
+    assert not page._clouds[0][1].visible
     assert not page._cameras.value
     page._live.value = False
-    assert page._clouds[0].handle.visible
+    assert page._clouds[0][1].visible
 
 
 def test_a_window_gets_the_picture_of_its_own_camera(page):
@@ -393,7 +327,7 @@ def test_a_window_gets_the_picture_of_its_own_camera(page):
     page._live.value = True
     page._draw(window)
     (pose,) = page.seen
-    assert torch.equal(pose[:3, :3], torch.eye(3))
+    np.testing.assert_allclose(pose[:3, :3], window.rotation.as_matrix(), atol=1e-6)
     torch.testing.assert_close(pose[:3, 3], torch.tensor([0.1, 0.2, 0.3]))
     assert window.background.shape == (9, 21, 3)
     assert (window.background[:, 3:-3] == 64).all()
@@ -404,9 +338,35 @@ def test_a_window_gets_the_picture_of_its_own_camera(page):
     assert page.pictures_sent == 2
 
 
+def test_a_new_window_starts_where_the_part_says_and_is_drawn_when_it_moves(page):
+    page._choice.value, page._live.value = "live", True
+    window = Window()
+    page._connect(window)
+    assert (window.position, window.look_at) == ((0, 0, 0), pytest.approx((0, 0, math.sqrt(3))))
+    assert window.fov == pytest.approx(2 * math.atan(4.5 / 20))
+    assert page.pictures_sent == 1
+    window.moved(window)
+    assert page.pictures_sent == 2
+
+
+def test_requests_that_were_overtaken_are_dropped(page):
+    page._choice.value, page._live.value = "live", True
+    window, threads = Window(), []
+    with page._rendering:
+        for _ in range(3):
+            before = page._asked.get(Window.client_id)
+            threads.append(threading.Thread(target=page._draw, args=(window,)))
+            threads[-1].start()
+            while page._asked.get(Window.client_id) is before:
+                pass
+    for thread in threads:
+        thread.join(10)
+    assert page.pictures_sent == 1
+
+
 def test_large_clouds_are_thinned_out(page, monkeypatch):
     monkeypatch.setattr("shared.show.viewer.MAX_POINTS", 4)
     page._choice.value = "live"
-    points = page._clouds[0].cloud.points
+    points = page._clouds[0][0].points
     assert points.shape == (4, 3)
     assert len({tuple(p) for p in points.tolist()} & {tuple(p) for p in cloud().points.tolist()}) == 4
