@@ -19,7 +19,7 @@ from deepvoxels.methods import render_views
 from deepvoxels.paths import PATHS, camera_path
 from deepvoxels.report import write_view_video
 from shared.errors import RunError
-from shared.files.cameras import read_camera_path, write_views
+from shared.files.cameras import read_poses, write_views
 from shared.runs.command import command_line, parse_eval_args, select_device
 
 __all__ = ["DEPTH_FACTS", "main"]
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise RunError(f"--frames {args.frames} --fps {args.fps:g}: at least one frame, fps in (0, 240]")
     _, method, train_views, _ = load_run(args.run, args.checkpoint, select_device(args.device))
     if args.poses:
-        world_from_cam, name = read_camera_path(args.poses).to(torch.float32), args.poses.stem
+        world_from_cam, name = read_poses(args.poses).to(torch.float32), args.poses.stem
     else:
         world_from_cam, name = camera_path(train_views, args.frames, args.path), args.path
     views = render_views(method, world_from_cam, train_views.K[:1].expand(len(world_from_cam), 3, 3))

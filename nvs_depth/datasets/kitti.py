@@ -21,9 +21,9 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from nvs_depth.datasets.shapenet import read_matrix
 from nvs_depth.datasets.views import DepthFormat, Framing, ViewSet
 from shared.errors import DataError
+from shared.files.cameras import parse_matrix, parse_pose, read_matrix, read_poses
 from shared.files.disk import read_text
 from shared.files.images import read_image_size
 from shared.geometry.camera import intrinsics_matrix
@@ -125,7 +125,7 @@ def _odometry_frames(folder: Path) -> Iterator[Frame]:
         raise DataError(folder, "has no folder image_2 or image_0", "Fetch the images of the sequence")
     projection = _calibration(folder / "calib.txt", f"P{image_folder.name[-1]}")
     offset = torch.linalg.inv(projection[:, :3]) @ projection[:, 3]  # of camera 0, in this camera
-    poses = _plain_poses(folder / "poses.txt")
+    poses = read_poses(folder / "poses.txt")
     images = sorted(image_folder.glob("*.png"))
     if not images:
         raise DataError(image_folder, "holds no images", "Fetch the images of the sequence")
@@ -245,39 +245,19 @@ def _forced_middle(K: Tensor, framing: Framing, stored_hw: tuple[int, int]) -> t
 
 
 def _numbered_poses(path: Path) -> dict[int, Tensor]:
+    """The poses of a file by the frame's number, the first word of each line."""
     poses = {}
     for number, line in enumerate(read_text(path).splitlines(), start=1):
-        words = line.split()
-        if not words:
-            continue
-        try:
-            frame, values = int(float(words[0])), [float(word) for word in words[1:]]
-        except (ValueError, OverflowError):
-            raise DataError(path, f"line {number} holds something other than numbers", POSES) from None
-        if len(values) != 16:
-            raise DataError(path, f"line {number} holds {len(values)} numbers after the frame, not 16", POSES)
-        if frame in poses:
-            raise DataError(path, f"line {number}: frame {frame} comes twice", POSES)
-        poses[frame] = torch.tensor(values, dtype=torch.float64).reshape(4, 4)
-    return poses
-
-
-def _plain_poses(path: Path) -> list[Tensor]:
-    poses = []
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
-        try:
-            values = [float(word) for word in line.split()]
-        except ValueError:
-            values = []
         if not line.strip():
             continue
-        if len(values) != 12:
-            raise DataError(
-                path, f"line {number} is not 12 numbers", "Write the 3x4 camera-to-world pose per line"
-            )
-        pose = torch.eye(4, dtype=torch.float64)
-        pose[:3] = torch.tensor(values, dtype=torch.float64).reshape(3, 4)
-        poses.append(pose)
+        label, _, text = line.strip().partition(" ")
+        try:
+            frame = int(float(label))  # np.savetxt writes 6.6e+01
+        except (ValueError, OverflowError):
+            raise DataError(path, f"line {number}: {label!r} is not the number of a frame", POSES) from None
+        if frame in poses:
+            raise DataError(path, f"line {number}: frame {frame} comes twice", POSES)
+        poses[frame] = parse_pose(text, path, f"line {number}")
     return poses
 
 
@@ -286,21 +266,14 @@ def _calibration(path: Path, name: str) -> Tensor:
     for line in read_text(path).splitlines():
         key, _, rest = line.partition(":")
         if key.strip() == name:
-            return projection_matrix(path, name, rest.split())
+            return projection_matrix(path, name, rest)
     raise DataError(path, f"has no line `{name}:` with 12 numbers", "Fetch calib.txt of the sequence again")
 
 
-def projection_matrix(path: Path, name: str, words: Sequence[str | float]) -> Tensor:
+def projection_matrix(path: Path, name: str, text: str) -> Tensor:
     """A projection [3, 4] = K [I | t] from its 12 numbers; DataError unless they make a camera."""
-    remedy = "Fetch the calibration again"
-    try:
-        values = torch.tensor([float(word) for word in words], dtype=torch.float64)
-    except ValueError:
-        values = torch.zeros(0)
-    if len(values) != 12 or not bool(values.isfinite().all()):
-        raise DataError(path, f"{name} does not hold 12 numbers, all of them finite", remedy)
-    projection = values.reshape(3, 4)
+    projection = parse_matrix(text, path, name, (3, 4))
     if not min(projection[0, 0], projection[1, 1]) > 0 or projection[2, :3].tolist() != [0, 0, 1]:
         reason = f"{name} is no pinhole camera with a positive focal length: {projection[:, :3].tolist()}"
-        raise DataError(path, reason, remedy)
+        raise DataError(path, reason, "Fetch the calibration again")
     return projection

@@ -102,7 +102,8 @@ def camera_chain(date_folder: Path, camera: str) -> tuple[Tensor, Tensor, Tensor
     if missing:
         raise DataError(date_folder / "calib_cam_to_cam.txt", f"lacks {sorted(missing)[0]}", FETCH)
     path = date_folder / "calib_cam_to_cam.txt"
-    projection = projection_matrix(path, f"P_rect_{camera}", cam[f"P_rect_{camera}"].tolist())
+    text = " ".join(map(repr, cam[f"P_rect_{camera}"].tolist()))
+    projection = projection_matrix(path, f"P_rect_{camera}", text)
     K = projection[:, :3]
     rectified = torch.eye(4, dtype=torch.float64)
     if len(cam["R_rect_00"]) != 9:

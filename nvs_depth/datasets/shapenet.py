@@ -23,7 +23,7 @@ from torch import Tensor
 
 from nvs_depth.datasets.views import DepthFormat, Framing, ViewSet
 from shared.errors import DataError
-from shared.files.disk import read_text
+from shared.files.cameras import read_matrix, read_pose
 from shared.files.images import read_image_size
 from shared.geometry.camera import intrinsics_matrix, invert_pose
 
@@ -34,7 +34,6 @@ __all__ = [
     "grid_pose",
     "load_shapenet",
     "load_shapenet_flat",
-    "read_matrix",
     "view_number",
 ]
 
@@ -90,7 +89,7 @@ def load_shapenet(
     strange = next((f for f in files if not f.stem.removeprefix("cam_RT_").isdecimal()), None)
     if strange is not None:
         raise DataError(strange, "its name is not of the form cam_RT_001.txt", "Rename or remove it")
-    cameras = {int(f.stem.rsplit("_", 1)[1]): read_matrix(f, 3, 4) for f in files}
+    cameras = {int(f.stem.rsplit("_", 1)[1]): read_pose(f) for f in files}
     numbers = sorted(cameras)
     poses = _camera_poses(settings / "cam_RT", torch.stack([cameras[n] for n in numbers]), pose_files)
     pose_of = dict(zip(numbers, poses, strict=True))
@@ -166,21 +165,6 @@ def load_shapenet_flat(
     )
 
 
-def read_matrix(path: Path, rows: int, columns: int) -> Tensor:
-    """Read a float64 matrix of numbers; DataError unless it is finite and of that shape."""
-    words = read_text(path).split()
-    try:
-        values = torch.tensor([float(word) for word in words], dtype=torch.float64)
-    except ValueError:
-        raise DataError(
-            path, "holds something other than numbers", f"Write {rows} x {columns} numbers"
-        ) from None
-    if len(values) != rows * columns or not torch.isfinite(values).all():
-        reason = f"holds {len(values)} numbers, or not finite ones, instead of {rows} x {columns}"
-        raise DataError(path, reason, "Write the matrix row by row")
-    return values.reshape(rows, columns)
-
-
 def _chosen_models(folder: Path, models: Collection[str] | None) -> list[str]:
     there = sorted(path.name for path in folder.glob("*") if path.is_dir())
     if not there:
@@ -194,15 +178,13 @@ def _chosen_models(folder: Path, models: Collection[str] | None) -> list[str]:
 
 
 def _camera_poses(path: Path, matrices: Tensor, kind: PoseFiles) -> Tensor:
-    """`world_from_cam` [N, 4, 4] of the 3x4 matrices in cam_RT."""
-    poses = torch.eye(4, dtype=torch.float64).repeat(len(matrices), 1, 1)
-    poses[:, :3] = matrices
-    translation = matrices[:, :, 3]
+    """`world_from_cam` [N, 4, 4] of the matrices in cam_RT."""
+    translation = matrices[:, :3, 3]
     # A camera that looks at the origin has it on its axis.
     distance = translation.norm(dim=1, keepdim=True)
     on_axis = torch.cat([torch.zeros_like(translation[:, :2]), distance], 1)
     is_world_to_cam = bool(((translation - on_axis).abs() < 1e-2 * distance).all())
-    is_cam_to_world = bool(((translation + distance * matrices[:, :, 2]).abs() < 1e-2 * distance).all())
+    is_cam_to_world = bool(((translation + distance * matrices[:, :3, 2]).abs() < 1e-2 * distance).all())
     found = "world_to_cam" if is_world_to_cam else "cam_to_world" if is_cam_to_world else None
     if found is None:
         reason = (
@@ -212,4 +194,4 @@ def _camera_poses(path: Path, matrices: Tensor, kind: PoseFiles) -> Tensor:
     if kind not in ("auto", found) and not (is_world_to_cam and is_cam_to_world):
         reason = f"the matrices are {found}, not {kind}: they would not look at the object"
         raise DataError(path, reason, f"Set data.pose_files to auto or {found}")
-    return invert_pose(poses) if found == "world_to_cam" else poses
+    return invert_pose(matrices) if found == "world_to_cam" else matrices

@@ -24,10 +24,13 @@ __all__ = [
     "DeepVoxelsIntrinsics",
     "NerfFrame",
     "NerfTransforms",
-    "read_camera_path",
+    "parse_matrix",
+    "parse_pose",
     "read_deepvoxels_intrinsics",
+    "read_matrix",
     "read_nerf_transforms",
     "read_pose",
+    "read_poses",
     "write_deepvoxels_intrinsics",
     "write_pose",
     "write_views",
@@ -268,20 +271,67 @@ def write_deepvoxels_intrinsics(path: str | os.PathLike, intrinsics: DeepVoxelsI
     write_bytes(path, "".join(f"{line}\n" for line in lines).encode())
 
 
-def read_pose(path: str | os.PathLike) -> Tensor:
-    """Read a `world_from_cam`, float64 [4, 4]: 16 numbers, row by row, on one line or four.
+# ---- matrices and poses as text ----------------------------------------------------------------------------
 
-    Raises DataError unless it is a rigid, right-handed pose of finite numbers.
+
+def parse_matrix(text: str, path: str | os.PathLike, place: str, *shapes: tuple[int, int]) -> Tensor:
+    """The numbers of `text`, row by row, as float64 [rows, columns] of the one of `shapes` that fits.
+
+    Raises DataError, naming path and place, for another number of numbers and for any that is not finite.
     """
-    words = read_text(path).split()
-    remedy = "Write the 4 x 4 matrix row by row"
-    if len(words) != 16:
-        raise DataError(path, f"holds {len(words)} numbers, not 16", remedy)
-    try:
-        values = [float(word) for word in words]
-    except ValueError:
-        raise DataError(path, "holds something other than numbers", remedy) from None
-    return _checked_pose(Path(path), "the pose", torch.tensor(values, dtype=torch.float64).reshape(4, 4))
+    words, remedy = text.split(), "Write the matrix row by row"
+    shape = next((shape for shape in shapes if math.prod(shape) == len(words)), None)
+    if shape is None:
+        wanted = " or ".join(str(math.prod(shape)) for shape in shapes)
+        raise DataError(path, f"{place}: {len(words)} numbers instead of {wanted}", remedy)
+    values = []
+    for word in words:
+        try:
+            values.append(float(word))
+        except ValueError:
+            values.append(math.nan)
+        if not math.isfinite(values[-1]):
+            raise DataError(path, f"{place}: {word[:60]!r} is not a finite number", remedy)
+    return torch.tensor(values, dtype=torch.float64).reshape(shape)
+
+
+def read_matrix(path: str | os.PathLike, rows: int, columns: int) -> Tensor:
+    """Read a float64 matrix [rows, columns] written row by row; DataError for anything else."""
+    return parse_matrix(read_text(path), path, "the matrix", (rows, columns))
+
+
+def parse_pose(text: str, path: str | os.PathLike, place: str) -> Tensor:
+    """A rigid pose, float64 [4, 4], of 16 numbers, or of 12 without the last row; DataError otherwise."""
+    matrix = parse_matrix(text, path, place, (4, 4), (3, 4))
+    if len(matrix) == 3:
+        matrix = torch.cat([matrix, matrix.new_tensor([[0.0, 0.0, 0.0, 1.0]])])
+    return _checked_pose(path, place, matrix)
+
+
+def read_pose(path: str | os.PathLike) -> Tensor:
+    """Read a pose, float64 [4, 4]: 16 numbers, row by row, on one line or four; or 12, without the last row.
+
+    Raises DataError unless it is rigid and right-handed.
+    """
+    return parse_pose(read_text(path), path, "the pose")
+
+
+def read_poses(path: str | os.PathLike) -> Tensor:
+    """Poses [N, 4, 4] (float64, as they are in the file) of a path, one per frame; numbers as in `read_pose`.
+
+    path: a text file with a pose on every line, or a folder of *.txt files with one each, in the order of
+    their names. Raises DataError naming file and line for anything but rigid poses.
+    """
+    path = Path(path)
+    if path.is_dir():
+        poses = [read_pose(file) for file in sorted(path.glob("*.txt"))]
+    else:
+        lines = enumerate(read_text(path).splitlines(), start=1)
+        poses = [parse_pose(line, path, f"line {number}") for number, line in lines if line.strip()]
+    if not poses:
+        remedy = "Give a pose per frame: 12 or 16 numbers on a line of a file, or in files of a folder"
+        raise DataError(path, "holds no poses", remedy)
+    return torch.stack(poses)
 
 
 def write_pose(path: str | os.PathLike, world_from_cam: Tensor) -> None:
@@ -290,38 +340,6 @@ def write_pose(path: str | os.PathLike, world_from_cam: Tensor) -> None:
     if world_from_cam.ndim != 2:
         raise ValueError(f"write_pose needs [4, 4], not {tuple(world_from_cam.shape)}")
     write_bytes(path, (" ".join(map(repr, world_from_cam.flatten().tolist())) + "\n").encode())
-
-
-REMEDY = "Give a 4x4 camera-to-world pose per frame: 16 numbers on a line of a file, or in files of a folder"
-
-
-def read_camera_path(path: str | os.PathLike) -> Tensor:
-    """Poses [N, 4, 4] (float64, OpenCV axes) of a path, one per frame; 16 numbers each, row by row.
-
-    path: a text file with a pose on every line, or a folder of *.txt files with one each, in the order of
-    their names. Raises DataError naming file and line for anything but rigid poses of finite numbers.
-    """
-    path = Path(path)
-    if path.is_dir():
-        files = sorted(path.glob("*.txt"))
-        if not files:
-            raise DataError(path, "holds no pose files", REMEDY)
-        return torch.stack([read_pose(file) for file in files])
-    poses = []
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            values = torch.tensor([float(word) for word in line.split()], dtype=torch.float64)
-            if len(values) != 16:
-                raise ValueError(f"line {number}: {len(values)} numbers instead of 16")
-            check_pose(values.reshape(4, 4), f"line {number}")
-        except ValueError as error:
-            raise DataError(path, str(error), REMEDY) from None
-        poses.append(values.reshape(4, 4))
-    if not poses:
-        raise DataError(path, "holds no poses", REMEDY)
-    return torch.stack(poses)
 
 
 def write_views(

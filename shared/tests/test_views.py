@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from shared.errors import DataError
-from shared.files.cameras import read_camera_path, write_pose, write_views
+from shared.files.cameras import read_poses, write_pose, write_views
 from shared.files.images import read_image, read_pfm
 from shared.geometry.trajectories import orbit_trajectory
 
@@ -17,8 +17,8 @@ def test_a_folder_and_a_file_of_poses_say_the_same(tmp_path: Path) -> None:
         write_pose(tmp_path / "poses" / f"{index}.txt", pose)
     lines = [" ".join(str(value) for value in pose.flatten().tolist()) for pose in POSES]
     (tmp_path / "poses.txt").write_text("\n\n".join(lines))
-    assert torch.allclose(read_camera_path(tmp_path / "poses"), POSES)
-    assert torch.equal(read_camera_path(tmp_path / "poses.txt"), POSES)
+    assert torch.allclose(read_poses(tmp_path / "poses"), POSES)
+    assert torch.equal(read_poses(tmp_path / "poses.txt"), POSES)
 
 
 @pytest.mark.parametrize(
@@ -28,20 +28,20 @@ def test_a_folder_and_a_file_of_poses_say_the_same(tmp_path: Path) -> None:
         ("1 2 3", "line 1: 3 numbers"),
         ("\n" + "nan " * 16, "line 2"),
         ("2 0 0 0  0 2 0 0  0 0 2 0  0 0 0 1", "line 1"),
-        ("one " * 16, "could not convert"),
+        ("one " * 16, "line 1"),
     ],
 )
 def test_bad_poses_are_named(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "poses.txt").write_text(text)
     with pytest.raises(DataError, match=message):
-        read_camera_path(tmp_path / "poses.txt")
+        read_poses(tmp_path / "poses.txt")
 
 
 def test_an_empty_folder_or_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="holds no pose files"):
-        read_camera_path(tmp_path)
+    with pytest.raises(DataError, match="holds no poses"):
+        read_poses(tmp_path)
     with pytest.raises(DataError, match="nowhere"):
-        read_camera_path(tmp_path / "nowhere.txt")
+        read_poses(tmp_path / "nowhere.txt")
 
 
 def test_views_and_depths_are_numbered_and_depth_is_explained(tmp_path: Path) -> None:
