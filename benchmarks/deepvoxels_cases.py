@@ -20,7 +20,7 @@ from deepvoxels.models.generator import Generator
 from deepvoxels.models.options import GeneratorOptions
 from deepvoxels.models.volume import FrustumMap, SparseMap, lift, project
 from shared.geometry.camera import look_at
-from shared.runs.run import keep_large_buffers
+from shared.runs.process import keep_large_buffers
 
 __all__ = ["CASES"]
 

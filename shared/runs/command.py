@@ -29,12 +29,6 @@ DEVICE_HELP = "auto (the default) takes a CUDA device if there is one"
 AddArguments = Callable[[argparse.ArgumentParser], Any]
 
 
-
-
-
-
-
-
 def parse_train_args(
     doc: str | None, argv: Sequence[str] | None = None, add_arguments: AddArguments | None = None
 ) -> argparse.Namespace:

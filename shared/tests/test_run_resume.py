@@ -12,7 +12,8 @@ import torch
 from shared.errors import CheckpointError, RunError
 from shared.runs import run as run_module
 from shared.runs.checkpoint import load_checkpoint
-from shared.runs.folder import find_checkpoint, read_metrics
+from shared.runs.folder import find_checkpoint
+from shared.runs.log import read_metrics
 from shared.runs.run import open_run
 from shared.tests.toy_run import ToyConfig, arguments, logged, toy_state, train
 from shared.tests.trust import assert_same

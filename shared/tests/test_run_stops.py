@@ -10,7 +10,8 @@ import torch
 
 from shared.errors import NonFiniteError, RunStopped
 from shared.runs.checkpoint import load_checkpoint, weights_and_gradients
-from shared.runs.folder import find_checkpoint, read_metrics
+from shared.runs.folder import find_checkpoint
+from shared.runs.log import read_metrics
 from shared.runs.run import open_run
 from shared.tests.toy_run import ToyConfig, arguments, toy_state, train
 

@@ -25,7 +25,7 @@ from shared.errors import DataError
 from shared.files.disk import new_folder, write_bytes, write_json
 from shared.files.images import write_image, write_npy, write_pfm
 from shared.runs.checkpoint import load_checkpoint
-from shared.runs.folder import read_metrics
+from shared.runs.log import read_metrics
 from shared.tests.hostile import as_plain_user, file_size_limit
 
 FULL_DISK = """

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from shared.runs.checkpoint import plain
-from shared.runs.folder import read_metrics
+from shared.runs.log import read_metrics
 from shared.runs.run import open_run
 from shared.runs.seeds import rng_state, step_generator
 
