@@ -27,6 +27,9 @@ from shared.files.disk import read_bytes, temporary_file, write_bytes
 __all__ = [
     "as_image",
     "encode_png",
+    "left_out_note",
+    "list_images",
+    "natural_order",
     "read_depth_png",
     "read_exr",
     "read_image",
@@ -49,10 +52,48 @@ __all__ = [
 MAX_IMAGE_PIXELS = 80_000_000  # below Pillow's own alarm at 89 million
 LARGEST_COMPRESSION = 1100  # deflate reaches 1032 : 1; a header that claims more than this is lying
 UNCHECKED_PIXELS = 16_000_000  # headers up to this size are believed: 64 MB decoded
+IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp")
+UNREAD_KINDS = re.compile(r"\.(heic|heif|avif|jxl|jp2|gif|tga|psd|dng|cr2|cr3|nef|arw|raf|orf|rw2|raw)", re.I)
 IMAGE_FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP")
 EXIF_ORIENTATION = 0x0112
 PFM_HEADER = re.compile(rb"(Pf|PF)\s+(\d+)\s+(\d+)\s+(\S+)\s")  # one white-space byte ends it
 COPY_AGAIN = "Copy it again or make it again"
+
+
+def list_images(folder: str | os.PathLike, *, recursive: bool = False) -> tuple[list[Path], list[Path]]:
+    """The pictures in a folder that `read_image` reads, and those of kinds that it does not (.heic, raw).
+
+    In natural order (2 before 10); extensions in either case; hidden and system files are skipped. recursive:
+    sub-folders too. Name the second list to the user (`left_out_note`). Raises DataError for a folder that is
+    missing or without a picture to read.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DataError(folder, "is not a folder", "Check the path and the name")
+    found = [path.relative_to(folder) for path in (folder.rglob("*") if recursive else folder.iterdir())]
+    hidden = (".", "__MACOSX")
+    shown = sorted((p for p in found if not any(x.startswith(hidden) for x in p.parts)), key=natural_order)
+    read = [folder / path for path in shown if path.suffix.lower() in IMAGE_EXTENSIONS]
+    left_out = [folder / path for path in shown if UNREAD_KINDS.fullmatch(path.suffix)]
+    if not read:
+        note = left_out_note(left_out)
+        reason = f"holds no pictures ({' '.join(IMAGE_EXTENSIONS)})" + (f"; {note}" if note else "")
+        raise DataError(folder, reason, "Check that this is the right folder, or convert them to JPEG or PNG")
+    return read, left_out
+
+
+def natural_order(path: str | os.PathLike) -> list[tuple[int, str]]:
+    """A key to sort names by, with numbers in them as numbers: img2 before img10."""
+    parts = re.split(r"(\d+)", os.fspath(path).lower())
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts] + [(-1, os.fspath(path))]
+
+
+def left_out_note(left_out: Sequence[Path]) -> str:
+    """What `list_images` left out, for the user; empty if nothing."""
+    if not left_out:
+        return ""
+    names = ", ".join(path.name for path in left_out[:5]) + (", ..." if len(left_out) > 5 else "")
+    return f"{len(left_out)} pictures of a kind that is not read, left out (convert to JPEG or PNG): {names}"
 
 
 # ---- images ------------------------------------------------------------------------------------------------

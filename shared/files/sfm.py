@@ -20,7 +20,7 @@ from torch import Tensor
 from shared.errors import DataError, FieldError, RunError
 from shared.files.colmap import CAMERA_MODEL_IDS, ColmapModel, read_colmap_model
 from shared.files.disk import new_folder
-from shared.files.images import read_image_size
+from shared.files.images import list_images, read_image_size
 from shared.runs.config import check_ranges
 
 __all__ = [
@@ -37,7 +37,6 @@ __all__ = [
 
 
 CAMERA_MODELS = tuple(CAMERA_MODEL_IDS)
-PHOTO_EXTENSIONS = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp"}
 EXIF_ORIENTATION = 0x0112
 JPEG_QUALITY = 97  # of the written images: they are encoded a second time
 
@@ -74,19 +73,9 @@ class SfmScene:
 
 
 def list_photos(photo_dir: str | os.PathLike) -> list[str]:
-    """Names of the photos in a folder and its sub-folders, relative to it, sorted; DataError without any."""
-    photo_dir = Path(photo_dir)
-    if not photo_dir.is_dir():
-        raise DataError(photo_dir, "is not a folder", "Name a folder of photos")
-    names = sorted(
-        path.relative_to(photo_dir).as_posix()
-        for path in photo_dir.rglob("*")
-        if path.suffix.lower() in PHOTO_EXTENSIONS and path.is_file() and not path.name.startswith(".")
-    )
-    if not names:
-        kinds = " ".join(sorted(PHOTO_EXTENSIONS))
-        raise DataError(photo_dir, f"holds no photos ({kinds})", "Check that this is the right folder")
-    return names
+    """Names of the photos in a folder and its sub-folders, relative to it; DataError without any."""
+    photos, _ = list_images(photo_dir, recursive=True)
+    return [path.relative_to(photo_dir).as_posix() for path in photos]
 
 
 def reconstruct(

@@ -11,7 +11,14 @@ import torch
 from PIL import Image, ImageOps
 
 from shared.errors import DataError
-from shared.files.images import read_image, read_image_size, read_rgba, write_image
+from shared.files.images import (
+    left_out_note,
+    list_images,
+    read_image,
+    read_image_size,
+    read_rgba,
+    write_image,
+)
 from shared.tests.pixels import random_bytes
 
 HEIGHT, WIDTH = 13, 9
@@ -147,3 +154,28 @@ def test_write_image_refuses_what_it_cannot_keep(tmp_path):
         with pytest.raises(ValueError):
             write_image(tmp_path / name, image, **options)
     assert os.listdir(tmp_path) == []
+
+
+# ---- folders of pictures -----------------------------------------------------------------------------------
+
+
+def test_pictures_of_a_folder_in_natural_order(tmp_path):
+    names = "b10.JPG b2.png a.webp c.HEIC d.dng .hidden.png ._b2.png Thumbs.db x.txt sub/e.tif __MACOSX/e.png"
+    for name in names.split():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    read, left_out = list_images(tmp_path)
+    assert [path.name for path in read] == ["a.webp", "b2.png", "b10.JPG"]
+    assert [path.name for path in left_out] == ["c.HEIC", "d.dng"]
+    assert "2 pictures" in left_out_note(left_out)
+    assert "c.HEIC, d.dng" in left_out_note(left_out)
+    assert list_images(tmp_path, recursive=True)[0] == [*read, tmp_path / "sub" / "e.tif"]
+
+
+def test_a_folder_without_pictures_is_named_with_what_it_holds(tmp_path):
+    (tmp_path / "a.heic").write_bytes(b"x")
+    with pytest.raises(DataError, match="a.heic") as info:
+        list_images(tmp_path)
+    assert info.value.path == str(tmp_path)
+    with pytest.raises(DataError, match="gone"):
+        list_images(tmp_path / "gone")
