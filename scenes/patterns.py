@@ -14,7 +14,6 @@ __all__ = [
     "asphalt",
     "blend",
     "bricks",
-    "checker",
     "cloth",
     "foliage",
     "fractal_noise",
@@ -106,18 +105,6 @@ def stripes(side: int, rng: np.random.Generator, colours: Sequence[Colour], coun
     index = (np.arange(side) * count // side) % len(colours)
     picture = np.broadcast_to(np.asarray(colours, np.float32)[index][None], (side, side, 3))
     return picture * weave(side, rng)[..., None]
-
-
-def checker(side: int, rng: np.random.Generator, first: Colour, second: Colour, count: int = 8) -> np.ndarray:
-    """`count` by `count` stone tiles of two colours with thin joints, each a little different."""
-    cells = np.arange(side) * count // side
-    odd = (cells[:, None] + cells[None, :]) % 2
-    tone = rng.uniform(0.9, 1.05, (count, count))[cells[:, None], cells[None, :]]
-    picture = blend(first, second, odd) * (tone * (0.88 + 0.14 * fractal_noise(side, rng, 1.0)))[..., None]
-    place = (np.arange(side) + 0.5) * count / side % 1.0
-    gap = np.minimum(place, 1 - place)
-    joint = np.minimum(gap[:, None], gap[None, :]) < 0.025
-    return np.clip(blend(picture, (0.45, 0.43, 0.40), joint), 0.0, 1.0).astype(np.float32)
 
 
 def bricks(

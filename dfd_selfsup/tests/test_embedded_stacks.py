@@ -4,13 +4,14 @@ import dataclasses
 
 import torch
 
-from dfd_selfsup.datasets import embedded
-from dfd_selfsup.datasets.embedded import EmbeddedConfig, View, make_embedded_stacks, render_stack_views
+from dfd_selfsup.config import EmbeddedConfig
+from dfd_selfsup.datasets.embedded import View, make_embedded_stacks, render_stack_views
 from dfd_selfsup.datasets.folder import load_stack
+from dfd_selfsup.datasets.stack import SPLITS
 from dfd_selfsup.models.thin_lens import Defocus, Lens
 from scenes import Background, Item, Light, Scene
-from scenes.lens import render_thin_lens
 from scenes.shapes import Quad, Sphere, placed
+from scenes.tests.thin_lens import render_thin_lens
 from scenes.textures import solid
 
 LIT = Light(sun=(0, 0, 0), sky=(1, 1, 1), ground=(1, 1, 1))  # colours as they are
@@ -37,7 +38,7 @@ def test_slices_are_those_of_the_shared_lens_sampler():
     view = View("test", scene, pose, 1.0)
     stack = render_stack_views(view, K, 32, 48, focus, aperture, samples=120)
     for index, distance in enumerate(focus):
-        twin = render_thin_lens(scene, K, pose, 32, 48, distance, aperture, 120).image
+        twin = render_thin_lens(scene, K, pose, 32, 48, distance, aperture, 120)
         assert (stack[index] - twin).abs().mean() < 0.012  # 120 rays per pixel leave 0.008 of noise
     assert (stack[0] - stack[1]).abs().mean() > 0.03
 
@@ -68,11 +69,11 @@ def test_embedded_stacks_are_made_once_and_split_by_scene(tmp_path, monkeypatch)
         made.append(seed)
         return dataclasses.replace(wall_and_ball(), cameras=torch.eye(4).expand(views, 4, 4))
 
-    monkeypatch.setattr(embedded, "room", scene)
-    monkeypatch.setattr(embedded, "tabletop", scene)
+    monkeypatch.setattr("scenes.rooms.room", scene)
+    monkeypatch.setattr("scenes.tabletop.tabletop", scene)
     config = EmbeddedConfig((1, 1), (0, 1), (1, 1), views=2, height=16, width=24, lens_samples=2)
     folder = make_embedded_stacks(tmp_path, config, processes=1)
-    names = {split: sorted(p.name for p in (folder / split).iterdir()) for split in embedded.SPLITS}
+    names = {split: sorted(p.name for p in (folder / split).iterdir()) for split in SPLITS}
     assert {split: len(found) for split, found in names.items()} == {"train": 4, "validation": 2, "test": 4}
     scenes = [{name.rsplit("_", 1)[0] for name in found} for found in names.values()]
     assert sum(map(len, scenes)) == len(set.union(*scenes)), "a scene is in two splits"
@@ -89,8 +90,10 @@ def test_embedded_stacks_are_made_once_and_split_by_scene(tmp_path, monkeypatch)
 
 def test_the_stacks_do_not_depend_on_the_number_of_processes(tmp_path):
     config = EmbeddedConfig((0, 1), (0, 1), (0, 1), views=1, height=16, width=24, lens_samples=1)
+    before = torch.get_rng_state()
     alone = make_embedded_stacks(tmp_path / "alone", config, processes=1)
     shared = make_embedded_stacks(tmp_path / "shared", config, processes=2)
+    assert torch.equal(torch.get_rng_state(), before), "a run's weights depend on whether data were rendered"
     files = sorted(path.relative_to(alone) for path in alone.rglob("*.*"))
     assert len(files) == 3 * 8 + 1
     assert all((alone / name).read_bytes() == (shared / name).read_bytes() for name in files)

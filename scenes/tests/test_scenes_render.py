@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from scenes import Background, Item, Light, Scene, letter_cube, render, render_views
-from scenes.objects import vase
+from scenes import Background, Item, Light, Scene, render, render_views
+from scenes.objects import letter_cube, vase
 from scenes.patterns import fractal_noise
 from scenes.scene import beam_candidates, moved, trace
 from scenes.shapes import Box, Quad, Sphere, placed
