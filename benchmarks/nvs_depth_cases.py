@@ -16,7 +16,7 @@ from nvs_depth.datasets.pairs import PairBatch
 from nvs_depth.losses import LossWeights
 from nvs_depth.models.decoders import ConvBlock
 from nvs_depth.models.options import ModelOptions
-from nvs_depth.models.synthesis import ViewSynthesizer
+from nvs_depth.models.synthesis import SynthesisNetwork, View
 from nvs_depth.paths import relative_path
 from nvs_depth.train import step_terms
 from shared.geometry.camera import intrinsics_matrix, pixel_grid, project, transform_points, unproject
@@ -135,12 +135,12 @@ def plain_warps() -> Iterator[None]:
 
 def step_parts(
     side: int, batch: int, plain: bool, dtype: torch.dtype
-) -> tuple[ViewSynthesizer, Callable[[], Tensor]]:
+) -> tuple[SynthesisNetwork, Callable[[], Tensor]]:
     """The network and a function that gives its weighted objective, without VGG."""
     torch.manual_seed(0)
     options = ModelOptions(image_side=side, encoder_init="default", depth_range="object_narrow")
     config = TrainConfig(model=options, weights=LossWeights(perceptual=0))
-    network = ViewSynthesizer(options).to(dtype)
+    network = SynthesisNetwork(options).to(dtype)
     if plain:
         plain_layers(network)
     images = torch.rand(2, batch, 3, side, side, dtype=dtype)
@@ -205,17 +205,17 @@ def prepare_many_views() -> Trial:
     """Kept: encoder, source depth and one pass for all views, as predict.py does it."""
     keep_large_buffers()
     torch.manual_seed(0)
-    network = ViewSynthesizer(ModelOptions(encoder_init="default")).eval()
+    network = SynthesisNetwork(ModelOptions(encoder_init="default")).eval()
     image, K, cameras = torch.rand(1, 3, 256, 256), camera(256), poses(VIEWS)
     with torch.no_grad():
-        kept = network.encode(image, K)
+        kept = network.encode(View(image, K))
 
     def further_views() -> tuple[Tensor]:
         return (network.views(kept, K.expand(VIEWS, 3, 3), cameras).images[0],)
 
     @torch.no_grad()
     def anew() -> tuple[Tensor]:
-        made = [network.views(network.encode(image, K), K, pose[None]) for pose in cameras]
+        made = [network.views(network.encode(View(image, K)), K, pose[None]) for pose in cameras]
         return (torch.cat([view.images[0] for view in made]),)
 
     return Trial({"ours": further_views, "encoded anew for each": anew}, largest_difference, 1e-4)

@@ -1,10 +1,13 @@
-"""Measure a trained run on its test pairs, beside showing the source, plain warps and a constant depth.
+"""Measure a trained run on its test pairs, next to showing the source, plain warps and a constant depth.
 
     python eval.py --run runs/nvs_depth-quick
+    python eval.py --run runs/nvs_depth-quick --data DIR      where the data have moved to
 
 Writes eval.json (per pair and mean), pictures, a video and report.html; prints the tables.
 """
 
+import argparse
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,23 +16,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nvs_depth.api import PairPrediction, ViewSynthesizer
 from nvs_depth.config import TrainConfig
 from nvs_depth.datasets.pairs import PairBatch, load_pairs
 from nvs_depth.datasets.select import Split, load_split
 from nvs_depth.datasets.views import ViewSet
 from nvs_depth.models.options import DEPTH_RANGES
-from nvs_depth.models.synthesis import ViewSynthesizer
-from nvs_depth.prediction import Prediction, predict_pairs
 from nvs_depth.report import IMAGE_LABELS, run_tables, write_run_report
 from shared.errors import DataError
 from shared.quality.metrics import Lpips, depth_errors, l1, psnr
 from shared.quality.ssim import SSIM_VARIANTS, ssim
-from shared.runs.checkpoint import load_checkpoint
-from shared.runs.command import command_line, parse_eval_args, select_device
-from shared.runs.config import config_from_dict
-from shared.runs.folder import find_checkpoint, write_results
+from shared.runs.command import command_line, parse_eval_args
+from shared.runs.folder import write_results
 
-__all__ = ["evaluate", "load_network", "load_run", "summary"]
+__all__ = ["evaluate", "load_test_pairs", "summary"]
 
 BATCH = 8
 NARROW_SSIM = "grey11_sigma0.5"
@@ -38,38 +38,32 @@ CONSTANT_VIEWS = 64  # training views whose true depth makes the constant
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    args = parse_eval_args(__doc__, argv)
-    config, network, split = load_run(args.run, args.checkpoint, select_device(args.device))
-    results = evaluate(config, network, split, args.run)
+    args = parse_eval_args(__doc__, argv, add_arguments)
+    synthesizer = ViewSynthesizer.load(args.run, args.device, args.checkpoint)
+    results = evaluate(synthesizer, load_test_pairs(synthesizer.config, args.data), args.run)
     write_results(args.run, results)
     for table in run_tables(results):
         print(table.text())  # noqa: T201
     print(summary(results))  # noqa: T201
 
 
-def load_run(folder: Path, which: str, device: torch.device) -> tuple[TrainConfig, ViewSynthesizer, Split]:
-    """The trained network of a run folder, and the pairs it was trained and is tested on."""
-    config, network, _ = load_network(folder, which, device)
-    return config, network, load_split(config.data, config.model.image_side, config.evaluate_pairs)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", type=Path, metavar="DIR", help="instead of the config's data.root")
 
 
-def load_network(
-    folder: Path, which: str, device: torch.device
-) -> tuple[TrainConfig, ViewSynthesizer, dict[str, Any]]:
-    """The trained network alone, and K and unit_m of its training views; no data set is needed."""
-    checkpoint = load_checkpoint(find_checkpoint(folder, which), paper="nvs_depth")
-    config = config_from_dict(TrainConfig, checkpoint.config, str(checkpoint.path))
-    config.model.encoder_init = "default"  # the checkpoint holds every weight
-    network = ViewSynthesizer(config.model).to(device)
-    checkpoint.load_into({"model": network})
-    return config, network.eval(), checkpoint.metrics
+def load_test_pairs(config: TrainConfig, data: Path | None = None) -> Split:
+    """The pairs that a run was trained and is tested on, from `data` or else from where its config says."""
+    if data is not None:
+        config.data.root = str(data)
+    say = lambda text: sys.stderr.write(f"{text}\n")  # noqa: E731
+    return load_split(config.data, config.model.image_side, config.evaluate_pairs, say)
 
 
 @torch.no_grad()
-def evaluate(config: TrainConfig, network: ViewSynthesizer, split: Split, folder: Path) -> dict[str, Any]:
+def evaluate(synthesizer: ViewSynthesizer, split: Split, folder: Path) -> dict[str, Any]:
     """Predict and measure the test pairs; pictures and report.html go to `folder`."""
-    network.eval()
-    device = next(network.parameters()).device
+    synthesizer.network.eval()
+    config, device = synthesizer.config, synthesizer.device
     learned = _lpips(device)
     limits, unit = depth_limits(config, split.test.views)
     constant = constant_depth(split.train.views)
@@ -77,16 +71,15 @@ def evaluate(config: TrainConfig, network: ViewSynthesizer, split: Split, folder
     seconds = 0.0
     for indices, batch in _batches(split, device):
         started = time.perf_counter()
-        prediction = predict_pairs(network, batch)
+        prediction = synthesizer.predict_pairs(batch)
         seconds += time.perf_counter() - started
         measured = measure_images(prediction, batch, learned)
         depths = measure_depths(prediction, batch, limits, unit, constant)
         for place, (source, target) in enumerate(indices.tolist()):
             names = split.test.views.names
             row: dict[str, Any] = {"source": names[source], "target": names[target]}
-            row |= {
-                key: {name: float(v[place]) for name, v in found.items()} for key, found in measured.items()
-            }
+            for key, measures in measured.items():
+                row[key] = {name: float(values[place]) for name, values in measures.items()}
             rows.append(row | depths[place])
     results = {
         "paper": "nvs_depth",
@@ -108,12 +101,12 @@ def evaluate(config: TrainConfig, network: ViewSynthesizer, split: Split, folder
         "notes": list(split.notes),
         "per_pair": rows,
     }
-    write_run_report(config, network, split, results, folder)
+    write_run_report(synthesizer, split, results, folder)
     return results
 
 
 def measure_images(
-    prediction: Prediction, batch: PairBatch, learned: Lpips | None
+    prediction: PairPrediction, batch: PairBatch, learned: Lpips | None
 ) -> dict[str, dict[str, Tensor]]:
     """Measures [B] of the rows of `report.IMAGE_LABELS`; L1 is on [-1, 1], as the paper's code prints it."""
     shown = {
@@ -137,7 +130,7 @@ def measure_images(
 
 
 def measure_depths(
-    prediction: Prediction,
+    prediction: PairPrediction,
     batch: PairBatch,
     limits: tuple[float, float],
     unit: float,

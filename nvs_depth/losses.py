@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nvs_depth.models.synthesis import TrainingOutputs
+from nvs_depth.models.synthesis import TrainingOutputs, View
 from nvs_depth.models.warps import scaled_intrinsics
 from shared.errors import FieldError
 from shared.geometry.warp import backward_warp
@@ -87,10 +87,8 @@ def multi_scale_reconstruction(images: Sequence[Tensor], target: Tensor) -> Tens
 
 def photometric_reprojection(
     depths: Sequence[Tensor],
-    image_source: Tensor,
-    image_target: Tensor,
-    K_source: Tensor,
-    K_target: Tensor,
+    source: View,
+    target: View,
     source_from_target: Tensor,
     mask: PhotometricMask = "black_channels",
     mean: Literal["released", "valid"] = "released",
@@ -102,18 +100,17 @@ def photometric_reprojection(
     with error 0, so that a depth which throws everything out pays nothing; "valid" divides by what is
     compared. A batch without a single pixel to compare gives 0 with zero gradients.
     """
-    if mask not in ("black_channels", "foreground", "all"):
-        raise ValueError(f"unknown mask {mask!r}: use black_channels, foreground or all")
-    loss = image_target.new_zeros(())
-    side = image_target.shape[-1]
+    loss = target.image.new_zeros(())
+    image_side = target.image.shape[-1]
     for depth in depths:
-        size = depth.shape[-2:]
-        source, target = (F.interpolate(image, size, mode="area") for image in (image_source, image_target))
-        K_from, K_to = (scaled_intrinsics(K, side, size[-1], intrinsics) for K in (K_source, K_target))
+        side = depth.shape[-1]
+        images = (F.interpolate(view.image, (side, side), mode="area") for view in (source, target))
+        Ks = (scaled_intrinsics(view.K, image_side, side, intrinsics) for view in (source, target))
+        image_source, image_target = images
         depth = depth.clamp(MIN_DEPTH, MAX_DEPTH)
-        warped, valid = backward_warp(source, depth, K_from, K_to, source_from_target, padding="border")
-        error = torch.where(valid, (target - warped).abs(), 0.0)
-        kept = _kept(target, mask)
+        warped, valid = backward_warp(image_source, depth, *Ks, source_from_target, padding="border")
+        error = torch.where(valid, (image_target - warped).abs(), 0.0)
+        kept = _kept(image_target, mask)
         if mean == "valid":
             kept = kept & valid
         loss = loss + SIGNED * torch.where(kept, error, 0.0).sum() / kept.sum().clamp(min=1)
@@ -156,10 +153,8 @@ def perceptual_network(options: LossOptions) -> VggFeatures:
 
 def loss_terms(
     outputs: TrainingOutputs,
-    image_source: Tensor,
-    image_target: Tensor,
-    K_source: Tensor,
-    K_target: Tensor,
+    source: View,
+    target: View,
     source_from_target: Tensor,
     weights: LossWeights,
     options: LossOptions,
@@ -171,25 +166,22 @@ def loss_terms(
     depth_read = outputs.depth_target_image
     terms = {}
     if weights.reconstruction:
-        terms["reconstruction"] = multi_scale_reconstruction(images, image_target)
+        terms["reconstruction"] = multi_scale_reconstruction(images, target.image)
     if weights.perceptual:
-        terms["perceptual"] = perceptual_loss(vgg, images[0], image_target, size=PERCEPTUAL_SIDE)
+        terms["perceptual"] = perceptual_loss(vgg, images[0], target.image, size=PERCEPTUAL_SIDE)
     if weights.photometric:
         supervised = depth_read if options.photometric_on == "target_image" else depth_new
         maps = [supervised.full, *(supervised.pyramid if options.photometric_scales == "all" else ())]
-        terms["photometric"] = photometric_reprojection(
-            maps, image_source, image_target, K_source, K_target, source_from_target,
-            options.photometric_mask, options.photometric_mean, intrinsics,
-        )  # fmt: skip
+        rules = options.photometric_mask, options.photometric_mean, intrinsics
+        terms["photometric"] = photometric_reprojection(maps, source, target, source_from_target, *rules)
     if weights.consistency:
-        mask = foreground(image_target) if options.consistency_mask == "foreground" else None
+        mask = foreground(target.image) if options.consistency_mask == "foreground" else None
         stop = options.consistency_stop_gradient
         terms["consistency"] = consistency(depth_new.full, depth_read.full, mask, stop)
     if weights.smoothness:
-        target_depth = depth_read if options.smoothness_on == "target_image" else depth_new
-        terms["smoothness"] = smoothness(target_depth.full, image_target) + smoothness(
-            outputs.depth_source.full, image_source
-        )
+        smoothed = depth_read if options.smoothness_on == "target_image" else depth_new
+        of_target = smoothness(smoothed.full, target.image)
+        terms["smoothness"] = of_target + smoothness(outputs.depth_source.full, source.image)
     return terms
 
 

@@ -1,6 +1,6 @@
 """What a run shows: contact sheets, a moving camera from one picture, tables, and the HTML report."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,15 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nvs_depth.config import TrainConfig
-from nvs_depth.datasets.pairs import PairBatch, load_pairs
+from nvs_depth.api import EncodedImage, ViewSynthesizer
+from nvs_depth.datasets.pairs import load_pairs
 from nvs_depth.datasets.select import Split
-from nvs_depth.models.synthesis import SourceView, ViewSynthesizer
 from nvs_depth.paths import relative_path
-from nvs_depth.prediction import predict_pairs
 from nvs_depth.published import REPORT_2022, REPORT_2022_DATA
 from shared.files.disk import write_bytes
 from shared.files.images import encode_png
+from shared.results import Views
 from shared.show.pictures import colorize_depth, contact_sheet, depth_legend, depth_picture
 from shared.show.report import Curves, Picture, Section, Video, write_report
 from shared.show.tables import Column, ResultsTable
@@ -28,8 +27,7 @@ __all__ = [
     "image_table",
     "depth_spread",
     "paper_tables",
-    "preview_sheet",
-    "render_path",
+    "pair_sheet",
     "run_tables",
     "view_frames",
     "write_run_report",
@@ -38,7 +36,6 @@ __all__ = [
 SHEET_PAIRS = 8
 VIDEO_FRAMES = 48
 CELL = 128
-AT_ONCE = 8  # new views per pass
 IMAGE_LABELS = {
     "method": "This run",
     "inverse_warp": "Source fetched by D_t",
@@ -63,16 +60,20 @@ DEPTH_COLUMNS = (  # measure, scaling, which is better, digits
 )
 
 
-def preview_sheet(network: ViewSynthesizer, batch: PairBatch, unit_m: float | None = None) -> np.ndarray:
-    """Source, truth, prediction, both warps and depths of a few pairs, one column each.
+@torch.no_grad()
+def pair_sheet(synthesizer: ViewSynthesizer, split: Split, count: int) -> np.ndarray:
+    """Source, truth, prediction, both warps and depths of a few test pairs, one column each.
 
-    All depths share one range, which is printed below in metres where `unit_m` says what a unit is.
+    All depths share one range, which is printed below.
     """
-    prediction = predict_pairs(network, batch)
-    low, high = _common_range(batch, prediction.depth_read)
-    scale, unit = (unit_m, "m") if unit_m else (1.0, "scene units")
-    width = min(400, len(batch.image_source) * CELL)
-    legend = depth_legend(width, scale * low, scale * high, unit, DEPTH_STATUS)
+    views, pairs = split.test.views, split.test_pairs
+    chosen = torch.linspace(0, len(pairs) - 1, min(count, len(pairs))).long()
+    batch = load_pairs(views, pairs[chosen]).to(synthesizer.device)
+    prediction = synthesizer.predict_pairs(batch)
+    known = batch.depth_target[batch.valid_target]
+    low, high = depth_spread(known if len(known) else prediction.depth_read)
+    scale, unit = (views.unit_m, "m") if views.unit_m else (1.0, "scene units")
+    legend = depth_legend(min(400, len(chosen) * CELL), scale * low, scale * high, unit, DEPTH_STATUS)
     error = (prediction.image - batch.image_target).abs().mean(1, keepdim=True)
 
     def coloured(depths: Tensor, valid: Tensor | None = None) -> list[np.ndarray]:
@@ -89,33 +90,20 @@ def preview_sheet(network: ViewSynthesizer, batch: PairBatch, unit_m: float | No
         "D_t": coloured(prediction.depth_new),
         "D_b": coloured(prediction.depth_read),
     }
-    if bool(batch.valid_target.any()):
+    if len(known):
         rows["true depth"] = coloured(batch.depth_target, batch.valid_target)
     return contact_sheet(list(rows.values()), row_captions=list(rows), cell_width=CELL, legend=legend)
 
 
-@torch.no_grad()
-def render_path(
-    network: ViewSynthesizer, source: SourceView, K: Tensor, target_from_source: Tensor
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """View [3, S, S] and depth [1, S, S], on the CPU, from each camera [N, 4, 4] relative to ONE source."""
-    for poses in target_from_source.split(AT_ONCE):
-        poses = poses.to(source.K.device)
-        rendered = network.views(source, K.to(poses.device).expand(len(poses), 3, 3), poses)
-        yield from zip(rendered.images[0].float().cpu(), rendered.depth.full.cpu(), strict=True)
-
-
-def view_frames(
-    image: Tensor, views: Iterable[tuple[Tensor, Tensor]], limits: tuple[float, float], unit: str, status: str
-) -> Iterator[np.ndarray]:
-    """Video frames: the given image beside each view and its depth, coloured within `limits`."""
-    for view, depth in views:
+def view_frames(source: EncodedImage, views: Views, status: str) -> Iterator[np.ndarray]:
+    """Video frames: the given image, each view and its depth, coloured over the given image's range."""
+    low, high = depth_spread(source.depth.values)
+    unit = "m" if source.depth.unit == "m" else "training units"
+    for view, depth in zip(views.images, views.depth.values, strict=True):
         side = max(256, view.shape[-1])
-        low, high = limits
         shown = depth_picture(depth, unit=unit, status=status, vmin=low, vmax=high, min_width=side)
-        yield contact_sheet(
-            [[image, view, shown]], columns=("given", "new view", "its depth"), cell_width=side
-        )
+        row = [source.image, view, shown]
+        yield contact_sheet([row], columns=("given", "new view", "its depth"), cell_width=side)
 
 
 def run_tables(results: Mapping[str, Any]) -> list[ResultsTable]:
@@ -125,7 +113,7 @@ def run_tables(results: Mapping[str, Any]) -> list[ResultsTable]:
 
 
 def paper_tables() -> list[ResultsTable]:
-    """No table of the paper was at hand: related figures, labelled as what they are."""
+    """No table of the paper was at hand: related figures, with their origin."""
     return [orientation_table(kind) for kind in REPORT_2022]
 
 
@@ -170,7 +158,7 @@ def depth_table(results: Mapping[str, Any]) -> ResultsTable:
 
 
 def orientation_table(kind: str) -> ResultsTable:
-    """Related figures from elsewhere for a kind of objects, labelled as what they are."""
+    """Related figures from elsewhere for a kind of objects, with their origin."""
     other = {"source": "not the paper", "dataset": REPORT_2022_DATA}
     names = ("ssim_narrow", "l1", "abs_rel", "rmse", "delta1")
     definitions = ("as printed there", "images in [-1, 1]", *["D_b, median-scaled over the batch"] * 3)
@@ -183,18 +171,15 @@ def orientation_table(kind: str) -> ResultsTable:
 
 
 def write_run_report(
-    config: TrainConfig, network: ViewSynthesizer, split: Split, results: Mapping[str, Any], folder: Path
+    synthesizer: ViewSynthesizer, split: Split, results: Mapping[str, Any], folder: Path
 ) -> None:
     """Write test_pairs.png, moving_camera.mp4 and report.html into the run folder."""
-    device = next(network.parameters()).device
-    chosen = torch.linspace(0, len(split.test_pairs) - 1, min(SHEET_PAIRS, len(split.test_pairs))).long()
-    views = split.test.views
-    sheet = preview_sheet(network, load_pairs(views, split.test_pairs[chosen]).to(device), views.unit_m)
+    sheet = pair_sheet(synthesizer, split, SHEET_PAIRS)
     write_bytes(folder / "test_pairs.png", encode_png(sheet))
-    video = write_video(folder / "moving_camera.mp4", _video_frames(config, network, split), fps=16)
+    video = write_video(folder / "moving_camera.mp4", _moving_camera(synthesizer, split), fps=16)
     tables = run_tables(results)
     tables += [orientation_table(kind) for kind in REPORT_2022 if kind in results["data"]]
-    terms = [name for name, weight in vars(config.weights).items() if weight]
+    terms = [name for name, weight in vars(synthesizer.config.weights).items() if weight]
     caption = f"Test pairs. Depths are z-depth in {results['depth_unit']}, {DEPTH_STATUS}; all share the "
     caption += "range of colours that is printed below them. Grey: no true depth."
     sections = [
@@ -203,40 +188,29 @@ def write_run_report(
         Section("Results", tables),
         Section("Training", [Curves(["loss", *terms])]),
     ]
-    own, identity = results["images"]["method"], results["images"]["identity"]
-    facts = {"L1": f"{own['l1']:.4f}", "L1 of showing the source": f"{identity['l1']:.4f}",
-             "PSNR": f"{own['psnr']:.2f} dB", "Test pairs": results["test_pairs"]}  # fmt: skip
+    method, identity = results["images"]["method"], results["images"]["identity"]
+    facts = {
+        "L1": f"{method['l1']:.4f}",
+        "L1 of showing the source": f"{identity['l1']:.4f}",
+        "PSNR": f"{method['psnr']:.2f} dB",
+        "Test pairs": results["test_pairs"],
+    }
     if results["depth"]:
         facts["Target depth off by"] = f"{results['depth']['depth_new_none']['abs_rel']:.1%}"
-    summary = (
-        "; ".join(split.notes) or "A second view and its depth, from a single image and the camera's motion."
-    )
+    default = "A second view and its depth, from a single image and the camera's motion."
     title = f"Single-image view synthesis, {results['method'].lower()}: {results['data']}"
-    write_report(folder, title, sections, summary=summary, facts=facts)
+    write_report(folder, title, sections, summary="; ".join(split.notes) or default, facts=facts)
 
 
-def _video_frames(config: TrainConfig, network: ViewSynthesizer, split: Split) -> Iterator[np.ndarray]:
-    """A camera that moves about the first test source."""
-    views = split.test.views
-    sample = views.load(int(split.test_pairs[len(split.test_pairs) // 2, 0]))
-    if config.model.depth_range == "scene":
-        path = relative_path("sway", VIDEO_FRAMES, amount=0.5 / (views.unit_m or 1.0))
+def _moving_camera(synthesizer: ViewSynthesizer, split: Split) -> Iterator[np.ndarray]:
+    """A camera that moves about the source of a test pair."""
+    sample = split.test.views.load(int(split.test_pairs[len(split.test_pairs) // 2, 0]))
+    if synthesizer.config.model.depth_range == "scene":
+        path = relative_path("sway", VIDEO_FRAMES, amount=0.5)
     else:
         path = relative_path("swing", VIDEO_FRAMES, amount=35.0)
-    device = next(network.parameters()).device
-    with torch.no_grad():
-        source = network.encode(sample.image[None].to(device), sample.K[None].to(device))
-    unit_m = views.unit_m or 1.0
-    shown = ((view, unit_m * depth) for view, depth in render_path(network, source, sample.K, path))
-    limits = depth_spread(unit_m * source.depth.full)
-    unit = "m" if views.unit_m else "scene units"
-    return view_frames(sample.image, shown, limits, unit, DEPTH_STATUS)
-
-
-def _common_range(batch: PairBatch, depth: Tensor) -> tuple[float, float]:
-    """Colour range of a sheet: of the true depths where there are any."""
-    known = batch.depth_target[batch.valid_target]
-    return depth_spread(known if len(known) else depth)
+    source = synthesizer.encode(sample.image, sample.K)
+    return view_frames(source, source.views(path), DEPTH_STATUS)
 
 
 def depth_spread(values: Tensor) -> tuple[float, float]:

@@ -10,26 +10,25 @@ step of Adam on the weighted sum of reconstruction, perceptual, photometric, con
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from nvs_depth.api import ViewSynthesizer
 from nvs_depth.config import TrainConfig
-from nvs_depth.datasets.pairs import PairBatch, load_pairs, pair_batches
+from nvs_depth.datasets.pairs import PairBatch, PairOrder, pair_batches
 from nvs_depth.datasets.select import Split, load_split
 from nvs_depth.eval import evaluate, summary
 from nvs_depth.losses import LossWeights, loss_terms, perceptual_network
-from nvs_depth.models.synthesis import ViewSynthesizer
-from nvs_depth.report import preview_sheet
+from nvs_depth.models.synthesis import SynthesisNetwork, View
+from nvs_depth.report import pair_sheet
 from shared.geometry.camera import invert_pose
 from shared.quality.losses import VggFeatures
-from shared.runs.checkpoint import weights_and_gradients
 from shared.runs.command import command_line, parse_train_args
 from shared.runs.config import load_config
 from shared.runs.run import Run, open_run
 
-__all__ = ["learning_rate", "main"]
+__all__ = ["learning_rate", "main", "step_terms"]
 
 PREVIEW_PAIRS = 6
 
@@ -41,54 +40,48 @@ def main(argv: Sequence[str] | None = None) -> None:
         split = load_split(config.data, config.model.image_side, config.evaluate_pairs, run.say)
         for line in describe(split):
             run.say(line)
-        network = ViewSynthesizer(config.model).to(run.device)
+        views = split.train.views
+        network = SynthesisNetwork(config.model).to(run.device)
+        synthesizer = ViewSynthesizer(network, config, views.K[0], views.unit_m)
         vgg = perceptual_network(config.losses).to(run.device) if config.weights.perceptual else None
-        train(run, config, network, split, vgg)
+        train(run, synthesizer, split, vgg)
         if run.is_main:
-            results = evaluate(config, network, split, run.folder)
+            results = evaluate(synthesizer, split, run.folder)
             run.say(summary(results))
             run.finish(results)
 
 
-def train(
-    run: Run, config: TrainConfig, network: ViewSynthesizer, split: Split, vgg: VggFeatures | None
-) -> None:
+def train(run: Run, synthesizer: ViewSynthesizer, split: Split, vgg: VggFeatures | None) -> None:
     """Minimise the weighted sum of the terms over random pairs."""
+    config, network = synthesizer.config, synthesizer.network
     freeze_untrained(network, config.weights)
     optimizer = torch.optim.Adam(network.parameters(), config.learning_rate, config.betas, fused=True)
     state = {"model": network, "optimizer": optimizer}
-    start = run.restore(state, camera_facts(split))
+    start = run.restore(state, synthesizer.facts)
     wrapped = run.wrap_ddp(network)
-    batches = pair_batches(
-        split.train, config.batch_size, config.seed, config.data.pairs.redraw, start, config.steps,
-        run.rank, run.world_size, config.workers,
-    )  # fmt: skip
+    redraw = config.data.pairs.redraw
+    order = PairOrder(split.train, config.batch_size, config.seed, redraw, run.rank, run.world_size)
+    batches = pair_batches(order, start, config.steps, config.workers)
     steps_per_epoch = max(1, len(split.train) // (config.batch_size * run.world_size))
     network.train()
     for step, batch in zip(run.steps(start, config.steps), batches, strict=False):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, steps_per_epoch, config)
-        samples = batch.indices.tolist()
-        batch = batch.to(run.device)
-        run.check_tensors(step, batch._asdict(), samples)
-        terms = step_terms(wrapped, batch, config, vgg)
+        terms = step_terms(wrapped, batch.to(run.device), config, vgg)
         loss = sum(getattr(config.weights, name) * term for name, term in terms.items())
-        run.check_finite(step, samples=samples, **terms)
-
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        run.check_tensors(step, weights_and_gradients(model=network), samples)
-        optimizer.step()
+        run.update(step, optimizer, loss, terms, samples=batch.indices.tolist())
 
         if run.every(step, config.log_every):
             run.log(step, loss=loss, **terms, learning_rate=optimizer.param_groups[0]["lr"])
         if run.every(step, config.preview_every):
-            run.preview(step, "test_pairs", preview(network, split, run.device))
+            network.eval()
+            run.preview(step, "test_pairs", pair_sheet(synthesizer, split, PREVIEW_PAIRS))
+            network.train()
         if run.every(step, config.checkpoint_every):
             run.save(step, state)
 
 
-def freeze_untrained(network: ViewSynthesizer, weights: LossWeights) -> None:
+def freeze_untrained(network: SynthesisNetwork, weights: LossWeights) -> None:
     """Take what no term reaches out of training: under torchrun its gradients would be waited for."""
     if not weights.reconstruction:
         network.view_decoder.heads[:-1].requires_grad_(False)  # the coarse pictures
@@ -97,17 +90,16 @@ def freeze_untrained(network: ViewSynthesizer, weights: LossWeights) -> None:
 
 
 def step_terms(
-    network: ViewSynthesizer, batch: PairBatch, config: TrainConfig, vgg: VggFeatures | None
+    network: SynthesisNetwork, batch: PairBatch, config: TrainConfig, vgg: VggFeatures | None
 ) -> dict[str, Tensor]:
     """The unweighted terms of one batch; convolutions at the configured precision, geometry in float32."""
-    images, Ks = (batch.image_source, batch.image_target), (batch.K_source, batch.K_target)
+    source, target = View(batch.image_source, batch.K_source), View(batch.image_target, batch.K_target)
+    source_from_target = invert_pose(batch.target_from_source)
     half = config.precision == "bfloat16"
     with torch.autocast(batch.image_source.device.type, torch.bfloat16, enabled=half):
-        outputs = network(*images, *Ks, batch.target_from_source)
-        return loss_terms(
-            outputs, *images, *Ks, invert_pose(batch.target_from_source),
-            config.weights, config.losses, vgg, config.model.intrinsics,
-        )  # fmt: skip
+        outputs = network(source, target, batch.target_from_source)
+        options = config.weights, config.losses, vgg, config.model.intrinsics
+        return loss_terms(outputs, source, target, source_from_target, *options)
 
 
 def learning_rate(step: int, steps_per_epoch: int, config: TrainConfig) -> float:
@@ -118,21 +110,6 @@ def learning_rate(step: int, steps_per_epoch: int, config: TrainConfig) -> float
     epoch = (step - 1) // steps_per_epoch
     factor = 1 - max(0, epoch + 1 - config.constant_epochs) / config.decay_epochs
     return config.learning_rate * max(factor, 0.02)  # beyond the published number of epochs it stays small
-
-
-def preview(network: ViewSynthesizer, split: Split, device: torch.device):  # noqa: ANN201 - a picture
-    """Test pairs as they look now; the network goes on training afterwards."""
-    chosen = torch.linspace(0, len(split.test_pairs) - 1, min(PREVIEW_PAIRS, len(split.test_pairs))).long()
-    network.eval()
-    sheet = preview_sheet(network, load_pairs(split.test.views, split.test_pairs[chosen]).to(device))
-    network.train()
-    return sheet
-
-
-def camera_facts(split: Split) -> dict[str, Any]:
-    """What predict.py needs to know about the cameras that were trained with."""
-    views = split.train.views
-    return {"K": views.K[0].tolist(), "unit_m": views.unit_m}
 
 
 def describe(split: Split) -> list[str]:

@@ -18,15 +18,14 @@ import torch.nn.functional as F
 
 import deepvoxels.eval
 import dfd_selfsup.eval
-import diffdiffdepth.eval
-import nvs_depth.eval
 from deepvoxels.datasets.scene import nearest_views
 from deepvoxels.methods import render_views
 from dfd_selfsup.methods import followed_by_descent, network_method
-from diffdiffdepth.evaluation import result_map
-from diffdiffdepth.previews import points_picture
+from diffdiffdepth import DiffusedDepth
+from diffdiffdepth.report import points_picture
+from nvs_depth import ViewSynthesizer
 from nvs_depth.datasets.pairs import load_pairs
-from nvs_depth.prediction import predict_pairs
+from nvs_depth.eval import load_test_pairs
 from shared.files.disk import write_bytes
 from shared.files.images import encode_png
 from shared.runs.command import command_line
@@ -89,13 +88,13 @@ def deepvoxels_row(run: Path) -> Row:
 @torch.no_grad()
 def diffdiffdepth_row(run: Path) -> Row:
     """The embedded light field: points with their noise, and the map optimised from them."""
-    _, scene = diffdiffdepth.eval.load_run(run)
-    dense = result_map(scene, run)
+    fitted = DiffusedDepth.load(run)
+    scene, dense = fitted.scene, fitted.depth.values
     low, high = depth_range(scene.truth, scene.valid)
     return Row(
         "Differentiable\ndiffusion\nCVPR 2021",
         [
-            (scene.centre, f"1 of {len(scene.views) + 1} views"),
+            (scene.centre, f"1 of {len(scene.offsets) + 1} views"),
             (points_picture(scene.points, scene.centre, low, high), f"{len(scene.points)} noisy points"),
             (colorize_depth(dense, vmin=low, vmax=high), f"disparity: {low:.2g} to {high:.2g} px"),
             (colorize_depth(scene.truth, scene.valid, low, high), "disparity, true"),
@@ -126,9 +125,10 @@ def dfd_selfsup_row(run: Path) -> Row:
 @torch.no_grad()
 def nvs_depth_row(run: Path) -> Row:
     """The first test pair: a chair that training has not seen."""
-    _, network, split = nvs_depth.eval.load_run(run, "best", torch.device("cpu"))
+    synthesizer = ViewSynthesizer.load(run, "cpu")
+    split = load_test_pairs(synthesizer.config)
     batch = load_pairs(split.test.views, split.test_pairs[:1])
-    predicted = predict_pairs(network.eval(), batch)
+    predicted = synthesizer.predict_pairs(batch)
     shown = (predicted.image[0] > BLACK).any(0)
     depth = predicted.depth_new[0, 0]
     low, high = depth_range(depth, shown)

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from nvs_depth.datasets.views import ViewSet
 from shared.errors import DataError, FieldError
@@ -143,56 +143,60 @@ def _related(views: ViewSet, index: Tensor, options: PairOptions) -> Tensor:
 
 
 class PairDataset(Dataset):
-    """Pairs of view indices to tensors; a list of them at once, so that a batch is one item."""
+    """Pairs of view indices to tensors. A DataError is returned: workers cannot raise it as it is."""
 
     def __init__(self, views: ViewSet) -> None:
         self.views = views
 
-    def __getitem__(self, pair: tuple[int, int]) -> tuple[Tensor, ...]:
-        source, target = (self.views.load(index) for index in pair)
+    def __getitem__(self, pair: tuple[int, int]) -> tuple[Tensor, ...] | DataError:
+        try:
+            source, target = (self.views.load(index) for index in pair)
+        except DataError as error:
+            return error
         pose = relative_pose(target.world_from_cam.double(), source.world_from_cam.double()).float()
-        return (
-            source.image, target.image, source.depth, target.depth, source.valid, target.valid,
-            source.K, target.K, pose, torch.tensor(pair),
-        )  # fmt: skip
+        images, depths = (source.image, target.image), (source.depth, target.depth)
+        valid, Ks = (source.valid, target.valid), (source.K, target.K)
+        return *images, *depths, *valid, *Ks, pose, torch.tensor(pair)
 
 
-def collate(items: list[tuple[Tensor, ...]]) -> PairBatch:
+def collate(items: Sequence[tuple[Tensor, ...] | DataError]) -> PairBatch | DataError:
+    broken = next((item for item in items if isinstance(item, DataError)), None)
+    if broken is not None:
+        return broken
     return PairBatch(*(torch.stack(parts) for parts in zip(*items, strict=True)))
 
 
 def load_pairs(views: ViewSet, pairs: Tensor | Sequence[tuple[int, int]]) -> PairBatch:
-    """The given pairs [B, 2] as one batch."""
+    """The given pairs [B, 2] as one batch; DataError for a view that cannot be read."""
     dataset = PairDataset(views)
-    return collate([dataset[(int(source), int(target))] for source, target in pairs])
+    return _good(collate([dataset[(int(source), int(target))] for source, target in pairs]))
 
 
-class StepSampler(Sampler):
-    """For steps start + 1, start + 2, ...: the pairs of each batch, by nothing but seed and step.
+def _good(batch: PairBatch | DataError) -> PairBatch:
+    if isinstance(batch, DataError):
+        raise batch
+    return batch
 
-    An epoch is one pass over all sources in random order; a target is drawn per epoch, or once for all.
+
+@dataclass(frozen=True)
+class PairOrder:
+    """The pairs of each step's batch, by nothing but seed and step.
+
+    An epoch is one pass over all sources in random order; a target is drawn per epoch (`redraw`), or once for
+    all. Each of `world` processes takes its own part of a step.
     """
 
-    def __init__(
-        self,
-        pairs: PairSet,
-        batch_size: int,
-        seed: int,
-        redraw: bool,
-        start: int,
-        stop: int,
-        rank: int,
-        world: int,
-    ) -> None:
-        self.pairs, self.batch_size, self.seed, self.redraw = pairs, batch_size, seed, redraw
-        self.start, self.stop, self.rank, self.world = start, stop, rank, world
+    pairs: PairSet
+    batch_size: int
+    seed: int
+    redraw: bool
+    rank: int = 0
+    world: int = 1
 
-    def __len__(self) -> int:
-        return self.stop - self.start
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+    def batches(self, start: int, stop: int) -> Iterator[list[tuple[int, int]]]:
+        """The batches of the steps after `start`, up to `stop`."""
         made = None
-        for step in range(self.start, self.stop):
+        for step in range(start, stop):
             batch = []
             for slot in range(self.batch_size):
                 place = (step * self.world + self.rank) * self.batch_size + slot
@@ -208,34 +212,23 @@ class StepSampler(Sampler):
         return drawn[order]
 
 
-def pair_batches(
-    pairs: PairSet,
-    batch_size: int,
-    seed: int,
-    redraw: bool,
-    start: int,
-    stop: int,
-    rank: int = 0,
-    world: int = 1,
-    workers: int = 0,
-) -> DataLoader:
+def pair_batches(order: PairOrder, start: int, stop: int, workers: int = 0) -> Iterator[PairBatch]:
     """Batches for the steps after `start`: the same in an interrupted run, and for any number of workers.
 
-    The loader draws a seed for its workers when it starts; from a generator of its own, so that a restart
-    leaves no trace in the global one. Ctrl-C and SIGTERM reach workers too: they go on, for the run to end
-    after its step.
+    The loader draws a seed for its workers when it starts; from its own generator, so that a restart leaves
+    no trace in the global one. Ctrl-C and SIGTERM reach workers too: they go on, for the run to end after its
+    step. Raises DataError for a view that cannot be read.
     """
-    sampler = StepSampler(pairs, batch_size, seed, redraw, start, stop, rank, world)
-    return DataLoader(
-        PairDataset(pairs.views),
-        batch_sampler=sampler,
+    loader = DataLoader(
+        PairDataset(order.pairs.views),
+        batch_sampler=order.batches(start, stop),
         num_workers=workers,
         collate_fn=collate,
         pin_memory=torch.cuda.is_available(),
-        persistent_workers=False,
-        generator=step_generator(seed, start, "workers"),
+        generator=step_generator(order.seed, start, "workers"),
         worker_init_fn=_ignore_signals,
     )
+    yield from map(_good, loader)
 
 
 def _ignore_signals(worker: int) -> None:

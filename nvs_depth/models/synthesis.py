@@ -1,12 +1,12 @@
-"""The whole network: an image and a relative pose to the new view and its depth.
+"""The network: an image and a relative pose to the new view and its depth.
 
-    source = network.encode(image, K)                                # once per image: encoder, source depth
+    source = network.encode(View(image, K))                          # once per image: encoder, source depth
     rendered = network.render(source, K_target, target_from_source)  # once per new view
-    outputs = network(image_source, image_target, ...)               # training: also reads the target image
+    outputs = network(source, target, target_from_source)            # training: also reads the target image
 
 Direct warp: the source's features are splatted with the source's depth into the target camera, to help the
-depth decoder there. Inverse warp: the same source features are fetched with the depth so found, free of
-holes, for the decoder of the image.
+depth decoder there. Inverse warp: the same source features are fetched with the target depth that results,
+without holes, for the decoder of the image.
 """
 
 from typing import NamedTuple
@@ -17,12 +17,17 @@ from torch import Tensor, nn
 from nvs_depth.models.decoders import DepthDecoder, DepthMaps, ViewDecoder
 from nvs_depth.models.encoder import Encoded, Encoder
 from nvs_depth.models.initialisation import initialise
-from nvs_depth.models.latent import move_latent
 from nvs_depth.models.options import ModelOptions
-from nvs_depth.models.warps import direct_warp_pyramid, inverse_warp_pyramid
-from shared.geometry.camera import invert_pose
+from nvs_depth.models.warps import Cameras, direct_warp_pyramid, inverse_warp_pyramid, move_latent
 
-__all__ = ["RenderedView", "SourceView", "TrainingOutputs", "ViewSynthesizer"]
+__all__ = ["RenderedView", "SourceView", "SynthesisNetwork", "TrainingOutputs", "View"]
+
+
+class View(NamedTuple):
+    """Images with their cameras."""
+
+    image: Tensor  # [B, 3, S, S] in [0, 1]
+    K: Tensor  # [B, 3, 3]
 
 
 class SourceView(NamedTuple):
@@ -34,9 +39,8 @@ class SourceView(NamedTuple):
 
     def expand(self, count: int) -> "SourceView":
         """The same single source for `count` targets, without copying."""
-        encoded = Encoded(
-            _expand(self.encoded.latent, count), [_expand(f, count) for f in self.encoded.features]
-        )
+        latent, features = self.encoded
+        encoded = Encoded(_expand(latent, count), [_expand(f, count) for f in features])
         depth = DepthMaps(_expand(self.depth.full, count), [_expand(d, count) for d in self.depth.pyramid])
         return SourceView(encoded, depth, _expand(self.K, count))
 
@@ -56,7 +60,7 @@ class TrainingOutputs(NamedTuple):
     depth_target_image: DepthMaps  # D_b, read from the true target image
 
 
-class ViewSynthesizer(nn.Module):
+class SynthesisNetwork(nn.Module):
     """Encoder, depth decoder and view decoder with the variants of `ModelOptions`."""
 
     def __init__(self, options: ModelOptions) -> None:
@@ -69,61 +73,39 @@ class ViewSynthesizer(nn.Module):
         initialise(self, self.encoder.trunk, options.encoder_init, options.imagenet_weights)
         self.to(memory_format=torch.channels_last)  # convolutions are faster so, on CPU and GPU
 
-    def encode(self, image: Tensor, K: Tensor) -> SourceView:
-        """Encode images [B, 3, S, S] in [0, 1] with intrinsics [B, 3, 3]; ValueError for another size."""
+    def encode(self, view: View) -> SourceView:
+        """Encode images; ValueError unless they are [B, 3, S, S] with the S of the options."""
         side = self.options.image_side
-        if image.ndim != 4 or image.shape[1:] != (3, side, side):
-            raise ValueError(f"the network takes RGB images [B, 3, {side}, {side}], got {list(image.shape)}")
-        encoded = self.encoder(image)
-        return SourceView(encoded, self.depth_decoder(*encoded), K)
+        if view.image.ndim != 4 or view.image.shape[1:] != (3, side, side):
+            got = list(view.image.shape)
+            raise ValueError(f"the network takes RGB images [B, 3, {side}, {side}], got {got}")
+        encoded = self.encoder(view.image)
+        return SourceView(encoded, self.depth_decoder(*encoded), view.K)
 
     def render(self, source: SourceView, K_target: Tensor, target_from_source: Tensor) -> RenderedView:
         """The views from cameras [B, 4, 4] relative to their sources, with intrinsics [B, 3, 3]."""
-        o = self.options
+        o, cameras = self.options, Cameras(source.K, K_target, target_from_source)
         latent, features = source.encoded
-        latent = move_latent(latent, target_from_source, o.latent_translation, o.latent_motion)
-        source_from_target = invert_pose(target_from_source)
-
-        def inverse_warp(depth: DepthMaps) -> list[Tensor]:
-            return inverse_warp_pyramid(
-                features, depth.pyramid, source.K, K_target, source_from_target,
-                o.image_side, o.intrinsics, o.sampling,
-            )  # fmt: skip
-
+        latent = move_latent(latent, target_from_source, o)
         decoder = self.depth_decoder if self.target_depth_decoder is None else self.target_depth_decoder
         if o.depth_from == "latent" or o.target_features == "zeros":
             depth = decoder(latent, None)
         elif o.target_features == "two_pass":
-            depth = decoder(latent, inverse_warp(decoder(latent, None)))
+            first = decoder(latent, None)
+            depth = decoder(latent, inverse_warp_pyramid(features, first.pyramid, cameras, o))
         else:
-            splatted = direct_warp_pyramid(
-                features,
-                source.depth.pyramid,
-                source.K,
-                K_target,
-                target_from_source,
-                o.image_side,
-                o.intrinsics,
-            )
-            depth = decoder(latent, splatted)
-        return RenderedView(self.view_decoder(latent, inverse_warp(depth)), depth)
+            depth = decoder(latent, direct_warp_pyramid(features, source.depth.pyramid, cameras, o))
+        fetched = inverse_warp_pyramid(features, depth.pyramid, cameras, o)
+        return RenderedView(self.view_decoder(latent, fetched), depth)
 
-    def forward(
-        self,
-        image_source: Tensor,
-        image_target: Tensor,
-        K_source: Tensor,
-        K_target: Tensor,
-        target_from_source: Tensor,
-    ) -> TrainingOutputs:
+    def forward(self, source: View, target: View, target_from_source: Tensor) -> TrainingOutputs:
         """Render the target view and read the depths of both images, each through its own pass.
 
         Source and target are not put into one batch: the batch statistics would change.
         """
-        source = self.encode(image_source, K_source)
-        target = self.encode(image_target, K_target)
-        rendered = self.render(source, K_target, target_from_source)
-        return TrainingOutputs(rendered, source.depth, target.depth)
+        encoded_source, encoded_target = self.encode(source), self.encode(target)
+        rendered = self.render(encoded_source, target.K, target_from_source)
+        return TrainingOutputs(rendered, encoded_source.depth, encoded_target.depth)
 
     @torch.no_grad()
     def views(self, source: SourceView, K_target: Tensor, target_from_source: Tensor) -> RenderedView:

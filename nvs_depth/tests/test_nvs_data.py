@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from nvs_depth.datasets.embedded import EmbeddedConfig, make_embedded
-from nvs_depth.datasets.pairs import PairOptions, find_pairs, load_pairs, pair_batches
+from nvs_depth.datasets.pairs import PairOptions, PairOrder, find_pairs, load_pairs, pair_batches
 from nvs_depth.datasets.select import DataConfig, load_split, load_views
 from nvs_depth.datasets.shapenet import grid_pose, load_shapenet, view_number
 from nvs_depth.datasets.views import Framing
@@ -221,7 +221,7 @@ def test_pairs_redrawn_or_fixed_and_resumed(embedded):
     steps = len(pairs) // 8
 
     def indices(redraw, start, stop):
-        return [b.indices.tolist() for b in pair_batches(pairs, 8, 0, redraw, start, stop)]
+        return [b.indices.tolist() for b in pair_batches(PairOrder(pairs, 8, 0, redraw), start, stop)]
 
     both = indices(False, 0, 2 * steps)
     first, second = ({tuple(p) for b in part for p in b} for part in (both[:steps], both[steps:]))
@@ -234,8 +234,8 @@ def test_pairs_redrawn_or_fixed_and_resumed(embedded):
 
 def test_processes_share_an_epoch_without_overlap(embedded):
     pairs = split_of(embedded, "shapenet").train
-    parts = [[tuple(p) for b in pair_batches(pairs, 8, 0, False, 0, 4, rank, 2) for p in b.indices.tolist()]
-             for rank in (0, 1)]  # fmt: skip
+    orders = [PairOrder(pairs, 8, 0, False, rank, 2) for rank in (0, 1)]
+    parts = [[pair for batch in order.batches(0, 4) for pair in batch] for order in orders]
     assert len(set(parts[0]) | set(parts[1])) == 64
     assert not set(parts[0]) & set(parts[1])
 

@@ -11,7 +11,7 @@ from nvs_depth.config import TrainConfig
 from nvs_depth.datasets.pairs import PairBatch
 from nvs_depth.losses import LossWeights
 from nvs_depth.models.options import ModelOptions
-from nvs_depth.models.synthesis import ViewSynthesizer
+from nvs_depth.models.synthesis import SynthesisNetwork
 from shared.geometry.camera import intrinsics_matrix, invert_pose
 from shared.geometry.warp import backward_warp
 
@@ -38,7 +38,7 @@ def test_a_fixed_batch_is_learned():
     torch.manual_seed(0)
     options = ModelOptions(image_side=64, width=0.125, encoder_init="default", depth_range="object_narrow")
     config = TrainConfig(model=options, weights=LossWeights(perceptual=0, smoothness=10))
-    network, batch = ViewSynthesizer(options), fronto_parallel_pairs()
+    network, batch = SynthesisNetwork(options), fronto_parallel_pairs()
     optimizer = torch.optim.Adam(network.parameters(), lr=2e-3, betas=(0.5, 0.999))
     history = []
     for _ in range(40):
@@ -55,7 +55,7 @@ def test_a_fixed_batch_is_learned():
 def test_half_precision_convolutions_change_little():
     torch.manual_seed(0)
     options = ModelOptions(image_side=64, width=0.125, encoder_init="default", depth_range="object_narrow")
-    network, batch = ViewSynthesizer(options), fronto_parallel_pairs()
+    network, batch = SynthesisNetwork(options), fronto_parallel_pairs()
     found = {}
     for precision in ("float32", "bfloat16"):
         config = TrainConfig(model=options, weights=LossWeights(perceptual=0), precision=precision)

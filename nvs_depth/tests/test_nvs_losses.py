@@ -16,7 +16,7 @@ from nvs_depth.losses import (
     smoothness,
 )
 from nvs_depth.models.options import ModelOptions
-from nvs_depth.models.synthesis import ViewSynthesizer
+from nvs_depth.models.synthesis import SynthesisNetwork, View
 from shared.errors import DataError
 from shared.geometry.camera import intrinsics_matrix, invert_pose, resize_intrinsics
 from shared.geometry.trajectories import so3_exp
@@ -49,7 +49,7 @@ def target_of(source, depth, pose):
 
 
 def photometric(depths, source, target, pose, **options):
-    return photometric_reprojection(depths, source, target, K, K, pose, **options)
+    return photometric_reprojection(depths, View(source, K), View(target, K), pose, **options)
 
 
 def test_reconstruction_weights_and_units():
@@ -174,13 +174,11 @@ def test_foreground_is_what_is_not_black():
 
 def network_terms(weights, options=None, vgg=None, **model):
     torch.manual_seed(0)
-    network = ViewSynthesizer(ModelOptions(image_side=SIDE, width=0.125, encoder_init="default", **model))
-    source, target, pose = smooth_image(6, 2), smooth_image(7, 2), small_motion().expand(2, 4, 4)
-    Ks = K.expand(2, 3, 3)
-    outputs = network(source, target, Ks, Ks, pose)
-    terms = loss_terms(
-        outputs, source, target, Ks, Ks, invert_pose(pose), weights, options or LossOptions(), vgg
-    )
+    network = SynthesisNetwork(ModelOptions(image_side=SIDE, width=0.125, encoder_init="default", **model))
+    Ks, pose = K.expand(2, 3, 3), small_motion().expand(2, 4, 4)
+    source, target = View(smooth_image(6, 2), Ks), View(smooth_image(7, 2), Ks)
+    outputs = network(source, target, pose)
+    terms = loss_terms(outputs, source, target, invert_pose(pose), weights, options or LossOptions(), vgg)
     return network, outputs, terms
 
 

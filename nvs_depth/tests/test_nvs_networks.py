@@ -9,9 +9,9 @@ import torchvision
 from nvs_depth.models.decoders import activate_depth
 from nvs_depth.models.encoder import ResNet18Trunk
 from nvs_depth.models.initialisation import load_imagenet
-from nvs_depth.models.latent import move_latent
 from nvs_depth.models.options import DEPTH_RANGES, ModelOptions
-from nvs_depth.models.synthesis import ViewSynthesizer
+from nvs_depth.models.synthesis import SynthesisNetwork, View
+from nvs_depth.models.warps import move_latent
 from shared.errors import DataError
 from shared.geometry.camera import intrinsics_matrix, invert_pose, transform_points
 from shared.geometry.trajectories import so3_exp
@@ -21,7 +21,7 @@ SIDE = 64
 
 def small(**changes):
     torch.manual_seed(0)
-    return ViewSynthesizer(ModelOptions(image_side=SIDE, width=0.125, encoder_init="default", **changes))
+    return SynthesisNetwork(ModelOptions(image_side=SIDE, width=0.125, encoder_init="default", **changes))
 
 
 def inputs(batch=2, angle=0.2):
@@ -31,7 +31,7 @@ def inputs(batch=2, angle=0.2):
     target_from_source = torch.eye(4).repeat(batch, 1, 1)
     target_from_source[:, :3, :3] = so3_exp(torch.tensor([0.0, angle, 0.0]))
     target_from_source[:, :3, 3] = torch.tensor([0.1, 0.0, 0.2])
-    return images[0], images[1], K, K, target_from_source
+    return View(images[0], K), View(images[1], K), target_from_source
 
 
 def count(module):
@@ -40,7 +40,7 @@ def count(module):
 
 def test_parameter_counts_of_the_full_network():
     with torch.device("meta"):
-        network = ViewSynthesizer(ModelOptions(encoder_init="default"))
+        network = SynthesisNetwork(ModelOptions(encoder_init="default"))
     assert count(network.encoder.trunk) == 11_176_512
     assert count(network.encoder) == 21_007_512
     assert count(network.depth_decoder) == 13_788_597
@@ -50,7 +50,7 @@ def test_parameter_counts_of_the_full_network():
 
 def test_sizes_of_the_full_network():
     with torch.device("meta"):
-        network = ViewSynthesizer(ModelOptions(encoder_init="default"))
+        network = SynthesisNetwork(ModelOptions(encoder_init="default"))
         latent, features = network.encoder(torch.empty(1, 3, 256, 256))
         depth = network.depth_decoder(latent, features)
         images = network.view_decoder(latent, features)
@@ -96,7 +96,7 @@ def test_imagenet_weights_come_from_a_local_file(tmp_path):
 def test_normal002_is_the_released_initialisation():
     torch.manual_seed(0)
     options = ModelOptions(image_side=SIDE, width=0.25, encoder_init="normal002")
-    network = ViewSynthesizer(options)
+    network = SynthesisNetwork(options)
     assert network.encoder.to_latent.weight.std().item() == pytest.approx(0.02, rel=0.02)
     assert network.encoder.to_latent.bias.abs().max() == 0
     gains = network.encoder.trunk.layer4[0].bn1.weight
@@ -122,23 +122,23 @@ def test_depth_ranges(kind):
 def test_moved_latent_there_and_back_is_the_identity():
     latent, pose = torch.randn(2, 5, 3, dtype=torch.float64), inputs()[-1].double()
     for motion in ("released", "rigid"):
-        moved = move_latent(latent, pose, translate=False, motion=motion)
-        back = move_latent(moved, invert_pose(pose), translate=False, motion=motion)
+        turn = ModelOptions(latent_motion=motion)
+        moved = move_latent(latent, pose, turn)
+        back = move_latent(moved, invert_pose(pose), turn)
         torch.testing.assert_close(back, latent, rtol=0, atol=1e-7)
         assert (moved - latent).abs().max() > 0.05
-    moved = move_latent(latent, pose, translate=True, motion="rigid")
+    rigid = ModelOptions(latent_motion="rigid", latent_translation=True)
+    moved = move_latent(latent, pose, rigid)
     torch.testing.assert_close(moved, transform_points(pose, latent))
-    torch.testing.assert_close(move_latent(moved, invert_pose(pose), translate=True, motion="rigid"), latent,
-                               rtol=0, atol=1e-7)  # fmt: skip
+    torch.testing.assert_close(move_latent(moved, invert_pose(pose), rigid), latent, rtol=0, atol=1e-7)
 
 
 def test_released_latent_motion_multiplies_rows_from_the_right():
     latent, pose = torch.randn(1, 4, 3), inputs(1)[-1]
     expected = latent[0] @ pose[0, :3, :3]
-    torch.testing.assert_close(move_latent(latent, pose, translate=False)[0], expected)
-    torch.testing.assert_close(move_latent(latent, pose, translate=True)[0], expected + pose[0, :3, 3])
-    with pytest.raises(ValueError, match="unknown latent motion"):
-        move_latent(latent, pose, translate=False, motion="other")
+    torch.testing.assert_close(move_latent(latent, pose, ModelOptions())[0], expected)
+    moved = move_latent(latent, pose, ModelOptions(latent_translation=True))[0]
+    torch.testing.assert_close(moved, expected + pose[0, :3, 3])
 
 
 VARIANTS = {
@@ -172,11 +172,11 @@ def test_every_variant_renders_and_learns(name):
 
 def test_source_depth_gets_no_gradient_from_the_new_view():
     network = small()
-    source, _, K, _, pose = inputs()
-    view = network.encode(source, K)
+    source, _, pose = inputs()
+    view = network.encode(source)
     for depth in view.depth.pyramid:
         depth.retain_grad()
-    rendered = network.render(view, K, pose)
+    rendered = network.render(view, source.K, pose)
     for depth in rendered.depth.pyramid:
         depth.retain_grad()
     rendered.images[0].square().mean().backward()
@@ -186,23 +186,23 @@ def test_source_depth_gets_no_gradient_from_the_new_view():
 
 def test_training_pass_equals_encode_and_render_in_evaluation_mode():
     network = small().eval()
-    source, target, K, _, pose = inputs()
+    source, target, pose = inputs()
     with torch.no_grad():
-        outputs = network(source, target, K, K, pose)
-        rendered = network.render(network.encode(source, K), K, pose)
+        outputs = network(source, target, pose)
+        rendered = network.render(network.encode(source), source.K, pose)
     torch.testing.assert_close(outputs.rendered.images[0], rendered.images[0])
     torch.testing.assert_close(outputs.rendered.depth.full, rendered.depth.full)
 
 
 def test_many_views_of_one_source_equal_one_at_a_time():
     network = small().eval()
-    source, _, K, _, pose = inputs(1)
+    source, _, pose = inputs(1)
     poses = torch.cat([pose, torch.eye(4)[None], invert_pose(pose)])
     with torch.no_grad():
-        view = network.encode(source, K)
-        together = network.views(view, K.expand(3, 3, 3), poses)
+        view = network.encode(source)
+        together = network.views(view, source.K.expand(3, 3, 3), poses)
         for index in range(3):
-            single = network.render(view, K, poses[index : index + 1])
+            single = network.render(view, source.K, poses[index : index + 1])
             torch.testing.assert_close(together.images[0][index], single.images[0][0], rtol=0, atol=1e-5)
             torch.testing.assert_close(together.depth.full[index], single.depth.full[0], rtol=0, atol=1e-5)
 
@@ -210,9 +210,9 @@ def test_many_views_of_one_source_equal_one_at_a_time():
 def test_wrong_images_are_refused():
     network, K = small(), intrinsics_matrix(70, 70, 31.5, 31.5)[None]
     with pytest.raises(ValueError, match=r"\[B, 3, 64, 64\], got \[1, 3, 96, 96\]"):
-        network.encode(torch.rand(1, 3, 96, 96), K)
+        network.encode(View(torch.rand(1, 3, 96, 96), K))
     with pytest.raises(ValueError, match=r"got \[1, 4, 64, 64\]"):
-        network.encode(torch.rand(1, 4, 64, 64), K)
+        network.encode(View(torch.rand(1, 4, 64, 64), K))
     with pytest.raises(ValueError, match="multiple of 32"):
         ModelOptions(image_side=100)
 
@@ -220,7 +220,7 @@ def test_wrong_images_are_refused():
 def test_narrow_networks_have_a_floor():
     options = ModelOptions(image_side=SIDE, width=0.25, narrowest=16, encoder_init="default")
     assert [options.channels(count) for count in (16, 32, 64, 128, 512)] == [16, 16, 16, 32, 128]
-    network = ViewSynthesizer(options)
+    network = SynthesisNetwork(options)
     outputs = [m.out_channels for m in network.modules() if isinstance(m, torch.nn.Conv2d)]
     assert min(count for count in outputs if count not in (1, 3)) == 16  # all but depths and pictures
     for wrong in (0, 5, 32):
@@ -230,10 +230,10 @@ def test_narrow_networks_have_a_floor():
 
 def test_points_behind_the_camera_leave_finite_gradients():
     network = small()
-    source, target, K, _, pose = inputs()
+    source, target, pose = inputs()
     pose = pose.clone()
     pose[:, 2, 3] = -3.9  # nearly everything ends up behind the target camera, or on its plane
-    outputs = network(source, target, K, K, pose)
+    outputs = network(source, target, pose)
     sum(i.mean() for i in outputs.rendered.images).backward()
     gradients = [p.grad for p in network.parameters() if p.grad is not None]
     assert all(torch.isfinite(g).all() for g in gradients)

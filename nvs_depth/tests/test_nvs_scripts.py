@@ -12,6 +12,7 @@ from nvs_depth import eval as evaluation
 from nvs_depth import predict, prepare, table, train
 from nvs_depth.config import TrainConfig
 from nvs_depth.datasets.kitti_convert import convert_drive, oxts_poses, project_lidar
+from nvs_depth.models.encoder import Encoder
 from nvs_depth.paths import relative_path
 from nvs_depth.train import learning_rate
 from shared.errors import ConfigError, DataError, RunError
@@ -107,16 +108,12 @@ def test_predict_makes_views_without_a_target(run_folder, tmp_path, capsys):
 def test_predict_encodes_once(run_folder, tmp_path, monkeypatch):
     write_image(tmp_path / "thing.png", torch.rand(3, 64, 64))
     calls = []
-    from nvs_depth.models.encoder import Encoder
-
     forward = Encoder.forward
     monkeypatch.setattr(
         Encoder, "forward", lambda self, image: calls.append(len(image)) or forward(self, image)
     )
-    _, network, facts = evaluation.load_network(run_folder, "best", torch.device("cpu"))
-    with torch.no_grad():
-        source = network.encode(torch.rand(1, 3, 64, 64), torch.tensor(facts["K"])[None])
-        network.views(source, source.K.expand(5, 3, 3), relative_path("swing", 5, 20.0))
+    command = ["--run", str(run_folder), "--device", "cpu", str(tmp_path / "thing.png"), "--frames", "9"]
+    predict.main([*command, "--out", str(tmp_path / "out")])
     assert calls == [1]
 
 

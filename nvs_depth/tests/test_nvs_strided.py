@@ -10,7 +10,7 @@ from torch import nn
 
 from nvs_depth.models.encoder import StridedPointwise
 from nvs_depth.models.options import ModelOptions
-from nvs_depth.models.synthesis import ViewSynthesizer
+from nvs_depth.models.synthesis import SynthesisNetwork
 
 NARROW_STEP = """
 import torch
@@ -42,7 +42,7 @@ def test_picking_first_equals_the_strided_convolution(size):
 
 
 def test_no_other_strided_1x1_convolution_is_in_the_network():
-    network = ViewSynthesizer(ModelOptions(image_side=64, width=0.0625, encoder_init="default"))
+    network = SynthesisNetwork(ModelOptions(image_side=64, width=0.0625, encoder_init="default"))
     strided = [
         module
         for module in network.modules()

@@ -6,11 +6,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from nvs_depth.api import ViewSynthesizer
 from nvs_depth.config import TrainConfig
 from nvs_depth.datasets.pairs import load_pairs
-from nvs_depth.eval import load_run
-from nvs_depth.models.synthesis import ViewSynthesizer
-from nvs_depth.prediction import predict_pairs
+from nvs_depth.eval import load_test_pairs
+from nvs_depth.models.synthesis import SynthesisNetwork
 from nvs_depth.viewer import scene_of
 from shared.geometry.camera import project
 from shared.runs.checkpoint import save_checkpoint
@@ -33,10 +33,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     seed_everything(0)
     save_checkpoint(
         root / "run/checkpoints/last.pt",
-        {"model": ViewSynthesizer(config.model)},
+        {"model": SynthesisNetwork(config.model)},
         paper="nvs_depth",
         step=1,
         config=config_to_dict(config),
+        facts={"K": [[120.0, 0, 31.5], [0, 120, 31.5], [0, 0, 1]], "unit_m": None},
     )
     return root / "run"
 
@@ -46,7 +47,7 @@ def test_the_true_depth_of_the_new_view_lies_on_that_of_the_given_one(run: Path)
     scene = scene_of(run, "best", CPU)
     assert scene.unit == "scene units"
     assert len(scene.parts) == 6
-    _, network, split = load_run(run, "best", CPU)
+    split = load_test_pairs(ViewSynthesizer.load(run, CPU).config)
     batch = load_pairs(split.test.views, split.test_pairs[evenly(len(split.test_pairs), 6)])
     on_surface = []
     for i, part in enumerate(scene.parts):
@@ -67,9 +68,10 @@ def test_the_true_depth_of_the_new_view_lies_on_that_of_the_given_one(run: Path)
 
 def test_the_live_view_at_the_new_camera_is_the_prediction(run: Path) -> None:
     part = scene_of(run, "best", CPU).parts[2]
-    _, network, split = load_run(run, "best", CPU)
+    synthesizer = ViewSynthesizer.load(run, CPU)
+    split = load_test_pairs(synthesizer.config)
     batch = load_pairs(split.test.views, split.test_pairs[evenly(len(split.test_pairs), 6)[2]][None])
-    found = predict_pairs(network, batch)
+    found = synthesizer.predict_pairs(batch)
     picture = part.live.render(part.cameras[1].world_from_cam)
     torch.testing.assert_close(picture.image, found.image[0], atol=2e-3, rtol=0)
     torch.testing.assert_close(picture.depth, found.depth_new[0, 0], atol=2e-3, rtol=1e-3)
