@@ -20,7 +20,7 @@ from torch import Tensor
 from shared.errors import DataError, FieldError, RunError
 from shared.files.colmap import CAMERA_MODEL_IDS, ColmapModel, read_colmap_model
 from shared.files.disk import new_folder
-from shared.files.images import list_images, read_image_size
+from shared.files.images import left_out_note, list_images, read_image_size
 from shared.runs.config import check_ranges
 
 __all__ = [
@@ -272,6 +272,8 @@ def find_cameras(
         unregistered = search(photos, out, options or SfmOptions())
     except ModuleNotFoundError as error:
         raise RunError(str(error)) from None
+    note = left_out_note(list_images(photos, recursive=True)[1])
+    sys.stderr.write(f"{note}\n" if note else "")
     if unregistered:
         names = ", ".join(unregistered)
         sys.stderr.write(f"WITHOUT POSE, left out: {len(unregistered)} photos: {names}\n")

@@ -190,7 +190,7 @@ def test_a_damaged_photo_is_named_before_the_work_starts(tmp_path):
 
 def test_folders_without_photos_are_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("no photo")
-    for folder, pattern in ((tmp_path, "no photos"), (tmp_path / "none", "not a folder")):
+    for folder, pattern in ((tmp_path, "no pictures"), (tmp_path / "none", "not a folder")):
         with pytest.raises(DataError, match=pattern):
             list_photos(folder)
 
