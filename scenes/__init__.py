@@ -1,6 +1,6 @@
 """Procedural ray-cast scenes with exact depth: the embedded data of all papers."""
 
-from scenes.catalog import OBJECTS, make_object
+from scenes.objects import OBJECTS, make_object
 from scenes.rendering import Render, render, render_views
 from scenes.scene import SCENES_VERSION, Background, Item, Light, Scene
 

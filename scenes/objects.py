@@ -1,6 +1,7 @@
 """Single textured objects on white: centred at the origin, z up, inside the unit cube."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 from scipy.interpolate import PchipInterpolator
@@ -15,10 +16,12 @@ from scenes.solids import Prism, Revolution
 from scenes.textures import Texture, solid
 
 __all__ = [
+    "OBJECTS",
     "OBJECT_LIGHT",
     "WHITE",
     "chair_object",
     "letter_cube",
+    "make_object",
     "pedestal",
     "random_car",
     "random_chair",
@@ -200,3 +203,21 @@ def random_car(seed: int) -> Scene:
     style = random_car_style(seed)
     items = car(style, np.random.default_rng((seed, 2)), length=0.95)
     return Scene(moved(items, placed((0, 0, -0.475 * style.roof))), OBJECT_LIGHT, WHITE)
+
+
+# By name: centred at the origin, z up, within 0.7 of it, on white.
+OBJECTS: dict[str, Callable[[int], Scene]] = {
+    "cube": letter_cube,
+    "vase": vase,
+    "pedestal": pedestal,
+    "chair": chair_object,
+    "random_chair": random_chair,
+    "random_car": random_car,
+}
+
+
+def make_object(name: str, seed: int = 0) -> Scene:
+    """One of `OBJECTS`; equal names and seeds give equal scenes. Raises ValueError for an unknown name."""
+    if name not in OBJECTS:
+        raise ValueError(f"unknown object {name!r}; there are {', '.join(OBJECTS)}")
+    return OBJECTS[name](seed)
