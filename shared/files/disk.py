@@ -1,10 +1,10 @@
-"""Reading and writing whole files and folders: a crash or a full disk never leaves half of one.
+"""Atomic reading and writing of whole files and folders: a crash or a full disk never leaves half of one.
 
-Writers fill a temporary neighbour and rename it when it is complete.
+Writers fill a temporary file or folder next to the target and rename it when it is complete.
 """
 
 import contextlib
-import fcntl
+import glob
 import hashlib
 import json
 import math
@@ -15,18 +15,18 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import filelock
 from torch import Tensor
 
 from shared.errors import DataError
 
 __all__ = [
-    "made_once",
-    "temporary_file",
     "jsonable",
+    "made_once",
     "new_folder",
     "read_bytes",
     "read_text",
-    "temporary_neighbour",
+    "temporary_file",
     "write_bytes",
     "write_json",
 ]
@@ -34,70 +34,88 @@ __all__ = [
 
 @contextlib.contextmanager
 def new_folder(path: str | os.PathLike) -> Iterator[Path]:
-    """Fill a folder in one step: yields a temporary neighbour that becomes `path` when the block succeeds.
+    """Fill a folder in one step: yields a temporary folder that becomes `path` when the block succeeds.
 
-    When it fails, nothing is left. Raises DataError if `path` exists and is not an empty folder, or cannot be
-    made.
+    When it fails, nothing is left. Raises DataError if `path` exists and is not an empty folder, if another
+    process is making it, or if it cannot be made.
     """
     path = Path(path).absolute()
-    _refuse_content(path)
-    with temporary_neighbour(path) as temporary:
+    with _locked(path, timeout=0), _completed(path) as temporary:
         yield temporary
-        _refuse_content(path)  # another process may have made it meanwhile
+
+
+def made_once(
+    folder: str | os.PathLike,
+    record: Mapping[str, Any],
+    write: Callable[[Path], None],
+    say: Callable[[str], None] = lambda text: None,
+) -> Path:
+    """The folder of a data set that is made on first use, for the options in `record`; returns its path.
+
+    `write` fills a temporary folder, which then becomes FOLDER-HASH, with the record in made.json: other
+    options, another folder, so that no run takes away what another one reads. A second process waits for the
+    first. `say` is told before `write` starts. Raises DataError when it cannot be written.
+    """
+    text = json.dumps(record, indent=2, sort_keys=True) + "\n"
+    folder = Path(folder).absolute()
+    made = folder.with_name(f"{folder.name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}")
+    if not (made / "made.json").is_file():
+        with _locked(made, timeout=-1):
+            if not (made / "made.json").is_file():  # another process may have made it meanwhile
+                say(f"making {made} (once)")
+                with _completed(made) as temporary:
+                    write(temporary)
+                    write_bytes(temporary / "made.json", text.encode())
+    return made
+
+
+@contextlib.contextmanager
+def _locked(path: Path, timeout: float) -> Iterator[None]:
+    """Hold the lock of a folder that is to be made; -1: wait for it. OSErrors become DataError."""
+    lock = path.with_name(f".{path.name}.lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(lock, timeout=timeout):
+            try:
+                yield
+            finally:
+                with contextlib.suppress(OSError):  # Windows removes it with the lock
+                    lock.unlink()
+    except filelock.Timeout:
+        raise DataError(path, "is being made by another process", "Wait until it is done") from None
+    except OSError as error:
+        remedy = "Check the free space and the write permission of the folder above it"
+        raise DataError(path, f"cannot be written ({error.strerror or error})", remedy) from None
+
+
+@contextlib.contextmanager
+def _completed(path: Path) -> Iterator[Path]:
+    """A new folder next to `path`, whose lock is held, that becomes `path` when the block succeeds."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    for stray in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):  # of a process that was killed
+        shutil.rmtree(stray, ignore_errors=True)
+    try:
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise DataError(path, "exists and is not an empty folder", "Name a new folder or empty this one")
+        temporary.mkdir()
+        yield temporary
         if path.exists():
             path.rmdir()
         temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextlib.contextmanager
 def temporary_neighbour(path: Path) -> Iterator[Path]:
-    """A new folder beside `path` to be renamed to it; removed in the end if it is still there.
-
-    Neighbours that killed processes left are removed, those of living ones are known by their lock. A full
-    disk or a missing permission in the block ends in DataError.
-    """
+    """A new folder next to `path` to be renamed to it; removed in the end if it is still there."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    with contextlib.ExitStack() as held:
+    with _locked(path, timeout=-1):
+        temporary.mkdir()
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with _lock(path.parent):
-                for stray in path.parent.glob(f".{path.name}.*.tmp"):
-                    _remove_if_abandoned(stray)
-                temporary.mkdir()
-                held.enter_context(_lock(temporary))
             yield temporary
-        except OSError as error:
-            remedy = "Check the free space and the write permission of the folder above it"
-            raise DataError(path, f"cannot be written ({error.strerror or error})", remedy) from None
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _refuse_content(path: Path) -> None:
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise DataError(path, "exists and is not an empty folder", "Name a new folder or empty this one")
-
-
-@contextlib.contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    """Wait for the folder's lock and hold it, where the file system knows locks; it dies with its process."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _remove_if_abandoned(folder: Path) -> None:
-    with contextlib.suppress(OSError):  # it is locked, or locks are not known here
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(folder)
-        finally:
-            os.close(descriptor)
 
 
 def write_json(path: str | Path, data: Mapping[str, Any]) -> None:
@@ -153,7 +171,7 @@ def write_bytes(path: str | os.PathLike, data: bytes) -> None:
 
 @contextlib.contextmanager
 def temporary_file(path: str | os.PathLike) -> Iterator[Path]:
-    """A hidden neighbour for the block to write, which then becomes `path`; removed if the block fails."""
+    """A hidden file next to `path` for the block to write, which then becomes it; removed if it fails."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
@@ -166,30 +184,3 @@ def temporary_file(path: str | os.PathLike) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):  # it is gone after the renaming
             temporary.unlink()
-
-
-def made_once(
-    folder: str | os.PathLike,
-    record: Mapping[str, Any],
-    write: Callable[[Path], None],
-    say: Callable[[str], None] = lambda text: None,
-) -> Path:
-    """The folder of a data set that is made on first use, for the options in `record`; returns its path.
-
-    `write` fills a temporary folder, which then becomes FOLDER/NAME-HASH, with the record in made.json: other
-    options, another folder, so that no run takes away what another one reads. `say` is told before `write`
-    starts. Raises DataError when it cannot be written.
-    """
-    record = json.loads(json.dumps(record))  # as it will be read back
-    text = json.dumps(record, indent=2, sort_keys=True) + "\n"
-    folder = Path(folder).absolute()
-    made = folder.with_name(f"{folder.name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}")
-    if (made / "made.json").is_file():
-        return made
-    say(f"making {made} (once)")
-    with temporary_neighbour(made) as temporary:
-        write(temporary)
-        write_bytes(temporary / "made.json", text.encode())
-        with contextlib.suppress(OSError):  # another process was faster, and wrote the same
-            temporary.rename(made)
-    return made

@@ -1,13 +1,16 @@
 """Text, errors and folders: UTF-8, errors that cross processes, folders that appear only when complete."""
 
+import multiprocessing
 import os
 import pickle
+import signal
+import time
 from pathlib import Path
 
 import pytest
 
 from shared.errors import DataError
-from shared.files.disk import new_folder, read_text, write_bytes
+from shared.files.disk import made_once, new_folder, read_text, write_bytes
 
 
 def test_text_is_utf8_with_windows_line_ends(tmp_path):
@@ -53,3 +56,59 @@ def test_a_new_folder_appears_only_when_complete(tmp_path):
             pass
     with pytest.raises(DataError, match="cannot be written"), new_folder(tmp_path / "empty" / "y.txt" / "z"):
         pass
+
+
+# ---- data sets that are made on first use ------------------------------------------------------------------
+
+
+def slowly(folder: Path) -> None:
+    (folder / "a.txt").write_text(str(os.getpid()))
+    time.sleep(0.2)
+    (folder / "b.txt").write_text(str(os.getpid()))
+
+
+def make(folder: Path) -> Path:
+    return made_once(folder, {"size": 3}, slowly)
+
+
+def test_a_data_set_is_made_once_for_each_set_of_options(tmp_path):
+    said = []
+    first = made_once(tmp_path / "x" / "cube", {"size": 3, "pair": (1, 2)}, slowly, said.append)
+    again = made_once(tmp_path / "x" / "cube", {"pair": [1, 2], "size": 3}, slowly, said.append)
+    other = made_once(tmp_path / "x" / "cube", {"size": 4}, slowly, said.append)
+    assert first == again != other
+    assert len(said) == 2
+    assert sorted(os.listdir(tmp_path / "x")) == sorted([first.name, other.name])
+    assert sorted(os.listdir(first)) == ["a.txt", "b.txt", "made.json"]
+
+
+def test_processes_that_make_the_same_data_set_at_once_wait_for_the_first(tmp_path):
+    with multiprocessing.get_context("fork").Pool(3) as pool:
+        made = pool.map(make, [tmp_path / "cube"] * 3)
+    assert len(set(made)) == 1
+    assert (made[0] / "a.txt").read_text() == (made[0] / "b.txt").read_text()
+    assert os.listdir(tmp_path) == [made[0].name]
+
+
+def test_what_a_killed_maker_left_is_removed(tmp_path):
+    child = os.fork()
+    if child == 0:
+        make(tmp_path / "cube")
+        os._exit(1)
+    while not list(tmp_path.glob(".*.tmp/a.txt")):
+        time.sleep(0.01)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert list(tmp_path.glob(".*.tmp"))
+    made = make(tmp_path / "cube")
+    assert os.listdir(tmp_path) == [made.name]
+
+
+def test_a_maker_that_fails_leaves_nothing(tmp_path):
+    def fail(folder: Path) -> None:
+        slowly(folder)
+        raise KeyError
+
+    with pytest.raises(KeyError):
+        made_once(tmp_path / "cube", {}, fail)
+    assert os.listdir(tmp_path) == []
