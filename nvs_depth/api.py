@@ -62,7 +62,7 @@ class ViewSynthesizer:
     ) -> "ViewSynthesizer":
         """Load a run folder (best or last checkpoint), a checkpoint file, or shipped weights by name.
 
-        device: auto, cpu, cuda, or a torch.device. Raises RunError or CheckpointError for what cannot be used.
+        device: auto, cpu, cuda or a torch.device. Raises RunError or CheckpointError for what cannot be used.
         """
         found = load_trained(source, "nvs_depth", checkpoint)
         if "K" not in found.facts:

@@ -5,11 +5,12 @@ an edge weight of 10 there is 20 here. With these factors the published weights 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import NonNegativeFloat
+from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from nvs_depth.models.synthesis import TrainingOutputs, View
@@ -17,7 +18,7 @@ from nvs_depth.models.warps import scaled_intrinsics
 from shared.errors import FieldError
 from shared.geometry.warp import backward_warp
 from shared.quality.losses import VggFeatures, edge_aware_smoothness, perceptual_loss
-from shared.runs.config import check_ranges
+from shared.runs.config import STRICT, LocalPath
 
 __all__ = [
     "LossOptions",
@@ -40,23 +41,22 @@ MIN_DEPTH, MAX_DEPTH = 1e-3, 80.0
 PhotometricMask = Literal["black_channels", "foreground", "all"]
 
 
-@dataclass
+@dataclass(config=STRICT)
 class LossWeights:
     """Factors of the terms; 0 leaves a term out. The defaults are those published for KITTI."""
 
-    reconstruction: float = 100.0
-    perceptual: float = 100.0
-    photometric: float = 100.0
-    consistency: float = 25.0  # ShapeNet: 100
-    smoothness: float = 25.0  # ShapeNet: 10
+    reconstruction: NonNegativeFloat = 100.0
+    perceptual: NonNegativeFloat = 100.0
+    photometric: NonNegativeFloat = 100.0
+    consistency: NonNegativeFloat = 25.0  # ShapeNet: 100
+    smoothness: NonNegativeFloat = 25.0  # ShapeNet: 10
 
     def __post_init__(self) -> None:
-        check_ranges(self, **dict.fromkeys(vars(self), (0, 1e6)))
         if not any(vars(self).values()):
             raise FieldError("reconstruction", "is 0 like all other weights; at least one must be positive")
 
 
-@dataclass
+@dataclass(config=STRICT)
 class LossOptions:
     """Where the released code has a trap: its way (the default) or the other."""
 
@@ -69,7 +69,7 @@ class LossOptions:
     consistency_stop_gradient: bool = False  # true: D_b is not pulled towards D_t
     smoothness_on: Literal["target_image", "new_view"] = "target_image"
     perceptual_input: Literal["released", "imagenet"] = "released"  # released: [-1, 1] into ImageNet's mean
-    vgg_weights: str = ""  # file with torchvision's VGG-16; empty: the copy in torch hub's cache
+    vgg_weights: LocalPath = ""  # file with torchvision's VGG-16; empty: the copy in torch hub's cache
 
 
 def multi_scale_reconstruction(images: Sequence[Tensor], target: Tensor) -> Tensor:

@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 
 from nvs_depth.datasets.kitti_convert import convert_drive
-from nvs_depth.datasets.pairs import PairBatch, PairOptions, find_pairs, load_pairs
+from nvs_depth.datasets.options import LAYOUTS, DataConfig, PairOptions
+from nvs_depth.datasets.pairs import PairBatch, find_pairs, load_pairs
 from nvs_depth.datasets.photos import prepare_photos
-from nvs_depth.datasets.select import LAYOUTS, DataConfig, load_views
+from nvs_depth.datasets.select import load_views
 from nvs_depth.datasets.views import ViewSet
 from shared.errors import DataError
 from shared.files.sfm import add_colmap_command, find_cameras, sfm_options

@@ -3,38 +3,19 @@
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from nvs_depth.datasets.options import PairOptions
 from nvs_depth.datasets.views import ViewSet
-from shared.errors import DataError, FieldError
+from shared.errors import DataError
 from shared.geometry.camera import relative_pose
-from shared.runs.config import check_ranges
 from shared.runs.seeds import step_generator
 
-__all__ = ["PairBatch", "PairOptions", "PairSet", "find_pairs", "load_pairs", "pair_batches"]
-
-
-@dataclass
-class PairOptions:
-    """The published rules; `symmetric` and `redraw` are the improvements the predecessors already had."""
-
-    azimuth_steps_deg: tuple[int, ...] = (20, 40)  # views on a grid
-    elevation: Literal["any", "same"] = "any"
-    max_gap: int = 7  # frames of a sequence
-    nearest: int = 8  # targets of an unordered set: this many nearest cameras
-    symmetric: bool = False  # also smaller azimuths and earlier frames
-    redraw: bool = False  # a new target for each source in every epoch; false: drawn once
-
-    def __post_init__(self) -> None:
-        check_ranges(self, max_gap=(1, 1_000_000), nearest=(1, 1_000_000))
-        steps = self.azimuth_steps_deg
-        if not steps or not all(1 <= step <= 360 for step in steps):
-            reason = f"must be at least one step from 1 to 360, got {list(steps)}"
-            raise FieldError("azimuth_steps_deg", reason)
+__all__ = ["PairBatch", "PairOrder", "PairSet", "find_pairs", "load_pairs", "pair_batches"]
 
 
 class PairBatch(NamedTuple):
@@ -120,11 +101,9 @@ def _related(views: ViewSet, index: Tensor, options: PairOptions) -> Tensor:
     first, second = views.coordinates[index].unbind(1)
     if views.layout.startswith("shapenet"):
         step = first[None] - first[:, None]
-        steps = torch.tensor(options.azimuth_steps_deg)
         if options.symmetric:
-            step = (step + 180) % 360 - 180
-            step = step.abs()
-        related = torch.isin(step, steps)
+            step = ((step + 180) % 360 - 180).abs()
+        related = torch.isin(step, torch.tensor(options.azimuth_steps_deg))
         if not options.symmetric:  # as published, a source has targets at all steps
             farthest = (step == max(options.azimuth_steps_deg)).any(1, keepdim=True)
             related &= farthest

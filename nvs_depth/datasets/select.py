@@ -1,14 +1,13 @@
 """The training and test pairs that a configuration asks for."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from nvs_depth.datasets.embedded import EmbeddedConfig, check_layout, make_embedded, street_crop
+from nvs_depth.datasets.embedded import make_embedded, street_crop
 from nvs_depth.datasets.kitti import (
     CROP_256,
     RAW_HW,
@@ -18,66 +17,15 @@ from nvs_depth.datasets.kitti import (
     read_frame_list,
     without_overlap,
 )
-from nvs_depth.datasets.pairs import PairOptions, PairSet, find_pairs
+from nvs_depth.datasets.options import DataConfig
+from nvs_depth.datasets.pairs import PairSet, find_pairs
 from nvs_depth.datasets.posed import load_posed
 from nvs_depth.datasets.shapenet import load_shapenet, load_shapenet_flat
 from nvs_depth.datasets.views import Framing, ViewSet
-from shared.errors import DataError, FieldError
-from shared.runs.config import check_ranges
+from shared.errors import DataError
 from shared.runs.seeds import step_generator
 
-__all__ = ["LAYOUTS", "DataConfig", "Split", "load_split", "load_views"]
-
-LAYOUTS = ("shapenet", "shapenet_flat", "kitti_raw", "kitti_odometry", "kitti_odometry_flat", "posed")
-Layout = Literal["shapenet", "shapenet_flat", "kitti_raw", "kitti_odometry", "kitti_odometry_flat", "posed"]
-MAX_PIXELS = 100_000  # of a stored image's sides
-
-
-@dataclass
-class DataConfig:
-    """Where the views are, how they are framed, what is held out, and how pairs are drawn."""
-
-    layout: Layout = "shapenet"
-    root: str = "data/nvs_depth/chairs"
-    embedded: EmbeddedConfig | None = None
-
-    # Files relative to `root`: names of objects, drives or frames, one per line; test_pairs: "source target".
-    train_list: str = ""
-    validation_list: str = ""  # frames that must not be trained on, whatever the training list says
-    test_list: str = ""
-    test_pairs: str = ""
-    # Without lists: every n-th object or drive, or every n-th azimuth or frame.
-    holdout: Literal["groups", "coordinates"] = "groups"
-    holdout_every: int = 5
-
-    crop: Literal["middle", "kitti"] = "middle"  # kitti: 256 px out of 1242x375
-    crop_square: tuple[int, int, int] | None = None  # top row, left column and side, instead
-    resize: Literal["area", "nearest"] = "area"
-    principal_point: Literal["true", "released"] = "true"  # kitti_raw
-    pose_files: Literal["auto", "world_to_cam", "cam_to_world"] = "auto"  # shapenet
-    depth_files: Literal["ray_length", "z"] = "ray_length"  # shapenet
-    focal_share: float = 480 / 256  # shapenet_flat: focal length over image side
-    background: tuple[float, float, float] | None = (0.0, 0.0, 0.0)  # under transparency; null: refuse it
-    scale: float = 1.0  # posed: factor on the translations
-
-    pairs: PairOptions = field(default_factory=PairOptions)
-    cache_mb: int = 1000  # views kept in memory as tensors; 0: none
-
-    def __post_init__(self) -> None:
-        check_ranges(self, holdout_every=(2, 1_000_000), focal_share=(0.01, 1000), scale=(1e-9, 1e9))
-        check_ranges(self, cache_mb=(0, 100_000_000))
-        self._check_tuples()
-        if self.embedded is not None:
-            check_layout(self.embedded, self.layout)
-
-    def _check_tuples(self) -> None:
-        top, left, side = self.crop_square or (0, 0, 1)
-        if min(top, left) < 0 or side < 1 or max(top, left, side) > MAX_PIXELS:
-            limits = f"top row and left column from 0 and side from 1 to {MAX_PIXELS}"
-            raise FieldError("crop_square", f"must be {limits}, got {list(self.crop_square)}")
-        if not all(0 <= value <= 1 for value in self.background or ()):
-            raise FieldError("background", f"must be three numbers from 0 to 1, got {list(self.background)}")
-
+__all__ = ["Split", "load_split", "load_views"]
 
 class Split(NamedTuple):
     """What is trained on and what is measured; `test_pairs` [m, 2] index the views of `test`."""
@@ -194,8 +142,10 @@ def _listed_split(config: DataConfig, image_side: int, root: Path, evaluate_pair
         notes.append(f"{shared} views of the test were also in the training list and are not trained on")
         train_mask &= ~test_mask
     train = find_pairs(views, config.pairs, train_mask, train_mask)
-    test = find_pairs(views, config.pairs, test_mask, test_mask) if indices is None else PairSet(
-        views, indices[:, 0], indices[:, 1:])  # fmt: skip
+    if indices is None:
+        test = find_pairs(views, config.pairs, test_mask, test_mask)
+    else:
+        test = PairSet(views, indices[:, 0], indices[:, 1:])
     return _finish(train, test, indices, evaluate_pairs, (*views.notes, *notes))
 
 

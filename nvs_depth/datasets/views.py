@@ -11,9 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from shared.errors import DataError
-from shared.files.images import read_depth_png, read_exr, read_image
+from shared.files.images import read_depth_png, read_exr, read_image, undistort_image
 from shared.geometry.camera import check_pose, crop_intrinsics, depth_from_ray_distance, resize_intrinsics
-from shared.geometry.distortion import undistort_image
 
 __all__ = ["DepthFormat", "Framing", "ViewSet", "ViewSample", "check_intrinsics"]
 
@@ -189,9 +188,7 @@ class ViewSet:
             reason = f"is {w} x {h} pixels, the others are {width} x {height}"
             raise DataError(self.images[index], reason, "All images of a set have one size")
         if self.distortion is not None and bool((self.distortion[index] != 0).any()):
-            image = undistort_image(
-                image[None], self.K_stored[index].float(), self.distortion[index].float()
-            )[0][0]
+            image, _ = undistort_image(image, self.K_stored[index], self.distortion[index])
         depth, valid = self._read_depth(index)
         return ViewSample(
             self.framing.image(image), depth, valid, self.K[index], self.world_from_cam[index].float()

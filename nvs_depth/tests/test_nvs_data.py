@@ -3,14 +3,16 @@
 import json
 import math
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from nvs_depth.datasets.embedded import EmbeddedConfig, make_embedded
-from nvs_depth.datasets.pairs import PairOptions, PairOrder, find_pairs, load_pairs, pair_batches
-from nvs_depth.datasets.select import DataConfig, load_split, load_views
+from nvs_depth.datasets.embedded import make_embedded
+from nvs_depth.datasets.options import DataConfig, EmbeddedConfig, PairOptions
+from nvs_depth.datasets.pairs import PairOrder, find_pairs, load_pairs, pair_batches
+from nvs_depth.datasets.select import load_split, load_views
 from nvs_depth.datasets.shapenet import grid_pose, load_shapenet, view_number
 from nvs_depth.datasets.views import Framing
 from nvs_depth.prepare import report as prepare_report
@@ -57,7 +59,7 @@ def embedded(tmp_path_factory):
     drives = {"kind": "street", "train_groups": 1, "test_groups": 1, "frames": 2, "step_m": 3.0}
     drives |= {"image_side": 48, "antialias": 1}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nvs_depth.datasets.embedded.street", plain_street)
+        patch.setattr("scenes.streets.street", plain_street)
         yield {
             "shapenet": (root / "paper", EmbeddedConfig(kind="chairs", **chairs)),
             "shapenet_flat": (root / "flat", EmbeddedConfig(kind="cars", **chairs)),
@@ -139,9 +141,8 @@ def test_a_forced_principal_point_is_noticed(embedded):
 
 def test_the_check_of_a_drive_sees_translations_in_other_axes(embedded, tmp_path):
     """Sparse depth, in images smaller than those of the check."""
-    split_of(embedded, "kitti_raw", 48)
     folder = tmp_path / "drives"
-    shutil.copytree(embedded["kitti_raw"][0], folder)
+    shutil.copytree(split_of(embedded, "kitti_raw", 48).train.views.path, folder)
     assert "geometry     good" in prepare_report(folder)
     for path in folder.glob("*/poses.txt"):
         rows = [line.split() for line in path.read_text().splitlines()]
@@ -181,8 +182,7 @@ def test_grid_poses_look_at_the_object_from_above():
 
 def test_paper_layout_is_what_is_on_disk(embedded):
     split = split_of(embedded, "shapenet")
-    root, _ = embedded["shapenet"]
-    assert len(list((root / "chairs" / "chair_000").glob("color_*.png"))) == 72
+    assert len(list((split.train.views.path / "chair_000").glob("color_*.png"))) == 72
     assert len(split.train) == 64  # azimuths 0 to 300, as published
     assert split.train.targets.shape[1] == 8  # two steps, four elevations
     views = split.train.views
@@ -193,24 +193,22 @@ def test_paper_layout_is_what_is_on_disk(embedded):
     assert views.K[0, 0, 2] == pytest.approx((SIDE - 1) / 2)
 
 
-def test_embedded_data_are_made_once(embedded):
-    split_of(embedded, "shapenet_flat")
-    root, config = embedded["shapenet_flat"]
-    before = (root / "made.json").stat().st_mtime_ns
-    make_embedded(root, config, "shapenet_flat")
-    assert (root / "made.json").stat().st_mtime_ns == before
-    with pytest.raises(ValueError, match="layout must be kitti_raw for embedded street, got shapenet"):
-        make_embedded(root, EmbeddedConfig(kind="street"), "shapenet")
-
-
-def test_foreign_folders_are_not_overwritten(tmp_path, monkeypatch):
-    (tmp_path / "precious.txt").write_text("x")
-    monkeypatch.setattr("nvs_depth.datasets.embedded.AZIMUTHS", (0,))
-    monkeypatch.setattr("nvs_depth.datasets.embedded.ELEVATIONS", (0, 10, 20))
+def test_embedded_data_are_made_once_and_leave_the_random_generators_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr("nvs_depth.datasets.embedded.AZIMUTHS", (0, 20))
     config = EmbeddedConfig(train_groups=1, test_groups=1, image_side=16, antialias=1)
-    with pytest.raises(DataError, match="not made by this program"):
-        make_embedded(tmp_path, config, "shapenet_flat")
-    assert (tmp_path / "precious.txt").exists()
+    told, states = [], []
+    for _ in range(2):
+        torch.manual_seed(3)
+        np.random.seed(3)  # noqa: NPY002 - the global generator is what must not be touched
+        root = make_embedded(tmp_path / "chairs", config, "shapenet_flat", told.append)
+        states.append((torch.rand(1).item(), np.random.rand()))  # noqa: NPY002
+        files = sorted((path, path.stat().st_mtime_ns) for path in root.rglob("*"))
+    assert len(told) == 1
+    assert states[0] == states[1]
+    other = make_embedded(tmp_path / "chairs", replace(config, seed=1), "shapenet_flat", told.append)
+    assert len(told) == 2
+    assert other != root
+    assert sorted((path, path.stat().st_mtime_ns) for path in root.rglob("*")) == files
 
 
 # ---- pairs -------------------------------------------------------------------------------------------------
@@ -250,8 +248,7 @@ def test_sequence_pairs_look_forward_unless_symmetric(embedded):
 
 
 def test_held_out_azimuths(embedded):
-    root, _ = embedded["shapenet_flat"]
-    split_of(embedded, "shapenet_flat")
+    root = split_of(embedded, "shapenet_flat").train.views.path
     split = load_split(DataConfig(layout="shapenet_flat", root=str(root), holdout="coordinates"), SIDE)
     azimuth = split.train.views.coordinates[:, 0]
     trained = {int(azimuth[i]) for i in split.train.all_pairs().flatten().tolist()}
@@ -263,8 +260,7 @@ def test_held_out_azimuths(embedded):
 
 
 def copied(embedded, tmp_path):
-    split_of(embedded, "shapenet")
-    shutil.copytree(embedded["shapenet"][0], tmp_path / "copy")
+    shutil.copytree(split_of(embedded, "shapenet").train.views.path.parent, tmp_path / "copy")
     return tmp_path / "copy"
 
 

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from nvs_depth.datasets.kitti_convert import convert_drive
-from nvs_depth.datasets.pairs import PairOptions
-from nvs_depth.datasets.select import DataConfig, load_split
+from nvs_depth.datasets.options import DataConfig, PairOptions
+from nvs_depth.datasets.select import load_split
 from nvs_depth.datasets.shapenet import grid_pose, view_number
 from shared.files.images import write_exr
 from shared.geometry.camera import invert_pose

@@ -6,7 +6,8 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from nvs_depth.datasets.kitti import CROP_256, RAW_HW, euler_pose, load_kitti_raw, without_overlap
-from nvs_depth.datasets.select import DataConfig, load_split, load_views
+from nvs_depth.datasets.options import DataConfig
+from nvs_depth.datasets.select import load_split, load_views
 from nvs_depth.datasets.views import Framing
 from shared.errors import DataError
 from shared.files.images import write_depth_png, write_image

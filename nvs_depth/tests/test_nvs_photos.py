@@ -7,7 +7,8 @@ import torch
 
 from nvs_depth import prepare
 from nvs_depth.datasets import photos
-from nvs_depth.datasets.select import DataConfig, load_views
+from nvs_depth.datasets.options import DataConfig
+from nvs_depth.datasets.select import load_views
 from shared.files.colmap import ColmapCamera, ColmapImage, ColmapModel, ColmapPoints
 from shared.files.images import write_image
 from shared.files.sfm import SfmScene

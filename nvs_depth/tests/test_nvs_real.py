@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from nvs_depth.datasets.kitti_convert import project_lidar, read_calibration, read_velodyne
-from nvs_depth.datasets.select import DataConfig, load_split, load_views
+from nvs_depth.datasets.options import DataConfig, PairOptions
+from nvs_depth.datasets.select import load_split, load_views
 from nvs_depth.prepare import main as prepare_main
 from shared.files.images import read_depth_png, read_image
 from shared.geometry.camera import invert_pose, project, relative_pose, transform_points, unproject
@@ -57,8 +58,6 @@ def test_azimuth_and_elevation_carve_one_hull():
 
 @needs_real
 def test_two_chairs_split_by_azimuth():
-    from nvs_depth.datasets.pairs import PairOptions
-
     pairs = PairOptions(azimuth_steps_deg=(5, 10, 15, 20), symmetric=True)
     config = DataConfig(
         layout="shapenet_flat", root=str(ROOT / "shapenet_chairs"), holdout="coordinates", pairs=pairs
