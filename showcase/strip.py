@@ -16,10 +16,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-import deepvoxels.eval
 import dfd_selfsup.eval
-from deepvoxels.datasets.scene import nearest_views
-from deepvoxels.methods import render_views
+from deepvoxels import DeepVoxels
+from deepvoxels.datasets.scene import load_views, nearest_neighbour
 from dfd_selfsup.methods import followed_by_descent, network_method
 from diffdiffdepth import DiffusedDepth
 from diffdiffdepth.report import points_picture
@@ -65,13 +64,14 @@ def strip(rows: Sequence[Row]) -> np.ndarray:
 @torch.no_grad()
 def deepvoxels_row(run: Path) -> Row:
     """A held-out view, and the training view nearest to it."""
-    _, method, train_views, test_views = deepvoxels.eval.load_run(run, "best", torch.device("cpu"))
+    scene = DeepVoxels.load(run, "cpu")
+    train_views, test_views = load_views(scene.config)
     chosen = len(test_views) // 2
     pose = test_views.world_from_cam[chosen]
-    nearest = int(nearest_views(torch.cat([pose[None], train_views.world_from_cam]), 1)[0, 0]) - 1
-    view = render_views(method, pose[None], test_views.K[chosen : chosen + 1])
+    nearest = int(nearest_neighbour(train_views.world_from_cam, pose[None])[0])
+    view = scene.render(pose, test_views.K[chosen])
     size = view.images.shape[-2:]
-    depth = F.interpolate(view.depth[:, None], size=size, mode="bilinear", align_corners=False)[0, 0]
+    depth = F.interpolate(view.depth.values[:, None], size=size, mode="bilinear", align_corners=False)[0, 0]
     shown = (view.images[0] < WHITE).any(0)
     low, high = depth_range(depth, shown)
     return Row(

@@ -1,4 +1,4 @@
-"""The arrows of the house: papers stand on `shared`, never on each other; nothing unsafe at import."""
+"""Imports run one way: scripts, api, models and data of a paper, `shared`; no paper knows another."""
 
 import ast
 import subprocess
@@ -11,45 +11,120 @@ import pytest
 import shared
 
 ROOT = Path(shared.__file__).parent.parent
-PAPERS = ("deepvoxels", "diffdiffdepth", "dfd_selfsup", "nvs_depth")
-PACKAGES = ("shared", *PAPERS)
-SOURCES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+KNOWN = ("deepvoxels", "diffdiffdepth", "dfd_selfsup", "nvs_depth")
+PAPERS = [name for name in KNOWN if (ROOT / name).is_dir()]
+PACKAGES = ["shared", *PAPERS]
+# What each part of `shared` may import of the others.
+ALLOWED = {
+    "errors": set(),
+    "geometry": {"errors"},
+    "quality": {"errors", "geometry"},
+    "files": {"errors", "geometry"},
+    "results": {"errors", "geometry", "files"},
+    "runs": {"errors", "files"},
+    "show": {"errors", "geometry", "files", "results", "runs"},
+}
+SCRIPTS = {"train", "eval", "predict", "prepare", "table", "report", "viewer"}
 
 
-def imports(path: Path) -> Iterator[str]:
-    """Top-level names of all packages that a file imports, wherever in the file."""
-    for node in ast.walk(ast.parse(path.read_text(), str(path))):
+def sources(package: str, tests: bool = False) -> list[Path]:
+    found = sorted((ROOT / package).rglob("*.py"))
+    return [path for path in found if tests or "tests" not in path.parts]
+
+
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imports(path: Path, at_import: bool = False) -> Iterator[tuple[str, list[str]]]:
+    """Modules that a file imports, with the names taken from them; on request only what its import runs."""
+    tree = ast.parse(path.read_text(), str(path))
+    later: set[ast.AST] = set()
+    for node in ast.walk(tree):
+        for_types = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+        if isinstance(node, ast.FunctionDef) or for_types:
+            later |= set(ast.walk(node))
+    for node in ast.walk(tree):
+        if at_import and node in later:
+            continue
         if isinstance(node, ast.Import):
-            yield from (alias.name.split(".")[0] for alias in node.names)
+            yield from ((alias.name, []) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: imports are absolute"
-            yield node.module.split(".")[0]
+            yield node.module, [alias.name for alias in node.names]
+
+
+def test_the_parts_of_shared_import_one_way() -> None:
+    for path in sources("shared"):
+        part = module_of(path).split(".")[1:2]
+        for module, _ in imports(path):
+            if part and module.startswith("shared."):
+                other = module.split(".")[1]
+                assert other == part[0] or other in ALLOWED[part[0]], f"{path} imports {module}"
 
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_no_paper_imports_another_and_shared_imports_none(package: str) -> None:
-    allowed = {"shared", package}
-    for path in sorted((ROOT / package).rglob("*.py")):
-        crossing = (set(imports(path)) & set(PACKAGES)) - allowed
+    for path in sources(package, tests=True):
+        crossing = {module.split(".")[0] for module, _ in imports(path)} & set(PACKAGES) - {"shared", package}
         assert not crossing, f"{path} imports {crossing}"
 
 
-def test_nothing_edits_the_path() -> None:
-    for path in SOURCES:
-        assert "tests" in path.parts or "sys.path" not in path.read_text(), path
+@pytest.mark.parametrize("package", PACKAGES)
+def test_scenes_are_imported_by_the_embedded_data_alone_and_only_when_asked_for(package: str) -> None:
+    for path in sources(package):
+        embedded = path.relative_to(ROOT / package).as_posix() == "datasets/embedded.py"
+        found = [m for m, _ in imports(path, at_import=embedded) if m.split(".")[0] == "scenes"]
+        assert not found, f"{path} imports {found[0]}"
+
+
+@pytest.mark.parametrize("paper", PAPERS)
+def test_scripts_import_the_method_and_never_the_other_way(paper: str) -> None:
+    for path in sources(paper):
+        parts = module_of(path).split(".")[1:]
+        below = parts and parts[0] not in SCRIPTS
+        for module, names in imports(path):
+            target = (module.split(".") + names)[1] if module.split(".")[0] == paper and names else ""
+            assert not (below and target in SCRIPTS), f"{path} imports {target}"
+            is_core = parts and (parts[0] in ("models", "datasets", "losses", "config"))
+            assert not (is_core and target == "api"), f"{path} imports {target}"
+            loads = parts == ["config"] and target == "datasets" and names != ["DataConfig"]
+            assert not loads, f"{path} imports {names} of {module}"
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_import_needs_no_gpu_and_prints_nothing(package: str) -> None:
-    modules = [
-        ".".join(path.relative_to(ROOT).with_suffix("").parts)
-        for path in sorted((ROOT / package).rglob("*.py"))
-        if "tests" not in path.parts and path.name != "__init__.py"
-    ]
+def test_a_name_is_imported_from_the_module_that_defines_it(package: str) -> None:
+    for path in sources(package):
+        for module, names in imports(path):
+            file = ROOT / f"{module.replace('.', '/')}.py"
+            if module.split(".")[0] in PACKAGES and file.is_file():
+                missing = set(names) - defined(file)
+                assert not missing, f"{path} imports {missing} from {module}, which does not define it"
+
+
+def defined(file: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+    return names
+
+
+@pytest.mark.parametrize("paper", PAPERS)
+def test_importing_a_paper_is_cheap(paper: str) -> None:
+    run(f"import sys, {paper}; assert 'torch' not in sys.modules and {paper}.__all__")
+
+
+def test_import_needs_no_gpu_and_prints_nothing() -> None:
+    modules = [module_of(path) for package in PACKAGES for path in sources(package)]
     code = f"import importlib\nfor name in {modules!r}: importlib.import_module(name)"
-    code += "\nimport torch\nassert not torch.cuda.is_initialized()"
-    result = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
-    )
+    run(code + "\nimport torch\nassert not torch.cuda.is_initialized()")
+
+
+def run(code: str) -> None:
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert result.returncode == 0, result.stderr
     assert result.stdout == ""

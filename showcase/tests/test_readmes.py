@@ -110,7 +110,7 @@ def tiny_house(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the tree in which quick.yaml builds on the real one and makes everything small."""
     house = tmp_path_factory.mktemp("house")
     ignore = shutil.ignore_patterns("__pycache__", "tests", "runs", "data")
-    for name in ("shared", "showcase", "results", *PAPERS):
+    for name in ("shared", "scenes", "showcase", "results", *PAPERS):
         shutil.copytree(ROOT / name, house / name, ignore=None if name == "results" else ignore)
     for name in ("docs", "Makefile", "README.md"):
         source = ROOT / name
