@@ -1,33 +1,52 @@
-"""A toy training run: its configuration, its network, its loop, and what it logged."""
+"""A toy training run, started like any train.py: `main(["--config", ...])`."""
 
 import argparse
-import dataclasses
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from pydantic.dataclasses import dataclass
 from torch import nn
 
-from shared.runs.checkpoint import plain
-from shared.runs.log import read_metrics
-from shared.runs.run import open_run
-from shared.runs.seeds import rng_state, step_generator
+from shared.runs.command import parse_train_args
+from shared.runs.config import STRICT, load_config
+from shared.runs.run import Run, open_run
+from shared.runs.seeds import step_generator
 
-__all__ = ["ToyConfig", "arguments", "logged", "toy_state", "train"]
+__all__ = ["ToyConfig", "arguments", "main", "toy_state"]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(config=STRICT)
 class ToyConfig:
     seed: int = 3
     steps: int = 20
     learning_rate: float = 0.02
-    save_every: int = 5
+    checkpoint_every: int = 5
 
 
-def arguments(out: Path, resume: bool = False) -> argparse.Namespace:
-    """What the command line of a training run would give."""
-    return argparse.Namespace(config=Path("toy.yaml"), out=out, resume=resume, device="cpu", set=[])
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse_train_args(__doc__, argv)
+    config = load_config(ToyConfig, args.config, args.set)
+    with open_run(config, args, "toy") as run:
+        train(run, config)
+        run.finish({"done": True})
+
+
+def train(run: Run, config: ToyConfig) -> None:
+    """Draws from every kind of generator."""
+    state = toy_state()
+    model, optimizer, scheduler = state.values()
+    for step in run.steps(run.restore(state, {"width": 8}), config.steps):
+        batch = torch.randn(4, 2, 5, 7, generator=step_generator(config.seed, step, "batch"))  # [B, C, H, W]
+        target = random.random() + float(np.random.rand()) + torch.rand(4, 1)  # noqa: NPY002
+        loss = (model(batch) - target).square().mean()
+        run.update(step, optimizer, loss, samples=[step])
+        scheduler.step()
+        run.log(step, loss=loss, rate=scheduler.get_last_lr()[0])
+        if run.every(step, config.checkpoint_every):
+            run.save(step, state, score=-loss.item())
 
 
 def toy_state(width: int = 8) -> dict:
@@ -41,28 +60,6 @@ def toy_state(width: int = 8) -> dict:
     return {"model": model, "optimizer": optimizer, "scheduler": scheduler}
 
 
-def train(out: Path, until: int, resume: bool = False, save_every: int = 5) -> dict:
-    """Train the toy model to step `until`, drawing from every kind of generator; return the final state."""
-    with open_run(ToyConfig(steps=until, save_every=save_every), arguments(out, resume), "toy") as run:
-        state = toy_state()
-        model, optimizer, scheduler = state.values()
-        start = run.restore(state)
-        for step in run.steps(start, until):
-            batch = torch.randn(4, 2, 5, 7, generator=step_generator(3, step, "batch"))  # [B, C, H, W]
-            target = random.random() + float(np.random.rand()) + torch.rand(4, 1)  # noqa: NPY002
-            loss = (model(batch) - target).square().mean()
-            run.check_finite(step, loss=loss)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            scheduler.step()
-            run.log(step, loss=loss)
-            if run.every(step, save_every):
-                run.save(step, state, {"loss": loss}, score=-loss.item())
-        final = {"state": {name: item.state_dict() for name, item in state.items()}, "rng": rng_state()}
-        return plain(final, "final")
-
-
-def logged(out: Path) -> list[dict]:
-    """Step and loss of every row of the log, without its times."""
-    return [{key: row[key] for key in ("step", "loss")} for row in read_metrics(out / "metrics.jsonl")]
+def arguments(out: Path | None, resume: bool = False) -> argparse.Namespace:
+    """What the command line of a training run would give."""
+    return argparse.Namespace(config=Path("toy.yaml"), out=out, resume=resume, device="cpu", set=[])

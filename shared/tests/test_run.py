@@ -1,0 +1,290 @@
+"""The run: its folder, log, checkpoints and signals, and how its results came about."""
+
+import argparse
+import json
+import os
+import platform
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from shared.errors import NonFiniteError, RunError, RunStopped
+from shared.runs import process
+from shared.runs.checkpoint import load_checkpoint
+from shared.runs.config import load_config
+from shared.runs.folder import find_checkpoint, made_by, write_results
+from shared.runs.log import read_metrics
+from shared.runs.run import open_run
+from shared.tests.toy_run import ToyConfig, arguments, toy_state
+
+pytestmark = pytest.mark.usefixtures("without_tensorboard", "seeded")
+
+
+# ---- folder and log ----------------------------------------------------------------------------------------
+
+
+def test_layout_of_the_run_folder(tmp_path):
+    out = tmp_path / "deep" / "run"
+    with open_run(ToyConfig(steps=2), arguments(out), "toy") as run:
+        state = toy_state()
+        assert run.restore(state, {"near": 0.5}) == 0
+        assert (run.rank, run.world_size, run.is_main, run.device) == (0, 1, True, torch.device("cpu"))
+        for step in run.steps(0, 2):
+            run.log(step, loss=torch.tensor(0.5), psnr=float("inf"))
+            run.preview(step, "view", torch.rand(3, 5, 7))
+        run.save(2, state, {"psnr": np.float64(20.5)}, score=20.5)
+        run.finish({"psnr": torch.tensor(20.5), "bad": float("nan"), "views": [np.int64(3)]})
+    files = ["config.yaml", "eval.json", "metrics.jsonl", "checkpoints/best.pt", "checkpoints/last.pt"]
+    assert all((out / name).is_file() for name in [*files, "previews/view_0000002.png"])
+    assert load_config(ToyConfig, out / "config.yaml") == ToyConfig(steps=2)
+    results = json.loads((out / "eval.json").read_text())
+    origin = results.pop("run")
+    assert results == {"psnr": 20.5, "bad": None, "views": [3]}
+    assert (origin["config"], origin["resumed"], origin["processes"]) == ("toy/configs/toy.yaml", False, 1)
+    rows = read_metrics(out / "metrics.jsonl")
+    assert [(row["step"], row["loss"], row["psnr"]) for row in rows] == [(1, 0.5, None), (2, 0.5, None)]
+    assert load_checkpoint(find_checkpoint(out), "toy").facts == {"near": 0.5, "psnr": 20.5}
+
+
+def test_default_folder_is_named_after_paper_and_config(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with open_run(ToyConfig(), arguments(None), "toy") as run:
+        assert run.folder == Path("runs/toy-toy")
+
+
+def test_every_includes_the_last_step_and_zero_means_never(tmp_path):
+    with open_run(ToyConfig(steps=7), arguments(tmp_path / "r"), "toy") as run:
+        assert [step for step in run.steps(0, 7) if run.every(step, 3)] == [3, 6, 7]
+        assert not any(run.every(step, 0) for step in range(1, 8))
+
+
+def test_a_folder_that_holds_a_run_is_refused_without_resume(tmp_path):
+    out = tmp_path / "r"
+    with open_run(ToyConfig(), arguments(out), "toy") as run:
+        run.restore(toy_state())  # a start that made no step may be repeated
+    with open_run(ToyConfig(), arguments(out), "toy") as run:
+        run.restore(toy_state())
+        run.log(1, loss=0.0)
+    with pytest.raises(RunError, match="--resume"), open_run(ToyConfig(seed=9), arguments(out), "toy"):
+        pass
+    assert len(read_metrics(out / "metrics.jsonl")) == 1
+    assert load_config(ToyConfig, out / "config.yaml").seed == 3
+
+
+def test_a_damaged_log_is_read_and_goes_on_after_the_checkpoint(tmp_path):
+    """A crash cuts the last row short; after a power cut there may be zeros or bytes of something else."""
+    state, path = toy_state(), tmp_path / "metrics.jsonl"
+    with open_run(ToyConfig(), arguments(tmp_path), "toy") as run:
+        run.restore(state)
+        run.log(1, loss=2.0)
+        run.save(1, state)
+    path.write_bytes(path.read_bytes() + b'\n\0\0\n\xff\xfe{\n{"step": 2, "loss": 1.0}\n{"step": 3, "lo')
+    assert [row["step"] for row in read_metrics(path)] == [1, 2]
+    with open_run(ToyConfig(), arguments(tmp_path, resume=True), "toy") as run:
+        assert run.restore(state) == 1
+    assert [row["loss"] for row in read_metrics(path)] == [2.0]
+
+
+def test_full_disk_at_the_log(tmp_path):
+    with open_run(ToyConfig(), arguments(tmp_path / "r"), "toy") as run:
+        run.restore(toy_state())
+        run._log._file.close()
+        run._log._file = open("/dev/full", "w", buffering=1)  # noqa: SIM115
+        with pytest.raises(RunError, match="No space left on device"):
+            run.log(1, loss=0.5)
+
+
+def test_progress_where_stderr_is_no_terminal_is_whole_lines(tmp_path, capsys):
+    with open_run(ToyConfig(), arguments(tmp_path / "r"), "toy") as run:
+        for step in run.steps(run.restore({}), 3):
+            run.log(step, loss=1.0)
+    text = capsys.readouterr().err
+    assert "\r" not in text
+    assert "3/3" in text
+    assert "loss" in text
+
+
+def test_tensorboard_gets_what_the_log_gets(tmp_path, monkeypatch):
+    monkeypatch.delitem(sys.modules, "torch.utils.tensorboard", raising=False)
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    with open_run(ToyConfig(), arguments(tmp_path / "r"), "toy") as run:
+        run.restore(toy_state())
+        for step in (1, 2):
+            run.log(step, loss=step / 2)
+        run.preview(2, "view", torch.rand(3, 4, 6))
+    events = EventAccumulator(str(tmp_path / "r" / "tensorboard"))
+    events.Reload()
+    assert [(event.step, event.value) for event in events.Scalars("loss")] == [(1, 0.5), (2, 1.0)]
+    assert events.Tags()["images"] == ["view"]
+
+
+# ---- checkpoints -------------------------------------------------------------------------------------------
+
+
+def test_best_is_kept_across_a_restart(tmp_path):
+    out, state = tmp_path / "r", toy_state()
+    for resume, scores in ((False, [1.0, 3.0, 2.0]), (True, [2.5, 2.9])):
+        with open_run(ToyConfig(), arguments(out, resume), "toy") as run:
+            start = run.restore(state)
+            for step, score in enumerate(scores, start=start + 1):
+                run.save(step, state, score=score)
+    assert load_checkpoint(find_checkpoint(out, "best")).step == 2
+    assert load_checkpoint(find_checkpoint(out, "last")).step == 5
+
+
+def test_a_save_that_failed_does_not_count(tmp_path, monkeypatch):
+    state = toy_state()
+    with open_run(ToyConfig(), arguments(tmp_path / "r"), "toy") as run:
+        run.restore(state)
+        run.save(1, state, score=1.0)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", lambda descriptor: os.write(-1, b""))
+            with pytest.raises(RunError, match="Bad file descriptor"):
+                run.save(2, state, score=2.0)
+        run.save(3, state, score=1.5)
+    assert load_checkpoint(find_checkpoint(tmp_path / "r")).step == 3
+
+
+def test_resume_with_another_config_is_refused_by_key(tmp_path, capsys):
+    out, state = tmp_path / "r", toy_state()
+    with open_run(ToyConfig(), arguments(out, resume=True), "toy") as run:
+        assert run.restore(state) == 0
+        run.save(5, state)
+    assert "starting at step 0" in capsys.readouterr().err
+    again = arguments(out, resume=True)
+    changed = ToyConfig(seed=4, learning_rate=0.5, steps=9, checkpoint_every=1)
+    refused = pytest.raises(
+        RunError, match=r"seed was 3 and is now 4, learning_rate was 0\.02 and is now 0\.5"
+    )
+    with refused, open_run(changed, again, "toy"):
+        pass
+    with open_run(ToyConfig(steps=9, checkpoint_every=1), again, "toy") as run:
+        assert run.restore(state) == 5
+    with open_run(ToyConfig(learning_rate=0.5), again, "toy", may_change=["learning_rate"]) as run:
+        assert run.restore(state) == 5
+
+
+# ---- values that are not finite ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_named_and_not_saved(tmp_path, value):
+    with open_run(ToyConfig(), arguments(tmp_path / "r"), "toy") as run:
+        state = toy_state()
+        run.restore(state)
+        run.save(1, state)
+        good = find_checkpoint(tmp_path / "r").read_bytes()
+        layer, norm = state["model"][0], state["model"][1]
+        message = f"step 6: gan is {value} \\(l1 0.5\\); the checkpoint of step 1 is intact"
+        with pytest.raises(NonFiniteError, match=message):
+            run.check_finite(6, samples=["0007.png"], l1=0.5, gan=torch.tensor([1.0, value]))
+        dump = json.loads((tmp_path / "r" / "nonfinite.json").read_text())
+        assert dump == {"step": 6, "terms": {"l1": "0.5", "gan": str(value)}, "samples": ["0007.png"]}
+        layer.weight.data[0, 0, 0, 0] = value
+        with pytest.raises(NonFiniteError, match="l1 is nan, as 0.weight of model is not finite"):
+            run.check_finite(6, l1=float("nan"))
+        with pytest.raises(NonFiniteError, match="0.weight of model is not finite"):
+            run.save(6, state, score=1e9)
+        layer.weight.data[0, 0, 0, 0] = 0
+        norm.running_var[2] = torch.nan
+        with pytest.raises(NonFiniteError, match="model.1.running_var"):
+            run.save(6, state, score=1e9)
+    assert find_checkpoint(tmp_path / "r").read_bytes() == good
+
+
+def test_update_names_the_gradient_and_changes_nothing(tmp_path):
+    with open_run(ToyConfig(), arguments(tmp_path / "r"), "toy") as run:
+        state = toy_state()
+        run.restore(state)
+        model, layer = state["model"], state["model"][0]
+        batch = torch.rand(4, 2, 5, 7)
+        run.update(1, state["optimizer"], model(batch).mean() * 1e25)  # the norm overflows, no gradient does
+        before = layer.weight.clone()
+        layer.weight.register_hook(lambda gradient: gradient * torch.nan)
+        with pytest.raises(NonFiniteError, match="step 2: the gradient of 0.weight of model"):
+            run.update(2, state["optimizer"], model(batch).mean(), samples=[4])
+        assert torch.equal(layer.weight, before)
+
+
+# ---- signals -----------------------------------------------------------------------------------------------
+
+
+def interrupted(run, number: int, at_step: int, times: int = 1) -> None:
+    """Run a loop that is sent a signal in the middle of a step."""
+    for step in run.steps(run.restore(toy_state()), 20):
+        if step == at_step:
+            for _ in range(times):
+                os.kill(os.getpid(), number)
+                time.sleep(0.05)  # another thread may get it: the handler runs a little later
+        run.log(step, loss=0.0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_after_the_step_and_stops(tmp_path, number):
+    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    stopped = pytest.raises(RunStopped, match="stopped after step 3; go on with --resume")
+    with open_run(ToyConfig(), arguments(tmp_path / "r"), "toy") as run, stopped as caught:
+        interrupted(run, number, at_step=3)
+    assert caught.value.signal_number == number
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
+    assert load_checkpoint(find_checkpoint(tmp_path / "r")).step == 3
+    assert [row["step"] for row in read_metrics(tmp_path / "r" / "metrics.jsonl")] == [1, 2, 3]
+
+
+def test_a_second_interrupt_acts_at_once(tmp_path):
+    with open_run(ToyConfig(), arguments(tmp_path / "r"), "toy") as run, pytest.raises(KeyboardInterrupt):
+        interrupted(run, signal.SIGINT, at_step=1, times=2)
+    assert not list((tmp_path / "r" / "checkpoints").iterdir())
+
+
+# ---- the origin of results ---------------------------------------------------------------------------------
+
+
+def test_an_origin_names_config_and_overrides_but_no_place():
+    overrides = ["steps=5", "data.root=/home/me/data"]
+    args = argparse.Namespace(config=Path("/somewhere/configs/quick.yaml"), set=overrides)
+    assert made_by("deepvoxels", args) == {"config": "deepvoxels/configs/quick.yaml", "set": ["steps=5"]}
+
+
+@pytest.mark.parametrize("broken", ["", "{", "[1]"])
+def test_a_later_evaluation_keeps_how_the_run_was_made(tmp_path, broken):
+    (tmp_path / "eval.json").write_text(broken)
+    write_results(tmp_path, {"psnr": 1.0})
+    assert json.loads((tmp_path / "eval.json").read_text()) == {"psnr": 1.0}
+    write_results(tmp_path, {"psnr": 1.0}, {"config": "toy/configs/quick.yaml"})
+    write_results(tmp_path, {"psnr": 2.0})
+    after = {"psnr": 2.0, "run": {"config": "toy/configs/quick.yaml"}}
+    assert json.loads((tmp_path / "eval.json").read_text()) == after
+
+
+def test_a_run_resumed_from_its_own_config_still_says_what_it_was_made_with(tmp_path):
+    out = tmp_path / "run"
+    first = {"config": Path("c/quick.yaml"), "out": out, "resume": False, "device": "cpu", "set": ["width=3"]}
+    with open_run(ToyConfig(), argparse.Namespace(**first), "toy") as run:
+        run.restore({})
+        run.save(1, {})
+    again = {**first, "config": out / "config.yaml", "resume": True, "set": ["steps=4"]}
+    with open_run(ToyConfig(steps=4), argparse.Namespace(**again), "toy") as run:
+        assert run.restore({}) == 1
+        run.finish({})
+    origin = json.loads((out / "eval.json").read_text())["run"]
+    assert origin["config"] == "toy/configs/quick.yaml"
+    assert origin["set"] == ["width=3", "steps=4"]
+    assert origin["resumed"]
+
+
+# ---- memory ------------------------------------------------------------------------------------------------
+
+
+def test_large_buffers_are_kept_where_that_is_possible(monkeypatch):
+    possible = platform.system() == "Linux" and platform.libc_ver()[0] == "glibc"
+    assert process.keep_large_buffers() == possible
+    monkeypatch.setattr(process.platform, "system", lambda: "Darwin")
+    assert process.keep_large_buffers() is False

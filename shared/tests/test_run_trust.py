@@ -1,0 +1,327 @@
+"""A run under attack: stops, kills, NaN, full disks, foreign files; and two processes that share one run."""
+
+import contextlib
+import math
+import os
+import random
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import shared
+from shared.runs.checkpoint import load_checkpoint
+from shared.runs.run import Run, open_run
+from shared.tests import toy_run
+from shared.tests.hostile import Hostile, as_plain_user, file_size_limit
+from shared.tests.trust import (
+    NOT_FINITE,
+    Method,
+    assert_same,
+    checkpoint_bytes,
+    last_checkpoint,
+    logged,
+    spoil,
+    spoil_gradient,
+)
+
+pytestmark = pytest.mark.usefixtures("without_tensorboard", "seeded")
+
+
+@pytest.fixture
+def method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Method:
+    (tmp_path / "toy.yaml").write_text("steps: 20\n")
+    return Method(toy_run, tmp_path / "toy.yaml", monkeypatch)
+
+
+# ---- stops, kills and NaN ----------------------------------------------------------------------------------
+
+
+def test_a_resumed_run_equals_one_that_never_stopped(method: Method, tmp_path: Path) -> None:
+    checkpoint = method.assert_exact_resume(tmp_path, 10, 20)
+    assert checkpoint.facts == {"width": 8}
+    best = [load_checkpoint(tmp_path / name / "checkpoints" / "best.pt") for name in ("straight", "parts")]
+    assert_same(best[0].state, best[1].state)
+    method.run(tmp_path / "other", "seed=4")
+    assert logged(tmp_path / "other") != logged(tmp_path / "straight")
+
+
+@pytest.mark.parametrize("value", NOT_FINITE)
+def test_nan_ends_the_run_at_its_step(method: Method, tmp_path: Path, capsys: Any, value: float) -> None:
+    attacks = [
+        ("0.weight of model", lambda patch, state: spoil(state["model"][0].weight, value)),
+        (
+            "the gradient of 1.bias of model",
+            lambda patch, state: spoil_gradient(state["model"][1].bias, value),
+        ),
+        (
+            "loss is nan",
+            lambda patch, state: patch.setattr(
+                torch, "randn", lambda *a, **k: torch.full((4, 2, 5, 7), math.nan)
+            ),
+        ),
+    ]
+    method.assert_stops_on_nonfinite(tmp_path / "run", attacks, capsys)
+
+
+@pytest.mark.parametrize("kills", [10, pytest.param(50, marks=pytest.mark.slow)])
+def test_kills_while_saving(method: Method, tmp_path: Path, kills: int) -> None:
+    """At the first step the process is forked: the child saves without pause until it is killed. After each
+    kill the newest complete checkpoint loads, never an older one than before."""
+    out, strays = tmp_path / "run", 0
+    rng = random.Random(0)
+
+    def attack(run: Run) -> None:
+        nonlocal strays
+        started = time.perf_counter()
+        run.save(1, run._state, score=1.0)
+        duration = time.perf_counter() - started
+        newest = 1
+        for _ in range(kills):
+            with forked(lambda newest=newest: save_for_ever(run, newest)) as child:
+                time.sleep(duration * rng.uniform(0, 4))
+                os.kill(child, signal.SIGKILL)
+            strays += any((out / "checkpoints").glob(".*.tmp"))
+            last, best = (load_checkpoint(out / "checkpoints" / f"{name}.pt") for name in ("last", "best"))
+            assert min(last.step, best.step) >= newest
+            newest = last.step
+        assert newest > 1
+        for half in (".config.yaml.0a.tmp", "previews/.half_0000001.png.0b.tmp", ".orbit.0c.tmp.mp4"):
+            (out / half).parent.mkdir(exist_ok=True)
+            (out / half).write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    with method.at_step(1, attack), pytest.raises(KeyboardInterrupt):
+        method.run(out, "checkpoint_every=1")
+    newest = last_checkpoint(out).step
+    assert method.exit_code(out, f"steps={newest}", resume=True) == 0
+    assert last_checkpoint(out).step == newest
+    assert not [path for path in out.rglob("*") if ".tmp" in path.name]
+    assert strays >= kills // 5
+
+
+@contextlib.contextmanager
+def forked(act: Any) -> Any:
+    """The id of a child that has begun to `act`; waits for its end."""
+    begun, begin = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.write(begin, b"1")
+            act()
+        finally:
+            os._exit(1)
+    os.read(begun, 1)
+    yield child
+    os.waitpid(child, 0)
+    os.close(begin)
+    os.close(begun)
+
+
+def save_for_ever(run: Run, newest: int) -> None:
+    for step in range(newest + 1, 10**9):
+        run.save(step, run._state, score=float(step))
+
+
+# ---- disks and folders -------------------------------------------------------------------------------------
+
+
+def test_a_full_disk_is_one_line_and_the_old_checkpoint(method: Method, tmp_path: Path, capsys: Any) -> None:
+    out, save = tmp_path / "run", Run.save
+    method.stopped_run(out, 2)
+    before = checkpoint_bytes(out)
+
+    def save_on_a_full_disk(run: Run, *args: Any, **options: Any) -> None:
+        with file_size_limit(max(map(len, before.values())) // 2):
+            save(run, *args, **options)
+
+    with method.monkeypatch.context() as patch:
+        patch.setattr(Run, "save", save_on_a_full_disk)
+        assert method.exit_code(out, resume=True) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert re.search("last.pt: cannot be written .*the older file is intact. Check the free space", error)
+    assert checkpoint_bytes(out) == before
+    method.run(out, resume=True)  # with room again it goes on
+
+
+FULL_DISK = """
+import contextlib, sys
+from pathlib import Path
+import torch
+from shared.runs.command import command_line
+from shared.runs.run import open_run
+from shared.tests.toy_run import ToyConfig, arguments
+
+def main():
+    out = Path(sys.argv[1])
+    with open_run(ToyConfig(), arguments(out), "toy") as run:
+        state = {"model": torch.nn.Linear(400, 400)}  # 640 kB
+        for step in run.steps(run.restore(state), 9):
+            run.log(step, loss=1.0)
+            run.save(step, state, score=1.0 if step == 2 else 0.0)
+            if step == 3:
+                with contextlib.suppress(OSError):
+                    (out / "ballast").write_bytes(bytes(2**23))
+
+command_line(main)
+"""
+
+
+@pytest.mark.slow
+def test_a_real_full_disk(tmp_path: Path) -> None:
+    disk, script = tmp_path / "disk", tmp_path / "run.py"
+    disk.mkdir()
+    script.write_text(FULL_DISK)
+    steps = [
+        f"mount -t tmpfs -o size=4m none {disk} || exit 77",
+        f"{sys.executable} {script} {disk}/run",
+        f"code=$?; rm -f {disk}/run/ballast; cp -r {disk}/run {tmp_path}; exit $code",
+    ]
+    command = ["unshare", "--map-root-user", "--mount", "sh", "-c", "\n".join(steps)]
+    if shutil.which("unshare") is None:
+        pytest.skip("there is no unshare to mount a small file system with")
+    root = str(Path(shared.__file__).parent.parent)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": root}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    if done.returncode == 77 or "unshare" in done.stderr:
+        pytest.skip(f"a small file system cannot be mounted here: {done.stderr.strip()[-100:]}")
+    assert done.returncode == 2, done.stderr
+    assert "cannot be written (No space left on device)" in done.stderr.strip().splitlines()[-1]
+    paths = [tmp_path / "run" / "checkpoints" / f"{name}.pt" for name in ("best", "last")]
+    assert [load_checkpoint(path).step for path in paths] == [2, 3]
+    assert not list((tmp_path / "run").rglob("*.tmp"))
+
+
+def test_folders_of_others_are_refused(method: Method, tmp_path: Path, capsys: Any) -> None:
+    """One that may not be written, one below a file, and one in which a run is going on."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as locked:  # not below pytest's own private folder
+        os.chmod(locked, 0o555)
+        assert as_plain_user(lambda: method.exit_code(Path(locked))) == 2
+        assert as_plain_user(lambda: method.exit_code(Path(locked) / "run")) == 2
+        assert not list(Path(locked).iterdir())
+    assert method.exit_code(tmp_path / "toy.yaml" / "run") == 2
+    assert "cannot be written" in capsys.readouterr().err
+    codes = []
+    with method.at_step(2, lambda run: codes.append(method.exit_code(tmp_path / "r", resume=True))):
+        method.run(tmp_path / "r")
+    assert codes == [2]
+    assert "another process is writing here" in capsys.readouterr().err
+
+
+def test_the_lock_dies_with_its_process(method: Method, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+
+    def hold() -> None:
+        with open_run(toy_run.ToyConfig(), toy_run.arguments(out), "toy"):
+            os.write(ready, b"1")
+            time.sleep(60)
+
+    held, ready = os.pipe()
+    with forked(hold) as child:
+        os.read(held, 1)
+        assert method.exit_code(out) == 2
+        os.kill(child, signal.SIGKILL)
+    method.run(out, "steps=1")
+
+
+# ---- what may be resumed -----------------------------------------------------------------------------------
+
+
+def test_foreign_checkpoints_are_refused_and_nothing_changes(
+    method: Method, tmp_path: Path, capsys: Any
+) -> None:
+    out = tmp_path / "run"
+    method.stopped_run(out, 1)
+    path = out / "checkpoints" / "last.pt"
+    payload = torch.load(path, weights_only=True)
+    weights = payload["state"]["model"]
+    spoilt = weights | {"0.bias": weights["0.bias"] * math.nan}
+    wider = toy_run.toy_state(width=9)["model"].state_dict()
+    others = {
+        "could run foreign code": payload | {"progress": Hostile(out / "pwned")},
+        "was trained for the paper": payload | {"paper": "another"},
+        "not a checkpoint of this project": payload["state"],
+        "another architecture: 0.weight": payload | {"state": payload["state"] | {"model": dict(wider)}},
+        "no state named 'scheduler'": payload | {"state": {"model": weights, "optimizer": {}}},
+        "model.0.bias holds NaN": payload | {"state": payload["state"] | {"model": spoilt}},
+        "seed was 5 and is now 3": payload | {"config": payload["config"] | {"seed": 5}},
+    }
+    for reason, content in others.items():
+        torch.save(content, path)
+        before = {
+            file: file.read_bytes() for file in out.rglob("*") if file.is_file() and file.name != ".lock"
+        }
+        capsys.readouterr()
+        assert method.exit_code(out, resume=True) == 2, reason
+        error = capsys.readouterr().err.strip().splitlines()[-1]
+        assert reason in error
+        assert "last.pt" in error
+        after = {
+            file: file.read_bytes() for file in out.rglob("*") if file.is_file() and file.name != ".lock"
+        }
+        assert after == before, reason
+    assert not (out / "pwned").exists()
+
+
+TWO_PROCESSES = """
+import os, sys
+from pathlib import Path
+import torch
+from shared.runs.run import open_run
+from shared.tests.toy_run import ToyConfig, arguments
+
+def train(out, until, resume=False):
+    with open_run(ToyConfig(steps=until), arguments(Path(out), resume), "toy") as run:
+        model = run.wrap_ddp(torch.nn.Linear(3, 1))  # starts from rank 0's weights
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        state = {"model": model, "optimizer": optimizer}
+        for step in run.steps(run.restore(state), until):
+            loss = model(torch.randn(4, 3)).square().mean()
+            run.update(step, optimizer, loss)
+            run.log(step, loss=loss)
+        run.save(until, state, score=1.0)
+        torch.save(model.module.state_dict(), f"{out}/rank{run.rank}.pt")
+
+folder, ports = sys.argv[1], sys.argv[2:]
+for port, arguments_ in zip(ports, [("/whole", 4), ("/parts", 2), ("/parts", 4, True)]):
+    os.environ["MASTER_PORT"] = port
+    train(folder + arguments_[0], *arguments_[1:])
+"""
+
+
+def test_two_processes_share_one_run(tmp_path: Path) -> None:
+    """Rank 0 writes, gradients are averaged, the random state of each is kept and resumed."""
+    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
+    ports = [str(probe.getsockname()[1]) for probe in probes]
+    for probe in probes:
+        probe.close()
+    common = {"MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", TWO_PROCESSES, str(tmp_path), *ports],
+            env=os.environ | common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    errors = [process.communicate(timeout=200)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], errors
+    whole, parts = (last_checkpoint(tmp_path / name) for name in ("whole", "parts"))
+    assert whole.step == parts.step == 4
+    assert list(whole.state["model"]) == ["weight", "bias"]  # names without DistributedDataParallel's prefix
+    assert_same((whole.state, whole.rng), (parts.state, parts.rng))
+    assert len(whole.rng) == 2
+    assert not torch.equal(whole.rng[0]["torch"], whole.rng[1]["torch"])
+    ranks = [torch.load(tmp_path / "whole" / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
+    assert_same(dict(ranks[0]), dict(ranks[1]))
+    assert logged(tmp_path / "whole") == logged(tmp_path / "parts")
