@@ -1,11 +1,13 @@
-"""Measure a finished run, and set the figures beside the paper's table 1 or 2.
+"""Measure a finished run, and print the figures next to the paper's table 1 or 2.
 
     python eval.py --run runs/diffdiffdepth-quick
+    python eval.py --run runs/dino --data DIR          where the data have moved
 
-Beside the run's map stand three others: nearest label and diffusion without optimisation, from the same
+Three other maps are measured with the run's: nearest label and diffusion without optimisation, from the same
 points, and the run's map after a weighted median filter. Writes eval.json, maps.png and report.html.
 """
 
+import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,45 +15,39 @@ from typing import Any
 
 import torch
 
-from diffdiffdepth.config import PointsConfig, TrainConfig
+from diffdiffdepth.api import DiffusedDepth
 from diffdiffdepth.evaluation import measure_run
 from diffdiffdepth.inputs import load_scene
 from diffdiffdepth.report import run_tables, summary, write_run_report
-from diffdiffdepth.scene import LightField, MultiViewScene
-from shared.errors import RunError
+from diffdiffdepth.scene import Scene
 from shared.runs.command import command_line, parse_eval_args, select_device
-from shared.runs.config import load_config
 from shared.runs.folder import write_results
 
-__all__ = ["evaluate", "load_run"]
+__all__ = ["evaluate"]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    args = parse_eval_args(__doc__, argv, has_checkpoints=False)
-    config, scene = load_run(args.run)
-    results = evaluate(config, scene.to(select_device(args.device)), args.run)
+    args = parse_eval_args(__doc__, argv, add_arguments=_add_data, has_checkpoints=False)
+    fitted = DiffusedDepth.load(args.run)
+    data = fitted.config.data
+    if args.data is not None:
+        data = replace(data, root=str(args.data), embedded=None)
+    scene = load_scene(data, points=fitted.scene.points)
+    results = evaluate(fitted, scene.to(select_device(args.device)), args.run)
     write_results(args.run, results)
     for table in run_tables(results):
         print(table.text())  # noqa: T201
     print(summary(results))  # noqa: T201
 
 
-def load_run(folder: Path) -> tuple[TrainConfig, LightField | MultiViewScene]:
-    """The configuration and the scene of a run folder, with the points that the run started from."""
-    if not (folder / "config.yaml").exists():
-        raise RunError(f"{folder}: there is no run here; train first with train.py --out {folder}")
-    config = load_config(TrainConfig, folder / "config.yaml")
-    initial = folder / "points_initial.npz"
-    if not initial.exists():
-        raise RunError(f"{folder}: the run has not finished; go on with train.py --resume --out {folder}")
-    points = PointsConfig(source="file", file=str(initial))
-    return config, load_scene(replace(config.data, points=points), config.seed)
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", type=Path, metavar="DIR", help="the data set, where it has moved")
 
 
-def evaluate(config: TrainConfig, scene: LightField | MultiViewScene, folder: Path) -> dict[str, Any]:
-    """Measure the map of a run folder; pictures and report.html go there. `scene` has the initial points."""
+def evaluate(fitted: DiffusedDepth, scene: Scene, folder: Path) -> dict[str, Any]:
+    """Measure a result on its scene with all views; pictures and report.html go into the run folder."""
     with torch.no_grad():
-        results, maps = measure_run(config, scene, folder)
+        results, maps = measure_run(fitted, scene)
     write_run_report(scene, maps, results, folder)
     return results
 

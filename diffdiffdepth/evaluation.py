@@ -1,21 +1,18 @@
 """How good a map is: against the truth as in the paper's tables, and against the other views without one."""
 
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from diffdiffdepth.api import DiffusedDepth
 from diffdiffdepth.colour import lab_from_rgb
-from diffdiffdepth.config import TrainConfig
 from diffdiffdepth.losses import warp_to_centre
-from diffdiffdepth.models.point_depth import LabelScale, PointDepth
 from diffdiffdepth.points import nearest_fill, weighted_median
 from diffdiffdepth.published import THRESHOLDS
-from diffdiffdepth.scene import LightField, MultiViewScene, SparsePoints
+from diffdiffdepth.routine import build_model
+from diffdiffdepth.scene import LightField, MultiViewScene, Scene, SparsePoints
 from shared.errors import DataError
-from shared.files.images import read_npy
 from shared.quality.metrics import bad_pixels, least_squares_scale, mse_x100, q25
 
 __all__ = [
@@ -25,11 +22,8 @@ __all__ = [
     "label_errors",
     "measure",
     "measure_run",
-    "result_map",
     "scaled_errors",
 ]
-
-Scene = LightField | MultiViewScene
 
 FITS, FIT_PIXELS = 10, 500
 DEFINITIONS = {
@@ -43,30 +37,28 @@ DEFINITIONS = {
 }
 
 
-def measure_run(
-    config: TrainConfig, scene: Scene, folder: str | Path
-) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Measure the result in a run folder, and three other maps; returns the maps [H, W] too.
+def measure_run(fitted: DiffusedDepth, scene: Scene) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Measure a result and three other maps from the same initial points; returns the maps [H, W] too.
 
-    `scene` holds the initial points of the run. Rows: nearest label, diffusion of the initial points, the
-    run's result, and that after a weighted median filter (the paper's optional post-process).
+    `scene` is the result's with its views. Rows: nearest label, diffusion of the initial points, the result,
+    and that after a weighted median filter (the paper's optional post-process).
     """
-    ours = result_map(scene, folder).to(scene.centre.device)
-    scale = LabelScale.of(scene.points, config.depth.inverse_depth, config.label_unit)
-    plain = PointDepth(scene.points, scene.centre, config.depth, scale)
-    with torch.no_grad():
-        maps = {
-            "nearest": nearest_fill(scene.points, tuple(scene.centre.shape[-2:])),
-            "diffusion": plain.dense(),
-            "ours": ours,
-            "median": weighted_median(ours, scene.centre),
-        }
-    kind = "light field" if isinstance(scene, LightField) else "multi-view"
+    config, ours = fitted.config, fitted.depth.values.to(scene.centre.device)
+    size = tuple(scene.centre.shape[-2:])
+    if ours.shape != size:
+        reason = f"has images of {list(size)} pixels, the result has {list(ours.shape)}"
+        raise DataError(scene.name, reason, "Name the data that the run was made from")
+    maps = {
+        "nearest": nearest_fill(scene.points, size),
+        "diffusion": build_model(config, scene).dense(),
+        "ours": ours,
+        "median": weighted_median(ours, scene.centre),
+    }
     results = {
         "paper": "diffdiffdepth",
-        "data": f"embedded {kind} scene" if config.data.embedded is not None else scene.name,
-        "kind": kind,
-        "size": list(scene.centre.shape[-2:]),
+        "data": scene.name,
+        "kind": "light field" if isinstance(scene, LightField) else "multi-view",
+        "size": list(size),
         "views": len(scene.views) + 1,
         "initial_points": len(scene.points),
         "features": config.features,
@@ -75,23 +67,6 @@ def measure_run(
         "rows": {name: measure(scene, dense, config.seed) for name, dense in maps.items()},
     }
     return results, maps
-
-
-def result_map(scene: Scene, folder: str | Path) -> Tensor:
-    """The disparity or depth map [H, W] of a finished run; DataError if it is not there or does not fit."""
-    kind = "disparity" if isinstance(scene, LightField) else "depth"
-    path = Path(folder) / f"{kind}.npy"
-    if not path.exists():
-        raise DataError(
-            path, "is not there: the run has not finished", f"Go on with: train.py --resume --out {folder}"
-        )
-    dense = read_npy(path)
-    if dense.shape != tuple(scene.centre.shape[-2:]) or not np.isfinite(dense).all():
-        reason = f"a map of {dense.shape}, finite: {bool(np.isfinite(dense).all())}"
-        raise DataError(
-            path, reason, f"It must be finite and as large as the image {list(scene.centre.shape[-2:])}"
-        )
-    return torch.from_numpy(dense.astype(np.float32))
 
 
 def measure(scene: Scene, dense: Tensor, seed: int = 0) -> dict[str, float]:

@@ -1,44 +1,54 @@
 """From a configuration to a scene with points: what training, evaluation and prediction begin with."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
 from diffdiffdepth.config import DataConfig, PointsConfig
-from diffdiffdepth.datasets import (
-    ColmapScenes,
-    data_kind,
-    load_light_field,
-    make_embedded_light_field,
-    make_embedded_multi_view,
-)
+from diffdiffdepth.datasets import ColmapScenes, data_kind, load_light_field
+from diffdiffdepth.datasets.embedded import make_embedded_light_field, make_embedded_multi_view
 from diffdiffdepth.points import epi_points
 from diffdiffdepth.points.store import load_points, perturb_points
-from diffdiffdepth.scene import LightField, MultiViewScene, SparsePoints
+from diffdiffdepth.scene import LightField, Scene, SparsePoints
 from shared.errors import DataError
 
-__all__ = ["load_scene"]
+__all__ = ["find_points", "load_scene"]
 
 
-def load_scene(data: DataConfig, seed: int = 0) -> LightField | MultiViewScene:
+def load_scene(
+    data: DataConfig,
+    seed: int = 0,
+    points: SparsePoints | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> Scene:
     """Read or make the scene, find its points and add the noise asked for; `seed` is the noise's.
 
-    Raises DataError for anything missing or unusable.
+    `points` are taken as they are where they are given; `say` is told before a scene is rendered. Raises
+    DataError for anything missing or unusable.
     """
-    if data.embedded is not None:
-        size = (data.embedded.height, data.embedded.width)
-        if data.embedded.kind == "light_field":
-            make_embedded_light_field(data.root, size, seed=data.embedded.seed)
-        else:
-            make_embedded_multi_view(data.root, size, points=data.embedded.points, seed=data.embedded.seed)
-    is_colmap = data_kind(data.root) == "colmap"
+    root = _root(data, say)
+    is_colmap = data_kind(root) == "colmap"
     _refuse_choices_of_the_other_kind(data, is_colmap)
     if is_colmap:
-        scenes = ColmapScenes(data.root, neighbours=data.neighbours, max_side=data.max_side)
-        scene: LightField | MultiViewScene = scenes[data.image or 0]
+        scene: Scene = ColmapScenes(root, neighbours=data.neighbours, max_side=data.max_side)[data.image or 0]
     else:
-        scene = load_light_field(data.root, data.views)
-    return replace(scene, points=_points(scene, data, seed))
+        scene = load_light_field(root, data.views)
+    if data.embedded is not None:
+        name = f"embedded {'multi-view' if is_colmap else 'light field'} scene"
+        scene = replace(scene, name=name)
+    return replace(scene, points=points or find_points(scene, data.points, seed))
+
+
+def _root(data: DataConfig, say: Callable[[str], None]) -> str | Path:
+    """The folder of the scene; the embedded one is rendered first if it is not there."""
+    if data.embedded is None:
+        return data.root
+    size, seed = (data.embedded.height, data.embedded.width), data.embedded.seed
+    if data.embedded.kind == "light_field":
+        return make_embedded_light_field(data.root, size, seed=seed, say=say)
+    return make_embedded_multi_view(data.root, size, points=data.embedded.points, seed=seed, say=say)
 
 
 def _refuse_choices_of_the_other_kind(data: DataConfig, is_colmap: bool) -> None:
@@ -51,13 +61,13 @@ def _refuse_choices_of_the_other_kind(data: DataConfig, is_colmap: bool) -> None
         raise DataError(data.root, reason, f"Leave data.{key} out: it is for {there}")
 
 
-def _points(scene: LightField | MultiViewScene, data: DataConfig, seed: int) -> SparsePoints:
-    options: PointsConfig = data.points
+def find_points(scene: Scene, options: PointsConfig, seed: int = 0) -> SparsePoints:
+    """The points of a scene as the options say, with the noise asked for; DataError where there are none."""
     size = tuple(scene.centre.shape[-2:])
     is_light_field = isinstance(scene, LightField)
     source = options.source
     if source == "auto":
-        source = "epi" if is_light_field else "model"
+        source = "model" if scene.points is not None or not is_light_field else "epi"
     if source == "file":
         points = load_points(options.file, size)
         if points.kind != ("disparity" if is_light_field else "depth"):
@@ -65,12 +75,12 @@ def _points(scene: LightField | MultiViewScene, data: DataConfig, seed: int) -> 
             raise DataError(options.file, f"holds labels of kind {points.kind!r}", remedy)
     elif source == "epi":
         if not is_light_field:
-            raise DataError(data.root, "is no light field, so it has no EPIs", "Use points.source=model")
+            raise DataError(scene.name, "is no light field, so it has no EPIs", "Use points.source=model")
         points = epi_points(scene)
     else:
         if scene.points is None:
-            raise DataError(data.root, "comes without points", "Use points.source=epi or file")
-        points = scene.points
+            raise DataError(scene.name, "comes without points", "Use points.source=epi or file")
+        points = scene.points.checked()
     if options.label_noise or options.position_noise_px or options.outlier_share:
         points = perturb_points(
             points,
@@ -80,6 +90,6 @@ def _points(scene: LightField | MultiViewScene, data: DataConfig, seed: int) -> 
             outlier_share=options.outlier_share,
         )
         if not points.inside(size).any():
-            reason = f"position noise of {options.position_noise_px} px moved all points out of the image"
-            raise DataError(data.root, reason, "Lower data.points.position_noise_px")
+            reason = f"position noise of {options.position_noise_px:g} px moved all points out of the image"
+            raise DataError(scene.name, reason, "Lower data.points.position_noise_px")
     return points

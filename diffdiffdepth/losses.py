@@ -6,22 +6,24 @@ E is the distance of the warped views from the centre view, averaged over the vi
 view does not see a pixel, its warped image shows the centre view itself, for what looks at neighbourhoods.
 """
 
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import replace
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field, NonNegativeFloat
+from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from diffdiffdepth.blur import gaussian_blur
-from diffdiffdepth.scene import LightField, MultiViewScene
+from diffdiffdepth.scene import LightField, Scene
 from shared.geometry.camera import pixel_grid, project, transform_points, unproject
 from shared.geometry.warp import backward_warp, disparity_warp
 from shared.quality.losses import VggFeatures, edge_aware_smoothness
 from shared.quality.ssim import ssim_map
-from shared.runs.config import check_ranges
+from shared.runs.config import STRICT
 
-__all__ = ["LossWeights", "ReprojectionLoss", "feature_network", "supervised_loss", "warp_to_centre"]
+__all__ = ["LossWeights", "ReprojectionLoss", "feature_network", "seen_pixels", "warp_to_centre"]
 
 OCCLUSION_BINS = 32
 FOOTPRINT_MARGIN_PX = 0.05  # what lands so close to a pixel is interpolated from that one alone
@@ -29,9 +31,9 @@ Visibility = Literal["footprint", "pixel"]
 FEATURES = "relu1_2"  # 64 channels at full resolution
 
 
-@dataclass(frozen=True)
+@dataclass(config=STRICT, frozen=True)
 class LossWeights:
-    """Factors of the terms beside the data term, and how images are compared there.
+    """Factors of the terms next to the data term, and how images are compared there.
 
     The factors are the released code's for light fields. For multi-view scenes its smoothness is 0.0075 and
     its SSIM weight 0.05 (with the wrong sign there). Its edge reward, 0.01, acts on the sum over five views;
@@ -42,18 +44,12 @@ class LossWeights:
     move with the view outweigh it. 0 turns either off. For `visibility` see `warp_to_centre`.
     """
 
-    edge: float = 0.05
-    smoothness: float = 0.05
-    ssim: float = 0.0
-    blur_px: float = 0.0
-    brightness_px: float = 0.0
+    edge: NonNegativeFloat = 0.05
+    smoothness: NonNegativeFloat = 0.05
+    ssim: NonNegativeFloat = 0.0
+    blur_px: Annotated[float, Field(ge=0, le=20)] = 0.0
+    brightness_px: Annotated[float, Field(ge=0, le=50)] = 0.0
     visibility: Visibility = "footprint"
-
-    def __post_init__(self) -> None:
-        factors = dict.fromkeys(("edge", "smoothness", "ssim"), (0, 1000))
-        check_ranges(self, **factors, blur_px=(0, 20), brightness_px=(0, 50))
-        if self.visibility not in ("footprint", "pixel"):
-            raise ValueError(f"visibility must be 'footprint' or 'pixel', got {self.visibility!r}")
 
 
 def feature_network(weights: str | None = None) -> VggFeatures:
@@ -73,7 +69,7 @@ class ReprojectionLoss:
 
     def __init__(
         self,
-        scene: LightField | MultiViewScene,
+        scene: Scene,
         weights: LossWeights,
         features: VggFeatures | None = None,
         unit: float = 1.0,
@@ -127,7 +123,7 @@ class ReprojectionLoss:
 
 
 def warp_to_centre(
-    scene: LightField | MultiViewScene,
+    scene: Scene,
     dense: Tensor,
     views: Tensor | None = None,
     visibility: Visibility = "footprint",
@@ -155,7 +151,17 @@ def warp_to_centre(
     return warped, valid & _unoccluded(landing, nearness, valid[:, 0], visibility)[:, None]
 
 
-def _landing_pixels(scene: LightField | MultiViewScene, dense: Tensor, chosen) -> Tensor:
+@torch.no_grad()
+def seen_pixels(scene: Scene, dense: Tensor) -> Tensor:
+    """Pixels [H, W] of the centre that at least one other view sees, going by the map itself."""
+    seen = torch.zeros_like(dense, dtype=torch.bool)
+    for index in range(len(scene.views)):  # one by one: a light field has 80
+        _, visible = warp_to_centre(scene, dense, torch.tensor([index]))
+        seen |= visible[0, 0]
+    return seen
+
+
+def _landing_pixels(scene: Scene, dense: Tensor, chosen) -> Tensor:
     """Where the centre's pixels land in the views, [m, H, W, 2]."""
     grid = pixel_grid(*dense.shape, dense.device, dense.dtype)
     if isinstance(scene, LightField):
@@ -215,23 +221,3 @@ def _gradient_magnitude(values: Tensor) -> Tensor:
     padded = F.pad(values[None, None], (1, 1, 1, 1), mode="replicate")
     gradient = F.conv2d(padded, torch.stack([kernel, kernel.T])[:, None])[0]  # [2, H, W]
     return (gradient.square().sum(0) + 1e-10).sqrt()
-
-
-def supervised_loss(dense: Tensor, truth: Tensor, image: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Loss against ground truth [H, W], with which the paper validates the representation; a scalar.
-
-    Mean absolute error plus 0.00075 times the sum of (exp(-|grad L*|) |grad D|)^2, with forward differences
-    and L* the lightness (0 to 100) of `image` [3, H, W]. `valid` is bool [H, W].
-    """
-    error = (dense - truth).abs()
-    error = error.mean() if valid is None else error[valid].mean()
-    luminance = (image.clamp(min=0).pow(2.2) * image.new_tensor([0.2126, 0.7152, 0.0722])[:, None, None]).sum(
-        0
-    )
-    lightness = 116 * luminance.clamp(min=1e-12).pow(1 / 3) - 16
-    slopes = []
-    for values in (lightness, dense):
-        across = F.pad(values.diff(dim=1), (0, 1))
-        below = F.pad(values.diff(dim=0), (0, 0, 0, 1))
-        slopes.append((across.square() + below.square() + 1e-10).sqrt())
-    return error + 0.00075 * (torch.exp(-slopes[0]) * slopes[1]).square().sum()

@@ -21,13 +21,11 @@ import torch
 from torch import Tensor
 
 from diffdiffdepth import train
+from diffdiffdepth.api import DiffusedDepth
 from diffdiffdepth.config import TrainConfig
-from diffdiffdepth.datasets import ColmapScenes, data_kind, read_hci_parameters
-from diffdiffdepth.eval import load_run
-from diffdiffdepth.evaluation import result_map
+from diffdiffdepth.datasets import ColmapScenes, data_kind
 from diffdiffdepth.export import export_map
 from diffdiffdepth.prepare import prepare_photos
-from diffdiffdepth.scene import LightField
 from shared.errors import DataError, RunError
 from shared.files.images import write_ply
 from shared.files.sfm import find_cameras, list_photos
@@ -48,18 +46,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.image and not is_colmap:
         raise DataError(root, "is a light field: it has one centre view", "Leave --image out")
     for name in args.image or []:
-        scenes.world_from_centre(name)  # a wrong name must not surface after an hour
+        scenes.index(name)  # a wrong name must not surface after an hour
     config = args.config or Path(__file__).parent / "configs" / ("mvs.yaml" if is_colmap else "hci.yaml")
     stems = _stems(scenes.names) if is_colmap else {"": root.resolve().name}
     clouds = []
     for name in names:
-        stem = stems[name]
-        folder = _optimised(args, config, root, name, stem)
-        _, scene = load_run(folder)
-        pose = scenes.world_from_centre(name) if is_colmap else None
-        camera = read_hci_parameters(root) if isinstance(scene, LightField) else None
-        clouds.append(export_map(args.out, stem, scene, result_map(scene, folder), camera, pose))
-        sys.stdout.write(f"{args.out / stem}.png\n")
+        fitted = DiffusedDepth.load(_optimised(args, config, root, name, stems[name]))
+        clouds.append(export_map(args.out, stems[name], fitted))
+        sys.stdout.write(f"{args.out / stems[name]}.png\n")
     if len(clouds) > 1:
         _write_cloud(args.out / "cloud.ply", clouds)
 
@@ -105,7 +99,7 @@ def _optimised(args: argparse.Namespace, config: Path, root: Path, name: str, st
     """The run folder of one map, trained to the end; RunError if it holds the finished run of another."""
     folder = args.out / "runs" / stem
     settings = [f"data.root={root}", f"data.image={name}", "data.embedded=null", *args.set]
-    if (folder / "points_initial.npz").exists():  # a run's last file before its evaluation
+    if (folder / "eval.json").exists():  # a run's last file
         _refuse_other_run(folder, load_config(TrainConfig, config, settings))
         return folder
     command = ["--config", str(config), "--out", str(folder), "--device", args.device, "--set", *settings]

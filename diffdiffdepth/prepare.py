@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from diffdiffdepth.datasets import ColmapScenes, data_kind, load_light_field, read_hci_parameters
+from diffdiffdepth.datasets import ColmapScenes, data_kind, load_light_field
 from diffdiffdepth.datasets.signs import find_offset_signs
 from diffdiffdepth.evaluation import label_errors
 from diffdiffdepth.points import epi_points, save_points
@@ -112,7 +112,7 @@ def _light_field_lines(folder: Path, kind: str) -> list[str]:
         f"  views        {len(light_field.views) + 1} of {width} x {height}, "
         f"offsets {_span(du)} x {_span(dv)}",
     ]
-    parameters = read_hci_parameters(folder) if kind == "hci" else None
+    parameters = light_field.camera
     if parameters is None:
         lines.append("  camera       unknown: disparity in pixels only, no depth in metres")
     else:

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from diffdiffdepth.previews import points_picture
 from diffdiffdepth.published import (
     METHODS,
     MVS_METHODS,
@@ -17,18 +17,19 @@ from diffdiffdepth.published import (
     THRESHOLDS,
     paper_scene,
 )
-from diffdiffdepth.scene import LightField, MultiViewScene
+from diffdiffdepth.scene import Scene, SparsePoints, depth_map
 from shared.files.disk import write_bytes
-from shared.files.images import encode_png
+from shared.files.images import encode_png, to_uint8
 from shared.show.pictures import colorize_depth, contact_sheet, depth_picture, depth_range
 from shared.show.report import Curves, Picture, Section, write_report
 from shared.show.tables import Column, ResultsTable
 
 __all__ = [
     "comparison_table",
-    "map_status",
     "maps_sheet",
     "paper_tables",
+    "points_picture",
+    "progress_sheet",
     "run_tables",
     "summary",
     "write_run_report",
@@ -40,7 +41,42 @@ MAP_NAMES |= {"median": "with median filter"}
 ERROR_SHARE = 0.05  # of the range of the map: the end of the scale of error pictures
 
 
-def maps_sheet(scene: LightField | MultiViewScene, maps: Mapping[str, Tensor]) -> np.ndarray:
+def points_picture(points: SparsePoints, image: Tensor, low: float, high: float) -> np.ndarray:
+    """Points as coloured pixels on a darkened grey image [3, H, W]; near points over far ones."""
+    height, width = image.shape[-2:]
+    order = points.labels.argsort(descending=not points.near_is_large)
+    x, y = points.positions_px[order].round().long().unbind(1)
+    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    x, y = x[inside].cpu().numpy(), y[inside].cpu().numpy()
+    picture = to_uint8(0.35 * image.mean(0, keepdim=True)).copy()
+    colours = colorize_depth(points.labels[order][inside][None], vmin=low, vmax=high)[0]
+    picture[y, x] = colours
+    return picture
+
+
+def progress_sheet(scene: Scene, dense: Tensor, points: SparsePoints) -> np.ndarray:
+    """One row: centre view, points, map [H, W] and, with ground truth, truth and absolute error."""
+    shown = dense if scene.truth is None else torch.where(torch.isfinite(scene.truth), scene.truth, dense)
+    low, high = depth_range(shown, None if scene.truth is None else scene.valid)
+    row = [
+        scene.centre,
+        points_picture(points, scene.centre, low, high),
+        colorize_depth(dense, vmin=low, vmax=high),
+    ]
+    unit = depth_map(scene, dense).unit
+    captions = ["centre view", f"{len(points)} points", f"{points.kind} {low:.3g} to {high:.3g} {unit}"]
+    if scene.truth is not None:
+        error = (dense - scene.truth).abs()
+        limit = 0.05 * (high - low)
+        row += [
+            colorize_depth(scene.truth, scene.valid, low, high),
+            colorize_depth(error, scene.valid, 0.0, limit, colormap="magma"),
+        ]
+        captions += ["ground truth", f"error 0 to {limit:.2g} {unit}"]
+    return contact_sheet([row], captions, cell_width=max(192, scene.centre.shape[-1]))
+
+
+def maps_sheet(scene: Scene, maps: Mapping[str, Tensor]) -> np.ndarray:
     """The maps of an evaluation in one colour scale and, with truth, their absolute errors below."""
     shown = maps["ours"] if scene.truth is None else scene.truth
     low, high = depth_range(shown, None if scene.truth is None else scene.valid)
@@ -53,8 +89,8 @@ def maps_sheet(scene: LightField | MultiViewScene, maps: Mapping[str, Tensor]) -
             for dense in maps.values()
         ]
         rows.append([colorize_depth(scene.truth, scene.valid, low, high), *errors])
-    kind, unit = ("disparity", " px") if isinstance(scene, LightField) else ("depth", "\nscene units")
-    names = [f"{kind}\n{low:.3g} to {high:.3g}{unit}"]
+    unit = " px" if scene.points.kind == "disparity" else "\nscene units"
+    names = [f"{scene.points.kind}\n{low:.3g} to {high:.3g}{unit}"]
     if scene.truth is not None:
         names.append(f"truth, and errors\n0 to {ERROR_SHARE * (high - low):.2g}{unit}")
     return contact_sheet(rows, captions, names, cell_width=max(192, min(320, scene.centre.shape[-1])))
@@ -182,27 +218,17 @@ def summary(results: Mapping[str, Any]) -> str:
     return f"{results['data']}: " + ", ".join(parts)
 
 
-def map_status(scene: LightField | MultiViewScene) -> dict[str, str]:
-    """Unit and scale status of a scene's map, in words for legends and files."""
-    if isinstance(scene, LightField):
-        return {
-            "unit": "px",
-            "status": "disparity between neighbouring views, positive before the plane of focus",
-        }
-    return {"unit": "scene units", "status": "z-depth, up to the scale of the camera poses"}
-
-
 def write_run_report(
-    scene: LightField | MultiViewScene, maps: Mapping[str, Tensor], results: Mapping[str, Any], folder: Path
+    scene: Scene, maps: Mapping[str, Tensor], results: Mapping[str, Any], folder: Path
 ) -> None:
     """Write maps.png and report.html into the run folder."""
     sheet = maps_sheet(scene, maps)
     write_bytes(folder / "maps.png", encode_png(sheet))
     low, high = depth_range(maps["ours"])
     points = points_picture(scene.points, scene.centre, low, high)
-    meaning = map_status(scene)
-    picture = depth_picture(maps["ours"], **meaning, vmin=low, vmax=high)
-    where = f"{meaning['status']}; {low:.3g} to {high:.3g} {meaning['unit']}"
+    depth = depth_map(scene, maps["ours"])
+    picture = depth_picture(depth, vmin=low, vmax=high)
+    where = f"{scene.points.kind} {depth.scale}; {low:.3g} to {high:.3g} {depth.unit}"
     caption = "Left the range of the colours, from blue (low) to red (high), which all maps share."
     if scene.truth is not None:
         caption += " Below: the truth, and absolute errors from black (none) to white."

@@ -1,4 +1,4 @@
-"""The optimisation routine's two helpers: whose turn it is, and Adam on one group at a time (Sec. 3.5)."""
+"""The optimisation routine (Sec. 3.5): turns of one group of numbers at a time, each with a new Adam."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,10 +6,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffdiffdepth.config import RateConfig, ScheduleConfig
-from diffdiffdepth.models.point_depth import Group, PointDepth
+from diffdiffdepth.config import RateConfig, ScheduleConfig, TrainConfig
+from diffdiffdepth.losses import ReprojectionLoss, feature_network, seen_pixels
+from diffdiffdepth.models.point_depth import Group, LabelScale, PointDepth, image_edges
+from diffdiffdepth.scene import LightField, Scene
+from shared.errors import RunError
+from shared.runs.seeds import step_generator
 
-__all__ = ["GroupAdam", "Turn", "turns"]
+__all__ = ["GroupAdam", "Optimisation", "Turn", "build_model", "densify", "loss_views", "turns"]
 
 
 @dataclass(frozen=True)
@@ -32,8 +36,7 @@ def turns(schedule: ScheduleConfig) -> list[Turn]:
         return schedule.damping if chosen.damping is None else chosen.damping
 
     if schedule.preliminary:
-        chosen = schedule.smoothness
-        last = schedule.preliminary
+        chosen, last = schedule.smoothness, schedule.preliminary
         plan.append(Turn("smoothness", chosen.rate, 1, last, damping(chosen), schedule.densify))
     for number in range(schedule.passes):
         for group in schedule.groups:
@@ -64,19 +67,20 @@ class GroupAdam:
         self._adam = torch.optim.Adam([self.model.choose(group)], lr=rate)
         self._is_fresh = True
 
-    def step(self, loss: Tensor) -> Tensor:
-        """Move the group and return its gradient; one with NaN or infinity moves nothing."""
-        values = self.model.groups[self.group]
-        values.grad = None
-        loss.backward()
-        if not values.grad.isfinite().all():
-            return values.grad
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        return self._adam.param_groups
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        self._adam.zero_grad(set_to_none)
+
+    def step(self) -> None:
+        """Move the group by its gradient."""
         if self._is_fresh and self.damping > 0:
-            typical = values.grad.square().mean().sqrt().item()
+            typical = self.model.groups[self.group].grad.square().mean().sqrt().item()
             self._adam.param_groups[0]["eps"] = max(self.damping * typical, 1e-12)
         self._is_fresh = False
         self._adam.step()
-        return values.grad
 
     def state_dict(self) -> dict[str, Any]:
         return {"group": self.group, "adam": None if self._adam is None else self._adam.state_dict()}
@@ -87,3 +91,86 @@ class GroupAdam:
             self.start(state["group"], 1.0)
             self._adam.load_state_dict(state["adam"])
             self._is_fresh = False
+
+
+class Optimisation:
+    """One scene at work: the model of its map, the loss, Adam, and whose turn it is at a step."""
+
+    def __init__(self, config: TrainConfig, scene: Scene):
+        self.config, self.scene = config, scene
+        self.model = build_model(config, scene)
+        features = None
+        if config.features == "vgg":
+            features = feature_network(config.vgg_weights).to(scene.centre.device)
+        # What counts as one in the smoothness term: disparity or depth, also where 1 / depth is diffused.
+        unit = LabelScale.of(scene.points).unit if config.depth.inverse_depth else self.model.scale.unit
+        self.loss = ReprojectionLoss(scene, config.loss, features, unit)
+        self.adam = GroupAdam(self.model)
+        self._views = loss_views(scene, config.views_from)
+        self._turns = {
+            step: turn for turn in turns(config.schedule) for step in range(turn.first, turn.last + 1)
+        }
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {"model": self.model, "adam": self.adam}
+
+    def begin(self, step: int) -> None:
+        """Let only the group move whose turn it is."""
+        turn = self._turns[step]
+        if step == turn.first:
+            self.adam.start(turn.group, turn.rate, turn.damping)
+
+    def draw_views(self, step: int) -> Tensor:
+        """The views of a step: a random subset that depends on nothing but the seed and the step."""
+        generator = step_generator(self.config.seed, step, "views")
+        order = torch.randperm(len(self._views), generator=generator)
+        return self._views[order[: self.config.views_per_step]].sort().values
+
+    def end(self, step: int) -> None:
+        """Add points where the schedule says so."""
+        turn = self._turns[step]
+        if step == turn.last and turn.densify > 1:
+            added = (turn.densify - 1) * len(self.scene.points)
+            densify(self.model, self.scene.centre, added, self.config.seed)
+
+    @torch.no_grad()
+    def result(self) -> dict[str, Any]:
+        """The final map, the pixels that another view sees (both [H, W]) and the points, as plain tensors."""
+        self.model.choose(None)
+        dense = self.model.dense()
+        return {"map": dense, "seen": seen_pixels(self.scene, dense), "points": vars(self.model.points())}
+
+
+def build_model(config: TrainConfig, scene: Scene) -> PointDepth:
+    """The model before any step: its map is the plain diffusion of the initial points."""
+    if config.depth.inverse_depth and scene.points.kind == "disparity":
+        raise RunError("depth.inverse_depth is for photos: disparity goes with one over depth already")
+    scale = LabelScale.of(scene.points, config.depth.inverse_depth, config.label_unit)
+    return PointDepth(scene.points, scene.centre, config.depth, scale)
+
+
+def loss_views(scene: Scene, preset: str) -> Tensor:
+    """Indices of the views the loss may use; RunError if the scene has none of the preset's."""
+    every = torch.arange(len(scene.views))
+    if preset == "all":
+        return every
+    if not isinstance(scene, LightField):
+        raise RunError(f"{scene.name}: views_from {preset} is for light fields; photos are all used")
+    offsets = scene.offsets.abs().cpu()
+    farthest = offsets.max(0).values
+    is_cross = offsets.min(1).values < 0.25
+    chosen = every[is_cross if preset == "cross" else (offsets > farthest - 0.5).all(1)]
+    if not len(chosen):
+        raise RunError(f"{scene.name}: views_from {preset} finds no view among {len(every)}; take all")
+    return chosen
+
+
+@torch.no_grad()
+def densify(model: PointDepth, image: Tensor, count: int, seed: int) -> None:
+    """Add `count` points (as far as there are edge pixels), labelled by the map as it is now."""
+    model.choose(None)
+    edges = image_edges(image)
+    order = torch.randperm(len(edges), generator=torch.Generator().manual_seed(seed))
+    model.add_points(edges[order[:count].to(edges.device)], model.dense())

@@ -1,29 +1,28 @@
-"""What loaders and point detectors hand over; what optimisation, evaluation and prediction take."""
+"""A light field or a few posed photos around one centre view, and labelled points in it."""
 
 from dataclasses import dataclass, fields, replace
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["LabelKind", "LightField", "MultiViewScene", "SparsePoints"]
+from shared.geometry.camera import intrinsics_matrix
+from shared.results import DepthMap
+
+__all__ = [
+    "GridCamera",
+    "LabelKind",
+    "LightField",
+    "MultiViewScene",
+    "Scene",
+    "SparsePoints",
+    "depth_map",
+    "scene_facts",
+    "scene_from_facts",
+]
 
 LabelKind = Literal["disparity", "depth"]
-
-
-def _need(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
-
-
-def _moved(instance, device: torch.device | str):
-    """A copy of a dataclass with every tensor (also of a dataclass inside it) on `device`."""
-    changes = {}
-    for field in fields(instance):
-        value = getattr(instance, field.name)
-        if isinstance(value, (Tensor, SparsePoints)):
-            changes[field.name] = value.to(device)
-    return replace(instance, **changes)
 
 
 @dataclass(frozen=True)
@@ -39,25 +38,6 @@ class SparsePoints:
     kind: LabelKind
     weights: Tensor | None = None  # [n]
 
-    def __post_init__(self) -> None:
-        n = self.labels.numel()
-        _need(self.kind in ("disparity", "depth"), f"kind must be 'disparity' or 'depth', got {self.kind!r}")
-        _need(n > 0, "the point set is empty; at least one labelled point is needed")
-        _need(
-            tuple(self.labels.shape) == (n,) and tuple(self.positions_px.shape) == (n, 2),
-            f"points need positions_px [n, 2] and labels [n], got {tuple(self.positions_px.shape)} and "
-            f"{tuple(self.labels.shape)}",
-        )
-        _need(bool(torch.isfinite(self.positions_px).all()), "positions_px contains NaN or infinity")
-        _need(bool(torch.isfinite(self.labels).all()), "labels contains NaN or infinity")
-        if self.kind == "depth":
-            _need(bool((self.labels > 0).all()), "depth labels must be positive: points behind the camera")
-        if self.weights is not None:
-            _need(
-                tuple(self.weights.shape) == (n,), f"weights must be [{n}], got {tuple(self.weights.shape)}"
-            )
-            _need(bool((self.weights > 0).all()), "weights must be positive")
-
     def __len__(self) -> int:
         return self.labels.numel()
 
@@ -67,64 +47,122 @@ class SparsePoints:
         return self.kind == "disparity"
 
     def inside(self, size: tuple[int, int]) -> Tensor:
-        """Which points [n] lie on a pixel of an image of `size` (H, W)."""
+        """Which points [n] are on a pixel of an image of `size` (H, W)."""
         limits = self.positions_px.new_tensor([size[1] - 0.5, size[0] - 0.5])
         return ((self.positions_px >= -0.5) & (self.positions_px <= limits)).all(1)
+
+    def checked(self) -> "SparsePoints":
+        """The points themselves; ValueError for none, wrong shapes, NaN, depths or weights <= 0."""
+        n = len(self)
+        if self.kind not in ("disparity", "depth"):
+            raise ValueError(f"kind must be 'disparity' or 'depth', got {self.kind!r}")
+        if n == 0:
+            raise ValueError("the point set is empty; at least one labelled point is needed")
+        for name, shape in (("positions_px", (n, 2)), ("labels", (n,)), ("weights", (n,))):
+            values = getattr(self, name)
+            if values is None:
+                continue
+            if tuple(values.shape) != shape:
+                raise ValueError(f"{name} of {n} points must be {list(shape)}, got {list(values.shape)}")
+            if not torch.isfinite(values).all():
+                raise ValueError(f"{name} contains NaN or infinity")
+        if self.kind == "depth" and not (self.labels > 0).all():
+            raise ValueError("depth labels must be positive: points behind the camera")
+        if self.weights is not None and not (self.weights > 0).all():
+            raise ValueError("weights must be positive")
+        return self
 
     def to(self, device: torch.device | str) -> "SparsePoints":
         return _moved(self, device)
 
 
-def _check_images(name: str, centre: Tensor, views: Tensor) -> tuple[int, int, int]:
-    _need(
-        centre.ndim == 3 and centre.shape[0] == 3,
-        f"{name}: centre must be [3, H, W], got {tuple(centre.shape)}",
-    )
-    _need(
-        views.ndim == 4 and len(views) > 0 and views.shape[1:] == centre.shape,
-        f"{name}: views must be [m, 3, H, W] with m > 0 and the centre's size {tuple(centre.shape[1:])}, "
-        f"got {tuple(views.shape)}",
-    )
-    return len(views), centre.shape[1], centre.shape[2]
+@dataclass(frozen=True)
+class GridCamera:
+    """The camera of a light field on a regular grid, as `parameters.cfg` of the HCI benchmark says it.
 
+    A point at depth Z has disparity (b f N / s) (1 / Z - 1 / Z_focus) px between adjacent views, with N the
+    longer image side in pixels; it is positive in front of the plane of focus.
+    """
 
-def _check_truth(name: str, truth: Tensor | None, valid: Tensor | None, size: tuple[int, int]) -> None:
-    for label, tensor in (("truth", truth), ("valid", valid)):
-        _need(
-            tensor is None or tuple(tensor.shape) == size,
-            f"{name}: {label} must be {list(size)}, got {None if tensor is None else tuple(tensor.shape)}",
-        )
-    _need(valid is None or valid.dtype == torch.bool, f"{name}: the validity mask must be bool")
+    width: int
+    height: int
+    focal_length_mm: float
+    sensor_size_mm: float
+    num_cams_x: int
+    num_cams_y: int
+    baseline_mm: float
+    focus_distance_m: float
+
+    @property
+    def focal_px(self) -> float:
+        """Focal length in pixels."""
+        return self.focal_length_mm / self.sensor_size_mm * max(self.width, self.height)
+
+    @property
+    def K(self) -> Tensor:
+        """Intrinsics [3, 3] of the centre view."""
+        return intrinsics_matrix(self.focal_px, self.focal_px, (self.width - 1) / 2, (self.height - 1) / 2)
+
+    def disparity_from_depth(self, depth_m: Tensor) -> Tensor:
+        """Disparity in px between adjacent views of z-depth in metres."""
+        return self.focal_px * self.baseline_mm / 1000 * (1 / depth_m - 1 / self.focus_distance_m)
+
+    def depth_from_disparity(self, disparity_px: Tensor) -> Tensor:
+        """z-depth in metres of a disparity; infinite at and beyond the disparity of infinity."""
+        inverse = disparity_px / (self.focal_px * self.baseline_mm / 1000) + 1 / self.focus_distance_m
+        return torch.where(inverse > 0, 1 / inverse.clamp(min=1e-12), torch.inf)
 
 
 @dataclass(frozen=True)
 class LightField:
     """A centre view and its neighbours on a plane.
 
-    A point of disparity d at (x, y) in the centre lies at (x + d du, y + d dv) in the view with offset
+    A point of disparity d at (x, y) in the centre is at (x + d du, y + d dv) in the view with offset
     (du, dv): on a regular grid, columns u to the right, rows v downwards, (du, dv) = (u_c - u, v_c - v).
-    `views` does not contain the centre. Images are RGB in [0, 1]; `truth` is the centre's disparity.
+    `views` does not contain the centre. Images are RGB in [0, 1]; `truth` is the centre's disparity. Raises
+    ValueError, naming the field, for shapes that do not fit.
     """
 
     centre: Tensor  # [3, H, W]
-    views: Tensor  # [m, 3, H, W]
+    views: Tensor  # [m, 3, H, W]; none of a light field from a checkpoint
     offsets: Tensor  # [m, 2] du, dv
     name: str = "light field"
     points: SparsePoints | None = None
     truth: Tensor | None = None  # [H, W] disparity
     valid: Tensor | None = None  # [H, W] bool; None: all of truth is valid
+    camera: GridCamera | None = None  # without it depth in metres is unknown
 
     def __post_init__(self) -> None:
-        m, height, width = _check_images(self.name, self.centre, self.views)
-        _need(
-            tuple(self.offsets.shape) == (m, 2),
-            f"{self.name}: offsets must be [{m}, 2], got {tuple(self.offsets.shape)}",
-        )
-        _check_truth(self.name, self.truth, self.valid, (height, width))
-        _need(
-            self.points is None or self.points.kind == "disparity",
-            f"{self.name}: a light field needs disparities",
-        )
+        _check_shapes(self, len(self.offsets), "disparity", offsets=(len(self.offsets), 2))
+
+    @classmethod
+    def from_grid(cls, views: Tensor | np.ndarray, **details: Any) -> "LightField":
+        """A light field of all views of a grid: floats in [0, 1] or uint8, both sides of the grid odd.
+
+        A tensor [rows, columns, 3, H, W] or an array [rows, columns, H, W, 3]; rows run downwards, columns
+        to the right. `details` are further fields: name, truth, ...
+
+            >>> LightField.from_grid(torch.rand(3, 5, 3, 20, 30)).offsets[0].tolist()
+            [2.0, 1.0]
+        """
+        if isinstance(views, np.ndarray) and views.ndim == 5:
+            views = torch.from_numpy(np.ascontiguousarray(views)).permute(0, 1, 4, 2, 3)
+        if not isinstance(views, Tensor) or views.ndim != 5 or views.shape[2] != 3:
+            got = list(views.shape) if hasattr(views, "shape") else type(views).__name__
+            expected = "a tensor [rows, columns, 3, H, W] or an array [rows, columns, H, W, 3]"
+            raise ValueError(f"views must be {expected}, got {got}")
+        rows, columns = views.shape[:2]
+        if rows % 2 == 0 or columns % 2 == 0 or rows * columns < 3:
+            raise ValueError(f"views are {rows} x {columns}: both must be odd, or there is no centre view")
+        if not views.is_floating_point():
+            views = views.float() / 255
+        if not bool(((views >= 0) & (views <= 1)).all()):  # NaN fails as well
+            raise ValueError("views must be in [0, 1]")
+        v, u = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+        offsets = torch.stack([columns // 2 - u, rows // 2 - v], -1).flatten(0, 1).float()
+        images, middle = views.flatten(0, 1).float(), rows * columns // 2
+        others = torch.arange(rows * columns) != middle
+        return cls(images[middle], images[others], offsets[others], **details)
 
     def to(self, device: torch.device | str) -> "LightField":
         return _moved(self, device)
@@ -132,7 +170,10 @@ class LightField:
 
 @dataclass(frozen=True)
 class MultiViewScene:
-    """A centre view and posed neighbours; `points` and `truth` are z-depth of the centre in scene units."""
+    """A centre view and posed neighbours; `points` and `truth` are z-depth of the centre in scene units.
+
+    Raises ValueError, naming the field, for shapes that do not fit.
+    """
 
     centre: Tensor  # [3, H, W]
     views: Tensor  # [m, 3, H, W], without the centre
@@ -143,18 +184,64 @@ class MultiViewScene:
     name: str = "multi-view scene"
     truth: Tensor | None = None  # [H, W] z-depth
     valid: Tensor | None = None  # [H, W] bool; None: all of truth is valid
+    world_from_centre: Tensor | None = None  # [4, 4], to put the depth of several images together
 
     def __post_init__(self) -> None:
-        m, height, width = _check_images(self.name, self.centre, self.views)
-        expected = {"centre_K": (3, 3), "view_K": (m, 3, 3), "view_from_centre": (m, 4, 4)}
-        for label, shape in expected.items():
-            got = tuple(getattr(self, label).shape)
-            _need(got == shape, f"{self.name}: {label} must be {list(shape)}, got {list(got)}")
-        _check_truth(self.name, self.truth, self.valid, (height, width))
-        _need(
-            self.points is None or self.points.kind == "depth",
-            f"{self.name}: a multi-view scene needs depth labels",
-        )
+        m = len(self.view_K)
+        shapes = {"centre_K": (3, 3), "view_K": (m, 3, 3), "view_from_centre": (m, 4, 4)}
+        _check_shapes(self, m, "depth", **shapes, world_from_centre=(4, 4))
 
     def to(self, device: torch.device | str) -> "MultiViewScene":
         return _moved(self, device)
+
+
+Scene = LightField | MultiViewScene
+
+
+def _check_shapes(scene: Scene, m: int, kind: LabelKind, **shapes: tuple[int, ...]) -> None:
+    size = tuple(scene.centre.shape[-2:])
+    expected = {"centre": (3, *size), "views": (m if len(scene.views) else 0, 3, *size)}
+    for name, shape in (expected | {"truth": size, "valid": size} | shapes).items():
+        values = getattr(scene, name)
+        if values is not None and tuple(values.shape) != shape:
+            raise ValueError(f"{scene.name}: {name} must be {list(shape)}, got {list(values.shape)}")
+    if scene.points is not None and scene.points.kind != kind:
+        raise ValueError(f"{scene.name}: points must have labels of kind {kind!r}, not {scene.points.kind!r}")
+
+
+def _moved(instance: Any, device: torch.device | str) -> Any:
+    """A copy of a dataclass with every tensor (also of points inside it) on `device`."""
+    values = {field.name: getattr(instance, field.name) for field in fields(instance)}
+    moved = {k: v.to(device) for k, v in values.items() if isinstance(v, Tensor | SparsePoints)}
+    return replace(instance, **moved)
+
+
+def depth_map(scene: Scene, values: Tensor, seen: Tensor | None = None) -> DepthMap:
+    """A map [H, W] of the scene's centre with its meaning; `seen` [H, W]: which pixels another view shows."""
+    invalid = "seen by no other view, not checked"
+    if isinstance(scene, MultiViewScene):
+        scale = "up to the scale of the camera poses"
+        return DepthMap(values, "z_depth", "scene units", scale, seen, invalid, scene.centre_K)
+    scale = "between neighbouring views, positive in front of the plane of focus"
+    return DepthMap(values, "disparity_px", "px", scale, seen, invalid)
+
+
+def scene_facts(scene: Scene) -> dict[str, Any]:
+    """All of a scene but a light field's views, as plain values and tensors for a checkpoint."""
+    facts = {field.name: getattr(scene, field.name) for field in fields(scene)}
+    facts["points"] = vars(scene.points)
+    if isinstance(scene, LightField):
+        facts["camera"] = None if scene.camera is None else vars(scene.camera)
+        facts["views"] = None
+    else:
+        facts["views"] = (255 * scene.views).round().byte()
+    return facts
+
+
+def scene_from_facts(facts: dict[str, Any]) -> Scene:
+    """The scene of `scene_facts`; a light field without its views."""
+    facts = {**facts, "points": SparsePoints(**facts["points"])}
+    if "offsets" not in facts:
+        return MultiViewScene(**{**facts, "views": facts["views"].float() / 255})
+    camera = None if facts["camera"] is None else GridCamera(**facts["camera"])
+    return LightField(**{**facts, "views": facts["centre"][None][:0], "camera": camera})

@@ -6,11 +6,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from diffdiffdepth.datasets import HciParameters, data_kind, read_hci_parameters
-from diffdiffdepth.eval import load_run
-from diffdiffdepth.evaluation import result_map
-from diffdiffdepth.report import map_status
-from diffdiffdepth.scene import LightField, MultiViewScene, SparsePoints
+from diffdiffdepth.api import DiffusedDepth
+from diffdiffdepth.scene import LightField, MultiViewScene, Scene, SparsePoints
 from shared.geometry.camera import invert_pose, unproject
 from shared.show.pictures import depth_range
 from shared.show.viewer import Part, PointCloud, ViewerCamera, ViewerScene, cloud_from_depth, relief
@@ -20,31 +17,26 @@ __all__ = ["scene_of"]
 
 def scene_of(run: Path, checkpoint: Literal["best", "last"], device: torch.device) -> ViewerScene:
     """The finished map of a run folder; what an unfinished run lacks ends in RunError or DataError."""
-    config, scene = load_run(run)
-    dense = result_map(scene, run)
-    if isinstance(scene, MultiViewScene):
-        part = _depth_part(scene, dense, scene.truth, scene.points, scene.centre_K, _posed_cameras(scene))
-        return _scene(scene, part, **map_status(scene))
-    camera = read_hci_parameters(config.data.root) if data_kind(config.data.root) == "hci" else None
-    if camera is None:
+    fitted = DiffusedDepth.load(run)
+    scene, depth = fitted.scene, fitted.z_depth
+    title = f"Differentiable diffusion: {scene.name}"
+    if depth is None:
         note = "The camera is not known: the points are a relief of the map, not a measured shape."
-        return _scene(scene, _relief_part(scene, dense), **map_status(scene), notes=(note,))
-    points = scene.points
-    labels = SparsePoints(points.positions_px, camera.depth_from_disparity(points.labels), "depth")
-    truth = None if scene.truth is None else camera.depth_from_disparity(scene.truth)
-    depth = camera.depth_from_disparity(dense)
-    part = _depth_part(scene, depth, truth, labels, camera.K, _grid_cameras(scene, camera))
-    return _scene(scene, part, unit="m", status="z-depth from the disparity and the camera's data, metric")
-
-
-def _scene(
-    scene: LightField | MultiViewScene, part: Part, *, unit: str, status: str, notes: tuple[str, ...] = ()
-) -> ViewerScene:
-    return ViewerScene(f"Differentiable diffusion: {scene.name}", unit, status, (part,), notes)
+        part = _relief_part(scene, fitted.depth.values)
+        return ViewerScene(title, fitted.depth.unit, fitted.depth.scale, (part,), (note,))
+    points, truth = scene.points, scene.truth
+    if isinstance(scene, MultiViewScene):
+        cameras = _posed_cameras(scene)
+    else:
+        cameras, to_depth = _grid_cameras(scene), scene.camera.depth_from_disparity
+        points = SparsePoints(points.positions_px, to_depth(points.labels), "depth")
+        truth = None if truth is None else to_depth(truth)
+    part = _depth_part(scene, depth.values, truth, points, depth.K, cameras)
+    return ViewerScene(title, depth.unit, f"z-depth, {depth.scale}", (part,))
 
 
 def _depth_part(
-    scene: LightField | MultiViewScene,
+    scene: Scene,
     depth: Tensor,
     truth: Tensor | None,
     labels: SparsePoints,
@@ -90,13 +82,13 @@ def _posed_cameras(scene: MultiViewScene) -> tuple[ViewerCamera, ...]:
     )
 
 
-def _grid_cameras(scene: LightField, camera: HciParameters) -> tuple[ViewerCamera, ...]:
+def _grid_cameras(scene: LightField) -> tuple[ViewerCamera, ...]:
     """The other views of the grid: all look the same way, a baseline (in metres) apart.
 
-    A point in front of the plane of focus lies d du to the right in the view with offset du (see
-    `LightField`), so that view's camera stands du baselines to the left.
+    A point in front of the plane of focus is d du to the right in the view with offset du (see
+    `LightField`), so that view's camera is du baselines to the left.
     """
-    size = tuple(scene.centre.shape[-2:])
+    size, camera = tuple(scene.centre.shape[-2:]), scene.camera
     cameras = []
     for i, offset in enumerate(scene.offsets.tolist()):
         pose = torch.eye(4)

@@ -1,33 +1,22 @@
-"""Light fields and multi-view scenes from disk, and the embedded ones."""
+"""Light fields and multi-view scenes from disk."""
 
 import os
 from pathlib import Path
 
 from diffdiffdepth.datasets.colmap_scene import ColmapScenes, is_colmap_folder
 from diffdiffdepth.datasets.crosshair import is_crosshair_folder, load_crosshair
-from diffdiffdepth.datasets.embedded import make_embedded_light_field, make_embedded_multi_view
-from diffdiffdepth.datasets.hci import (
-    HciParameters,
-    ViewChoice,
-    is_hci_folder,
-    load_hci,
-    read_hci_parameters,
-)
+from diffdiffdepth.datasets.hci import ViewChoice, is_hci_folder, load_hci
 from diffdiffdepth.datasets.stanford import is_stanford_folder, load_stanford
 from diffdiffdepth.scene import LightField
 from shared.errors import DataError
 
 __all__ = [
     "ColmapScenes",
-    "HciParameters",
     "data_kind",
     "load_crosshair",
     "load_hci",
     "load_light_field",
     "load_stanford",
-    "make_embedded_light_field",
-    "make_embedded_multi_view",
-    "read_hci_parameters",
 ]
 
 

@@ -17,9 +17,8 @@ from torch import Tensor
 from diffdiffdepth.scene import MultiViewScene, SparsePoints
 from shared.errors import DataError
 from shared.files.colmap import ColmapImage, ColmapModel, find_colmap_model, read_colmap_model
-from shared.files.images import read_image, read_pfm
+from shared.files.images import read_image, read_pfm, undistort_image
 from shared.geometry.camera import invert_pose, project, relative_pose, resize_intrinsics, transform_points
-from shared.geometry.distortion import undistort_image
 
 __all__ = ["ColmapScenes", "is_colmap_folder"]
 
@@ -85,7 +84,7 @@ class ColmapScenes:
 
     def __getitem__(self, which: int | str) -> MultiViewScene:
         """The scene with the given image (number in order of names, or name) as its centre."""
-        index = self._index(which)
+        index = self.index(which)
         others = self.choose_neighbours(index)
         centre = self._photo(index)
         size = tuple(centre.image.shape[-2:])
@@ -111,11 +110,8 @@ class ColmapScenes:
             name=Path(self.names[index]).with_suffix("").as_posix(),
             truth=truth,
             valid=valid,
+            world_from_centre=pose,
         )
-
-    def world_from_centre(self, which: int | str) -> Tensor:
-        """Pose [4, 4] float64 of an image in the model's frame, to put several depth maps together."""
-        return self._images[self._index(which)].world_from_cam
 
     def choose_neighbours(self, index: int) -> list[int]:
         """Numbers of the best other images, best first: points in common, weighted by the angle between rays.
@@ -140,7 +136,8 @@ class ColmapScenes:
 
     # -- internals
 
-    def _index(self, which: int | str) -> int:
+    def index(self, which: int | str) -> int:
+        """Number of an image given by number or name; DataError for a name that is not there."""
         if isinstance(which, int):
             if not -len(self) <= which < len(self):
                 raise IndexError(f"{self.folder}: image {which} of {len(self)}")
@@ -177,7 +174,7 @@ class ColmapScenes:
             raise DataError(path, reason, "Use the images that the model was made from")
         K, distortion = camera.intrinsics(), camera.distortion()
         if bool(distortion.any()):
-            image = undistort_image(image[None], K.float(), distortion.float())[0][0]
+            image, _ = undistort_image(image, K, distortion)
         scale = min(1.0, (self.max_side or max(image.shape)) / max(image.shape[-2:]))
         if scale < 1:
             size = [max(1, round(side * scale)) for side in image.shape[-2:]]

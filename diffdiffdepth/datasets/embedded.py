@@ -6,31 +6,31 @@
 Made on first use, seeded, complete or not at all. Ray casting makes the pictures; training only warps them.
 """
 
-import json
 import math
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from diffdiffdepth.datasets.hci import HciParameters
 from diffdiffdepth.datasets.sparse_model import sparse_model
-from diffdiffdepth.datasets.still_life import still_life
-from scenes import SCENES_VERSION, render
-from shared.errors import DataError
+from diffdiffdepth.scene import GridCamera
 from shared.files.colmap import write_colmap_model
-from shared.files.disk import temporary_neighbour, write_bytes
+from shared.files.disk import made_once, write_bytes
 from shared.files.images import write_image, write_pfm
 from shared.geometry.camera import look_at
+
+if TYPE_CHECKING:
+    from scenes import Scene
 
 __all__ = ["make_embedded_light_field", "make_embedded_multi_view"]
 
 EMBEDDED_VERSION = 1
-RECORD = "embedded.json"  # the options; written last
 LOOK_AT = (0.03, 0.0, -0.08)
+TABLE_Z = -0.49  # the vase is on it
 
 
 def make_embedded_light_field(
@@ -39,28 +39,21 @@ def make_embedded_light_field(
     side: int = 9,
     seed: int = 0,
     antialias: int = 2,
+    say: Callable[[str], None] = lambda text: None,
 ) -> Path:
-    """Write the embedded light field into `folder` unless it is there with these options; returns `folder`.
+    """The folder next to `folder` with the embedded light field of these options, rendered on first use.
 
-    `size` (H, W); `side` x `side` views. Disparities reach from about -1.3 to 1.3 px at 160 px width and grow
-    with it. Raises ValueError for an even or small side and DataError when it cannot be written.
+    `size` (H, W); `side` x `side` views, odd. Disparities reach from about -1.3 to 1.3 px at 160 px width and
+    grow with it. `say` is told before rendering starts. Raises DataError when it cannot be written.
     """
-    if side < 3 or side % 2 == 0:
-        raise ValueError(f"side must be odd and at least 3, got {side}")
     height, width = size
-    options = {
-        "kind": "light field",
-        "size": [height, width],
-        "side": side,
-        "seed": seed,
-        "antialias": antialias,
-    }
+    record = {"kind": "light field", "size": [*size], "side": side, "seed": seed, "antialias": antialias}
 
     def write(folder: Path) -> None:
-        parameters = HciParameters(width, height, 100.0, 35.0, side, side, 70.0, 5.46)
-        _write_light_field(folder, parameters, seed, antialias)
+        camera = GridCamera(width, height, 100.0, 35.0, side, side, 70.0, 5.46)
+        _write_light_field(folder, camera, seed, antialias)
 
-    return _make(Path(folder), options, write)
+    return made_once(folder, _versions() | record, write, say)
 
 
 def make_embedded_multi_view(
@@ -70,51 +63,31 @@ def make_embedded_multi_view(
     points: int = 500,
     seed: int = 0,
     antialias: int = 2,
+    say: Callable[[str], None] = lambda text: None,
 ) -> Path:
-    """Write the embedded multi-view scene into `folder` unless it is there with the same options.
+    """The folder next to `folder` with the embedded multi-view scene of these options, rendered on first use.
 
     The cameras are about a tenth of the scene's distance apart, like the paper's 25 cm. The model's points
     are triangulated from corners with half a pixel of noise, some from wrong matches.
     """
-    if views < 2:
-        raise ValueError(f"a multi-view scene needs at least two views, got {views}")
-    options = {"kind": "multi-view", "size": [*size], "views": views, "points": points, "seed": seed}
-    options["antialias"] = antialias
+    record = {"kind": "multi-view", "size": [*size], "views": views, "points": points, "seed": seed}
 
     def write(folder: Path) -> None:
         _write_multi_view(folder, size, views, points, seed, antialias)
 
-    return _make(Path(folder), options, write)
+    return made_once(folder, _versions() | record | {"antialias": antialias}, write, say)
 
 
-def _make(folder: Path, options: dict, write: Callable[[Path], None]) -> Path:
-    """Write into a temporary neighbour, then move it into place; nothing to do if the record agrees."""
-    record = {"versions": [SCENES_VERSION, EMBEDDED_VERSION], **options}
-    held = _record(folder)
-    if held == record:
-        return folder
-    if folder.exists() and held is None and any(folder.iterdir()):
-        raise DataError(folder, "holds other files", "Name another folder for the embedded scene")
-    with temporary_neighbour(folder) as temporary:
-        write(temporary)
-        write_bytes(temporary / RECORD, (json.dumps(record) + "\n").encode())
-        if _record(folder) != record:  # else another process was faster
-            if folder.exists():
-                shutil.rmtree(folder)
-            os.replace(temporary, folder)
-    return folder
+def _versions() -> dict[str, list[int]]:
+    from scenes import SCENES_VERSION
+
+    return {"versions": [SCENES_VERSION, EMBEDDED_VERSION]}
 
 
-def _record(folder: Path) -> dict | None:
-    """The options that the folder was made with, if it was made here."""
-    try:
-        return json.loads((folder / RECORD).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-
-
-def _write_light_field(folder: Path, parameters: HciParameters, seed: int, antialias: int) -> None:
+def _write_light_field(folder: Path, parameters: GridCamera, seed: int, antialias: int) -> None:
     """A grid of parallel cameras whose sensors are shifted so that the plane of focus has no parallax."""
+    from scenes import render
+
     scene, side = still_life(seed), parameters.num_cams_x
     world_from_centre = _pose_at(5.2, 0.0, 14.0)
     step_m = parameters.baseline_mm / 1000
@@ -138,7 +111,7 @@ def _write_light_field(folder: Path, parameters: HciParameters, seed: int, antia
     write_bytes(folder / "parameters.cfg", text.encode())
 
 
-def _parameters_text(parameters: HciParameters, disp_min: float, disp_max: float) -> str:
+def _parameters_text(parameters: GridCamera, disp_min: float, disp_max: float) -> str:
     sections = {
         "intrinsics": {
             "focal_length_mm": parameters.focal_length_mm,
@@ -168,6 +141,8 @@ def _parameters_text(parameters: HciParameters, disp_min: float, disp_max: float
 def _write_multi_view(
     folder: Path, size: tuple[int, int], views: int, points: int, seed: int, antialias: int
 ) -> None:
+    from scenes import render
+
     scene, (height, width) = still_life(seed), size
     generator = torch.Generator().manual_seed(seed + 1)
     focal = 1.1 * width
@@ -209,3 +184,46 @@ def _pose_at(distance: float, yaw_deg: float, pitch_deg: float) -> Tensor:
         [level * math.sin(yaw), -level * math.cos(yaw), distance * math.sin(pitch)], dtype=torch.float64
     )
     return look_at(position, torch.tensor(LOOK_AT, dtype=torch.float64)).float()
+
+
+def still_life(seed: int = 0) -> "Scene":
+    """About 1.7 units wide and 1.1 tall around the origin, seen from -y; z is up.
+
+    The plain ball has no texture: its depth must come from its outline and its surroundings.
+    """
+    from scenes import Item, Light, Scene, make_object
+    from scenes.furniture import strut
+    from scenes.patterns import bricks, cloth, planks, stripes, wood
+    from scenes.scene import moved
+    from scenes.shapes import Box, Quad, RoundedBox, Sphere, placed
+    from scenes.textures import Texture, solid
+
+    rng = np.random.default_rng(seed)
+    table = Texture(planks(512, rng), (1.3, 1.3))
+    wall = Texture(bricks(512, rng), (1.1, 1.1))
+    painting = Texture(
+        stripes(256, rng, ((0.16, 0.3, 0.5), (0.9, 0.86, 0.7), (0.7, 0.25, 0.16)), 6), (0.5, 0.5)
+    )
+    fabric = Texture(cloth(256, rng, (0.2, 0.42, 0.3), (0.9, 0.86, 0.72)), (0.35, 0.35))
+    oak, dark = Texture(wood(256, rng), (0.5, 0.5)), Texture(wood(256, rng, (0.4, 0.25, 0.16)), (0.4, 0.4))
+    vase = moved(make_object("vase", seed).items, placed((-0.42, 0.25, 0.0), yaw_deg=25))
+    items = [
+        Item(Quad((3.0, 3.0), placed((0, 0.8, TABLE_Z))), table),
+        Item(Quad((4.0, 3.0), placed((0, 1.5, 0.5), roll_deg=90, yaw_deg=12)), wall),
+        Item(Box((0.34, 0.02, 0.3), placed((0.62, 1.1, 0.2), yaw_deg=-20)), painting),
+        Item(Box((0.26, 0.02, 0.3), placed((-0.95, 0.75, -0.2), yaw_deg=30, roll_deg=-18)), oak),
+        Item(RoundedBox((0.22, 0.16, 0.17), 0.05, placed((0.33, 0.1, TABLE_Z + 0.17), yaw_deg=-28)), fabric),
+        Item(Sphere(0.16, placed((0.05, -0.35, TABLE_Z + 0.16))), solid(0.82, 0.72, 0.62)),
+        Item(
+            Sphere(0.13, placed((0.62, -0.25, TABLE_Z + 0.13))),
+            Texture(stripes(128, rng, ((0.75, 0.2, 0.16), (0.95, 0.9, 0.8)), 8), (0.4, 0.4)),
+        ),
+        Item(Box((0.2, 0.14, 0.035), placed((-0.36, -0.42, TABLE_Z + 0.035), yaw_deg=18)), dark),
+    ]
+    for index in range(5):  # pencils in a jar: thin, overlapping, slanted
+        angle = 2 * math.pi * index / 5 + rng.uniform(-0.3, 0.3)
+        top = (0.8 + 0.1 * math.cos(angle), 0.45 + 0.1 * math.sin(angle), 0.08 + 0.06 * rng.uniform())
+        foot = (0.8, 0.45, TABLE_Z)
+        items.append(Item(strut(foot, top, 0.013, 0.013), solid(*rng.uniform(0.15, 0.95, 3))))
+    light = Light(to_sun=(-0.35, -0.6, 0.75), shadows=True)
+    return Scene(items + vase, light)

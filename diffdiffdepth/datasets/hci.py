@@ -8,60 +8,21 @@ gt_disp_lowres.pfm, gt_depth_lowres.pfm truth of the centre view: px between adj
 import configparser
 import math
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from diffdiffdepth.scene import LightField
+from diffdiffdepth.scene import GridCamera, LightField
 from shared.errors import DataError
 from shared.files.disk import read_text
 from shared.files.images import read_image, read_pfm
-from shared.geometry.camera import intrinsics_matrix
 
-__all__ = ["HciParameters", "ViewChoice", "is_hci_folder", "load_hci", "read_hci_parameters", "stack_views"]
+__all__ = ["ViewChoice", "is_hci_folder", "load_hci", "stack_views"]
 
 ViewChoice = Literal["all", "cross"]
 WHERE = "The data set is described at lightfield-analysis.uni-konstanz.de"
-
-
-@dataclass(frozen=True)
-class HciParameters:
-    """What `parameters.cfg` says of the camera; lengths as the file has them.
-
-    A point at depth Z has disparity (b f N / s) (1 / Z - 1 / Z_focus) px between adjacent views, with N the
-    longer image side in pixels; it is positive in front of the plane of focus.
-    """
-
-    width: int
-    height: int
-    focal_length_mm: float
-    sensor_size_mm: float
-    num_cams_x: int
-    num_cams_y: int
-    baseline_mm: float
-    focus_distance_m: float
-
-    @property
-    def focal_px(self) -> float:
-        """Focal length in pixels."""
-        return self.focal_length_mm / self.sensor_size_mm * max(self.width, self.height)
-
-    @property
-    def K(self) -> Tensor:
-        """Intrinsics [3, 3] of the centre view."""
-        return intrinsics_matrix(self.focal_px, self.focal_px, (self.width - 1) / 2, (self.height - 1) / 2)
-
-    def disparity_from_depth(self, depth_m: Tensor) -> Tensor:
-        """Disparity in px between adjacent views of z-depth in metres."""
-        return self.focal_px * self.baseline_mm / 1000 * (1 / depth_m - 1 / self.focus_distance_m)
-
-    def depth_from_disparity(self, disparity_px: Tensor) -> Tensor:
-        """z-depth in metres of a disparity; infinite at and beyond the disparity of infinity."""
-        inverse = disparity_px / (self.focal_px * self.baseline_mm / 1000) + 1 / self.focus_distance_m
-        return torch.where(inverse > 0, 1 / inverse.clamp(min=1e-12), torch.inf)
 
 
 def is_hci_folder(folder: str | os.PathLike) -> bool:
@@ -69,7 +30,7 @@ def is_hci_folder(folder: str | os.PathLike) -> bool:
     return any(Path(folder).glob("input_Cam*.png"))
 
 
-def read_hci_parameters(folder: str | os.PathLike) -> HciParameters | None:
+def _read_camera(folder: str | os.PathLike) -> GridCamera | None:
     """Read `parameters.cfg`; None if the folder has none. Raises DataError for a missing or wrong value."""
     path = Path(folder) / "parameters.cfg"
     if not path.exists():
@@ -92,7 +53,7 @@ def read_hci_parameters(folder: str | os.PathLike) -> HciParameters | None:
             raise DataError(path, f"{key} is {text!r}, not a positive number", "Correct the value")
         return value
 
-    return HciParameters(
+    return GridCamera(
         width=number("intrinsics", "image_resolution_x_px", int),
         height=number("intrinsics", "image_resolution_y_px", int),
         focal_length_mm=number("intrinsics", "focal_length_mm", float),
@@ -111,7 +72,7 @@ def load_hci(folder: str | os.PathLike, views: ViewChoice = "all") -> LightField
     grid that is not square with an odd side, mixed sizes, and truth or parameters that do not fit.
     """
     folder = Path(folder)
-    parameters = read_hci_parameters(folder)
+    parameters = _read_camera(folder)
     side = _grid_side(folder, parameters)
     middle = side // 2
     cells = [(row, column) for row in range(side) for column in range(side)]
@@ -127,9 +88,8 @@ def load_hci(folder: str | os.PathLike, views: ViewChoice = "all") -> LightField
     others = [index for index in range(len(cells)) if index != centre]
     offsets = torch.tensor([[middle - column, middle - row] for row, column in cells], dtype=torch.float32)
     truth, valid = _read_truth(folder, parameters, size)
-    return LightField(
-        images[centre], images[others], offsets[others], name=folder.name, truth=truth, valid=valid
-    )
+    views, offsets = images[others], offsets[others]
+    return LightField(images[centre], views, offsets, folder.name, None, truth, valid, parameters)
 
 
 def stack_views(paths: list[Path]) -> Tensor:
@@ -149,7 +109,7 @@ def stack_views(paths: list[Path]) -> Tensor:
     return images
 
 
-def _grid_side(folder: Path, parameters: HciParameters | None) -> int:
+def _grid_side(folder: Path, parameters: GridCamera | None) -> int:
     """Views along each side of the grid, after a look at which of them are there."""
     if not folder.is_dir():
         raise DataError(folder, "is not a folder", "Name the folder of one light field")
@@ -184,7 +144,7 @@ def _grid_side(folder: Path, parameters: HciParameters | None) -> int:
 
 
 def _read_truth(
-    folder: Path, parameters: HciParameters | None, size: tuple[int, int]
+    folder: Path, parameters: GridCamera | None, size: tuple[int, int]
 ) -> tuple[Tensor | None, Tensor | None]:
     """Disparity of the centre view and its validity, from the disparity or the depth file."""
     disparity_file, depth_file = folder / "gt_disp_lowres.pfm", folder / "gt_depth_lowres.pfm"

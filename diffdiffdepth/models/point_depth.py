@@ -7,18 +7,21 @@ positions   P [n, 2]   pixels of the centre view
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import cv2
 import numpy as np
+import pydantic
 import torch
 import torch.nn.functional as F
+from pydantic import Field, NonNegativeFloat, PositiveFloat
 from torch import Tensor
 
 from diffdiffdepth.models.diffusion import DiffusionReport, EdgeRule, diffuse
 from diffdiffdepth.models.splatting import Opacity, splat
 from diffdiffdepth.scene import SparsePoints
-from shared.runs.config import check_ranges
+from shared.errors import RunError
+from shared.runs.config import STRICT
 
 __all__ = [
     "GROUPS",
@@ -39,26 +42,20 @@ BARRIER_RADIUS_PX = 2
 GROUPS: tuple[Group, ...] = ("smoothness", "labels", "weights", "positions")
 
 
-@dataclass(frozen=True)
+@pydantic.dataclasses.dataclass(config=STRICT, frozen=True)
 class DepthOptions:
     """How points become a map; `edge_rule`, `ghost_border`, `opacity` know the released code's variants."""
 
-    supersampling: int = 2  # splatting and diffusion run on a grid finer by this factor; 1 is the fast mode
-    half_size: int = 3  # of the splatting kernel, in pixels of the finer grid
+    supersampling: Annotated[int, Field(ge=1, le=8)] = 2  # finer grid of splatting and diffusion; 1 is fast
+    half_size: Annotated[int, Field(ge=1, le=20)] = 3  # of the splatting kernel, in pixels of the finer grid
     opacity: Opacity = "analytic"
     edge_rule: EdgeRule = "backward"
     ghost_border: bool = False
     initial_smoothness: Literal["gradient", "barrier"] = "gradient"  # the released code's, or see `barrier`
-    smoothness_gain: float = 6.0  # gradient: Q per unit of image gradient
-    barrier_level: float = 0.004  # barrier: image gradient from which Q rises
-    tolerance: float = 1e-4  # of the diffusion and of its adjoint
-    inverse_depth: bool = (
-        False  # depth labels: diffuse 1 / depth, in which planes are exact, instead of depth
-    )
-
-    def __post_init__(self) -> None:
-        check_ranges(self, supersampling=(1, 8), half_size=(1, 20), tolerance=(1e-12, 0.5))
-        check_ranges(self, smoothness_gain=(0, 1000), barrier_level=(1e-6, 10))
+    smoothness_gain: NonNegativeFloat = 6.0  # gradient: Q per unit of image gradient
+    barrier_level: PositiveFloat = 0.004  # barrier: image gradient from which Q rises
+    tolerance: Annotated[float, Field(ge=1e-12, le=0.5)] = 1e-4  # of the diffusion and of its adjoint
+    inverse_depth: bool = False  # depth labels: diffuse 1 / depth, in which planes are exact
 
 
 @dataclass(frozen=True)
@@ -138,20 +135,28 @@ class PointDepth:
             theta = F.interpolate(
                 theta[None, None], scale_factor=factor, mode="bilinear", align_corners=False
             )[0, 0]
-        solution = diffuse(
-            weight_map,
-            label_map,
-            theta,
-            edge_rule=self.options.edge_rule,
-            ghost_border=self.options.ghost_border,
-            start=self._start,
-            tolerance=self.options.tolerance,
-            report=self.report,
-        )
+        try:
+            solution = diffuse(
+                weight_map,
+                label_map,
+                theta,
+                edge_rule=self.options.edge_rule,
+                ghost_border=self.options.ghost_border,
+                start=self._start,
+                tolerance=self.options.tolerance,
+                report=self.report,
+            )
+        except ValueError as error:  # all points outside the image, or weights beyond the range of floats
+            raise RunError(f"{error}; lower the rates of the schedule") from error
         self._start = solution.detach()
         if factor > 1:
             solution = F.avg_pool2d(solution[None, None], factor)[0, 0]
         return self.scale.decode(solution)
+
+    def solve_steps(self) -> dict[str, float]:
+        """Iterations of the last two solves, for the log."""
+        forward, adjoint = self.report.forward, self.report.adjoint
+        return {"solve_steps": forward.iterations, "adjoint_steps": adjoint.iterations}
 
     def _splat(self) -> tuple[Tensor, Tensor]:
         """Label and weight map; kept while no point can have moved."""

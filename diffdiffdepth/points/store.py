@@ -43,7 +43,7 @@ def load_points(path: str | os.PathLike, size: tuple[int, int] | None = None) ->
     try:
         x, y, label = (torch.from_numpy(arrays[name].astype(np.float32)) for name in ("x", "y", "label"))
         weight = torch.from_numpy(arrays["weight"].astype(np.float32)) if "weight" in arrays else None
-        points = SparsePoints(torch.stack([x, y], dim=1), label, str(arrays["kind"]), weight)
+        points = SparsePoints(torch.stack([x, y], dim=1), label, str(arrays["kind"]), weight).checked()
     except (ValueError, TypeError, RuntimeError, IndexError) as error:
         raise DataError(path, f"does not hold points: {error}", REMEDY) from None
     if size is not None and not points.inside(size).any():

@@ -5,15 +5,17 @@ from pathlib import Path
 import pytest
 
 from diffdiffdepth import train
-from diffdiffdepth.datasets import make_embedded_light_field, make_embedded_multi_view
+from diffdiffdepth.datasets.embedded import make_embedded_light_field, make_embedded_multi_view
 
 
 @pytest.fixture(scope="session")
-def embedded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Small embedded scenes, rendered once; tests copy what they change."""
-    folder = tmp_path_factory.mktemp("embedded")
-    make_embedded_light_field(folder / "field", size=(56, 72), side=5, antialias=1)
-    make_embedded_multi_view(folder / "views", size=(60, 80), views=4, points=150, antialias=1)
+def small_scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A light field in still_life/ and four posed views in views/; tests copy what they change."""
+    folder = tmp_path_factory.mktemp("scenes")
+    field = make_embedded_light_field(folder / "still_life", size=(56, 72), side=5, antialias=1)
+    views = make_embedded_multi_view(folder / "views", size=(60, 80), views=4, points=150, antialias=1)
+    field.rename(folder / "still_life")
+    views.rename(folder / "views")
     return folder
 
 
@@ -22,15 +24,6 @@ schedule: {iterations: 1, passes: 1}
 depth: {supersampling: 1}
 views_per_step: 2
 """
-
-
-@pytest.fixture(scope="session")
-def small_scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A light field with camera data in still_life/ and three posed views in views/."""
-    folder = tmp_path_factory.mktemp("scenes")
-    make_embedded_light_field(folder / "still_life", size=(48, 64), side=5, antialias=1)
-    make_embedded_multi_view(folder / "views", size=(45, 60), views=3, points=120, antialias=1)
-    return folder
 
 
 @pytest.fixture(scope="session")

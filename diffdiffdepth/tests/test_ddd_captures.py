@@ -28,10 +28,10 @@ def as_crosshair(field: Path, out: Path, first: int = 1) -> Path:
 
 
 @pytest.mark.parametrize("first", [0, 1])
-def test_crosshair_folder_is_the_same_light_field(embedded, tmp_path, first):
-    folder = as_crosshair(embedded / "field", tmp_path / "cross", first)
+def test_crosshair_folder_is_the_same_light_field(small_scenes, tmp_path, first):
+    folder = as_crosshair(small_scenes / "still_life", tmp_path / "cross", first)
     assert data_kind(folder) == "crosshair"
-    cross, expected = load_light_field(folder), load_hci(embedded / "field", views="cross")
+    cross, expected = load_light_field(folder), load_hci(small_scenes / "still_life", views="cross")
     torch.testing.assert_close(cross.centre, expected.centre, rtol=0, atol=0)
     torch.testing.assert_close(cross.offsets, expected.offsets)
     torch.testing.assert_close(cross.views, expected.views, rtol=0, atol=0)
@@ -46,16 +46,16 @@ def test_crosshair_folder_is_the_same_light_field(embedded, tmp_path, first):
         (["shot_01_03", "shot_02_03", "shot_04_03", "shot_05_03", "shot_03_05"], "fewer than a cross"),
     ],
 )
-def test_incomplete_crosses_are_named(embedded, tmp_path, remove, message):
-    folder = as_crosshair(embedded / "field", tmp_path / "cross")
+def test_incomplete_crosses_are_named(small_scenes, tmp_path, remove, message):
+    folder = as_crosshair(small_scenes / "still_life", tmp_path / "cross")
     for stem in remove:
         (folder / f"{stem}.png").unlink()
     with pytest.raises(DataError, match=message):
         load_crosshair(folder)
 
 
-def test_two_names_for_one_view_are_refused(embedded, tmp_path):
-    folder = as_crosshair(embedded / "field", tmp_path / "cross")
+def test_two_names_for_one_view_are_refused(small_scenes, tmp_path):
+    folder = as_crosshair(small_scenes / "still_life", tmp_path / "cross")
     shutil.copy(folder / "shot_03_03.png", folder / "other_03_03.png")
     with pytest.raises(DataError, match="both the view in row 3, column 3"):
         load_crosshair(folder)
@@ -112,7 +112,7 @@ def test_stanford_positions_get_their_signs_from_the_pictures(layers, tmp_path, 
     assert f'"y": {sign_y}' in stored
 
 
-def test_stanford_options_and_errors(layers, embedded, tmp_path):
+def test_stanford_options_and_errors(layers, small_scenes, tmp_path):
     folder = as_stanford(layers, tmp_path / "archive", 1, 1)
     (folder / SIGNS_FILE).write_text('{"x": 1, "y": 1}')
     small = load_stanford(folder, downsample=2, grid=3)
@@ -125,7 +125,7 @@ def test_stanford_options_and_errors(layers, embedded, tmp_path):
     with pytest.raises(DataError, match="row 1, column 3"):
         load_stanford(folder)
     with pytest.raises(DataError, match="no views named"):
-        load_stanford(embedded / "field")
+        load_stanford(small_scenes / "still_life")
 
 
 def test_signs_of_a_cross_and_of_too_little_occlusion(layers, caplog):

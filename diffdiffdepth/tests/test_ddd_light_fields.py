@@ -7,18 +7,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from diffdiffdepth.datasets import load_hci, load_light_field, make_embedded_light_field, read_hci_parameters
-from diffdiffdepth.scene import LightField
-from shared.errors import DataError
-from shared.files.images import read_pfm, write_image, write_pfm
+from diffdiffdepth.datasets import load_hci, load_light_field
+from diffdiffdepth.datasets.embedded import make_embedded_light_field, make_embedded_multi_view
+from diffdiffdepth.scene import GridCamera, LightField
+from shared.files.images import read_pfm, write_pfm
 from shared.geometry.warp import sample_pixels
 
 real_data = pytest.mark.skipif("REAL_DATA" not in os.environ, reason="REAL_DATA is not set: no real data")
 
 
 @pytest.fixture
-def field(embedded, tmp_path) -> Path:
-    return Path(shutil.copytree(embedded / "field", tmp_path / "field"))
+def field(small_scenes, tmp_path) -> Path:
+    return Path(shutil.copytree(small_scenes / "still_life", tmp_path / "field"))
 
 
 def warp_errors(light_field: LightField, disparity: torch.Tensor) -> torch.Tensor:
@@ -33,8 +33,8 @@ def warp_errors(light_field: LightField, disparity: torch.Tensor) -> torch.Tenso
 # ---- what is read ------------------------------------------------------------------------------------------
 
 
-def test_embedded_light_field_agrees_with_its_truth(embedded):
-    light_field = load_light_field(embedded / "field")
+def test_embedded_light_field_agrees_with_its_truth(small_scenes):
+    light_field = load_light_field(small_scenes / "still_life")
     assert light_field.views.shape == (24, 3, 56, 72)
     assert light_field.truth.min() < -0.3
     assert light_field.truth.max() > 0.3
@@ -44,10 +44,10 @@ def test_embedded_light_field_agrees_with_its_truth(embedded):
         assert warp_errors(light_field, wrong).mean() > 1.5 * right.mean()
 
 
-def test_embedded_depth_and_disparity_are_one(embedded):
-    parameters = read_hci_parameters(embedded / "field")
-    disparity = read_pfm(embedded / "field" / "gt_disp_lowres.pfm")
-    depth = read_pfm(embedded / "field" / "gt_depth_lowres.pfm")
+def test_embedded_depth_and_disparity_are_one(small_scenes):
+    parameters = load_hci(small_scenes / "still_life").camera
+    disparity = read_pfm(small_scenes / "still_life" / "gt_disp_lowres.pfm")
+    depth = read_pfm(small_scenes / "still_life" / "gt_depth_lowres.pfm")
     torch.testing.assert_close(parameters.depth_from_disparity(disparity), depth, rtol=1e-5, atol=0)
     torch.testing.assert_close(parameters.disparity_from_depth(depth), disparity, rtol=0, atol=1e-5)
     assert parameters.depth_from_disparity(torch.tensor(-1e3)).isinf()
@@ -55,9 +55,7 @@ def test_embedded_depth_and_disparity_are_one(embedded):
 
 def test_disparity_formula_of_the_published_scenes():
     # Cotton: fB = 25 mm * 100 / 35 * 512; disparity 0 at the focus distance of 4.25 m
-    from diffdiffdepth.datasets import HciParameters
-
-    cotton = HciParameters(512, 512, 100.0, 35.0, 9, 9, 25.0, 4.25)
+    cotton = GridCamera(512, 512, 100.0, 35.0, 9, 9, 25.0, 4.25)
     depth = torch.tensor([4.25, 3.0, 6.0], dtype=torch.float64)
     expected = 25 * (100 / 35 * 512) * (1 / (1000 * depth) - 1 / 4250)
     torch.testing.assert_close(cotton.disparity_from_depth(depth), expected)
@@ -73,8 +71,8 @@ def test_cross_is_part_of_the_grid_and_depth_replaces_disparity(field):
     torch.testing.assert_close(load_hci(field).truth, full.truth, atol=1e-5, rtol=0)
     (field / "gt_depth_lowres.pfm").unlink()
     (field / "parameters.cfg").unlink()
-    assert read_hci_parameters(field) is None
-    assert load_hci(field).truth is None
+    bare = load_hci(field)
+    assert bare.camera is bare.truth is None
 
 
 def test_invalid_truth_becomes_a_mask(field):
@@ -86,19 +84,15 @@ def test_invalid_truth_becomes_a_mask(field):
     assert light_field.truth.isfinite().all()
 
 
-def test_embedded_scene_is_made_once_and_never_half(embedded, tmp_path):
-    target = embedded / "field" / "input_Cam000.png"
-    before = target.stat().st_mtime_ns
-    make_embedded_light_field(embedded / "field", size=(56, 72), side=5, antialias=1)
-    assert target.stat().st_mtime_ns == before
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "notes.txt").write_text("keep")
-    with pytest.raises(DataError, match="other files"):
-        make_embedded_light_field(tmp_path / "mine", size=(8, 8), side=3)
-    assert (tmp_path / "mine" / "notes.txt").exists()
-    with pytest.raises(ValueError, match="odd"):
-        make_embedded_light_field(tmp_path / "even", side=4)
-    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+def test_embedded_scenes_are_made_once_for_each_set_of_options(tmp_path):
+    said = []
+    state = torch.get_rng_state()
+    for make in (make_embedded_light_field, make_embedded_multi_view):
+        folder = make(tmp_path / "data", size=(24, 32), antialias=1, say=said.append)
+        assert make(tmp_path / "data", size=(24, 32), antialias=1, say=said.append) == folder
+        assert make(tmp_path / "data", size=(24, 36), antialias=1, say=said.append) != folder
+    assert len(said) == len(list(tmp_path.iterdir())) == 4
+    assert torch.equal(torch.get_rng_state(), state)  # a run does not depend on whether data were there
 
 
 @real_data
@@ -119,85 +113,3 @@ def test_real_crosshair_capture():
     disparity = torch.nn.functional.pad(estimate[None, None], (11, 11, 11, 11), mode="replicate")[0, 0]
     right = warp_errors(light_field, disparity)
     assert warp_errors(light_field, -disparity).mean() > 1.5 * right.mean()
-
-
-# ---- what is refused ---------------------------------------------------------------------------------------
-
-
-def remove_view(folder):
-    (folder / "input_Cam007.png").unlink()
-
-
-def remove_last_view(folder):
-    (folder / "parameters.cfg").unlink()
-    (folder / "input_Cam024.png").unlink()
-
-
-def rectangular_grid(folder):
-    text = (folder / "parameters.cfg").read_text().replace("num_cams_y = 5", "num_cams_y = 3")
-    (folder / "parameters.cfg").write_text(text)
-
-
-def even_grid(folder):
-    (folder / "parameters.cfg").unlink()
-    for index in range(16, 25):
-        (folder / f"input_Cam{index:03d}.png").unlink()
-
-
-def other_size(folder):
-    write_image(folder / "input_Cam011.png", torch.zeros(3, 56, 71))
-
-
-def truncated_truth(folder):
-    path = folder / "gt_disp_lowres.pfm"
-    path.write_bytes(path.read_bytes()[:-40])
-
-
-def wrong_truth_size(folder):
-    write_pfm(folder / "gt_disp_lowres.pfm", torch.zeros(72, 56))
-
-
-def unusable_truth(folder):
-    write_pfm(folder / "gt_disp_lowres.pfm", torch.full((56, 72), torch.nan))
-
-
-def missing_key(folder):
-    text = (folder / "parameters.cfg").read_text()
-    (folder / "parameters.cfg").write_text(text.replace("baseline_mm", "base_mm"))
-
-
-def senseless_value(folder):
-    text = (folder / "parameters.cfg").read_text()
-    (folder / "parameters.cfg").write_text(text.replace("sensor_size_mm = 35", "sensor_size_mm = nan"))
-
-
-def not_a_cfg(folder):
-    (folder / "parameters.cfg").write_text("focal length is 100")
-
-
-def other_resolution(folder):
-    text = (folder / "parameters.cfg").read_text()
-    (folder / "parameters.cfg").write_text(text.replace("x_px = 72", "x_px = 80"))
-
-
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (remove_view, "input_Cam007"),
-        (remove_last_view, "square grid"),
-        (rectangular_grid, "not square"),
-        (even_grid, "no centre view"),
-        (other_size, "input_Cam011.*71 x 56"),
-        (truncated_truth, "gt_disp_lowres.*bytes"),
-        (wrong_truth_size, "gt_disp_lowres.*72 x 56"),
-        (unusable_truth, "no finite value"),
-        (missing_key, "baseline_mm"),
-        (senseless_value, "sensor_size_mm"),
-        (not_a_cfg, "INI"),
-        (other_resolution, "parameters.cfg says"),
-    ],
-)
-def test_damaged_light_fields_are_named(field, damage, message):
-    damage(field)
-    with pytest.raises(DataError, match=message):
-        load_hci(field)

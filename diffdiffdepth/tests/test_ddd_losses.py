@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from diffdiffdepth import losses
 from diffdiffdepth.blur import gaussian_blur
-from diffdiffdepth.losses import LossWeights, ReprojectionLoss, supervised_loss, warp_to_centre
+from diffdiffdepth.losses import LossWeights, ReprojectionLoss, warp_to_centre
 from diffdiffdepth.scene import LightField, MultiViewScene
 from shared.quality.losses import VggFeatures
 from shared.quality.ssim import ssim
@@ -316,30 +316,6 @@ def test_feature_distance_keeps_the_centre():
     distance = (network(filled)["relu1_2"] - network(scene.centre[None])["relu1_2"]).abs().mean(1)
     expected = ((distance * visible[:, 0]).sum(0) / visible.sum((0, 1)).clamp(min=1)).mean()
     torch.testing.assert_close(terms["data"], expected)
-
-
-def test_supervised_loss_against_a_loop():
-    generator = torch.Generator().manual_seed(0)
-    dense, truth = torch.rand(2, 5, 6, generator=generator)
-    image = torch.rand(3, 5, 6, generator=generator)
-    total = 0.0
-    Y = 0.2126 * image[0] ** 2.2 + 0.7152 * image[1] ** 2.2 + 0.0722 * image[2] ** 2.2
-    L = 116 * Y ** (1 / 3) - 16
-    for y in range(5):
-        for x in range(6):
-            slopes = []
-            for m in (L, dense):
-                right = m[y, x + 1] - m[y, x] if x < 5 else 0.0
-                below = m[y + 1, x] - m[y, x] if y < 4 else 0.0
-                slopes.append(math.sqrt(right**2 + below**2 + 1e-10))
-            total += (math.exp(-slopes[0]) * slopes[1]) ** 2
-    expected = (dense - truth).abs().mean().item() + 0.00075 * total
-    assert abs(supervised_loss(dense, truth, image).item() - expected) < 1e-5
-    valid = torch.zeros(5, 6, dtype=torch.bool)
-    valid[2, 3] = True
-    smooth = supervised_loss(dense, dense, image)
-    masked = supervised_loss(dense, torch.where(valid, truth, torch.nan), image, valid)
-    torch.testing.assert_close(masked - smooth, (dense - truth)[2, 3].abs())
 
 
 def test_where_a_view_sees_nothing_it_shows_the_centre_also_if_brightness_is_free(monkeypatch):

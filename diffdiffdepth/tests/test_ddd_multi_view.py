@@ -17,12 +17,12 @@ from shared.geometry.warp import sample_pixels
 
 
 @pytest.fixture
-def views(embedded, tmp_path) -> Path:
-    return Path(shutil.copytree(embedded / "views", tmp_path / "views"))
+def views(small_scenes, tmp_path) -> Path:
+    return Path(shutil.copytree(small_scenes / "views", tmp_path / "views"))
 
 
-def test_embedded_views_agree_with_their_truth(embedded):
-    scenes = ColmapScenes(embedded / "views")
+def test_embedded_views_agree_with_their_truth(small_scenes):
+    scenes = ColmapScenes(small_scenes / "views")
     assert len(scenes) == 4
     for scene in scenes:
         assert scene.views.shape == (3, 3, 60, 80)
@@ -37,8 +37,8 @@ def test_embedded_views_agree_with_their_truth(embedded):
         assert max(errors) < 0.05
 
 
-def test_points_lie_on_the_surface_except_for_wrong_matches(embedded):
-    scene = ColmapScenes(embedded / "views")["view_02.png"]
+def test_points_lie_on_the_surface_except_for_wrong_matches(small_scenes):
+    scene = ColmapScenes(small_scenes / "views")["view_02.png"]
     x, y = scene.points.positions_px.round().long().clamp(min=0).unbind(1)
     relative = (scene.points.labels / scene.truth[y.clamp(max=59), x.clamp(max=79)] - 1).abs()
     assert scene.points.kind == "depth"
@@ -47,10 +47,10 @@ def test_points_lie_on_the_surface_except_for_wrong_matches(embedded):
     assert 0 < (relative > 0.1).float().mean() < 0.2
 
 
-def test_neighbours_are_ranked_and_counted(embedded):
-    scenes = ColmapScenes(embedded / "views", neighbours=2)
+def test_neighbours_are_ranked_and_counted(small_scenes):
+    scenes = ColmapScenes(small_scenes / "views", neighbours=2)
     assert len(scenes[0].views) == 2
-    assert len(ColmapScenes(embedded / "views", max_points=20)[1].points) == 20
+    assert len(ColmapScenes(small_scenes / "views", max_points=20)[1].points) == 20
     assert scenes["view_01.png"].name == "view_01"
     with pytest.raises(DataError, match="no pose for 'nobody.png'"):
         scenes["nobody.png"]
@@ -58,8 +58,8 @@ def test_neighbours_are_ranked_and_counted(embedded):
         scenes[4]
 
 
-def test_smaller_images_keep_the_geometry(embedded):
-    large, small = ColmapScenes(embedded / "views")[0], ColmapScenes(embedded / "views", max_side=40)[0]
+def test_smaller_images_keep_the_geometry(small_scenes):
+    large, small = (ColmapScenes(small_scenes / "views", max_side=side)[0] for side in (None, 40))
     assert small.centre.shape == (3, 30, 40)
     assert small.truth.shape == (30, 40)
     torch.testing.assert_close(small.points.labels, large.points.labels)

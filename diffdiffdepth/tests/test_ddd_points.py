@@ -1,12 +1,10 @@
 """Sparse points on disk, the errors added to them, and files that hold none."""
 
-import numpy as np
 import pytest
 import torch
 
 from diffdiffdepth.points import load_points, perturb_points, save_points
 from diffdiffdepth.scene import SparsePoints
-from shared.errors import DataError
 
 
 def test_points_survive_the_disk(tmp_path):
@@ -16,30 +14,6 @@ def test_points_survive_the_disk(tmp_path):
     assert loaded.kind == "depth"
     for name in ("positions_px", "labels", "weights"):
         torch.testing.assert_close(getattr(loaded, name), getattr(points, name), rtol=0, atol=0)
-
-
-@pytest.mark.parametrize(
-    ("columns", "message"),
-    [
-        ({"x": [1.0], "y": [1.0], "label": [1.0]}, "kind"),
-        ({"x": [], "y": [], "label": [], "kind": "depth"}, "empty"),
-        ({"x": [np.nan], "y": [1.0], "label": [1.0], "kind": "disparity"}, "NaN"),
-        ({"x": [1.0], "y": [1.0], "label": [-1.0], "kind": "depth"}, "positive"),
-        ({"x": [1.0, 2.0], "y": [1.0], "label": [1.0], "kind": "depth"}, "does not hold points"),
-        ({"x": [90.0], "y": [1.0], "label": [1.0], "kind": "depth"}, "outside the 50 x 40"),
-        ({"x": [1.0], "y": [1.0], "label": [1.0], "kind": "guess"}, "kind must be"),
-    ],
-)
-def test_bad_point_files_are_named(tmp_path, columns, message):
-    np.savez(tmp_path / "points.npz", **columns)
-    with pytest.raises(DataError, match=message):
-        load_points(tmp_path / "points.npz", size=(40, 50))
-
-
-def test_other_files_are_no_points(tmp_path):
-    (tmp_path / "points.npz").write_bytes(b"PK but not quite")
-    with pytest.raises(DataError, match="NPZ"):
-        load_points(tmp_path / "points.npz")
 
 
 def test_perturbation_is_seeded_and_as_large_as_asked():

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,11 @@ import torch
 
 from diffdiffdepth import eval as evaluation_script
 from diffdiffdepth import predict, prepare, table
+from diffdiffdepth.api import DiffusedDepth
+from diffdiffdepth.config import TrainConfig
 from diffdiffdepth.datasets import ColmapScenes, load_light_field
-from diffdiffdepth.evaluation import result_map
-from diffdiffdepth.export import export_map, seen_pixels
+from diffdiffdepth.export import export_map
+from diffdiffdepth.losses import seen_pixels
 from diffdiffdepth.points import epi_points, load_points
 from diffdiffdepth.published import ROW_NAMES
 from diffdiffdepth.scene import LightField
@@ -36,25 +39,6 @@ def test_eval_reproduces_its_own_file(small_run, capsys):
     assert "Table 2" in (small_run / "report.html").read_text()
 
 
-def test_unfinished_and_damaged_runs_are_named(small_run, tmp_path):
-    with pytest.raises(RunError, match="no run here"):
-        evaluation_script.main(["--run", str(tmp_path)])
-    copy = Path(shutil.copytree(small_run, tmp_path / "copy"))
-    config, scene = evaluation_script.load_run(copy)
-    np.save(copy / "disparity.npy", np.zeros((3, 3)))
-    with pytest.raises(DataError, match=r"map of \(3, 3\)"):
-        result_map(scene, copy)
-    (copy / "disparity.npy").write_bytes(b"nothing")
-    with pytest.raises(DataError, match="no array in NumPy's format"):
-        result_map(scene, copy)
-    (copy / "disparity.npy").unlink()
-    with pytest.raises(DataError, match="not finished"):
-        evaluation_script.evaluate(config, scene, copy)
-    (copy / "points_initial.npz").unlink()
-    with pytest.raises(RunError, match="not finished"):
-        evaluation_script.load_run(copy)
-
-
 def test_predict_writes_a_light_field_in_metres(small_scenes, few_steps, tmp_path, capsys):
     source, out = small_scenes / "still_life", tmp_path / "out"
     arguments = [
@@ -71,7 +55,8 @@ def test_predict_writes_a_light_field_in_metres(small_scenes, few_steps, tmp_pat
     np.testing.assert_array_equal(np.load(out / "still_life_disparity.npy"), disparity)
     assert depth.median() == pytest.approx(5.4, abs=0.6)  # metres
     record = json.loads((out / "still_life.json").read_text())
-    assert record["depth"] == {"unit": "m", "status": "z-depth, metric"}
+    assert (record["depth"]["kind"], record["depth"]["unit"]) == ("z_depth", "m")
+    assert record["depth"]["scale"].startswith("metric")
     assert record["valid_share"] > 0.9
     assert (out / "still_life.ply").read_bytes().startswith(b"ply")
     assert (out / "still_life_valid.png").exists()
@@ -112,7 +97,7 @@ def test_predict_leaves_the_embedded_scene_of_a_config_out(small_scenes, few_ste
     config.write_text(few_steps.read_text().replace("data: {", "data: {embedded: {kind: light_field}, "))
     out = tmp_path / "out"
     source = Path(shutil.copytree(small_scenes / "still_life", tmp_path / "mine"))
-    (source / "embedded.json").unlink()
+    (source / "made.json").unlink()
     predict.main([str(source), "--out", str(out), "--config", str(config), "--device", "cpu"])
     assert read_pfm(out / "mine_disparity.pfm").shape == load_light_field(source).centre.shape[1:]
 
@@ -133,39 +118,34 @@ def test_predict_covers_all_images_of_a_scene(small_scenes, few_steps, tmp_path)
         assert np.median(np.abs(depth / truth - 1)) < 0.15
         assert json.loads((out / f"{stem}.json").read_text())["depth"]["unit"] == "scene units"
     count = int((out / "cloud.ply").read_bytes()[:200].split(b"vertex ")[1].split()[0])
-    assert 0.8 * 3 * 45 * 60 < count <= 3 * 45 * 60
+    assert 0.8 * 4 * 60 * 80 < count <= 4 * 60 * 80
     with pytest.raises(DataError, match="no pose for 'view_09.png'"):
         predict.main([str(source), "--out", str(out), "--image", "view_09.png"])
 
 
+def result_of(scene, dense):
+    seen, points = torch.ones_like(dense, dtype=torch.bool), vars(scene.points)
+    return DiffusedDepth.of(TrainConfig(), scene, {"map": dense, "seen": seen, "points": points})
+
+
 def test_cloud_of_a_scene_is_the_scene(small_scenes, tmp_path):
     scenes = ColmapScenes(small_scenes / "views")
-    clouds = [
-        export_map(
-            tmp_path, Path(name).stem, scenes[name], scenes[name].truth, None, scenes.world_from_centre(name)
-        )[0]
-        for name in scenes.names[:2]
-    ]
-    distance = torch.cdist(clouds[0][::7], clouds[1]).min(1).values
+    first, second = (export_map(tmp_path, s.name, result_of(s, s.truth))[0] for s in (scenes[0], scenes[1]))
+    distance = torch.cdist(first[::7], second).min(1).values
     assert distance.median() < 0.03  # two views' true surfaces are one
 
 
-def test_light_field_without_camera_claims_no_depth(small_scenes, tmp_path):
+def test_light_field_without_camera_claims_no_depth_and_names_with_dots_stay_whole(small_scenes, tmp_path):
     scene = load_light_field(small_scenes / "still_life")
-    export_map(tmp_path, "relief", scene, scene.truth)
-    assert not (tmp_path / "relief_depth.pfm").exists()
-    record = json.loads((tmp_path / "relief.json").read_text())
+    scene = replace(scene, camera=None, points=epi_points(scene))
+    for name in ("scene.v1", "scene.v2"):
+        export_map(tmp_path, name, result_of(scene, scene.truth))
+    files = {path.name for path in tmp_path.iterdir()}
+    endings = ("_disparity.pfm", "_disparity.npy", "_valid.png", ".png", ".ply", ".json")  # and no _depth
+    assert files == {f"scene.{version}{ending}" for version in ("v1", "v2") for ending in endings}
+    record = json.loads((tmp_path / "scene.v1.json").read_text())
     assert record["depth"].startswith("unknown")
     assert record["cloud"].startswith("relief")
-
-
-def test_names_with_dots_stay_whole(small_scenes, tmp_path):
-    scene = load_light_field(small_scenes / "still_life")
-    export_map(tmp_path, "scene.v1", scene, scene.truth)
-    export_map(tmp_path, "scene.v2", scene, scene.truth)
-    files = {path.name for path in tmp_path.iterdir()}
-    endings = ("_disparity.pfm", "_disparity.npy", "_valid.png", ".png", ".ply", ".json")
-    assert files == {f"scene.{version}{ending}" for version in ("v1", "v2") for ending in endings}
 
 
 def test_seen_pixels_leave_out_what_no_view_shows():
@@ -183,8 +163,8 @@ def test_check_reports_every_kind_of_data(small_scenes, tmp_path, capsys):
     assert "depth in metres" in text
     prepare.main(["check", str(small_scenes / "views")])
     text = capsys.readouterr().out
-    assert "3 with poses" in text
-    assert "depth of 3 images" in text
+    assert "4 with poses" in text
+    assert "depth of 4 images" in text
     prepare.main(["check", str(small_scenes)])
     lines = [line.split(maxsplit=3)[:3] for line in capsys.readouterr().out.splitlines()]
     assert ["still_life", "good:", "hci,"] in lines

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from diffdiffdepth import train
+from diffdiffdepth import routine, train
 from diffdiffdepth.config import RateConfig, ScheduleConfig, TrainConfig
 from diffdiffdepth.losses import LossWeights, ReprojectionLoss
 from diffdiffdepth.models import point_depth
@@ -21,9 +21,10 @@ from diffdiffdepth.models.point_depth import (
     sobel_magnitude,
 )
 from diffdiffdepth.points.store import load_points
-from diffdiffdepth.routine import GroupAdam, turns
+from diffdiffdepth.routine import GroupAdam, Optimisation, loss_views, turns
 from diffdiffdepth.scene import LightField, MultiViewScene, SparsePoints
-from shared.errors import RunError
+from shared.errors import NonFiniteError, RunError
+from shared.runs.checkpoint import load_checkpoint
 
 HEIGHT, WIDTH = 33, 46
 
@@ -99,13 +100,19 @@ def model_of(scene, **options):
     return PointDepth(scene.points, scene.centre, depth, LabelScale.of(scene.points, depth.inverse_depth))
 
 
+def descend(adam, loss):
+    adam.zero_grad()
+    loss.backward()
+    adam.step()
+
+
 def run_turns(scene, model, schedule, weights):
     loss = ReprojectionLoss(scene, weights, unit=model.scale.unit)
     adam = GroupAdam(model)
     for turn in turns(schedule):
         adam.start(turn.group, turn.rate)
         for _ in range(turn.first, turn.last + 1):
-            adam.step(loss(model.dense())["total"])
+            descend(adam, loss(model.dense())["total"])
     model.choose(None)
     return model.dense()
 
@@ -174,7 +181,7 @@ def test_points_are_splatted_once_while_only_smoothness_moves(monkeypatch):
         calls.clear()
         adam.start(group, 0.01)
         for _ in range(3):
-            adam.step(loss(model.dense())["total"])
+            descend(adam, loss(model.dense())["total"])
         assert len(calls) == expected, group
 
 
@@ -268,7 +275,7 @@ def test_damping_leaves_alone_what_has_hardly_any_gradient():
         before = model.groups["labels"].detach().clone()
         pull = torch.full_like(before, 1e-6)
         pull[0] = 1.0
-        adam.step((model.groups["labels"] * pull).sum())
+        descend(adam, (model.groups["labels"] * pull).sum())
         moved[damping] = (before - model.groups["labels"].detach()).abs()
     torch.testing.assert_close(moved[0.0], torch.full_like(moved[0.0], 0.01), rtol=0.02, atol=0)
     assert moved[1.0][0] > 0.008
@@ -278,29 +285,28 @@ def test_damping_leaves_alone_what_has_hardly_any_gradient():
 def test_smoothness_counts_in_units_of_depth_also_where_its_inverse_is_diffused():
     scene = multi_view()
     plain, inverse = TrainConfig(), TrainConfig(depth=DepthOptions(inverse_depth=True))
-    units = [train.smoothness_unit(c, scene, train.build_model(c, scene)) for c in (plain, inverse)]
+    units = [Optimisation(config, scene).loss.unit for config in (plain, inverse)]
     assert units[0] == units[1] == LabelScale.of(scene.points).unit
 
 
 def test_views_of_a_step():
     scene = light_field(20)
-    assert len(train.loss_views(scene, "all")) == 8
-    assert scene.offsets[train.loss_views(scene, "cross")].abs().sum(1).tolist() == [1, 1, 1, 1]
-    assert scene.offsets[train.loss_views(scene, "corners")].abs().sum(1).tolist() == [2, 2, 2, 2]
-    assert len(train.loss_views(multi_view(), "all")) == 4
+    assert len(loss_views(scene, "all")) == 8
+    assert scene.offsets[loss_views(scene, "cross")].abs().sum(1).tolist() == [1, 1, 1, 1]
+    assert scene.offsets[loss_views(scene, "corners")].abs().sum(1).tolist() == [2, 2, 2, 2]
+    assert len(loss_views(multi_view(), "all")) == 4
     with pytest.raises(RunError, match="views_from cross is for light fields"):
-        train.loss_views(multi_view(), "cross")
+        loss_views(multi_view(), "cross")
     arms = scene.offsets.abs().sum(1) == 1
     plus = LightField(scene.centre, scene.views[arms], scene.offsets[arms])
-    assert len(train.loss_views(plus, "cross")) == 4
+    assert len(loss_views(plus, "cross")) == 4
     with pytest.raises(RunError, match="views_from corners finds no view among 4"):
-        train.loss_views(plus, "corners")
-    config = TrainConfig(views_per_step=3)
-    drawn = [train.draw_views(config, step, torch.arange(8)) for step in range(1, 40)]
+        loss_views(plus, "corners")
+    work = Optimisation(TrainConfig(views_per_step=3), scene)
+    drawn = [work.draw_views(step) for step in range(1, 40)]
     assert all(len(set(views.tolist())) == 3 for views in drawn)
-    assert torch.equal(drawn[4], train.draw_views(config, 5, torch.arange(8)))
+    assert torch.equal(drawn[4], work.draw_views(5))
     assert len(set(torch.cat(drawn).tolist())) == 8
-    assert len(train.draw_views(config, 1, torch.arange(2))) == 2
 
 
 CONFIG = """
@@ -324,11 +330,11 @@ def test_script_runs_and_resumes_exactly(tmp_path, monkeypatch):
     train.main([*arguments, str(tmp_path / "whole")])
     real, counter = GroupAdam.step, [0]
 
-    def step(self, loss):
+    def step(self):
         counter[0] += 1
         if counter[0] in (5, 10):  # a step after the checkpoints of steps 3 and 6
             raise PowerCut
-        return real(self, loss)
+        real(self)
 
     monkeypatch.setattr(GroupAdam, "step", step)
     with pytest.raises(PowerCut):
@@ -339,6 +345,12 @@ def test_script_runs_and_resumes_exactly(tmp_path, monkeypatch):
 
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     np.testing.assert_array_equal(np.load(cut / "depth.npy"), np.load(whole / "depth.npy"))
+    one, other = (load_checkpoint(run / "checkpoints" / "last.pt") for run in (whole, cut))
+    for group in GROUPS:
+        assert torch.equal(one.state["model"][group], other.state["model"][group]), group
+    moments = [c.state["adam"]["adam"]["state"][0]["exp_avg"] for c in (one, other)]
+    assert torch.equal(*moments)
+    assert torch.equal(one.rng[0]["torch"], other.rng[0]["torch"])
     rows = [
         [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         for run in (whole, cut)
@@ -355,7 +367,7 @@ def test_script_runs_and_resumes_exactly(tmp_path, monkeypatch):
 def test_densification_takes_all_edges_if_there_are_too_few(tmp_path):
     scene = multi_view()
     model = model_of(scene, supersampling=1)
-    train.densify(model, scene.centre, 10**6, seed=0)
+    routine.densify(model, scene.centre, 10**6, seed=0)
     assert len(model.points()) == len(scene.points) + len(image_edges(scene.centre))
 
 
@@ -363,12 +375,37 @@ def test_points_that_have_all_left_the_image_end_the_run_in_one_line(tmp_path, m
     (tmp_path / "c.yaml").write_text(CONFIG.replace("ROOT", str(tmp_path / "data")))
     real = GroupAdam.step
 
-    def step(self, loss):
-        gradient = real(self, loss)
+    def step(self):
+        real(self)
         self.model.groups["positions"].data.add_(1000)
-        return gradient
 
     monkeypatch.setattr(GroupAdam, "step", step)
     arguments = ["--config", str(tmp_path / "c.yaml"), "--device", "cpu", "--out", str(tmp_path / "run")]
-    with pytest.raises(RunError, match=r"step 4: .*outside the image\?; lower the rates of the schedule"):
+    with pytest.raises(RunError, match=r"outside the image\?; lower the rates of the schedule"):
         train.main([*arguments, "--set", "schedule.densify=1"])
+
+
+@pytest.mark.filterwarnings("ignore:adjoint of the diffusion")
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_finite_ends_the_run_before_anything_moves(tmp_path, monkeypatch, value):
+    (tmp_path / "c.yaml").write_text(CONFIG.replace("ROOT", str(tmp_path / "data")))
+    arguments = ["--config", str(tmp_path / "c.yaml"), "--device", "cpu", "--out"]
+    real = ReprojectionLoss.__call__
+    for name in ("ssim", "total"):
+
+        def spoilt(loss, *maps, name=name):
+            terms = real(loss, *maps)
+            return terms | {name: terms[name] + value}
+
+        monkeypatch.setattr(ReprojectionLoss, "__call__", spoilt)
+        with pytest.raises(NonFiniteError, match=f"step 1: .*{name} is {value}|step 1: loss is {value}"):
+            train.main([*arguments, str(tmp_path / name)])
+        assert not (tmp_path / name / "checkpoints" / "last.pt").exists()
+    monkeypatch.setattr(ReprojectionLoss, "__call__", real)
+
+    def kink(loss, dense, views):  # finite, but its gradient is not
+        return {"total": (dense - dense.detach()).abs().sqrt().sum()}
+
+    monkeypatch.setattr(ReprojectionLoss, "__call__", kink)
+    with pytest.raises(NonFiniteError, match="step 1: .*gradient"):
+        train.main([*arguments, str(tmp_path / "gradient")])

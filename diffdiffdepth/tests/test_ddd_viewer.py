@@ -2,23 +2,18 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from diffdiffdepth.config import TrainConfig
-from diffdiffdepth.datasets import (
-    make_embedded_light_field,
-    make_embedded_multi_view,
-    read_hci_parameters,
-)
+from diffdiffdepth.datasets.embedded import make_embedded_light_field, make_embedded_multi_view
 from diffdiffdepth.inputs import load_scene
-from diffdiffdepth.points.store import save_points
+from diffdiffdepth.scene import scene_facts
 from diffdiffdepth.viewer import scene_of
-from shared.errors import DataError, RunError
 from shared.files.images import read_pfm
 from shared.geometry.camera import project, transform_points
-from shared.runs.config import config_from_dict, save_config
+from shared.runs.checkpoint import save_checkpoint
+from shared.runs.config import config_from_dict, config_to_dict
 
 CPU = torch.device("cpu")
 
@@ -27,19 +22,19 @@ def make_run(root: Path, folder: Path):
     """A finished run whose map is the truth; returns its scene too."""
     config = config_from_dict(TrainConfig, {"data": {"root": str(root)}}, "test")
     scene = load_scene(config.data)
-    folder.mkdir(parents=True)
-    save_config(config, folder / "config.yaml")
-    save_points(folder / "points_initial.npz", scene.points)
-    kind = "disparity" if scene.points.kind == "disparity" else "depth"
-    np.save(folder / f"{kind}.npy", scene.truth.numpy())
+    seen = torch.ones_like(scene.truth, dtype=torch.bool)
+    result = {"map": scene.truth, "seen": seen, "points": vars(scene.points)}
+    facts = {"scene": scene_facts(scene), "result": result}
+    path, held = folder / "checkpoints" / "last.pt", config_to_dict(config)
+    save_checkpoint(path, {}, paper="diffdiffdepth", step=1, config=held, facts=facts)
     return scene
 
 
 @pytest.fixture(scope="module")
 def light_field(tmp_path_factory: pytest.TempPathFactory):
     root = tmp_path_factory.mktemp("ddd_viewer")
-    make_embedded_light_field(root / "still_life", size=(32, 40), side=5, antialias=1)
-    return root / "still_life", root / "run", make_run(root / "still_life", root / "run")
+    field = make_embedded_light_field(root / "still_life", size=(32, 40), side=5, antialias=1)
+    return field, root / "run", make_run(field, root / "run")
 
 
 def test_a_light_field_s_points_are_its_depth_in_metres(light_field) -> None:
@@ -60,9 +55,9 @@ def test_a_light_field_s_points_are_its_depth_in_metres(light_field) -> None:
 def test_the_cameras_of_a_light_field_see_each_point_where_its_view_has_it(light_field) -> None:
     """x + d du of `LightField`, against the projection into a camera whose picture is shifted so that the
     plane of focus keeps its place."""
-    root, run, scene = light_field
+    _, run, scene = light_field
     (part,) = scene_of(run, "best", CPU).parts
-    parameters = read_hci_parameters(root)
+    parameters = scene.camera
     points = part.clouds[2].points
     centre_px, depth = project(points, part.cameras[0].K)
     disparity = parameters.disparity_from_depth(depth)
@@ -91,23 +86,11 @@ def test_a_light_field_without_camera_data_is_a_relief(light_field, tmp_path: Pa
 
 
 def test_the_cameras_of_photos_stand_where_the_model_has_them(tmp_path: Path) -> None:
-    make_embedded_multi_view(tmp_path / "views", size=(30, 40), views=3, points=60, antialias=1)
-    made = make_run(tmp_path / "views", tmp_path / "run")
+    folder = make_embedded_multi_view(tmp_path / "views", size=(30, 40), views=3, points=60, antialias=1)
+    made = make_run(folder, tmp_path / "run")
     scene = scene_of(tmp_path / "run", "best", CPU)
     (part,) = scene.parts
     assert (scene.unit, scene.status) == ("scene units", "z-depth, up to the scale of the camera poses")
     assert len(part.cameras) == 1 + len(made.views)
     for camera, view_from_centre in zip(part.cameras[1:], made.view_from_centre, strict=True):
         torch.testing.assert_close(camera.world_from_cam @ view_from_centre, torch.eye(4), atol=1e-5, rtol=0)
-
-
-def test_an_unfinished_run_is_refused_with_a_remedy(light_field, tmp_path: Path) -> None:
-    _, run, _ = light_field
-    with pytest.raises(RunError, match="there is no run here"):
-        scene_of(tmp_path, "best", CPU)
-    (tmp_path / "config.yaml").write_bytes((run / "config.yaml").read_bytes())
-    with pytest.raises(RunError, match="has not finished; go on with train.py --resume"):
-        scene_of(tmp_path, "best", CPU)
-    (tmp_path / "points_initial.npz").write_bytes((run / "points_initial.npz").read_bytes())
-    with pytest.raises(DataError, match="has not finished"):
-        scene_of(tmp_path, "best", CPU)
