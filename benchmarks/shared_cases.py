@@ -22,6 +22,7 @@ from shared.files.colmap import (
     read_colmap_model,
     write_colmap_model,
 )
+from shared.files.images import undistort_image
 from shared.geometry.camera import (
     intrinsics_matrix,
     look_at,
@@ -30,7 +31,6 @@ from shared.geometry.camera import (
     transform_points,
     unproject,
 )
-from shared.geometry.distortion import undistort_image
 from shared.geometry.trajectories import orbit_trajectory
 from shared.geometry.warp import backward_warp, forward_warp
 from shared.quality.ssim import SSIM_VARIANTS, ssim
@@ -279,7 +279,7 @@ def prepare_undistort() -> Trial:
     def with_opencv() -> Tensor:
         return torch.from_numpy(cv2.undistort(array, matrix, coefficients)).movedim(-1, 0)[None]
 
-    candidates = {"ours": lambda: undistort_image(image, K, distortion)[0], "OpenCV": with_opencv}
+    candidates = {"ours": lambda: undistort_image(image[0], K, distortion)[0][None], "OpenCV": with_opencv}
     # OpenCV leaves black what the photograph does not show, and may round positions to 1/32 pixel
     return Trial(candidates, lambda a, b: (a - b)[..., 40:-40, 40:-40].abs().max().item(), 0.02)
 

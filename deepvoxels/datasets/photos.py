@@ -18,10 +18,9 @@ from shared.errors import DataError
 from shared.files.cameras import DeepVoxelsIntrinsics, write_deepvoxels_intrinsics, write_pose
 from shared.files.colmap import ColmapCamera
 from shared.files.disk import new_folder, write_bytes
-from shared.files.images import read_image, write_image, write_ply
+from shared.files.images import read_image, undistort_image, write_image, write_ply
 from shared.files.sfm import SfmOptions, SfmScene, reconstruct
 from shared.geometry.camera import crop_intrinsics, resize_intrinsics
-from shared.geometry.distortion import undistort_image
 
 __all__ = ["prepare_photos"]
 
@@ -89,9 +88,8 @@ def _seen_by(photo: Tensor, K_photo: Tensor, K: Tensor, side: int) -> Tensor:
     size = round(height * scale), round(width * scale)
     smaller = cv2.resize(photo.permute(1, 2, 0).numpy(), size[::-1], interpolation=cv2.INTER_AREA)
     K_smaller = resize_intrinsics(K_photo, (height, width), size)
-    image = torch.from_numpy(smaller).permute(2, 0, 1)[None]
-    no_distortion = torch.zeros(4)
-    return undistort_image(image, K_smaller.float(), no_distortion, K.float(), (side, side))[0][0]
+    image = torch.from_numpy(smaller).permute(2, 0, 1)
+    return undistort_image(image, K_smaller, torch.zeros(4), K, (side, side))[0]
 
 
 def _intrinsics(photo_dir: str | os.PathLike, found: SfmScene, K: Tensor, side: int) -> DeepVoxelsIntrinsics:

@@ -176,7 +176,7 @@ def test_a_used_output_folder_and_an_empty_input_are_refused(tmp_path):
     assert os.listdir(tmp_path / "scene") == ["mine.txt"]
     pytest.importorskip("pycolmap")
     (tmp_path / "photos").mkdir()
-    with pytest.raises(DataError, match="holds no photos"):
+    with pytest.raises(DataError, match="holds no pictures"):
         main(["colmap", str(tmp_path / "photos"), "--out", str(tmp_path / "new")])
     assert sorted(os.listdir(tmp_path)) == ["photos", "scene"]
 

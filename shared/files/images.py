@@ -39,6 +39,7 @@ __all__ = [
     "read_pfm",
     "read_rgba",
     "to_uint8",
+    "undistort_image",
     "write_depth_png",
     "write_exr",
     "write_image",
@@ -257,6 +258,33 @@ def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     if orientation in (2, 3, 6, 7):
         pixels = pixels[:, ::-1]
     return pixels
+
+
+def undistort_image(
+    image: Tensor,
+    K: Tensor,
+    distortion: Tensor,
+    K_new: Tensor | None = None,
+    size: tuple[int, int] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Image [C, h, w] as a camera without distortion sees it, and where it is valid [h, w] (bool).
+
+    `image` [C, H, W] was taken with `K` [3, 3] and OpenCV's `distortion` k1 k2 p1 p2 [k3]; `K_new` (default
+    `K`) and `size` (h, w; default that of `image`) describe the ideal camera. Bilinear at pixel centres, by
+    OpenCV; pixels that the photograph does not show are invalid and repeat its border.
+    """
+    height, width = size or image.shape[-2:]
+    cameras = [K.double().numpy(), distortion.double().numpy(), None, (K if K_new is None else K_new).numpy()]
+    x, y = cv2.initUndistortRectifyMap(*cameras, (width, height), cv2.CV_32FC1)
+    pixels = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
+    ideal = cv2.remap(pixels, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    # Beyond the radius where the polynomial folds back, the map turns over and shows everything twice.
+    (dx_dv, dx_du), (dy_dv, dy_du) = np.gradient(x), np.gradient(y)
+    valid = (dx_du * dy_dv - dx_dv * dy_du > 0) & (dx_du + dy_dv > 0)
+    last_x, last_y, slack = image.shape[-1] - 1, image.shape[-2] - 1, 1e-3  # px, for rounding
+    valid &= (x >= -slack) & (x <= last_x + slack) & (y >= -slack) & (y <= last_y + slack)
+    ideal = torch.from_numpy(ideal.reshape(height, width, -1)).permute(2, 0, 1)
+    return ideal.contiguous(), torch.from_numpy(valid)
 
 
 # ---- floating-point maps and depth -------------------------------------------------------------------------

@@ -11,17 +11,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Annotated, Any, Literal
 
+import pydantic
 import torch
 from PIL import Image, ImageOps
+from pydantic import Field, ValidationError
 from torch import Tensor
 
-from shared.errors import DataError, FieldError, RunError
+from shared.errors import DataError, RunError
 from shared.files.colmap import CAMERA_MODEL_IDS, ColmapModel, read_colmap_model
 from shared.files.disk import new_folder
-from shared.files.images import left_out_note, list_images, read_image_size
-from shared.runs.config import check_ranges
+from shared.files.images import list_images, read_image_size
 
 __all__ = [
     "CAMERA_MODELS",
@@ -41,24 +42,20 @@ EXIF_ORIENTATION = 0x0112
 JPEG_QUALITY = 97  # of the written images: they are encoded a second time
 
 
-@dataclass(frozen=True)
+@pydantic.dataclasses.dataclass(frozen=True)
 class SfmOptions:
     """How poses are searched; the defaults suit up to about 200 photos of one thing."""
 
     camera_model: str = "RADIAL"  # one of CAMERA_MODELS
-    matching: str = "exhaustive"  # or sequential: video frames, in the order of their names
-    max_image_side: int = 1600  # SIFT looks at no more pixels than this; the written images keep their size
-    min_registered_share: float = 0.5  # fewer posed photos than this share are an error
-    num_threads: int = -1  # -1: all cores; the result is repeatable with 1
-    seed: int = 0
+    matching: Literal["exhaustive", "sequential"] = "exhaustive"  # sequential: video frames, ordered by name
+    max_image_side: Annotated[int, Field(ge=32)] = 1600  # for SIFT; the written images keep their size
+    min_registered_share: Annotated[float, Field(ge=0, le=1)] = 0.5  # fewer posed photos are an error
+    num_threads: Annotated[int, Field(ge=-1)] = -1  # -1: all cores; the result is repeatable with 1
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
 
     def __post_init__(self) -> None:
         if self.camera_model not in CAMERA_MODELS:
             raise ValueError(f"unknown camera_model {self.camera_model!r}")
-        if self.matching not in ("exhaustive", "sequential"):
-            raise ValueError(f"matching must be exhaustive or sequential, not {self.matching!r}")
-        check_ranges(self, max_image_side=(32, 100_000), min_registered_share=(0, 1))
-        check_ranges(self, num_threads=(-1, 1024), seed=(0, 2**31 - 1))
 
 
 @dataclass(frozen=True)
@@ -101,6 +98,8 @@ def reconstruct(
         model = read_colmap_model(scene / "sparse")
     registered = {image.name for image in model.images.values()}
     unregistered = [name for name in names if _staged_name(name) not in registered]
+    unread = list_images(photo_dir, recursive=True)[1]  # photos of a kind that is not read, such as .heic
+    unregistered += [path.relative_to(photo_dir).as_posix() for path in unread]
     return SfmScene(out_dir / "images", out_dir / "sparse", model, unregistered, len(found))
 
 
@@ -253,8 +252,9 @@ def sfm_options(args: argparse.Namespace) -> SfmOptions:
             num_threads=args.threads,
             seed=args.seed,
         )
-    except FieldError as error:
-        raise RunError(f"colmap: {error}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise RunError(f"colmap: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
 
 
 def find_cameras(
@@ -272,8 +272,6 @@ def find_cameras(
         unregistered = search(photos, out, options or SfmOptions())
     except ModuleNotFoundError as error:
         raise RunError(str(error)) from None
-    note = left_out_note(list_images(photos, recursive=True)[1])
-    sys.stderr.write(f"{note}\n" if note else "")
     if unregistered:
         names = ", ".join(unregistered)
         sys.stderr.write(f"WITHOUT POSE, left out: {len(unregistered)} photos: {names}\n")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.geometry import camera, distortion, trajectories, warp
+from shared.geometry import camera, trajectories, warp
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ["shared", "deepvoxels", "nvs_depth", "diffdiffdepth", "dfd_selfsup"]
@@ -29,7 +29,7 @@ def test_every_test_named_on_the_conventions_page_exists():
     assert named <= names_of_tests()
 
 
-@pytest.mark.parametrize("module", [camera, trajectories, distortion, warp])
+@pytest.mark.parametrize("module", [camera, trajectories, warp])
 def test_every_public_function_of_geometry_has_its_convention_pinned(module):
     pinned = names_of_tests()
     without = [n for n in module.__all__ if not any(t.startswith(f"test_convention_{n}") for t in pinned)]
