@@ -103,14 +103,14 @@ def _row(label: str, found: Sequence[Mapping[str, Any]], key: str) -> dict[str, 
     row = {"row": label}
     if label != ROWS["depth_only"][0]:  # nothing trains its view decoder
         for name, digits in (("l1", 4), ("ssim_narrow", 3), ("psnr", 2)):
-            row[name] = _spread([result["images"][key][name] for result in found], digits)
+            row[name] = spread([result["images"][key][name] for result in found], digits)
     if key == "method" and found[0]["depth"]:
         for name in ("depth_new", "depth_read"):
-            row[name] = _spread([result["depth"][f"{name}_none"]["abs_rel"] for result in found], 4)
+            row[name] = spread([result["depth"][f"{name}_none"]["abs_rel"] for result in found], 4)
     return row
 
 
-def _spread(values: Sequence[float], digits: int) -> str:
+def spread(values: Sequence[float], digits: int) -> str:
     """Mean, and the sample's standard deviation where there are several."""
     mean = sum(values) / len(values)
     if len(values) == 1:

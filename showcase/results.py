@@ -1,4 +1,5 @@
-"""Write RESULTS.md: every figure of the committed runs, with its configuration, data, time and machine.
+"""Write RESULTS.md, every figure of the committed runs with its configuration, data, time and machine, and the
+figures in the READMEs.
 
     python -m showcase.results
 
@@ -21,8 +22,9 @@ from shared.errors import DataError
 from shared.files.disk import write_bytes
 from shared.runs.command import command_line
 from shared.show.tables import Column, ResultsTable
+from showcase.figures import blocks, fill
 
-__all__ = ["PAPERS", "results_page"]
+__all__ = ["PAPERS", "pages", "results_page"]
 
 ROOT = Path(__file__).parent.parent
 PAPERS = {
@@ -49,10 +51,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
     parser.add_argument("--results", type=Path, default=ROOT / "results", metavar="DIR")
-    parser.add_argument("--out", type=Path, default=ROOT / "RESULTS.md", metavar="FILE")
     args = parser.parse_args(argv)
-    write_bytes(args.out, results_page(args.results).encode())
-    print(args.out)  # noqa: T201
+    for path, text in pages(args.results).items():
+        if text != path.read_text(encoding="utf-8"):
+            write_bytes(path, text.encode())
+            print(f"{path.relative_to(ROOT)} is new")  # noqa: T201
+
+
+def pages(folder: Path) -> dict[Path, str]:
+    """RESULTS.md and the READMEs as they should be."""
+    texts = {ROOT / "RESULTS.md": results_page(folder)}
+    for paper, figures in blocks(folder).items():
+        path = ROOT / paper / "README.md"
+        texts[path] = fill(path.read_text(encoding="utf-8"), figures, path)
+    return texts
 
 
 def results_page(folder: Path) -> str:

@@ -1,4 +1,4 @@
-"""RESULTS.md is what the committed runs say, and says how each was made."""
+"""RESULTS.md and the READMEs have the figures of the committed runs, and say how each was made."""
 
 import json
 import re
@@ -7,13 +7,23 @@ from pathlib import Path
 import pytest
 
 from shared.errors import DataError
-from showcase.results import PAPERS, ROOT, results_page
+from showcase.figures import fill
+from showcase.results import PAPERS, ROOT, pages, results_page
 
 FILES = sorted((ROOT / "results").rglob("*.json"))
 
 
-def test_the_committed_page_is_the_generated_one() -> None:
-    assert (ROOT / "RESULTS.md").read_text() == results_page(ROOT / "results"), "run: make results"
+def test_the_committed_pages_have_the_figures_of_the_runs() -> None:
+    for path, text in pages(ROOT / "results").items():
+        assert path.read_text() == text, f"{path}: run make results"
+
+
+def test_a_block_of_unknown_figures_is_refused() -> None:
+    assert fill("a <!-- figures:x -->0<!-- end -->.", {"x": "1"}, Path("a.md")) == (
+        "a <!-- figures:x -->1<!-- end -->."
+    )
+    with pytest.raises(DataError, match=r"a\.md"):
+        fill("<!-- figures:y --><!-- end -->", {"x": "1"}, Path("a.md"))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT / "results")))
