@@ -18,12 +18,14 @@ class DataError(Exception):
 
     def __init__(self, path: str | os.PathLike, reason: str, remedy: str):
         super().__init__(str(path), reason, remedy)  # all three in args, so that pickling keeps them
-        self.path = str(path)
-        self.reason = reason
-        self.remedy = remedy
+        self.path, self.reason, self.remedy = str(path), reason, remedy
 
     def __str__(self) -> str:
         return f"{self.path}: {self.reason}. {self.remedy}"
+
+
+class CheckpointError(DataError):
+    """A checkpoint that cannot be read, written or used."""
 
 
 class ConfigError(Exception):
@@ -31,23 +33,21 @@ class ConfigError(Exception):
 
     def __init__(self, place: str, reason: str):
         super().__init__(place, reason)
-        self.place = place
-        self.reason = reason
+        self.place, self.reason = place, reason
 
     def __str__(self) -> str:
         return f"{self.place}: {self.reason}"
 
 
 class FieldError(ValueError):
-    """A value of one field that cannot be used; `load_config` adds the file and line it came from.
+    """A value of one config field that cannot be used; `load_config` adds its file and line.
 
-    For a dataclass's `__post_init__`: FieldError("rate", "must be positive, got 0").
+    For `__post_init__`: FieldError("rate", "must be positive, got 0").
     """
 
     def __init__(self, field: str, reason: str):
         super().__init__(field, reason)
-        self.field = field
-        self.reason = reason
+        self.field, self.reason = field, reason
 
     def __str__(self) -> str:
         return f"{self.field} {self.reason}"
@@ -66,12 +66,7 @@ class RunStopped(Exception):
 
     def __init__(self, message: str, signal_number: int):
         super().__init__(message, signal_number)
-        self.message = message
-        self.signal_number = signal_number
+        self.message, self.signal_number = message, signal_number
 
     def __str__(self) -> str:
         return self.message
-
-
-class CheckpointError(DataError):
-    """A checkpoint that cannot be read, written or used; the message names file, reason and remedy."""

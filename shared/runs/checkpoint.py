@@ -34,7 +34,6 @@ __all__ = [
     "load_trained",
     "save_checkpoint",
     "unwrap",
-    "weights_and_gradients",
 ]
 
 FORMAT = "depth-and-views checkpoint"
@@ -67,10 +66,6 @@ class Checkpoint:
     rng: list[dict[str, Any]]
     state: dict[str, dict[str, Any]]
 
-    @property
-    def metrics(self) -> dict[str, Any]:
-        return self.facts
-
     def load_into(self, objects: Mapping[str, Stateful]) -> None:
         """Load the named states into networks, optimisers and so on; if one does not fit, nothing changes."""
         for name, target in objects.items():
@@ -88,15 +83,15 @@ class Checkpoint:
 
     def _check_shapes(self, name: str, network: nn.Module) -> None:
         states = self.state[name], network.state_dict()
-        shapes = [{k: tuple(v.shape) for k, v in s.items() if isinstance(v, Tensor)} for s in states]
+        held, wanted = ({k: tuple(v.shape) for k, v in s.items() if isinstance(v, Tensor)} for s in states)
         differences = [
-            f"{key} is {shapes[0].get(key, 'missing')} in the file and {shapes[1].get(key, 'missing')} here"
-            for key in dict.fromkeys([*shapes[1], *shapes[0]])
-            if shapes[0].get(key) != shapes[1].get(key)
+            f"{key} is {held.get(key, 'missing')} in the file and {wanted.get(key, 'missing')} here"
+            for key in wanted | held
+            if held.get(key) != wanted.get(key)
         ]
         if differences:
-            more = f"; and {len(differences) - 3} more" if len(differences) > 3 else ""
-            reason = f"the network {name!r} has another architecture: {'; '.join(differences[:3])}{more}"
+            count = f" ({len(differences)} differences)" if len(differences) > 3 else ""
+            reason = f"the network {name!r} has another architecture: {'; '.join(differences[:3])}{count}"
             raise CheckpointError(self.path, reason, "Use the config the checkpoint was trained with")
 
 
@@ -170,14 +165,14 @@ def load_checkpoint(path: str | Path, paper: str | None = None) -> Checkpoint:
         reason = f"it was trained for the paper {payload.get('paper')!r}, not for {paper!r}"
         raise CheckpointError(path, reason, ANOTHER_FILE)
     fields = dataclasses.fields(Checkpoint)[1:]  # without the path
-    header = {field.name: typing.get_origin(field.type) or field.type for field in fields}
-    wrong = [name for name, kind in header.items() if type(payload.get(name)) is not kind]
+    kinds = {field.name: typing.get_origin(field.type) or field.type for field in fields}
+    wrong = [name for name, kind in kinds.items() if type(payload.get(name)) is not kind]
     if wrong or payload["step"] < 0:
         raise CheckpointError(path, f"its header has no valid {', '.join(wrong) or 'step'}", ANOTHER_FILE)
     bad = first_nan(payload["state"])
     if bad is not None:
         raise CheckpointError(path, f"{bad} holds NaN", "Use an earlier checkpoint or train again")
-    return Checkpoint(path=path, **{name: payload[name] for name in header})
+    return Checkpoint(path, **{name: payload[name] for name in kinds})
 
 
 def _read_archive(path: Path) -> Any:
@@ -263,17 +258,3 @@ def _tensors(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
     items = dict(enumerate(value)) if isinstance(value, list | tuple) else value
     for key, item in items.items() if isinstance(items, Mapping) else ():
         yield from _tensors(item, f"{name}.{key}" if name else str(key))
-
-
-def weights_and_gradients(**networks: nn.Module) -> dict[str, Tensor]:
-    """The parameters of the networks and their gradients, under names to be read in an error message."""
-    tensors = {}
-    for name, network in networks.items():
-        parameters = dict(unwrap(network).named_parameters())
-        tensors |= {f"{key} of {name}": parameter for key, parameter in parameters.items()}
-        tensors |= {
-            f"the gradient of {key} of {name}": parameter.grad
-            for key, parameter in parameters.items()
-            if parameter.grad is not None
-        }
-    return tensors

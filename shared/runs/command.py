@@ -1,4 +1,4 @@
-"""The command line of every script: its arguments, device and progress bar, and its errors as one line."""
+"""The command line of every script: arguments, device, progress bar, and errors as one line."""
 
 import argparse
 import signal
@@ -55,10 +55,7 @@ def parse_eval_args(
     add_arguments: AddArguments | None = None,
     has_checkpoints: bool = True,
 ) -> argparse.Namespace:
-    """Parse the arguments every `eval.py` has: the run folder, which checkpoint of it, and the device.
-
-    Without `has_checkpoints` there is none to choose: the result of the run is not in one.
-    """
+    """Parse the arguments every `eval.py` has: the run folder, the device and, if wanted, the checkpoint."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, required=True, metavar="DIR", help="run folder of train.py")
     if has_checkpoints:
@@ -70,20 +67,18 @@ def parse_eval_args(
 
 
 def add_checkpoint_argument(parser: argparse.ArgumentParser) -> None:
-    """Add --checkpoint best|last."""
     parser.add_argument("--checkpoint", choices=("best", "last"), default="best", help=CHECKPOINT_HELP)
 
 
 def add_device_argument(parser: argparse.ArgumentParser) -> None:
-    """Add --device auto|cpu|cuda."""
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help=DEVICE_HELP)
 
 
 def command_line(main: Callable[[], Any]) -> NoReturn:
     """Call a script's `main` and exit: a known error becomes one line on stderr and exit code 2.
 
-    Anything else keeps its traceback, being a defect of the program. A run stopped by a signal exits as
-    shells expect it, with 128 + the signal's number.
+    Any other error is a defect of the program and keeps its traceback. A run stopped by a signal exits as
+    shells expect, with 128 + the signal's number.
     """
     try:
         main()
@@ -115,7 +110,7 @@ def select_device(name: str = "auto", local_rank: int = 0) -> torch.device:
 
 
 def progress_bar(start: int, stop: int, visible: bool = True) -> tqdm:
-    """Make a bar with rate and remaining time; where stderr is no terminal it prints a line now and then."""
+    """A bar with rate and remaining time; where stderr is no terminal, a line every 15 seconds."""
     terminal = sys.stderr.isatty()
     return tqdm(
         initial=start,
@@ -129,7 +124,7 @@ def progress_bar(start: int, stop: int, visible: bool = True) -> tqdm:
 
 
 class _LineStream:
-    """Turns each update of a progress bar into a line of its own."""
+    """Turns each update of a progress bar into one line."""
 
     def write(self, text: str) -> None:
         sys.stderr.write(text.replace("\r", "").rstrip() + "\n" if text.strip() else "")

@@ -50,7 +50,6 @@ __all__ = [
     "Fraction",
     "LocalPath",
     "Seed",
-    "check_ranges",
     "config_differences",
     "config_from_dict",
     "config_to_dict",
@@ -98,17 +97,6 @@ def config_to_dict(config: Any) -> dict[str, Any]:
         return to_jsonable_python(config)
     except PydanticSerializationError as error:
         raise TypeError(f"a config cannot hold this: {error}") from None
-
-
-def check_ranges(config: Any, **limits: tuple[float, float]) -> None:
-    """Check numbers of a dataclass, in its `__post_init__`: `check_ranges(self, steps=(1, 10_000))`.
-
-    Both limits are allowed values; None passes, NaN does not. Raises FieldError for the first field outside.
-    """
-    for name, (low, high) in limits.items():
-        value = getattr(config, name)
-        if value is not None and not low <= value <= high:
-            raise FieldError(name, f"must be from {low} to {high}, got {value}")
 
 
 def save_config(config: Any, path: str | Path) -> None:
@@ -232,16 +220,19 @@ def _merge(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
 def _read_override(text: str, config_type: type) -> dict[str, Any]:
     """Turn `a.b=3` into {"a": {"b": 3}}: the value is YAML, unless the field wants text."""
     dotted, separator, value = text.partition("=")
-    place, names = f"--set {text}", [part.strip() for part in dotted.split(".")]
+    place, names, value = f"--set {text}", [part.strip() for part in dotted.split(".")], value.strip()
     if not separator or not all(names):
         raise ConfigError(place, "expected key=value, with dots for nested keys, as in a.b=3")
-    hint = _type_at(config_type, names)
-    options = typing.get_args(hint) if typing.get_origin(hint) in (Union, types.UnionType) else (hint,)
-    choices = [typing.get_args(option) for option in options if typing.get_origin(option) is Literal]
-    parsed: Any = value.strip()
-    is_null = type(None) in options and parsed in ("", "null", "~")
-    if is_null or not (str in options or Path in options or parsed in sum(choices, ())):
-        parsed = _parse_yaml(parsed, place)
+    options = _options(_type_at(config_type, names))
+    choices = [
+        choice
+        for option in options
+        if typing.get_origin(option) is Literal
+        for choice in typing.get_args(option)
+    ]
+    is_null = type(None) in options and value in ("", "null", "~")
+    is_text = str in options or Path in options or value in choices
+    parsed: Any = value if is_text and not is_null else _parse_yaml(value, place)
     for name in reversed(names):
         parsed = {_Key(name, place): parsed}
     return parsed
@@ -250,11 +241,18 @@ def _read_override(text: str, config_type: type) -> dict[str, Any]:
 # ---- messages ----------------------------------------------------------------------------------------------
 
 
+def _options(hint: Any) -> tuple:
+    return typing.get_args(hint) if typing.get_origin(hint) in (Union, types.UnionType) else (hint,)
+
+
+def _dataclass_in(hint: Any) -> Any:
+    return next((option for option in _options(hint) if dataclasses.is_dataclass(option)), None)
+
+
 def _type_at(config_type: Any, key: Sequence[str]) -> Any:
     """The type of a field by its dotted key, None if there is no such field."""
     for name in key:
-        options = [config_type, *typing.get_args(config_type)]
-        dataclass = next((option for option in options if dataclasses.is_dataclass(option)), None)
+        dataclass = _dataclass_in(config_type)
         config_type = typing.get_type_hints(dataclass).get(name) if dataclass else None
     return config_type
 
@@ -265,40 +263,39 @@ def _config_error(
     """The message for what pydantic found wrong: dotted key, file and line, reason."""
     # An unknown key may be why another one is missing; of a union, the deepest error says most.
     found = max(error.errors(), key=lambda e: (e["type"] == "unexpected_keyword_argument", len(e["loc"])))
-    location = found["loc"][1:]
     cause = found.get("ctx", {}).get("error")
-    if isinstance(cause, FieldError):
-        location = (*location, cause.field)
+    location = (*found["loc"][1:], *([cause.field] if isinstance(cause, FieldError) else []))
     names: list[str] = []
     node: Any = values
     for part in location:
-        key = next((key for key in node if key == part), None) if isinstance(node, Mapping) else None
-        if key is not None or (isinstance(node, list | tuple) and isinstance(part, int) and part < len(node)):
-            place, node = getattr(key, "place", place), node[part]
-            names.append(str(part))
-        elif cause is not None or found["type"] == "missing":  # else it is the name of a type in a union
-            names.append(str(part))
+        items = (
+            node
+            if isinstance(node, Mapping)
+            else dict(enumerate(node))
+            if isinstance(node, list | tuple)
+            else {}
+        )
+        key = next((key for key in items if key == part), None)
+        if key is not None:
+            place, node = getattr(key, "place", place), items[part]
+        elif cause is None and found["type"] != "missing":
+            continue  # the name of a type in a union
+        names.append(str(part))
     dotted = ".".join(names)
     if found["type"] == "unexpected_keyword_argument":
-        return ConfigError(place, _unknown_key(names, config_type))
+        known = [field.name for field in dataclasses.fields(_dataclass_in(_type_at(config_type, names[:-1])))]
+        near = difflib.get_close_matches(names[-1], known, n=1, cutoff=0.5)
+        hint = (
+            f"did you mean {'.'.join([*names[:-1], *near])}?" if near else f"known keys: {', '.join(known)}"
+        )
+        return ConfigError(place, f"unknown key {dotted}; {hint}")
     if found["type"] == "missing":
         return ConfigError(place, f"the key {dotted} is missing and has no default")
     if cause is not None:
-        reason = cause.reason if isinstance(cause, FieldError) else str(cause)
-        return ConfigError(place, f"{dotted} {reason}".strip())
+        return ConfigError(place, f"{dotted} {getattr(cause, 'reason', cause)}".strip())
     reason = f"{dotted}: {found['msg']}".replace(": Input should", " must")
     reason = reason.replace("an object", "a mapping (key: value)").replace("a valid array", "a list")
     return ConfigError(place, f"{reason}, got {_shown(found['input'])}")
-
-
-def _unknown_key(names: list[str], config_type: type) -> str:
-    options = [_type_at(config_type, names[:-1])]
-    options += typing.get_args(options[0])
-    dataclass = next(option for option in options if dataclasses.is_dataclass(option))
-    known = [field.name for field in dataclasses.fields(dataclass)]
-    near = difflib.get_close_matches(names[-1], known, n=1, cutoff=0.5)
-    hint = f"did you mean {'.'.join([*names[:-1], *near])}?" if near else f"known keys: {', '.join(known)}"
-    return f"unknown key {'.'.join(names)}; {hint}"
 
 
 def _shown(value: Any) -> str:

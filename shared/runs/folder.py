@@ -16,14 +16,7 @@ import torch
 from shared.errors import RunError
 from shared.files.disk import write_json
 
-__all__ = [
-    "RunFolder",
-    "find_checkpoint",
-    "made_by",
-    "named_overrides",
-    "run_facts",
-    "write_results",
-]
+__all__ = ["RunFolder", "find_checkpoint", "made_by", "named_overrides", "run_facts", "write_results"]
 
 
 class RunFolder:

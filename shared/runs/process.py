@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-__all__ = ["StopRequest", "keep_large_buffers", "process_group"]
+__all__ = ["keep_large_buffers", "largest_of_group", "noted_signals", "process_group"]
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # names and numbers of glibc's malloc.h
 LARGEST = 2**31 - 1
@@ -47,34 +47,32 @@ def process_group(device: torch.device) -> Iterator[tuple[int, int]]:
         dist.destroy_process_group()
 
 
-class StopRequest:
-    """Whether Ctrl-C or SIGTERM has come: noted once, while `listening`; the second one acts at once."""
+@contextlib.contextmanager
+def noted_signals() -> Iterator[list[int]]:
+    """Note a Ctrl-C or SIGTERM in the list that is yielded; the second one acts as it does without this."""
+    noted: list[int] = []
 
-    def __init__(self) -> None:
-        self.number = 0  # of the signal; 0: none
+    def note(number: int, frame: Any) -> None:
+        noted.append(number)
+        signal.signal(number, previous[number])
 
-    @contextlib.contextmanager
-    def listening(self) -> Iterator[None]:
-        def note(number: int, frame: Any) -> None:
-            self.number = number
-            signal.signal(number, previous[number])
+    # None stands for a handler that was not set from Python and cannot be put back.
+    previous = {n: signal.getsignal(n) or signal.SIG_DFL for n in (signal.SIGINT, signal.SIGTERM)}
+    if threading.current_thread() is not threading.main_thread():
+        previous = {}  # only the main thread may catch signals
+    try:
+        for number in previous:
+            signal.signal(number, note)
+        yield noted
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
-        # None stands for a handler that was not set from Python and cannot be put back.
-        previous = {n: signal.getsignal(n) or signal.SIG_DFL for n in (signal.SIGINT, signal.SIGTERM)}
-        if threading.current_thread() is not threading.main_thread():
-            previous = {}  # only the main thread may catch signals
-        try:
-            for number in previous:
-                signal.signal(number, note)
-            yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
 
-    def seen_by_any(self, device: torch.device) -> bool:
-        """True if any process of the group was asked; all of them get the same answer after the same step."""
-        if dist.is_initialized() and dist.get_world_size() > 1:  # or the others would wait for ever
-            asked = torch.tensor(self.number, device=device)
-            dist.all_reduce(asked, dist.ReduceOp.MAX)
-            self.number = int(asked)
-        return self.number != 0
+def largest_of_group(number: int, device: torch.device) -> int:
+    """The largest `number` of all processes of the group, the same in each of them."""
+    if not dist.is_initialized():
+        return number
+    numbers = torch.tensor(number, device=device)
+    dist.all_reduce(numbers, dist.ReduceOp.MAX)
+    return int(numbers)

@@ -22,7 +22,7 @@ import sys
 import time
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -45,7 +45,7 @@ from shared.runs.command import progress_bar, select_device
 from shared.runs.config import config_differences, config_to_dict, save_config
 from shared.runs.folder import RunFolder, made_by, run_facts, write_results
 from shared.runs.log import Log
-from shared.runs.process import StopRequest, keep_large_buffers, process_group
+from shared.runs.process import keep_large_buffers, largest_of_group, noted_signals, process_group
 from shared.runs.seeds import rng_state, seed_everything, set_rng_state
 
 __all__ = ["Run", "open_run"]
@@ -53,16 +53,9 @@ __all__ = ["Run", "open_run"]
 MAY_CHANGE_AT_RESUME = ("steps", "workers")  # a longer run, other machinery; and all that ends in _every
 
 
-class RunConfig(Protocol):
-    """What a paper's config dataclass must have, besides its own fields."""
-
-    seed: int
-    steps: int
-
-
 @contextlib.contextmanager
 def open_run(
-    config: RunConfig, args: argparse.Namespace, paper: str, may_change: Collection[str] = ()
+    config: Any, args: argparse.Namespace, paper: str, may_change: Collection[str] = ()
 ) -> Iterator["Run"]:
     """Open the run folder for this process alone and hand out the `Run` that keeps it.
 
@@ -90,7 +83,7 @@ def open_run(
         yield run
 
 
-def _refuse_changed_config(checkpoint: Checkpoint, config: RunConfig, allowed: Collection[str]) -> None:
+def _refuse_changed_config(checkpoint: Checkpoint, config: Any, allowed: Collection[str]) -> None:
     listed = ", ".join(
         f"{key} was {old} and is now {new}"
         for key, (old, new) in config_differences(checkpoint.config, config_to_dict(config)).items()
@@ -111,7 +104,7 @@ class Run:
     def __init__(
         self,
         folder: RunFolder,
-        config: RunConfig,
+        config: Any,
         paper: str,
         device: torch.device,
         args: argparse.Namespace,
@@ -131,7 +124,6 @@ class Run:
         self._started, self._cpu_started = time.monotonic(), time.process_time()
         self._log: Log | None = None
         self._bar: tqdm | None = None
-        self._stop_request = StopRequest()
 
     # -- start, loop, end
 
@@ -179,15 +171,16 @@ class Run:
         The state given to `restore` is then saved and RunStopped raised. A second Ctrl-C ends it at once.
         """
         self._last_step = stop
-        with self._stop_request.listening(), progress_bar(start, stop, self.is_main) as self._bar:
+        with noted_signals() as noted, progress_bar(start, stop, self.is_main) as self._bar:
             for step in range(start + 1, stop + 1):
                 yield step
                 self._bar.update()
-                if self._stop_request.seen_by_any(self.device):
+                number = largest_of_group(max(noted, default=0), self.device)  # else others would wait
+                if number:
                     if self._saved_step != step:
                         self.save(step, self._state)
                     message = f"stopped after step {step}; go on with --resume --out {self.folder}"
-                    raise RunStopped(message, self._stop_request.number)
+                    raise RunStopped(message, number)
 
     def every(self, step: int, interval: int) -> bool:
         """Tell whether `step` is a multiple of `interval` or the last step; interval 0 means never."""
@@ -209,14 +202,12 @@ class Run:
         self.check_finite(step, samples, **{"loss": loss, **(terms or {})})
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        names = {id(weight): f"the gradient of {name}" for name, weight in self._weights.items()}
+        names = {id(weight): name for name, weight in self._weights.items()}
         weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-        gradients = {
-            names.get(id(weight), f"gradient {index}"): weight.grad
-            for index, weight in enumerate(weights)
-            if weight.grad is not None
-        }
-        self.check_tensors(step, gradients, samples)
+        named = {names.get(id(weight), f"weight {index}"): weight for index, weight in enumerate(weights)}
+        bad = first_nonfinite({name: w.grad for name, w in named.items() if w.grad is not None})
+        if bad is not None:
+            self._stop_nonfinite(step, f"the gradient of {bad} is not finite", samples)
         optimizer.step()
 
     def finish(self, results: Mapping[str, Any] | None = None) -> None:
@@ -270,12 +261,12 @@ class Run:
         self,
         step: int,
         state: Mapping[str, Stateful],
-        metrics: Mapping[str, Any] | None = None,
+        facts: Mapping[str, Any] | None = None,
         score: float | None = None,
     ) -> None:
         """Write checkpoints/last.pt after `step`; best.pt too if `score` (higher is better) beats all before.
 
-        `metrics` are added to the facts given to `restore`. With several processes, call it in each: all give
+        `facts` are added to those given to `restore`. With several processes, call it in each: all give
         their random states, rank 0 writes. Raises NonFiniteError if a weight is not finite or any state holds
         NaN; the files on disk then stay as they are.
         """
@@ -283,7 +274,7 @@ class Run:
             {key: item.state_dict() for key, item in state.items()}
         )
         if bad is not None:
-            raise self._nonfinite_error(step, f"{bad} is not finite")
+            self._stop_nonfinite(step, f"{bad} is not finite")
         rng: list = [rng_state()]
         if self.world_size > 1:
             gathered: list = [None] * self.world_size
@@ -300,7 +291,7 @@ class Run:
                 paper=self._paper,
                 step=step,
                 config=config_to_dict(self.config),
-                facts=self._facts | dict(metrics or {}),
+                facts=self._facts | dict(facts or {}),
                 progress={
                     "best_score": best_score,
                     "time_s": time.monotonic() - self._started,
@@ -329,25 +320,18 @@ class Run:
         what = f"{bad} is {found[bad]}{f' ({others})' if others else ''}"
         culprit = first_nonfinite(self._weights)
         what = f"{what}, as {culprit} is not finite" if culprit else what
-        self._stop_nonfinite(step, what, {name: str(value) for name, value in found.items()}, samples)
+        self._stop_nonfinite(step, what, samples, {name: str(value) for name, value in found.items()})
 
-    def check_tensors(self, step: int, tensors: Mapping[str, Tensor], samples: Any = None) -> None:
-        """Raise NonFiniteError naming the first tensor that holds NaN or infinity; see `check_finite`."""
-        bad = first_nonfinite(tensors)
-        if bad is not None:
-            self._stop_nonfinite(step, f"{bad} is not finite", {bad: "not finite"}, samples)
-
-    def _stop_nonfinite(self, step: int, what: str, terms: Mapping[str, str], samples: Any) -> NoReturn:
+    def _stop_nonfinite(
+        self, step: int, what: str, samples: Any = None, terms: Mapping[str, str] | None = None
+    ) -> NoReturn:
         with contextlib.suppress(DataError):  # a full disk must not hide what is wrong
-            dump = {"step": step, "terms": terms, "samples": samples}
+            dump = {"step": step, "terms": terms or {what: "not finite"}, "samples": samples}
             write_json(self.folder / f"nonfinite{self.rank or ''}.json", dump)
-        raise self._nonfinite_error(step, what)
-
-    def _nonfinite_error(self, step: int, what: str) -> NonFiniteError:
         kept = (
             f"the checkpoint of step {self._saved_step} is intact"
             if self._saved_step
             else "no checkpoint yet"
         )
         remedy = "lower the learning rate or look at the samples of this step"
-        return NonFiniteError(f"step {step}: {what}; {kept}; {remedy}")
+        raise NonFiniteError(f"step {step}: {what}; {kept}; {remedy}")

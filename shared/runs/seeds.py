@@ -1,8 +1,8 @@
-"""Random numbers that can be repeated: seeds, generator states, and draws that depend on the step alone.
+"""Repeatable random numbers: seeds, generator states, and draws that depend on the step alone.
 
-The surest way to an exact resume is to hold no state: a sample drawn through `step_generator(seed, step)` is
-the same whether the run was stopped before it or not, and however many workers load the data. What does hold
-state (dropout, the global draws of a library) is kept by `rng_state`.
+An exact resume is easiest without any state: a sample drawn through `step_generator(seed, step)` is the same
+whether the run was stopped before it or not, with any number of workers. What does hold state (dropout, a
+library's global draws) is kept by `rng_state`.
 """
 
 import hashlib
@@ -12,20 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 
-__all__ = [
-    "LARGEST_SEED",
-    "rng_state",
-    "seed_everything",
-    "set_rng_state",
-    "step_generator",
-]
-
+__all__ = ["LARGEST_SEED", "rng_state", "seed_everything", "set_rng_state", "step_generator"]
 
 LARGEST_SEED = 2**32 - 1  # of NumPy
 
 
 def seed_everything(seed: int, *stream: int | str) -> None:
-    """Seed the global generators of Python, NumPy and PyTorch (all devices); `stream` sets ranks apart."""
+    """Seed the global generators of Python, NumPy and PyTorch (all devices); `stream` separates ranks."""
     mixed = _mix(seed, *stream) if stream else seed
     random.seed(mixed)
     np.random.seed(mixed % 2**32)  # noqa: NPY002 - libraries draw from the global generator
@@ -35,9 +28,9 @@ def seed_everything(seed: int, *stream: int | str) -> None:
 def step_generator(
     seed: int, step: int, *stream: int | str, device: torch.device | str = "cpu"
 ) -> torch.Generator:
-    """Make a generator whose draws depend on nothing but (seed, step, stream), the same in every process.
+    """A generator whose draws depend on (seed, step, stream) alone, the same in every process.
 
-    `stream` tells independent uses within one step apart, e.g. `step_generator(seed, step, "views")`.
+    `stream` separates independent uses within one step, e.g. `step_generator(seed, step, "views")`.
     """
     return torch.Generator(device=device).manual_seed(_mix(seed, step, *stream))
 
@@ -61,7 +54,7 @@ def rng_state() -> dict[str, Any]:
 
 
 def set_rng_state(state: dict[str, Any]) -> None:
-    """Put the global generators into a state that `rng_state` returned."""
+    """Set the global generators to what `rng_state` returned."""
     kind, keys, position, has_gauss, cached = state["numpy"]
     version, words, gauss = state["python"]
     torch.set_rng_state(state["torch"])
