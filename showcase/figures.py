@@ -88,7 +88,7 @@ def _diffdiffdepth(read: Any) -> dict[str, str]:
     }
     headings = {"mse_x100": "MSE x 100", "bp_0.01": "BP(0.01)", "bp_0.03": "BP(0.03)", "bp_0.07": "BP(0.07)"}
     headings |= {"q25_x100": "Q25 x 100", "mse": "MSE"}
-    field = {key: ".1f" for key in list(headings)[:4]} | {"q25_x100": ".2f"}
+    field = dict.fromkeys(list(headings)[:4], ".1f") | {"q25_x100": ".2f"}
     figures = {}
     for name, formats in (
         ("quick", field),

@@ -1,5 +1,4 @@
-"""Write RESULTS.md, every figure of the committed runs with its configuration, data, time and machine, and the
-figures in the READMEs.
+"""Write RESULTS.md, every figure of the committed runs, and the figures in the READMEs.
 
     python -m showcase.results
 

@@ -1,10 +1,11 @@
 """What the READMEs tell a reader to type: every command is understood, and those that need no data run.
 
-A fenced block whose first line is `# needs: ...` holds commands for data that the reader brings. The commands
-of all other blocks are run, in order, in a copy of the tree whose quick configurations are tiny (`slow`).
+A fenced block whose first line is `# needs: ...` is for data that the reader brings. The commands of all other
+blocks are run, in order, in a copy of the tree whose quick configurations are tiny (`slow`); then the Python.
 """
 
 import argparse
+import ast
 import importlib
 import os
 import re
@@ -54,6 +55,11 @@ def commands(readme: Path) -> Iterator[Command]:
                 yield Command(readme, text, needs)
 
 
+def python_blocks(readme: Path, with_data: bool) -> list[str]:
+    blocks = re.findall(r"^```python\n(.*?)^```", readme.read_text(), re.MULTILINE | re.DOTALL)
+    return [block for block in blocks if with_data or not block.startswith("# needs: ")]
+
+
 COMMANDS = [command for readme in READMES for command in commands(readme)]
 
 
@@ -64,10 +70,19 @@ class Understood(Exception):
 def test_no_readme_hides_commands_in_other_blocks() -> None:
     for readme in READMES:
         text = readme.read_text()
-        assert set(re.findall(r"^```(\w*)\n", text, re.MULTILINE)) <= {"sh", "bibtex", "yaml", ""}
+        assert set(re.findall(r"^```(\w*)\n", text, re.MULTILINE)) <= {"sh", "python", "bibtex", "yaml", ""}
         assert not re.search(r"^ {4}(python|make) ", text, re.MULTILINE), (
             f"{readme}: fence the command with ```sh"
         )
+
+
+@pytest.mark.parametrize("readme", READMES, ids=lambda path: path.parent.name)
+def test_python_lines_import_what_is_there(readme: Path) -> None:
+    for block in python_blocks(readme, with_data=True):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom):
+                module = importlib.import_module(node.module)
+                assert all(hasattr(module, alias.name) for alias in node.names), ast.unparse(node)
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=str)
@@ -123,7 +138,7 @@ def tiny_house(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("readme", READMES, ids=lambda path: path.parent.name)
-def test_commands_that_need_nothing_run_as_they_stand(readme: Path, tiny_house: Path) -> None:
+def test_commands_and_python_that_need_nothing_run(readme: Path, tiny_house: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(tiny_house), "OMP_NUM_THREADS": "1"}
     for command in commands(readme):
         words = shlex.split(command.line)
@@ -136,3 +151,8 @@ def test_commands_that_need_nothing_run_as_they_stand(readme: Path, tiny_house: 
         folder = tiny_house / command.folder.relative_to(ROOT)
         result = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True)
         assert result.returncode == 0, f"{command}\n{result.stderr[-2000:]}"
+    code = "\n".join(python_blocks(readme, with_data=False))
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=tiny_house, env=environment, capture_output=True, text=True
+    )
+    assert result.returncode == 0, f"{readme}\n{code}\n{result.stderr[-2000:]}"
