@@ -22,14 +22,13 @@ from shared.files.cameras import (
     read_pose,
 )
 from shared.files.colmap import find_colmap_model, read_colmap_model
-from shared.files.images import read_image_size
+from shared.files.images import left_out_note, list_images, read_image_size
 
 __all__ = ["LAYOUTS", "SPLITS", "Listing", "View", "find_layout", "list_views", "split_views"]
 
 LAYOUTS = ("deepvoxels", "nerf", "colmap")
 SPLITS = ("all", "train", "test")
 HELD_OUT_EVERY = 8  # where a layout has no test views of its own, views 0, 8, 16, ... are held out
-IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg")
 NO_DISTORTION = torch.zeros(4, dtype=torch.float64)
 
 
@@ -104,10 +103,10 @@ def _every_eighth(views: list[View]) -> frozenset[str]:
 
 def _list_deepvoxels(path: Path) -> Listing:
     intrinsics = read_deepvoxels_intrinsics(path / "intrinsics.txt")
-    images = _by_stem(path / "rgb", IMAGE_EXTENSIONS)
-    poses = _by_stem(path / "pose", (".txt",))
+    pictures, left_out = list_images(path / "rgb")
+    images, poses = _by_stem(pictures), _by_stem(_listed(path / "pose", ".txt"))
     _require_pairs(path, images, "image", poses, "pose")
-    depths = _by_stem(path / "depth", (".png",)) if (path / "depth").is_dir() else {}
+    depths = _by_stem(_listed(path / "depth", ".png")) if (path / "depth").is_dir() else {}
     if depths:
         _require_pairs(path, images, "image", depths, "depth map")
     first_size = None
@@ -130,21 +129,25 @@ def _list_deepvoxels(path: Path) -> Listing:
                 depth_path=depths.get(stem),
             )
         )
-    return Listing("deepvoxels", views, _every_eighth(views), intrinsics)
+    notes = (left_out_note(left_out),) if left_out else ()
+    return Listing("deepvoxels", views, _every_eighth(views), intrinsics, notes=notes)
 
 
-def _by_stem(folder: Path, extensions: tuple[str, ...]) -> dict[str, Path]:
+def _listed(folder: Path, extension: str) -> list[Path]:
     if not folder.is_dir():
         raise DataError(folder, "the folder does not exist", "A scene has rgb/, pose/ and intrinsics.txt")
+    found = [p for p in folder.iterdir() if p.suffix.lower() == extension and not p.name.startswith(".")]
+    if not found:
+        raise DataError(folder, f"holds no files ({extension})", "Copy the scene again")
+    return sorted(found)
+
+
+def _by_stem(paths: list[Path]) -> dict[str, Path]:
     files: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in extensions or path.name.startswith("."):
-            continue
+    for path in paths:
         if path.stem in files:
             raise DataError(path, f"{files[path.stem].name} has the same name", "Remove one of them")
         files[path.stem] = path
-    if not files:
-        raise DataError(folder, f"holds no files ({' '.join(extensions)})", "Copy the scene again")
     return files
 
 

@@ -227,9 +227,6 @@ def test_sampling_patterns(tmp_path):
     assert load_scene(tmp_path, image_side=16, sampling="skip_1").names == names[::2]
     assert load_scene(tmp_path, image_side=16, sampling="skip_2").names == names[::3]
     assert load_scene(tmp_path, image_side=16, sampling="skip_0").names == names
-    for sampling in ("skip", "skip_x", "every_2", ""):
-        with pytest.raises(ValueError, match="sampling"):
-            load_scene(tmp_path, image_side=16, sampling=sampling)
 
 
 def test_the_near_plane_of_the_file_its_default_and_its_absence(tmp_path):
@@ -277,7 +274,7 @@ def test_convention_neighbours_look_the_same_way_wherever_they_stand():
     assert nearest_views(torch.stack([eye, turned, far_away]), 1)[0].item() == 2
 
 
-# ---- bad data, besides the broken files of test_deepvoxels_trust_data --------------------------------------
+# ---- bad data; the readers of single files have their own tests ----
 
 
 def refused(path, pattern, **options):
@@ -290,6 +287,63 @@ def refused(path, pattern, **options):
 @pytest.fixture
 def scene_dir(tmp_path):
     return write_deepvoxels(tmp_path / "scene", height=24, width=24)
+
+
+BROKEN = {
+    "an image cut short": (lambda f: cut(f / "rgb/000003.png"), "000003.png.*cannot be decoded"),
+    "an image of another size": (lambda f: picture(f / "rgb/000003.png", 24, 26), "26 x 24 pixels"),
+    "two images of one name": (lambda f: picture(f / "rgb/000003.jpg", 24, 24), "same name"),
+    "a scaled rotation": (lambda f: scale_pose(f / "pose/000001.txt", 1.1), "000001.txt.*not orthonormal"),
+    "a mirrored rotation": (lambda f: scale_pose(f / "pose/000001.txt", -1), "000001.txt.*left-handed"),
+    "near beyond the grid": (lambda f: change(f, "\n0.834\n", "\n80.0\n"), "Near must lie before"),
+    "grid far away": (lambda f: change(f, "0.0 0.0 0.0", "0.0 0.0 900.0"), "behind all cameras"),
+    "grid above every view": (
+        lambda f: change(f, "0.0 0.0 0.0", "0.0 0.0 3.5"),
+        "outside all of the 9",
+    ),
+    "a picture as depth": (lambda f: picture(f / "depth/000001.png", 24, 24), "8 bits"),
+    "a depth map missing": (lambda f: (f / "depth/000001.png").unlink(), "1 without depth map: 000001"),
+    "depth of another size": (lambda f: shutil.copy(f / "other.png", f / "depth/000001.png"), "12 x 12"),
+}
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+def picture(path, height, width):
+    write_image(path, torch.zeros(3, height, width))
+
+
+def scale_pose(path, factor):
+    pose = np.loadtxt(path).reshape(4, 4)
+    pose[0, :3] *= factor
+    path.write_text(" ".join(map(str, pose.flatten())))
+
+
+def change(folder, old, new):
+    text = (folder / "intrinsics.txt").read_text()
+    assert old in text
+    (folder / "intrinsics.txt").write_text(text.replace(old, new, 1))
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_broken_scenes_are_refused(tmp_path, case):
+    write_deepvoxels(tmp_path, height=24, width=24, depth=True)
+    write_depth_png(tmp_path / "other.png", torch.ones(12, 12), torch.ones(12, 12).bool(), unit_m=1e-4)
+    spoil, says = BROKEN[case]
+    spoil(tmp_path)
+    refused(tmp_path, says)
+
+
+def test_distortion_that_leaves_no_square_and_photos_of_another_size(tmp_path):
+    write_nerf(tmp_path / "nerf")
+    meta = json.loads((tmp_path / "nerf" / "transforms.json").read_text())
+    (tmp_path / "nerf" / "transforms.json").write_text(json.dumps(meta | {"k1": -40.0}))
+    refused(tmp_path / "nerf", "no usable square")
+    write_colmap(tmp_path / "colmap")
+    picture(tmp_path / "colmap" / "images" / "a view" / "2.png", 24, 33)
+    refused(tmp_path / "colmap", "2.png.*its camera 90 x 120")
 
 
 def test_missing_and_extra_poses_are_listed(scene_dir):
@@ -324,7 +378,7 @@ def test_folders_without_a_scene(tmp_path):
 
 def test_parts_of_a_scene_that_are_missing(scene_dir):
     (scene_dir / "rgb").rename(scene_dir / "images")
-    refused(scene_dir, "rgb: the folder does not exist")
+    refused(scene_dir, "rgb: is not a folder")
     (scene_dir / "rgb").mkdir()
     refused(scene_dir, "rgb: holds no files")
     (scene_dir / "intrinsics.txt").unlink()
