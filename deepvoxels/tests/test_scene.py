@@ -380,7 +380,7 @@ def test_parts_of_a_scene_that_are_missing(scene_dir):
     (scene_dir / "rgb").rename(scene_dir / "images")
     refused(scene_dir, "rgb: is not a folder")
     (scene_dir / "rgb").mkdir()
-    refused(scene_dir, "rgb: holds no files")
+    refused(scene_dir, "rgb: holds no")
     (scene_dir / "intrinsics.txt").unlink()
     refused(scene_dir, "intrinsics.txt: the file does not exist", layout="deepvoxels")
 
