@@ -1,7 +1,9 @@
-"""Training stopped and resumed, with and without worker processes, and shared between processes."""
+"""Training stopped and resumed, with and without worker processes, on broken data, in two processes."""
 
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +12,13 @@ import pytest
 import torch
 
 from nvs_depth import train
+from nvs_depth.config import TrainConfig
+from nvs_depth.datasets.pairs import PairOrder, pair_batches
+from nvs_depth.datasets.select import load_split
+from shared.runs.checkpoint import load_checkpoint
+from shared.runs.config import load_config
+
+ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}
 
 CONFIG = """
 data:
@@ -78,6 +87,74 @@ def test_a_resumed_run_is_the_uninterrupted_one_to_the_last_bit(config, tmp_path
     assert len(losses(tmp_path / "whole")) == 10
 
 
+def test_any_number_of_workers_gives_the_same_samples(config):
+    pairs = load_split(load_config(TrainConfig, config).data, 64).train
+    order = PairOrder(pairs, 2, 0, redraw=True)
+    straight, one, two, resumed = (
+        list(pair_batches(order, start, 8, workers)) for start, workers in ((0, 0), (0, 1), (0, 2), (5, 2))
+    )
+    assert len(straight) == 8
+    for found, expected in ((one, straight), (two, straight), (resumed, straight[5:])):
+        for batch, same in zip(found, expected, strict=True):
+            assert all(torch.equal(a, b) for a, b in zip(batch, same, strict=True))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_broken_view_ends_the_run_in_one_line_with_and_without_workers(config, tmp_path, workers):
+    data = load_split(load_config(TrainConfig, config).data, 64).train.views.path
+    shutil.copytree(data, tmp_path / data.name)
+    for path in (tmp_path / data.name / "images").glob("chair_000_*.png"):
+        path.write_bytes(path.read_bytes()[:60])
+    settings = ["steps=3", f"workers={workers}", f"data.root={tmp_path / 'data'}"]
+    command = ["-m", "nvs_depth.train", "--config", str(config), "--out", str(tmp_path / "run"), "--set"]
+    done = subprocess.run(
+        [sys.executable, *command, *settings], capture_output=True, text=True, timeout=120, env=ONE_THREAD
+    )
+    assert done.returncode == 2, done.stderr[-2000:]
+    assert "Traceback" not in done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith(f"error: {tmp_path / data.name / 'images' / 'chair_000_'}")
+
+
+SLOW_WORKERS = """
+import os, sys, time
+from torch.utils.data import get_worker_info
+from nvs_depth import train
+from nvs_depth.datasets.pairs import PairDataset
+from shared.runs.command import command_line
+read, count = PairDataset.__getitem__, [0]
+
+def slowly(dataset, pair):
+    count[0] += 1
+    time.sleep(0.4)  # so that the run waits for its workers when the signal comes
+    if count[0] == 3 and get_worker_info().id == 0:
+        os.killpg(0, {number})
+        time.sleep(0.2)
+    return read(dataset, pair)
+
+PairDataset.__getitem__ = slowly
+command_line(lambda: train.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_whole_group_stops_a_run_with_workers(config, tmp_path, number):
+    """A terminal sends Ctrl-C to the workers as well; the run still ends after its step and is saved."""
+    flags = ["--config", str(config), "--out", str(tmp_path / "run"), "--device", "cpu", "--set"]
+    done = subprocess.run(
+        [sys.executable, "-c", SLOW_WORKERS.format(number=int(number)), *flags, "workers=2", "steps=40"],
+        capture_output=True,
+        text=True,
+        start_new_session=True,
+        timeout=120,
+        env=ONE_THREAD,
+    )
+    assert done.returncode == 128 + number, done.stderr[-2000:]
+    step = load_checkpoint(tmp_path / "run" / "checkpoints" / "last.pt", "nvs_depth").step
+    assert 1 <= step < 20
+
+
 # Batch statistics are every process's own; without them two processes are one with the double batch.
 WITHOUT_BATCH_STATISTICS = """
 import torch
@@ -95,23 +172,8 @@ def launch(config, out, processes, *settings):
     launcher = [sys.executable]
     if processes > 1:
         launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    done = subprocess.run(
-        [
-            *launcher,
-            str(script),
-            "--config",
-            str(config),
-            "--device",
-            "cpu",
-            "--out",
-            str(out),
-            "--set",
-            *settings,
-        ],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
+    flags = ["--config", str(config), "--device", "cpu", "--out", str(out), "--set", *settings]
+    done = subprocess.run([*launcher, str(script), *flags], env=ONE_THREAD, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     return checkpoint(out)["optimizer"]["state"]
 
@@ -125,7 +187,7 @@ def gradients(config, folder, processes, batch_size):
 
 @pytest.mark.slow
 def test_two_processes_equal_one_with_the_double_batch(config, tmp_path):
-    train.load_split(train.load_config(train.TrainConfig, config).data, 64)  # rendered once, here
+    load_split(load_config(TrainConfig, config).data, 64)  # rendered once, here
     whole = gradients(config, tmp_path, 1, 8)
     halves = gradients(config, tmp_path, 2, 4)
     half = gradients(config, tmp_path, 1, 4)
@@ -137,6 +199,6 @@ def test_two_processes_equal_one_with_the_double_batch(config, tmp_path):
 @pytest.mark.slow
 def test_two_processes_learn_depth_alone(config, tmp_path):
     """Nothing reaches the view decoder then, and no process waits for its gradients."""
-    train.load_split(train.load_config(train.TrainConfig, config).data, 64)
+    load_split(load_config(TrainConfig, config).data, 64)
     state = launch(config, tmp_path / "run", 2, "steps=2", "weights.reconstruction=0", "batch_size=2")
     assert {moment["step"].item() for moment in state.values()} == {2}

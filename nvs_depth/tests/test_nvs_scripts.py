@@ -97,7 +97,7 @@ def test_predict_makes_views_without_a_target(run_folder, tmp_path, capsys):
     assert "units of the training poses" in json.loads((tmp_path / "a" / "depth.json").read_text())["unit"]
     doubled = "2 0 0 0 0 2 0 0 0 0 2 0 0 0 0 1"
     broken = {"1 2 3": "line 1: 3 numbers", "": "empty", doubled: "not orthonormal"}
-    broken[lines[0].replace("1.0", "nan", 1)] = "NaN"
+    broken[lines[0].replace("1.0", "nan", 1)] = "nan"
     for text, message in broken.items():
         (tmp_path / "poses.txt").write_text(text)
         with pytest.raises(DataError, match=message):
