@@ -53,8 +53,8 @@ class Stateful(Protocol):
 class Checkpoint:
     """A checkpoint as read from its file, on the CPU.
 
-    `step` counts finished steps. `facts` holds what the paper's object needs besides config and weights (a
-    camera, a depth range), `progress` the run's own values (best score, seconds spent).
+    `step` counts finished steps. `facts` holds what the paper's object needs in addition to config and
+    weights (a camera, a depth range), `progress` the run's own values (best score, seconds spent).
     """
 
     path: Path
@@ -183,7 +183,7 @@ def _read_archive(path: Path) -> Any:
             raise zipfile.BadZipFile(f"checksum of {damaged}")
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
-        reason = "it holds Python objects besides tensors and plain values, which could run foreign code"
+        reason = "it holds Python objects other than tensors and plain values, which could run foreign code"
     except OSError as error:
         reason = f"cannot be read ({error.strerror or error})"
     except Exception as error:  # damaged bytes make zipfile and torch fail in many ways

@@ -1,4 +1,4 @@
-"""The process of a run: its memory, its signals, its group."""
+"""The process of a run: memory, signals, distributed group."""
 
 import contextlib
 import ctypes
@@ -56,7 +56,7 @@ def noted_signals() -> Iterator[list[int]]:
         noted.append(number)
         signal.signal(number, previous[number])
 
-    # None stands for a handler that was not set from Python and cannot be put back.
+    # None means a handler that was not set from Python and cannot be put back.
     previous = {n: signal.getsignal(n) or signal.SIG_DFL for n in (signal.SIGINT, signal.SIGTERM)}
     if threading.current_thread() is not threading.main_thread():
         previous = {}  # only the main thread may catch signals

@@ -1,6 +1,6 @@
-"""What the training loops have in common: run folder, device, log, checkpoints, exact resume, a clean stop.
+"""The training run: folder, device, log, checkpoints, exact resume, a clean stop.
 
-Nothing here calls back into a paper's code: `train.py` keeps its loop and asks a `Run` for help.
+`train.py` keeps its loop and asks a `Run` for help; nothing here calls back into a paper's code.
 
     with open_run(config, args, paper="deepvoxels") as run:
         state = {"model": model, "optimizer": optimizer}
@@ -57,7 +57,7 @@ MAY_CHANGE_AT_RESUME = ("steps", "workers")  # a longer run, other machinery; an
 def open_run(
     config: Any, args: argparse.Namespace, paper: str, may_change: Collection[str] = ()
 ) -> Iterator["Run"]:
-    """Open the run folder for this process alone and hand out the `Run` that keeps it.
+    """Open the run folder for this process alone; gives the `Run`.
 
     `config` is a dataclass with `seed` and `steps`; `args` come from `parse_train_args`. Raises RunError if
     the folder holds a run and --resume is not given, if another process writes to it, or if it cannot be
@@ -132,7 +132,7 @@ class Run:
 
         Restores the random generators as well and drops the log entries made after the checkpoint, so that
         the run goes on as if it had never stopped. Raises CheckpointError if the checkpoint does not fit.
-        `facts`, what is needed to use the network besides config and weights, go into every checkpoint.
+        `facts`, what using the network takes in addition to config and weights, go into every checkpoint.
         """
         self._state, self._facts = state, dict(facts or {})
         if self._checkpoint is not None:
@@ -270,9 +270,8 @@ class Run:
         their random states, rank 0 writes. Raises NonFiniteError if a weight is not finite or any state holds
         NaN; the files on disk then stay as they are.
         """
-        bad = first_nonfinite(self._weights) or first_nan(
-            {key: item.state_dict() for key, item in state.items()}
-        )
+        states = {name: item.state_dict() for name, item in state.items()}
+        bad = first_nonfinite(self._weights) or first_nan(states)
         if bad is not None:
             self._stop_nonfinite(step, f"{bad} is not finite")
         rng: list = [rng_state()]
@@ -328,10 +327,7 @@ class Run:
         with contextlib.suppress(DataError):  # a full disk must not hide what is wrong
             dump = {"step": step, "terms": terms or {what: "not finite"}, "samples": samples}
             write_json(self.folder / f"nonfinite{self.rank or ''}.json", dump)
-        kept = (
-            f"the checkpoint of step {self._saved_step} is intact"
-            if self._saved_step
-            else "no checkpoint yet"
-        )
+        saved = self._saved_step
+        kept = f"the checkpoint of step {saved} is intact" if saved else "no checkpoint yet"
         remedy = "lower the learning rate or look at the samples of this step"
         raise NonFiniteError(f"step {step}: {what}; {kept}; {remedy}")

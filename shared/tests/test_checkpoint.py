@@ -39,7 +39,7 @@ def saved(path: Path, **changes) -> Path:
 
 @pytest.mark.parametrize("has_links", [True, False])
 def test_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch, has_links):
-    """The process's limit on file sizes stands for the full disk: writing fails within the file."""
+    """A limit on file sizes acts as a full disk: writing fails within the file."""
 
     def refuse(*args):
         raise OSError(1, "Operation not permitted")
