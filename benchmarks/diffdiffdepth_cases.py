@@ -11,17 +11,17 @@ from torch import Tensor
 
 from benchmarks.fresh import in_fresh_process
 from benchmarks.harness import Case, Goal, Trial
-from benchmarks.shared_cases import from_tests, largest_difference
+from benchmarks.shared_cases import largest_difference
 from diffdiffdepth.losses import LossWeights, ReprojectionLoss, feature_network, warp_to_centre
-from diffdiffdepth.models.diffusion import diffuse
+from diffdiffdepth.models import splatting as plain
+from diffdiffdepth.models.fast.diffusion import diffuse
+from diffdiffdepth.models.fast.splatting import splat
 from diffdiffdepth.models.point_depth import DepthOptions, LabelScale, PointDepth
-from diffdiffdepth.models.splatting import splat
 from diffdiffdepth.scene import LightField, SparsePoints
 from shared.geometry.camera import pixel_grid
 
 __all__ = ["CASES"]
 
-TESTS = "diffdiffdepth/tests"
 VIEWS = torch.arange(0, 8, 2)  # of the 8 views, those of one evaluation
 
 
@@ -112,8 +112,9 @@ def prepare_splat(count: int, side: int, beside_the_twin: bool) -> Trial:
 
     candidates = {"ours": lambda: with_gradients(splat(*points, (side, side), near_is_large=True))}
     if beside_the_twin:
-        twin = from_tests(f"{TESTS}/test_splatting.py").plain_splat
-        candidates["plain loop of the tests"] = lambda: with_gradients(twin(*points, (side, side), True))
+        candidates["plain loop"] = lambda: with_gradients(
+            plain.splat(*points, (side, side), near_is_large=True)
+        )
     return Trial(candidates, largest_difference, 0.05)
 
 
@@ -231,7 +232,7 @@ CASES = [
         "diffdiffdepth/splat-loop",
         "3,125 points at 256x256 (as dense as the large case), forward and backward",
         lambda: prepare_splat(3_125, 256, True),
-        goals=(Goal("plain loop of the tests", "ratio", at_least=10),),
+        goals=(Goal("plain loop", "ratio", at_least=10),),
     ),
     *(
         Case(

@@ -1,36 +1,24 @@
 """Differentiable diffusion of sparse labels into dense depth (Khan et al., CVPR 2021, Eq. 1-2).
 
-The map D minimises  sum_p weight_p (D_p - label_p)^2 + sum_edges edge_ij (D_i - D_j)^2,  which is one
-sparse linear system. (Eq. 1-2 print the gradient norm without a square; the released code solves the
-squared form, and so do we.) Gradients come from one more solve with the same matrix, so nothing of the
-forward iterations is kept.
+The map D minimises
+
+    sum_p weight_p (D_p - label_p)^2 + sum_edges edge_ij (D_i - D_j)^2,
+
+which is one linear system, (diag(weight) + L) D = weight * label, with L the graph Laplacian of the edges
+between neighbouring pixels. (Eq. 1-2 print the gradient norm without a square; the released code solves the
+squared form, and so do we.) `diffuse` here writes this system out; `models/fast/diffusion.py` is its fast
+twin.
 """
 
-import warnings
-from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import torch
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
-from diffdiffdepth.models.multigrid import Hierarchy, SolveInfo, degree
-
-__all__ = ["DiffusionReport", "EdgeRule", "diffuse", "edge_weights"]
+__all__ = ["EdgeRule", "diffuse", "edge_weights", "ghost_edges"]
 
 EdgeRule = Literal["backward", "mean"]
-
-
-@dataclass
-class DiffusionReport:
-    """Filled by `diffuse`: how the forward solve went and, once backward has run, the adjoint solve."""
-
-    forward: SolveInfo | None = None
-    adjoint: SolveInfo | None = None
 
 
 def edge_weights(smoothness: Tensor, rule: EdgeRule = "backward") -> tuple[Tensor, Tensor]:
@@ -41,10 +29,14 @@ def edge_weights(smoothness: Tensor, rule: EdgeRule = "backward") -> tuple[Tenso
     """
     if rule == "backward":
         return smoothness[..., :, 1:], smoothness[..., 1:, :]
-    if rule == "mean":
-        right = 0.5 * (smoothness[..., :, 1:] + smoothness[..., :, :-1])
-        return right, 0.5 * (smoothness[..., 1:, :] + smoothness[..., :-1, :])
-    raise ValueError(f"edge rule must be 'backward' or 'mean', got {rule!r}")
+    right = 0.5 * (smoothness[..., :, 1:] + smoothness[..., :, :-1])
+    return right, 0.5 * (smoothness[..., 1:, :] + smoothness[..., :-1, :])
+
+
+def ghost_edges(smoothness: Tensor) -> Tensor:
+    """What edges to pixels of value zero, left and above the image, add to the diagonal [..., H, W]."""
+    height, width = smoothness.shape[-2:]
+    return pad(smoothness[..., :1], (0, width - 1)) + pad(smoothness[..., :1, :], (0, 0, 0, height - 1))
 
 
 def diffuse(
@@ -54,176 +46,27 @@ def diffuse(
     *,
     edge_rule: EdgeRule = "backward",
     ghost_border: bool = False,
-    start: Tensor | None = None,
-    tolerance: float = 1e-5,
-    adjoint_tolerance: float | None = None,
-    max_iterations: int = 200,
-    report: DiffusionReport | None = None,
+    **_: object,
 ) -> Tensor:
-    """Diffuse labels into a dense map [..., H, W] (same shape, any size, for all inputs).
+    """Diffuse labels into a dense map [H, W], the shape of all inputs. For small maps: the matrix is dense.
 
     weights (lambda) and smoothness (theta) are non-negative; every part connected by positive edges needs a
-    positive weight. Tolerances are relative errors in the energy norm; `start` (no gradient) warms the solve.
-    `ghost_border` adds the released code's edges from the first row and column to a pixel of value zero
-    outside; without it the border is free (Neumann). Raises ValueError on bad shapes, NaN, negative or
-    singular input, and warns if `max_iterations` did not suffice.
+    positive weight. `ghost_border` adds the released code's edges from the first row and column to a pixel of
+    value zero outside; without it the border is free (Neumann). Differentiable in all three. What else the
+    fast twin takes (start, tolerance, ...) means nothing here.
+
+        >>> weights, labels = torch.zeros(2, 1, 5)
+        >>> weights[0, 0], weights[0, 4], labels[0, 4] = 1e6, 1e6, 4.0
+        >>> diffuse(weights, labels, torch.ones(1, 5)).round(decimals=3)
+        tensor([[0., 1., 2., 3., 4.]])
     """
-    if not weights.shape == labels.shape == smoothness.shape or weights.ndim < 2 or weights.numel() == 0:
-        raise ValueError(
-            "weights, labels and smoothness must have one shape [..., H, W] without empty sides, got "
-            f"{tuple(weights.shape)}, {tuple(labels.shape)}, {tuple(smoothness.shape)}"
-        )
-    shape = weights.shape
-    weights, labels, smoothness = (x.reshape(-1, *shape[-2:]) for x in (weights, labels, smoothness))
-    _check_values(weights, labels, smoothness)
+    pixel = torch.arange(weights.numel()).view(weights.shape)
     right, down = edge_weights(smoothness, edge_rule)
-    ghost = _ghost_edges(smoothness) if ghost_border else None
-    _check_connected(weights if ghost is None else weights + ghost, right, down)
-    settings = _Settings(
-        None if start is None else start.detach().reshape(weights.shape),
-        tolerance,
-        tolerance if adjoint_tolerance is None else adjoint_tolerance,
-        max_iterations,
-        DiffusionReport() if report is None else report,
-    )
-    return _Diffusion.apply(weights, labels, right, down, ghost, settings).view(shape)
-
-
-def _ghost_edges(smoothness: Tensor) -> Tensor:
-    """What the edges to pixels of value zero, left and above the image, add to the diagonal [B, H, W]."""
-    height, width = smoothness.shape[1:]
-    return pad(smoothness[:, :, :1], (0, width - 1)) + pad(smoothness[:, :1], (0, 0, 0, height - 1))
-
-
-@dataclass(frozen=True)
-class _Settings:
-    start: Tensor | None
-    tolerance: float
-    adjoint_tolerance: float
-    max_iterations: int
-    report: DiffusionReport
-
-
-class _Diffusion(torch.autograd.Function):
-    """Solve A D = weights * labels with A = diag(weights + ghost) + L(right, down)."""
-
-    @staticmethod
-    def forward(ctx, weights, labels, right, down, ghost, settings):
-        system = (weights if ghost is None else weights + ghost, right, down)
-        # solved about the mean label, so that a large offset costs no digits
-        mean = (weights * labels).sum((1, 2), keepdim=True) / weights.sum((1, 2), keepdim=True)
-        rhs = weights * (labels - mean)
-        solution, info, hierarchy = _solve(
-            Hierarchy(*system),
-            system,
-            rhs if ghost is None else rhs - ghost * mean,
-            None if settings.start is None else settings.start - mean,
-            settings.tolerance,
-            settings.max_iterations,
-            _label_energy(weights, labels, mean, degree(right, down), settings.tolerance),
-        )
-        solution = solution + mean
-        settings.report.forward = info
-        _warn_unless_converged(info, "diffusion")
-        ctx.hierarchy, ctx.settings = hierarchy, settings
-        ctx.save_for_backward(weights, labels, solution, *system)
-        return solution
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad):
-        """With A q = grad, the change of the solution by a change of A or b is q . (db - dA D)."""
-        weights, labels, solution, *system = ctx.saved_tensors
-        settings = ctx.settings
-        adjoint, info, _ = _solve(
-            ctx.hierarchy, system, grad, None, settings.adjoint_tolerance, settings.max_iterations, None
-        )
-        settings.report.adjoint = info
-        _warn_unless_converged(info, "adjoint of the diffusion")
-        need = ctx.needs_input_grad
-        return (
-            adjoint * (labels - solution) if need[0] else None,
-            adjoint * weights if need[1] else None,
-            -adjoint.diff(dim=2) * solution.diff(dim=2) if need[2] else None,
-            -adjoint.diff(dim=1) * solution.diff(dim=1) if need[3] else None,
-            -adjoint * solution if need[4] else None,
-            None,
-        )
-
-
-def _solve(hierarchy: Hierarchy, system, rhs: Tensor, start, tolerance, max_iterations, energy):
-    """Solution, how it went, and the hierarchy that found it: in float64 where float32 has too few digits.
-
-    That happens where a large part without labels is all but cut off: its mean hangs by a thread.
-    """
-    if hierarchy.pull.dtype == rhs.dtype:
-        solution, info = hierarchy.solve(rhs, start, tolerance, max_iterations, energy)
-        if info.converged or rhs.dtype == torch.float64:
-            return solution, info, hierarchy
-        hierarchy = Hierarchy(*(part.double() for part in system))
-    start, energy = (None if part is None else part.double() for part in (start, energy))
-    solution, info = hierarchy.solve(rhs.double(), start, tolerance, max_iterations, energy)
-    return solution.to(rhs.dtype), info, hierarchy
-
-
-def _label_energy(weights: Tensor, labels: Tensor, mean: Tensor, degrees: Tensor, tolerance: float) -> Tensor:
-    """What an error is measured against [B]: the energy of pulling each label alone away from the mean label.
-
-    Label and neighbourhood are springs in series, so neither very strong nor very weak labels distort this
-    measure, unlike the energy of the map itself. The second term is the energy of rounding the map once.
-    """
-    stiffness = weights * degrees / (weights + degrees)
-    rounding = torch.finfo(labels.dtype).eps / tolerance
-    return (stiffness * ((labels - mean).square() + (rounding * mean).square())).sum((1, 2))
-
-
-def _warn_unless_converged(info: SolveInfo, what: str) -> None:
-    if not info.converged:
-        warnings.warn(
-            f"{what}: relative error {info.relative_error:.1e} after {info.iterations} iterations; "
-            "raise max_iterations, or the tolerance if it is below the precision of the dtype",
-            RuntimeWarning,
-            stacklevel=3,
-        )
-
-
-def _check_values(weights: Tensor, labels: Tensor, smoothness: Tensor) -> None:
-    for name, values, lowest in (
-        ("weights", weights, 0.0),
-        ("smoothness", smoothness, 0.0),
-        ("labels", labels, -torch.inf),
-    ):
-        low, high = (bound.item() for bound in values.detach().aminmax())
-        if not (np.isfinite(low) and np.isfinite(high)):
-            raise ValueError(f"{name} must be finite, got values from {low} to {high}")
-        if low < lowest:
-            raise ValueError(f"{name} must not be negative, got {low}")
-
-
-def _check_connected(pull: Tensor, right: Tensor, down: Tensor) -> None:
-    """Refuse singular systems; looks for separate parts only if some edge is exactly zero."""
-    pull, right, down = pull.detach(), right.detach(), down.detach()
-    for index, largest in enumerate(pull.flatten(1).amax(1).tolist()):
-        if largest <= 0:
-            raise ValueError(
-                f"all weights of map {index} are zero: the diffusion has no solution. Is every point outside "
-                "the image?"
-            )
-    if (right > 0).all() and (down > 0).all():
-        return
-    height, width = pull.shape[1:]
-    pixel = np.arange(height * width).reshape(height, width)
-    for index in range(len(pull)):
-        across, below = right[index].cpu().numpy() > 0, down[index].cpu().numpy() > 0
-        first = np.concatenate([pixel[:, :-1][across], pixel[:-1][below]])
-        second = np.concatenate([pixel[:, 1:][across], pixel[1:][below]])
-        joined = coo_matrix((np.ones(len(first), bool), (first, second)), shape=(pixel.size, pixel.size))
-        count, part = connected_components(joined, directed=False)
-        held = np.zeros(count, bool)
-        held[part[pull[index].cpu().numpy().ravel() > 0]] = True
-        if not held.all():
-            y, x = divmod(int(np.argmax(~held[part])), width)
-            raise ValueError(
-                f"map {index}: the part around pixel (x={x}, y={y}) is cut off by zero smoothness and holds "
-                "no weight, so its depth is undefined"
-            )
+    first = torch.cat([pixel[:, :-1].flatten(), pixel[:-1].flatten()])
+    second = torch.cat([pixel[:, 1:].flatten(), pixel[1:].flatten()])
+    edge = torch.cat([right.flatten(), down.flatten()])
+    links = weights.new_zeros(weights.numel(), weights.numel()).index_put((first, second), edge)
+    links = links + links.T
+    diagonal = weights + ghost_edges(smoothness) if ghost_border else weights
+    matrix = torch.diag(diagonal.flatten() + links.sum(1)) - links
+    return torch.linalg.solve(matrix, (weights * labels).flatten()).view(weights.shape)

@@ -17,8 +17,11 @@ import torch.nn.functional as F
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 from torch import Tensor
 
-from diffdiffdepth.models.diffusion import DiffusionReport, EdgeRule, diffuse
-from diffdiffdepth.models.splatting import Opacity, splat
+from diffdiffdepth.models import diffusion, splatting
+from diffdiffdepth.models.diffusion import EdgeRule
+from diffdiffdepth.models.fast import diffusion as fast_diffusion
+from diffdiffdepth.models.fast import splatting as fast_splatting
+from diffdiffdepth.models.splatting import Opacity
 from diffdiffdepth.scene import SparsePoints
 from shared.errors import RunError
 from shared.runs.config import STRICT
@@ -99,11 +102,22 @@ class LabelScale:
 class PointDepth:
     """Points, their diffusion into a dense map, and the numbers that optimisation may change.
 
-    The state is kept by `state_dict` and `load_state_dict`, also if points were added meanwhile.
+    The state is kept by `state_dict` and `load_state_dict`, also if points were added meanwhile. `plain`: by
+    the equations as they are written in `models/`, for small scenes, instead of their fast twins.
     """
 
-    def __init__(self, points: SparsePoints, image: Tensor, options: DepthOptions, scale: LabelScale):
+    def __init__(
+        self,
+        points: SparsePoints,
+        image: Tensor,
+        options: DepthOptions,
+        scale: LabelScale,
+        plain: bool = False,
+    ):
         self.options, self.scale = options, scale
+        self._splat, self._diffuse = fast_splatting.splat, fast_diffusion.diffuse
+        if plain:
+            self._splat, self._diffuse = splatting.splat, diffusion.diffuse
         self.size = tuple(image.shape[-2:])
         weights = torch.ones_like(points.labels) if points.weights is None else points.weights
         self.groups: dict[str, Tensor] = {
@@ -115,7 +129,7 @@ class PointDepth:
         if options.ghost_border:  # the released code softens the pull of its border this way
             q = self.groups["smoothness"]
             q[0], q[-1], q[:, 0], q[:, -1] = (q.max(),) * 4
-        self.report = DiffusionReport()
+        self.report = fast_diffusion.DiffusionReport()
         self._start: Tensor | None = None  # the last solution
         self._splatted: tuple[Tensor, Tensor] | None = None
 
@@ -128,7 +142,7 @@ class PointDepth:
 
     def dense(self) -> Tensor:
         """The map [H, W], disparity or depth in the scene's unit; starts from the last solution."""
-        label_map, weight_map = self._splat()
+        label_map, weight_map = self._splat_points()
         theta = torch.exp(-self.groups["smoothness"]) + LEAST_SMOOTHNESS
         factor = self.options.supersampling
         if factor > 1:
@@ -136,7 +150,7 @@ class PointDepth:
                 theta[None, None], scale_factor=factor, mode="bilinear", align_corners=False
             )[0, 0]
         try:
-            solution = diffuse(
+            solution = self._diffuse(
                 weight_map,
                 label_map,
                 theta,
@@ -158,11 +172,11 @@ class PointDepth:
         forward, adjoint = self.report.forward, self.report.adjoint
         return {"solve_steps": forward.iterations, "adjoint_steps": adjoint.iterations}
 
-    def _splat(self) -> tuple[Tensor, Tensor]:
+    def _splat_points(self) -> tuple[Tensor, Tensor]:
         """Label and weight map; kept while no point can have moved."""
         if self._splatted is not None:
             return self._splatted
-        maps = splat(
+        maps = self._splat(
             self.groups["positions"],
             self.groups["labels"],
             torch.exp(-self.groups["weights"]),

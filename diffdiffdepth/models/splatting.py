@@ -6,18 +6,14 @@ At a pixel at distance r from a point, with squared-exponential profile G = exp(
     transmittance   T = product over nearer points of exp(-ATTENUATION G)          (Eq. 9)
     label map       S = sum T A label             weight map = sum T weight exp(-(r^2 / 2 l^2)^2)    (Eq. 3-6)
 
-Every (point, pixel) pair within the kernel is one entry. Entries are sorted once by pixel, front to back
-within a pixel, and as log T is a sum, one running sum over all entries gives every transmittance: no tiles,
-no limit on the points per pixel, memory linear in the points.
+`splat` here is this equation, point by point; `models/fast/splatting.py` is its fast twin.
 """
 
 import math
-from collections.abc import Iterator
 from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 __all__ = ["Opacity", "splat"]
 
@@ -29,8 +25,6 @@ DEPTH_SIGMA = 1.0
 PEAK = 6.2  # density in the middle of a point ("rho"; released code, not in the paper)
 CENTRE = 5.0  # of a point in its own frame along the ray, which starts at 0 and ends at EXIT
 EXIT = 8.0
-
-ENTRIES_PER_BAND = 1 << 17
 
 
 def _optical_depth(z: float) -> float:
@@ -44,10 +38,7 @@ DENSITY = PEAK * math.sqrt(2 * math.pi) * DEPTH_SIGMA  # 15.541, of the whole ra
 ATTENUATION = _optical_depth(EXIT)  # 15.520
 # The released code sums 8 samples of the label integral: A = sum over samples of factor G exp(-depth G).
 SAMPLES = tuple(
-    (
-        6 / 7 * PEAK * math.exp(-((z - CENTRE) ** 2) / (2 * DEPTH_SIGMA**2)),
-        _optical_depth(z),
-    )
+    (6 / 7 * PEAK * math.exp(-((z - CENTRE) ** 2) / (2 * DEPTH_SIGMA**2)), _optical_depth(z))
     for z in (2 + 6 / 7 * i for i in range(8))
 )
 
@@ -67,159 +58,37 @@ def splat(
 
     positions_px [n, 2] are (x, y) in the image of `size`, pixel centres on integers; the kernel's widths
     are in pixels of the finer grid. `near_is_large`: labels are disparities (True) or depths (False), which
-    decides who hides whom; ties go to the earlier point. Points may lie outside. The kernel spans (2
-    half_size + 1)^2 pixels (7 x 7 in the paper). Differentiable in positions, labels and weights. Raises
-    ValueError on wrong shapes, NaN, or an impossible size.
+    decides who hides whom; ties go to the earlier point. Points may be outside. The kernel spans (2
+    half_size + 1)^2 pixels (7 x 7 in the paper). Differentiable in positions, labels and weights.
+
+        >>> points = torch.tensor([[4.0, 4.0]]), torch.tensor([2.5]), torch.ones(1)
+        >>> label_map, weight_map = splat(*points, (9, 9), near_is_large=True)
+        >>> round(label_map[4, 4].item(), 3), round(weight_map[4, 4].item(), 3)
+        (2.5, 1.0)
     """
-    count = labels.numel()
-    if positions_px.shape != (count, 2) or labels.shape != (count,) or weights.shape != (count,):
-        raise ValueError(
-            "splatting needs positions_px [n, 2], labels [n] and weights [n], got "
-            f"{tuple(positions_px.shape)}, {tuple(labels.shape)}, {tuple(weights.shape)}"
-        )
-    if min(size) < 1 or supersampling < 1 or half_size < 1:
-        raise ValueError(f"impossible size {size}, supersampling {supersampling} or half_size {half_size}")
-    if opacity not in ("analytic", "quadrature"):
-        raise ValueError(f"opacity must be 'analytic' or 'quadrature', got {opacity!r}")
-    for name, values in (("positions_px", positions_px), ("labels", labels), ("weights", weights)):
-        if not torch.isfinite(values).all():
-            raise ValueError(f"{name} of the points contain NaN or infinity")
-    fine = (size[0] * supersampling, size[1] * supersampling)
-    positions_px = (positions_px + 0.5) * supersampling - 0.5
-    return _Splat.apply(positions_px, labels, weights, fine, near_is_large, half_size, opacity)
+    height, width = (side * supersampling for side in size)
+    label_map, weight_map, optical_depth = (labels.new_zeros(height, width) for _ in range(3))
+    for k in torch.argsort(labels, descending=near_is_large, stable=True).tolist():  # front to back
+        x, y = (positions_px[k] + 0.5) * supersampling - 0.5
+        columns, rows = _window(x, half_size, width), _window(y, half_size, height)[:, None]
+        squared = (columns - x).square() + (rows - y).square()  # r^2
+        profile = torch.exp(-squared / (2 * LABEL_SIGMA_PX**2))  # G
+        seen = torch.exp(-ATTENUATION * optical_depth[rows, columns])  # T
+        label_map[rows, columns] += seen * _opacity(profile, opacity) * labels[k]
+        falloff = torch.exp(-((squared / (2 * WEIGHT_SIGMA_PX**2)) ** 2))
+        weight_map[rows, columns] += seen * weights[k] * falloff
+        optical_depth[rows, columns] += profile
+    return label_map, weight_map
 
 
-class _Band:
-    """All entries of some rows of the image: `points` by `k` by `k`, the points from front to back.
-
-    Entries of those points outside the rows have the extra pixel number `pixel_count`, which nothing reads.
-    """
-
-    def __init__(self, points: Tensor, positions: Tensor, rows: tuple[int, int], width: int, half_size: int):
-        self.points, self.rows = points, slice(*rows)
-        self.shape = (rows[1] - rows[0], width)
-        self.pixel_count = self.shape[0] * width
-        x_px, y_px = positions[points].unbind(1)
-        x, self.dx, x_profile = self._along(x_px, 0, width, half_size)  # [n, k]
-        y, self.dy, y_profile = self._along(y_px, rows[0], self.shape[0], half_size)
-        pixel = (y * width)[:, :, None] + x[:, None]
-        outside = (y < 0)[:, :, None] | (x < 0)[:, None]
-        self.pixel = pixel.masked_fill_(outside, self.pixel_count).flatten()
-        self.profile = y_profile[:, :, None] * x_profile[:, None]  # G
-        self.squared = self.dy.square()[:, :, None] + self.dx.square()[:, None]  # r^2
-
-    @staticmethod
-    def _along(positions: Tensor, first: int, extent: int, half_size: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Pixel number within the band (-1 outside), offset and profile of every step along one axis."""
-        steps = torch.arange(2 * half_size + 1, device=positions.device, dtype=positions.dtype)
-        pixel = torch.ceil(positions - half_size)[:, None] + steps
-        offset = pixel - positions[:, None]
-        profile = torch.exp(offset.square() * (-0.5 / LABEL_SIGMA_PX**2))
-        number = torch.where((pixel >= first) & (pixel < first + extent), pixel - first, -1)
-        return number.int(), offset, profile
-
-    def sorted_by_pixel(self) -> Tensor:
-        return torch.sort(self.pixel, stable=True).indices
-
-    def opacity(self, kind: Opacity) -> tuple[Tensor, Tensor]:
-        """A, and its derivative by G."""
-        if kind == "analytic":
-            through = torch.exp(-DENSITY * self.profile)
-            return 1 - through, DENSITY * through
-        total, slope = torch.zeros_like(self.profile), torch.zeros_like(self.profile)
-        for factor, depth in SAMPLES:
-            term = factor * torch.exp(-depth * self.profile)
-            total += term * self.profile
-            slope += term * (1 - depth * self.profile)
-        return total, slope
-
-    def weight(self) -> tuple[Tensor, Tensor]:
-        """The super-Gaussian of order 2, and its derivative by r^2."""
-        inner = self.squared * (0.5 / WEIGHT_SIGMA_PX**2)
-        value = torch.exp(-inner.square())
-        return value, value * inner * (-1 / WEIGHT_SIGMA_PX**2)
-
-    def sum_before(self, values: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
-        """For every entry the sum of `values` over the entries before it in its pixel, and after it.
-
-        The running sum crosses all pixels of the band, hence float64.
-        """
-        flat = values.flatten().double()
-        sums = flat.new_zeros(self.pixel_count + 1).index_add_(0, self.pixel, flat)
-        ordered = flat.index_select(0, order)
-        before = torch.empty_like(flat).scatter_(0, order, torch.cumsum(ordered, 0).sub_(ordered))
-        before -= (sums.cumsum(0) - sums).index_select(0, self.pixel)
-        after = sums.index_select(0, self.pixel).sub_(before).sub_(flat)
-        return before.to(values.dtype).view_as(values), after.to(values.dtype).view_as(values)
-
-    def summed(self, values: Tensor) -> Tensor:
-        """Sum of the entries of every pixel, [rows, width]."""
-        sums = values.new_zeros(self.pixel_count + 1).index_add_(0, self.pixel, values.flatten())
-        return sums[:-1].view(self.shape)
-
-    def spread(self, image: Tensor) -> Tensor:
-        """The value of a whole image [H, W] at every entry, zero outside the band."""
-        padded = torch.cat([image[self.rows].flatten(), image.new_zeros(1)])
-        return padded.index_select(0, self.pixel).view_as(self.profile)
+def _window(centre: Tensor, half_size: int, extent: int) -> Tensor:
+    """The pixels 0 ... extent - 1 that the kernel covers along one axis."""
+    first = torch.ceil(centre.detach() - half_size)
+    pixels = torch.arange(extent, device=centre.device)
+    return pixels[(pixels >= first) & (pixels <= first + 2 * half_size)]
 
 
-def _bands(
-    positions: Tensor, front_to_back: Tensor, size: tuple[int, int], half_size: int
-) -> Iterator[_Band]:
-    """The image cut into bands of about ENTRIES_PER_BAND entries."""
-    height, width = size
-    entries = len(positions) * (2 * half_size + 1) ** 2
-    rows = max(4 * half_size, math.ceil(height * ENTRIES_PER_BAND / max(entries, 1)))
-    first_row = torch.ceil(positions[:, 1] - half_size)[front_to_back]
-    for top in range(0, height, rows):
-        bottom = min(top + rows, height)
-        touches = (first_row < bottom) & (first_row >= top - 2 * half_size)
-        yield _Band(front_to_back[touches], positions, (top, bottom), width, half_size)
-
-
-class _Splat(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, positions, labels, weights, size, near_is_large, half_size, opacity):
-        front_to_back = torch.sort(labels, descending=near_is_large, stable=True).indices
-        label_map, weight_map = labels.new_zeros(2, *size)
-        saved = []
-        for band in _bands(positions, front_to_back, size, half_size):
-            order = band.sorted_by_pixel()
-            depth, _ = band.sum_before(band.profile, order)
-            seen = depth.clamp_(min=0).mul_(-ATTENUATION).exp_()  # T
-            alpha, weight = band.opacity(opacity)[0], band.weight()[0]
-            label_map[band.rows] = band.summed(alpha.mul_(seen).mul_(labels[band.points, None, None]))
-            weight_map[band.rows] = band.summed(weight.mul_(seen).mul_(weights[band.points, None, None]))
-            saved += [order.int(), seen]
-        ctx.save_for_backward(positions, labels, weights, front_to_back, *saved)
-        ctx.settings = (size, half_size, opacity)
-        return label_map, weight_map
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad_label_map, grad_weight_map):
-        positions, labels, weights, front_to_back, *saved = ctx.saved_tensors
-        size, half_size, opacity = ctx.settings
-        grads = [torch.zeros_like(x) for x in (positions, labels, weights)]
-        bands = _bands(positions, front_to_back, size, half_size)
-        for band, order, seen in zip(bands, saved[0::2], saved[1::2], strict=True):
-            by_label = band.spread(grad_label_map).mul_(seen)
-            by_weight = band.spread(grad_weight_map).mul_(seen)
-            (alpha, alpha_slope), (profile, profile_slope) = band.opacity(opacity), band.weight()
-            grad_label, grad_weight = alpha.mul_(by_label), profile.mul_(by_weight)
-            by_label.mul_(labels[band.points, None, None])
-            by_weight.mul_(weights[band.points, None, None])
-
-            # a point also dims what lies behind it in the same pixel
-            shown = alpha * labels[band.points, None, None] + profile * weights[band.points, None, None]
-            _, behind = band.sum_before(shown, order.long())
-            by_profile = by_label.mul_(alpha_slope).sub_(behind, alpha=ATTENUATION)
-            by_squared = by_profile.mul_(band.profile).mul_(-0.5 / LABEL_SIGMA_PX**2)
-            by_squared.addcmul_(by_weight, profile_slope)
-
-            by_x = (by_squared.sum(1) * band.dx).sum(1)  # dx is pixel minus point
-            by_y = (by_squared.sum(2) * band.dy).sum(1)
-            grads[0].index_add_(0, band.points, -2 * torch.stack([by_x, by_y], 1))
-            grads[1].index_add_(0, band.points, grad_label.sum((1, 2)))
-            grads[2].index_add_(0, band.points, grad_weight.sum((1, 2)))
-        return *grads, None, None, None, None
+def _opacity(profile: Tensor, kind: Opacity) -> Tensor:
+    if kind == "analytic":
+        return 1 - torch.exp(-DENSITY * profile)
+    return sum(factor * profile * torch.exp(-depth * profile) for factor, depth in SAMPLES)

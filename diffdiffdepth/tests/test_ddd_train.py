@@ -1,6 +1,7 @@
 """The optimisation routine: every group helps, scale and interruptions do not matter, the script runs."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,6 @@ from scipy import ndimage
 from diffdiffdepth import routine, train
 from diffdiffdepth.config import RateConfig, ScheduleConfig, TrainConfig
 from diffdiffdepth.losses import LossWeights, ReprojectionLoss
-from diffdiffdepth.models import point_depth
 from diffdiffdepth.models.point_depth import (
     GROUPS,
     DepthOptions,
@@ -171,10 +171,10 @@ def test_schedule_of_the_paper():
 
 def test_points_are_splatted_once_while_only_smoothness_moves(monkeypatch):
     calls = []
-    real = point_depth.splat
-    monkeypatch.setattr(point_depth, "splat", lambda *args, **kw: calls.append(1) or real(*args, **kw))
     scene = light_field(60)
     model = model_of(scene, supersampling=1)
+    real = model._splat
+    monkeypatch.setattr(model, "_splat", lambda *args, **kw: calls.append(1) or real(*args, **kw))
     loss = ReprojectionLoss(scene, LossWeights())
     adam = GroupAdam(model)
     for group, expected in (("smoothness", 1), ("labels", 3), ("smoothness", 1)):
@@ -183,6 +183,24 @@ def test_points_are_splatted_once_while_only_smoothness_moves(monkeypatch):
         for _ in range(3):
             descend(adam, loss(model.dense())["total"])
         assert len(calls) == expected, group
+
+
+@pytest.mark.parametrize("make", [light_field, multi_view])
+def test_plain_and_fast_model_agree_in_map_and_gradients(make):
+    scene = make()
+    scene = replace(scene, points=noisy_points(scene.truth, 25, 0.1, scene.points.kind))
+    small = scene.centre[:, :16, :18]
+    loss_weights = torch.rand(16, 18, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    options, scale = DepthOptions(supersampling=1, tolerance=1e-10), LabelScale.of(scene.points)
+    for group in GROUPS:
+        results = []
+        for plain in (False, True):
+            model = PointDepth(scene.points, small, options, scale, plain=plain)
+            values = model.choose(group)
+            dense = model.dense()
+            results.append((dense, *torch.autograd.grad((dense * loss_weights).sum(), values)))
+        for fast, slow in zip(*results, strict=True):
+            torch.testing.assert_close(fast, slow, rtol=1e-5, atol=1e-6)
 
 
 def test_state_survives_added_points():
