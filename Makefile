@@ -66,8 +66,9 @@ test: $(READY) ## all tests a newcomer needs (at most 6 minutes on two cores)
 test-all: $(READY) ## also the slow ones
 	$(PYTEST) $(ARGS)
 
-lint: $(READY) ## ruff
+lint: $(READY) ## ruff, and the types by pyrefly
 	$(PY) -m ruff check .
+	$(PY) -m pyrefly check
 
 bench: $(READY) ## every hot operation beside its plain twin, as ratios in one run
 	$(PY) -m benchmarks.run $(ARGS)

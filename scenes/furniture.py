@@ -153,7 +153,7 @@ def _chair_back(style: ChairStyle, grain: Texture, upright: Texture, fabric: Tex
     half_w, tall = style.width / 2 - 0.02, style.back_height
     foot = placed((0, style.depth / 2 - 0.02, style.seat_height - 0.02), roll_deg=-style.lean_deg)
 
-    def at(x: float, y: float, z: float):  # noqa: ANN202 - a placement in the leaning frame
+    def at(x: float, y: float, z: float): - a placement in the leaning frame
         return foot @ placed((x, y, z))
 
     posts = [cone(0.02, 0.014, tall / 2, at(x, 0, tall / 2)) for x in (-half_w, half_w)]

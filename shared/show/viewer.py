@@ -283,7 +283,7 @@ class ViewerPage:
         self._frustums: list[Any] = []
         self._clouds: list[tuple[PointCloud, Any, Any]] = []  # with its handle and its switch
         self._viser, self._server = _start_server(scene.title, host, port)
-        name = "localhost" if host in ("127.0.0.1", "0.0.0.0", "") else host
+        name = "localhost" if host in ("127.0.0.1", "0.0.0.0", "") else host  # noqa: S104 (a comparison)
         self.url = f"http://{name}:{self._server.get_port()}"
         self._build_panel()
         self._show_part(self.part.name)

@@ -1,7 +1,8 @@
 """What the READMEs tell a reader to type: every command is understood, and those that need no data run.
 
-A fenced block whose first line is `# needs: ...` is for data that the reader brings. The commands of all other
-blocks are run, in order, in a copy of the tree whose quick configurations are tiny (`slow`); then the Python.
+A fenced block whose first line is `# needs: ...` is for data that the reader brings. The commands of all
+other blocks are run, in order, in a copy of the tree whose quick configurations are tiny (`slow`); then the
+Python lines.
 """
 
 import argparse
