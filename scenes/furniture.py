@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from torch import Tensor
 
 from scenes.patterns import Colour, cloth, stripes, wood
 from scenes.scene import Item
@@ -153,7 +154,8 @@ def _chair_back(style: ChairStyle, grain: Texture, upright: Texture, fabric: Tex
     half_w, tall = style.width / 2 - 0.02, style.back_height
     foot = placed((0, style.depth / 2 - 0.02, style.seat_height - 0.02), roll_deg=-style.lean_deg)
 
-    def at(x: float, y: float, z: float): - a placement in the leaning frame
+    def at(x: float, y: float, z: float) -> Tensor:
+        """A placement in the leaning frame."""
         return foot @ placed((x, y, z))
 
     posts = [cone(0.02, 0.014, tall / 2, at(x, 0, tall / 2)) for x in (-half_w, half_w)]
