@@ -15,10 +15,11 @@ from benchmarks.plain_deepvoxels import (
     plain_frustum_coords,
     plain_voxel_pixels,
 )
-from deepvoxels.losses import crop_border, l1_loss
+from deepvoxels.losses import crop_border
+from deepvoxels.models.fast.sampling import lift, sampled_rows
 from deepvoxels.models.generator import Generator
 from deepvoxels.models.options import GeneratorOptions
-from deepvoxels.models.volume import FrustumMap, SparseMap, lift, project
+from deepvoxels.models.volume import SamplingMap
 from shared.geometry.camera import look_at
 from shared.runs.process import keep_large_buffers
 
@@ -83,7 +84,7 @@ def prepare_lift() -> Trial:
     grad = grad.contiguous(memory_format=torch.channels_last_3d)
     uv, seen = plain_voxel_pixels(pixels_in_map(K, options), poses[0], options, SCENE)
 
-    def new_map() -> SparseMap:
+    def new_map() -> SamplingMap:
         return geometry.lifting(K, poses[0], options.image_side, side)
 
     def sample(x: Tensor) -> Tensor:
@@ -93,8 +94,8 @@ def prepare_lift() -> Trial:
 
     kept = new_map()
     candidates = {
-        "ours": lambda: with_gradient(features, grad, lambda x: lift(x, [kept], grid)),
-        "ours, new camera": lambda: with_gradient(features, grad, lambda x: lift(x, [new_map()], grid)),
+        "ours": lambda: with_gradient(features, grad, lambda x: lift(x, [kept])),
+        "ours, new camera": lambda: with_gradient(features, grad, lambda x: lift(x, [new_map()])),
         "index gather": lambda: with_gradient(features, grad, lambda x: gather_lift(x, uv, seen, grid)),
         "grid_sample": lambda: with_gradient(features, grad, sample),
     }
@@ -113,7 +114,7 @@ def prepare_project() -> Trial:
     coords, inside = plain_frustum_coords(pixels_in_map(K, options), poses[1], options, SCENE)
     grad = torch.randn(1, options.grid_features, *inside.shape)
 
-    def new_map() -> FrustumMap:
+    def new_map() -> SamplingMap:
         return geometry.projection(K, poses[1], options.image_side, options.feature_side)
 
     kept = new_map()
@@ -128,8 +129,8 @@ def prepare_project() -> Trial:
         return (values[0].flatten(1)[:, kept.position].T if values.ndim == 5 else values), gradient
 
     candidates = {
-        "ours": lambda: with_gradient(volume, rows_grad, lambda x: project(x, [kept])[0]),
-        "ours, new camera": lambda: with_gradient(volume, rows_grad, lambda x: project(x, [new_map()])[0]),
+        "ours": lambda: with_gradient(volume, rows_grad, lambda x: sampled_rows(x[0], kept)),
+        "ours, new camera": lambda: with_gradient(volume, rows_grad, lambda x: sampled_rows(x[0], new_map())),
         "index gather": lambda: with_gradient(volume, grad, lambda x: gather_frustum(x, coords, inside)),
         "grid_sample": lambda: with_gradient(volume, grad, sample),
     }
@@ -147,7 +148,7 @@ def training_data(options: GeneratorOptions) -> tuple[Tensor, Tensor]:
 
 
 def objective(rendered: Tensor, truth: Tensor) -> Tensor:
-    return 200 * l1_loss(crop_border(rendered, 5), crop_border(truth, 5))
+    return 200 * F.l1_loss(crop_border(rendered, 5), crop_border(truth, 5))
 
 
 def our_step(size: str, keep_maps: bool) -> Callable[[], float]:
@@ -161,16 +162,16 @@ def our_step(size: str, keep_maps: bool) -> Callable[[], float]:
     geometry = generator.geometry((0.0, 0.0, 0.0), *SCENE)
     optimizer = torch.optim.Adam(generator.parameters(), lr=4e-4, fused=True)
 
-    def maps() -> tuple[SparseMap, list[FrustumMap]]:
+    def maps() -> tuple[list[SamplingMap], list[SamplingMap]]:
         lifting = generator.lifting(geometry, K, poses[0])
-        return lifting, [generator.projection(geometry, K, pose) for pose in poses[1:]]
+        return [lifting], [generator.projection(geometry, K, pose) for pose in poses[1:]]
 
     kept = maps() if keep_maps else None
 
     def step() -> float:
-        rendering, state = generator(source, *(kept or maps()))
-        generator.remember(state.detach())
-        loss = objective(rendering.images, targets)
+        images, state = generator(source, *(kept or maps()))
+        generator.remember(state)
+        loss = objective(images, targets)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -214,13 +215,13 @@ def step_difference() -> float:
     plain.copy_weights(ours)
     geometry = ours.geometry((0.0, 0.0, 0.0), *SCENE)
     maps = [ours.projection(geometry, K, pose) for pose in poses[1:]]
-    rendering, state = ours(source, ours.lifting(geometry, K, poses[0]), maps)
+    images, state = ours(source, [ours.lifting(geometry, K, poses[0])], maps)
     rendered = plain(source, pixels_in_map(K, options), poses[0], poses[1:], SCENE)
-    objective(rendering.images, targets).backward()
+    objective(images, targets).backward()
     objective(rendered, targets).backward()
     norms = [torch.stack([p.grad.norm() for p in model.parameters()]).norm() for model in (plain, ours)]
     first = [plain.extractor[0][1].weight.grad, ours.extractor.downs[0].refine.conv.weight.grad]
-    pairs = [(rendered, rendering.images), (plain.state, state), norms, first]
+    pairs = [(rendered, images), (plain.state, state), norms, first]
     return largest_difference(*zip(*pairs, strict=True))
 
 
@@ -254,7 +255,7 @@ def prepare_frame(size: str) -> Trial:
     @torch.no_grad()
     def frame(again: bool) -> tuple[Tensor, ...]:
         shown = generator.inpaint(generator.state) if again else volume
-        return (generator.render(shown, generator.projection(geometry, K, poses[1])).images,)
+        return (generator.render(shown, [generator.projection(geometry, K, poses[1])])[0],)
 
     candidates = {"ours": lambda: frame(False), "inpainting for each frame": lambda: frame(True)}
     return Trial(candidates, largest_difference, 1e-3)

@@ -5,30 +5,29 @@
 Writes eval.json (per view and mean), test_views.png, a video in colour and depth, and report.html.
 """
 
+import argparse
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from deepvoxels.api import TrainedScene
 from deepvoxels.config import TrainConfig
-from deepvoxels.datasets.scene import PosedScene
-from deepvoxels.datasets.views import load_views
+from deepvoxels.datasets.scene import PosedScene, load_views, nearest_neighbour
 from deepvoxels.losses import crop_border
-from deepvoxels.methods import Method, NearestNeighbourMethod, build_method, render_views
 from deepvoxels.published import METHOD_NAMES, row_name
 from deepvoxels.report import run_tables, write_run_report
 from shared.quality.metrics import depth_errors, psnr
 from shared.quality.ssim import ssim
-from shared.runs.checkpoint import load_checkpoint
-from shared.runs.command import command_line, parse_eval_args, select_device
-from shared.runs.config import config_from_dict
-from shared.runs.folder import find_checkpoint, write_results
+from shared.results import DepthMap, Views
+from shared.runs.command import command_line, parse_eval_args
+from shared.runs.folder import write_results
 
-__all__ = ["DEFINITIONS", "evaluate", "load_run", "measure", "summary"]
+__all__ = ["DEFINITIONS", "NearestNeighbour", "evaluate", "measure", "summary"]
 
 # The paper does not define its measure; the first of these is the authors' own practice one year later.
 DEFINITIONS = {
@@ -39,36 +38,46 @@ DEFINITIONS = {
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    args = parse_eval_args(__doc__, argv)
-    config, method, train_views, test_views = load_run(args.run, args.checkpoint, select_device(args.device))
-    results = evaluate(config, method, train_views, test_views, args.run)
+    args = parse_eval_args(__doc__, argv, add_arguments)
+    scene = TrainedScene.load(args.run, args.device, args.checkpoint)
+    config = scene.config
+    if args.data:
+        config = replace(config, data=replace(config.data, root=str(args.data)))
+    results = evaluate(scene, config, *load_views(config), args.run)
     write_results(args.run, results)
     for table in run_tables(results):
         print(table.text())  # noqa: T201
     print(summary(results))  # noqa: T201
 
 
-def load_run(
-    folder: Path, which: str, device: torch.device
-) -> tuple[TrainConfig, Method, PosedScene, PosedScene]:
-    """Rebuild the method of a run folder with its trained weights, and load the views it was trained on."""
-    checkpoint = load_checkpoint(find_checkpoint(folder, which), paper="deepvoxels")
-    config = config_from_dict(TrainConfig, checkpoint.config, str(checkpoint.path))
-    train_views, test_views = load_views(config)
-    method = build_method(config, train_views, device)
-    checkpoint.load_into({"model": method.network})
-    method.network.eval()
-    return config, method, train_views, test_views
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    data = "where data.root of the run is now, if it moved"
+    parser.add_argument("--data", type=Path, metavar="DIR", help=data)
+
+
+class NearestNeighbour:
+    """The row of the table that learns nothing: the training photo taken in the most similar direction."""
+
+    def __init__(self, views: PosedScene) -> None:
+        self.views = views
+
+    def render(self, world_from_cam: Tensor, K: Tensor | None = None) -> Views:
+        """A photo [3, S, S] for each camera [N, 4, 4]."""
+        return Views(self.views.batch(nearest_neighbour(self.views.world_from_cam, world_from_cam)))
 
 
 def evaluate(
-    config: TrainConfig, method: Method, train_views: PosedScene, test_views: PosedScene, folder: Path
+    scene: TrainedScene | NearestNeighbour,
+    config: TrainConfig,
+    train_views: PosedScene,
+    test_views: PosedScene,
+    folder: Path,
 ) -> dict[str, Any]:
     """Render and measure the test views; pictures, video and report.html go to `folder`."""
     started = time.perf_counter()
-    views = render_views(method, test_views.world_from_cam, test_views.K)
+    views = scene.render(test_views.world_from_cam, test_views.K)
     seconds_per_view = (time.perf_counter() - started) / len(test_views)
-    nearest = render_views(NearestNeighbourMethod(train_views), test_views.world_from_cam, test_views.K)
+    nearest = NearestNeighbour(train_views).render(test_views.world_from_cam)
     rows = measure(views.images, test_views, config.border_px)
     row = row_name(config.method, config.model.occlusion)
     results = {
@@ -87,7 +96,7 @@ def evaluate(
         "seconds_per_view": seconds_per_view,
         "per_view": [{"view": name, **row} for name, row in zip(test_views.names, rows, strict=True)],
     }
-    write_run_report(config, method, train_views, test_views, views, results, folder)
+    write_run_report(scene, config, train_views, test_views, views, results, folder)
     return results
 
 
@@ -105,13 +114,12 @@ def measure(images: Tensor, scene: PosedScene, border_px: int) -> list[dict[str,
     return [{name: float(values[i]) for name, values in columns.items()} for i in range(len(images))]
 
 
-def measure_depth(depth: Tensor | None, scene: PosedScene) -> dict[str, Any] | None:
-    """Errors of rendered z-depth [N, h, h] against the scene's own, where it has one, on the object only."""
+def measure_depth(depth: DepthMap | None, scene: PosedScene) -> dict[str, Any] | None:
+    """Errors of rendered depth against the scene's own, where it has one, on the object only."""
     if depth is None or scene.depth is None:
         return None
-    full = F.interpolate(depth[:, None], size=scene.depth.shape[-2:], mode="bilinear", align_corners=False)[
-        :, 0
-    ]
+    size = scene.depth.shape[-2:]
+    full = F.interpolate(depth.values[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
     seen = scene.depth_valid.flatten(1).any(1)
     return depth_errors(full[seen], scene.depth[seen], scene.depth_valid[seen], max_depth=None)
 

@@ -1,26 +1,31 @@
 """The objective of DeepVoxels: 200 x L1 plus a patch GAN (CVPR 2019, section 3.6).
 
-The discriminator returns logits; the released code applies a sigmoid and adds 1e-9 inside the logarithm. Both
-forms agree up to that constant, but only the logit form survives half precision.
+    generator:      l1_weight |I - I*|  -  gan_weight mean log D(I)
+    discriminator:  -1/2 (mean log D(I*) + mean log (1 - D(I)))
+
+D is the sigmoid of the discriminator's logits. The released code adds 1e-9 inside the logarithm; softplus of
+the logits is the same up to that constant and does not overflow.
 """
 
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-__all__ = ["crop_border", "discriminator_loss", "generator_gan_loss", "l1_loss"]
-
-
-def crop_border(image: Tensor, border_px: int) -> Tensor:
-    """Cut `border_px` pixels from each side of `image` [..., H, W]; ValueError if nothing would remain."""
-    height, width = image.shape[-2:]
-    if border_px < 0 or 2 * border_px >= min(height, width):
-        raise ValueError(f"cannot crop {border_px} px from each side of a {height}x{width} image")
-    return image[..., border_px : height - border_px, border_px : width - border_px]
+__all__ = ["crop_border", "discriminator_loss", "generator_gan_loss", "loss_terms"]
 
 
-def l1_loss(rendered: Tensor, target: Tensor) -> Tensor:
-    """Mean absolute error over all pixels and channels; both [N, 3, H, W] in [0, 1]."""
-    return F.l1_loss(rendered, target)
+def loss_terms(rendered: Tensor, truth: Tensor, discriminator: nn.Module | None) -> dict[str, Tensor]:
+    """The terms `l1` and, with a discriminator, `gan` and `discriminator`; images [N, 3, H, W] in [0, 1].
+
+    All are taken before either network moves. The discriminator's weights are frozen for the term `gan`, so
+    that it cannot leak into the discriminator's own gradient.
+    """
+    terms = {"l1": F.l1_loss(rendered, truth)}
+    if discriminator is not None:
+        terms["discriminator"] = discriminator_loss(discriminator(truth), discriminator(rendered.detach()))
+        discriminator.requires_grad_(False)
+        terms["gan"] = generator_gan_loss(discriminator(rendered))
+        discriminator.requires_grad_(True)
+    return terms
 
 
 def discriminator_loss(logits_real: Tensor, logits_fake: Tensor) -> Tensor:
@@ -31,3 +36,11 @@ def discriminator_loss(logits_real: Tensor, logits_fake: Tensor) -> Tensor:
 def generator_gan_loss(logits_fake: Tensor) -> Tensor:
     """Non-saturating generator loss, -mean log D(fake)."""
     return F.softplus(-logits_fake).mean()
+
+
+def crop_border(image: Tensor, border_px: int) -> Tensor:
+    """Cut `border_px` pixels from each side of `image` [..., H, W]; ValueError if nothing would remain."""
+    height, width = image.shape[-2:]
+    if border_px < 0 or 2 * border_px >= min(height, width):
+        raise ValueError(f"cannot crop {border_px} px from each side of a {height}x{width} image")
+    return image[..., border_px : height - border_px, border_px : width - border_px]

@@ -1,12 +1,11 @@
 """Camera paths for videos: an orbit, the paper's test spiral, or a tour through the training cameras."""
 
 import math
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from deepvoxels.datasets.scene import PosedScene
 from shared.geometry.trajectories import interpolate_poses, orbit_trajectory, spiral_trajectory
 
 __all__ = ["PATHS", "camera_path"]
@@ -15,8 +14,15 @@ PATHS = ("auto", "orbit", "spiral", "tour")
 TOUR_STOPS = 8
 
 
+class Cameras(Protocol):
+    """What a path is laid by: a `PosedScene` or a `TrainedScene`."""
+
+    world_from_cam: Tensor  # [N, 4, 4]
+    grid_origin: tuple[float, float, float]
+
+
 def camera_path(
-    scene: PosedScene, frames: int, kind: Literal["auto", "orbit", "spiral", "tour"] = "auto"
+    scene: Cameras, frames: int, kind: Literal["auto", "orbit", "spiral", "tour"] = "auto"
 ) -> Tensor:
     """`world_from_cam` [frames, 4, 4] for a video of the scene, at the training cameras' distance and level.
 
@@ -37,7 +43,7 @@ def camera_path(
     return orbit_trajectory(frames, radius, elevation_deg, scene.grid_origin, up.tolist())
 
 
-def _offsets(scene: PosedScene) -> Tensor:
+def _offsets(scene: Cameras) -> Tensor:
     """Camera centres relative to the grid's middle, [N, 3]."""
     return scene.world_from_cam[:, :3, 3] - torch.tensor(scene.grid_origin)
 
@@ -50,7 +56,7 @@ def _up(world_from_cam: Tensor) -> Tensor:
     return vertical if mean @ vertical > 0.8 else mean
 
 
-def _surrounded(scene: PosedScene) -> bool:
+def _surrounded(scene: Cameras) -> bool:
     """Whether no sixth of the circle round the grid is without a training camera."""
     up, offsets = _up(scene.world_from_cam), _offsets(scene)
     east = torch.linalg.cross(up, torch.eye(3)[up.abs().argmin()])

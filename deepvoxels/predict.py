@@ -12,41 +12,30 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
-from deepvoxels.eval import load_run
-from deepvoxels.methods import render_views
+from deepvoxels.api import TrainedScene
 from deepvoxels.paths import PATHS, camera_path
 from deepvoxels.report import write_view_video
 from shared.errors import RunError
-from shared.files.cameras import read_poses, write_views
-from shared.runs.command import command_line, parse_eval_args, select_device
+from shared.files.cameras import read_poses
+from shared.runs.command import command_line, parse_eval_args
 
-__all__ = ["DEPTH_FACTS", "main"]
-
-DEPTH_FACTS = {
-    "quantity": "z-depth: distance along the optical axis, expected over the ray's visibility",
-    "unit": "scene units, those of the camera poses",
-    "scale": "as the poses: metric only if they are",
-    "invalid": "none marked: rays that miss the object have no meaningful depth",
-}
+__all__ = ["main"]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_eval_args(__doc__, argv, add_arguments)
     if args.frames < 1 or not 0 < args.fps <= 240:
         raise RunError(f"--frames {args.frames} --fps {args.fps:g}: at least one frame, fps in (0, 240]")
-    _, method, train_views, _ = load_run(args.run, args.checkpoint, select_device(args.device))
+    scene = TrainedScene.load(args.run, args.device, args.checkpoint)
     if args.poses:
-        world_from_cam, name = read_poses(args.poses).to(torch.float32), args.poses.stem
+        world_from_cam, name = read_poses(args.poses), args.poses.stem
     else:
-        world_from_cam, name = camera_path(train_views, args.frames, args.path), args.path
-    views = render_views(method, world_from_cam, train_views.K[:1].expand(len(world_from_cam), 3, 3))
-    folder = args.out or args.run / f"views_{name}"
-    depths = [None] * len(views.images) if views.depth is None else views.depth
-    write_views(folder, zip(views.images, depths, strict=True), DEPTH_FACTS)
-    video = write_view_video(folder / "moving_camera.mp4", train_views, views, fps=args.fps)
-    print(f"{len(world_from_cam)} views and their depth: {folder}; video: {video}")  # noqa: T201
+        world_from_cam, name = camera_path(scene, args.frames, args.path), args.path
+    views = scene.render(world_from_cam)
+    folder = args.out or (args.run if args.run.is_dir() else Path()) / f"views_{name}"
+    views.save(folder)
+    video = write_view_video(folder / "moving_camera.mp4", scene, views, fps=args.fps)
+    print(f"{len(views)} views and their depth: {folder}; video: {video}")  # noqa: T201
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", help=out)
     parser.add_argument("--path", choices=PATHS, default="auto", help="camera path (default: auto)")
     parser.add_argument("--frames", type=int, default=120, help="number of views on that path (default: 120)")
-    poses = "cameras of one's own instead of a path"
+    poses = "your own cameras instead of a path"
     parser.add_argument("--poses", type=Path, metavar="FILE_OR_DIR", help=poses)
     parser.add_argument("--fps", type=float, default=24, help="frames per second (default: 24)")
 

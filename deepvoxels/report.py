@@ -5,15 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
+from deepvoxels.api import DeepVoxels, TrainedScene
 from deepvoxels.config import TrainConfig
 from deepvoxels.datasets.scene import PosedScene
-from deepvoxels.methods import Method, NovelViews, VoxelMethod, render_views
 from deepvoxels.paths import camera_path
 from deepvoxels.published import ABLATION, METHOD_NAMES, PAPER_DATA, TABLE_1
 from shared.files.disk import write_bytes
 from shared.files.images import encode_png
+from shared.results import Views
 from shared.show.pictures import colorize_depth, contact_sheet, depth_legend, depth_picture, evenly
 from shared.show.report import Curves, Picture, Section, Video, write_report
 from shared.show.tables import Column, ResultsTable
@@ -35,21 +35,30 @@ VIDEO_FRAMES = 60
 UNIT, STATUS = "scene units", "z-depth, in the units of the camera poses"
 
 
-def preview_sheet(method: Method, scene: PosedScene) -> np.ndarray:
-    """True and rendered image, and depth, of a few views of a scene."""
-    chosen = evenly(len(scene), SHEET_VIEWS)
-    views = render_views(method, scene.world_from_cam[chosen], scene.K[chosen])
-    return _sheet(scene, chosen, views.images, views.depth)
+def preview_sheet(scene: TrainedScene, views: PosedScene) -> np.ndarray:
+    """True and rendered image, and depth, of a few views."""
+    few = views.subset(evenly(len(views), SHEET_VIEWS))
+    return comparison_sheet(few, scene.render(few.world_from_cam, few.K))
 
 
-def comparison_sheet(scene: PosedScene, views: NovelViews) -> np.ndarray:
-    """The same of views that were rendered already, one for each view of the scene."""
-    chosen = evenly(len(scene), SHEET_VIEWS)
-    return _sheet(scene, chosen, views.images[chosen], None if views.depth is None else views.depth[chosen])
+def comparison_sheet(true: PosedScene, views: Views) -> np.ndarray:
+    """True and rendered image, and depth, of a few of these views; one rendered view for each true one."""
+    chosen = evenly(len(true), SHEET_VIEWS)
+    rows = [list(true.batch(chosen)), list(views.images[chosen])]
+    captions = ["true", "rendered"]
+    limits = true.near, true.far
+    if views.depth is not None:
+        rows.append([colorize_depth(views.depth.values[i], None, *limits) for i in chosen])
+        captions.append("depth")
+    if true.depth is not None:
+        rows.append([colorize_depth(true.depth[i], true.depth_valid[i], *limits) for i in chosen])
+        captions.append("true depth")
+    legend = depth_legend(400, *limits, UNIT, STATUS) if len(rows) > 2 else None
+    return contact_sheet(rows, [true.names[i] for i in chosen], captions, legend=legend)
 
 
-def write_view_video(path: Path, scene: PosedScene, views: NovelViews, *, fps: float = 24) -> Path:
-    """Write rendered views as a video, colour beside depth where there is depth; returns the file made."""
+def write_view_video(path: Path, scene: TrainedScene | PosedScene, views: Views, *, fps: float = 24) -> Path:
+    """Write rendered views as a video, colour next to depth where there is depth; returns the file made."""
     if views.depth is None:
         return write_video(path, views.images, fps)
     side = max(views.images.shape[-1], 256)
@@ -113,20 +122,22 @@ def table_of_methods(results: Mapping[str, Mapping[str, Any]]) -> ResultsTable:
 
 
 def write_run_report(
+    scene: Any,
     config: TrainConfig,
-    method: Method,
     train_views: PosedScene,
     test_views: PosedScene,
-    views: NovelViews,
+    views: Views,
     results: Mapping[str, Any],
     folder: Path,
 ) -> None:
-    """Write test_views.png, moving_camera.mp4 and report.html into the run folder."""
+    """Write test_views.png, moving_camera.mp4 and report.html into the run folder.
+
+    `scene` renders the moving camera, `views` are its test views.
+    """
     sheet = comparison_sheet(test_views, views)
     write_bytes(folder / "test_views.png", encode_png(sheet))
     path = camera_path(train_views, VIDEO_FRAMES)
-    K = train_views.K[:1].expand(len(path), 3, 3)
-    video = write_view_video(folder / "moving_camera.mp4", train_views, render_views(method, path, K))
+    video = write_view_video(folder / "moving_camera.mp4", train_views, scene.render(path, train_views.K[0]))
     mean, nearest = results["mean"], results["nearest_neighbour"]
     facts = {
         "PSNR": f"{mean['psnr']:.2f} dB",
@@ -140,16 +151,16 @@ def write_run_report(
     caption = "Held-out views."
     if views.depth is not None:
         caption += f" Depth: {STATUS}, {test_views.near:.3g} to {test_views.far:.3g} {UNIT}, the mean along "
-        caption += "each ray; beside the object it means nothing."
+        caption += "each ray; off the object it means nothing."
     if test_views.depth is not None:
         caption += " Grey: no true depth."
-    moving = "Rendered from the learned voxel grid." if isinstance(method, VoxelMethod) else "New views."
+    moving = "Rendered from the learned voxel grid." if isinstance(scene, DeepVoxels) else "New views."
     sections = [
         Section("Novel views", [Picture(sheet, caption)]),
         Section("Moving camera", [Video(video, moving, width=640)]),
         Section("Results", run_tables(results)),
     ]
-    if method.network is not None:
+    if config.method != "nearest_neighbour":
         names = ["l1", "gan", "discriminator"] if config.gan_weight > 0 else ["l1"]
         sections.append(Section("Training", [Curves(names)]))
     title = f"{results['method']}: {results['data']}"
@@ -163,17 +174,3 @@ def _summary(results: Mapping[str, Any]) -> str:
         f"{results['test_views']} held-out views, {abs(gain):.1f} dB {relation} showing the nearest of the "
         f"{results['training_views']} training views."
     )
-
-
-def _sheet(scene: PosedScene, chosen: list[int], images: Tensor, depths: Tensor | None) -> np.ndarray:
-    rows = [list(scene.batch(chosen)), list(images)]
-    captions = ["true", "rendered"]
-    limits = scene.near, scene.far
-    if depths is not None:
-        rows.append([colorize_depth(depth, None, *limits) for depth in depths])
-        captions.append("depth")
-    if scene.depth is not None:
-        rows.append([colorize_depth(scene.depth[i], scene.depth_valid[i], *limits) for i in chosen])
-        captions.append("true depth")
-    legend = depth_legend(400, *limits, UNIT, STATUS) if len(rows) > 2 else None
-    return contact_sheet(rows, [scene.names[i] for i in chosen], captions, legend=legend)

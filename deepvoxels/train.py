@@ -8,20 +8,22 @@ Each step takes one source view and a few target views. The source is lifted int
 with what earlier steps left there; the targets are rendered from the grid and compared with the true images.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from deepvoxels.api import TrainedScene, build_network, scene_facts, trained_scene
 from deepvoxels.config import TrainConfig
-from deepvoxels.datasets.scene import PosedScene, nearest_views
-from deepvoxels.datasets.views import load_views
-from deepvoxels.eval import evaluate, summary
-from deepvoxels.losses import crop_border, discriminator_loss, generator_gan_loss, l1_loss
-from deepvoxels.methods import Method, build_method
-from deepvoxels.models.discriminator import Discriminator
+from deepvoxels.datasets.scene import PosedScene, load_views, nearest_views
+from deepvoxels.eval import NearestNeighbour, evaluate, summary
+from deepvoxels.losses import crop_border, loss_terms
+from deepvoxels.models.generator import Generator
+from deepvoxels.models.networks import Discriminator
+from deepvoxels.models.released import load_released
+from deepvoxels.models.volume import SamplingMap
 from deepvoxels.report import preview_sheet
-from shared.runs.checkpoint import weights_and_gradients
 from shared.runs.command import command_line, parse_train_args
 from shared.runs.config import load_config
 from shared.runs.run import Run, open_run
@@ -32,58 +34,87 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_train_args(__doc__, argv)
     config = load_config(TrainConfig, args.config, args.set)
     with open_run(config, args, paper="deepvoxels", may_change=("evaluate_views", "map_cache_mb")) as run:
-        train_views, test_views = load_views(config)
-        for line in describe(train_views, test_views):
+        views, test_views = load_views(config, run.say)
+        for line in describe(views, test_views):
             run.say(line)
-        method = build_method(config, train_views, run.device)
-        if method.network is not None:
-            train(run, config, method, train_views, test_views)
-        results = evaluate(config, method, train_views, test_views, run.folder)
+        learns = config.method != "nearest_neighbour"
+        scene = train(run, config, views, test_views) if learns else NearestNeighbour(views)
+        results = evaluate(scene, config, views, test_views, run.folder)
         run.say(summary(results))
         run.finish(results)
 
 
-def train(run: Run, config: TrainConfig, method: Method, views: PosedScene, test_views: PosedScene) -> None:
+def train(run: Run, config: TrainConfig, views: PosedScene, test_views: PosedScene) -> TrainedScene:
     """Minimise 200 x L1 + GAN over random source and target views; both networks step in every iteration."""
-    network = method.network
+    network = build_network(config).to(run.device)
+    state = {"model": network, "optimizer": adam(network)}
     discriminator = Discriminator().to(run.device) if config.gan_weight > 0 else None
-    state = {"model": network, "optimizer": adam(network, config)}
     if discriminator is not None:
-        state |= {"discriminator": discriminator, "optimizer_d": adam(discriminator, config)}
+        state |= {"discriminator": discriminator, "optimizer_d": adam(discriminator)}
+    if config.released_checkpoint:
+        load_released(config.released_checkpoint, network, discriminator)
 
-    start = run.restore(state)
+    facts = scene_facts(config, views)
+    scene = trained_scene(network, facts, config)
+    start = run.restore(state, facts)
     neighbours = nearest_views(views.world_from_cam, config.nearest_sources)
+    maps = SamplingMaps(scene, views, config.map_cache_mb << 20)
     network.train()
     for step in run.steps(start, config.steps):
         source, targets = draw_views(step, config, neighbours)
-        rendered = method.training_views(source, targets)
-        method.remember()
+        photo = views.batch([source]).to(run.device)
+        if isinstance(network, Generator):
+            rendered, grid = network(photo, [maps.lifting(source)], [maps.projection(t) for t in targets])
+            network.remember(grid)
+        else:  # a baseline, which knows poses only
+            cameras = views.world_from_cam[[source]], views.world_from_cam[targets], views.K[targets]
+            rendered = network(photo, *(camera.to(run.device) for camera in cameras))
 
         rendered = crop_border(rendered, config.border_px)
         truth = crop_border(views.batch(targets).to(run.device), config.border_px)
-        losses = {"l1": l1_loss(rendered, truth)}
-        loss = config.l1_weight * losses["l1"]
-        if discriminator is not None:
-            losses |= gan_losses(discriminator, rendered, truth)
-            loss = loss + config.gan_weight * losses["gan"]
+        terms = loss_terms(rendered, truth, discriminator)
+        loss = config.l1_weight * terms["l1"] + config.gan_weight * terms.get("gan", 0.0)
         samples = {"source": source, "targets": targets}
-        run.check_finite(step, samples=samples, **losses)
 
-        set_learning_rate(state, learning_rate(step, config))
-        backward(state["optimizer"], loss)
-        run.check_tensors(step, weights_and_gradients(model=network), samples)
-        state["optimizer"].step()
+        rate = set_learning_rate(state, step, config)
+        run.update(step, state["optimizer"], loss, terms, samples)
         if discriminator is not None:
-            backward(state["optimizer_d"], losses["discriminator"])
-            run.check_tensors(step, weights_and_gradients(discriminator=discriminator), samples)
-            state["optimizer_d"].step()
+            run.update(step, state["optimizer_d"], terms["discriminator"], samples=samples)
 
         if run.every(step, config.log_every):
-            run.log(step, **losses, learning_rate=learning_rate(step, config))
+            run.log(step, **terms, learning_rate=rate)
         if run.every(step, config.preview_every):
-            run.preview(step, "test_views", preview_sheet(method, test_views))
+            run.preview(step, "test_views", preview_sheet(scene, test_views))
         if run.every(step, config.checkpoint_every):
             run.save(step, state)
+    if config.steps == 0:  # a released checkpoint, perhaps, to be rendered
+        run.save(0, state)
+    return scene
+
+
+class SamplingMaps:
+    """Where the cameras of the training views sample feature map and grid, kept while memory lasts."""
+
+    def __init__(self, scene: TrainedScene, views: PosedScene, free_bytes: int) -> None:
+        self._scene, self._views, self._free_bytes = scene, views, free_bytes
+        self._maps: dict[tuple[str, int], SamplingMap] = {}
+
+    def lifting(self, view: int) -> SamplingMap:
+        return self._map("lifting", view)
+
+    def projection(self, view: int) -> SamplingMap:
+        return self._map("projection", view)
+
+    def _map(self, kind: str, view: int) -> SamplingMap:
+        if (kind, view) in self._maps:
+            return self._maps[kind, view]
+        network, views = self._scene.network, self._views
+        camera = views.K[view].to(self._scene.device), views.world_from_cam[view].to(self._scene.device)
+        made = getattr(network, kind)(self._scene.geometry, *camera)
+        if made.nbytes <= self._free_bytes:
+            self._free_bytes -= made.nbytes
+            self._maps[kind, view] = made
+        return made
 
 
 def draw_views(step: int, config: TrainConfig, neighbours: Tensor) -> tuple[int, list[int]]:
@@ -102,19 +133,6 @@ def draw_views(step: int, config: TrainConfig, neighbours: Tensor) -> tuple[int,
     return source, [first, *others]
 
 
-def gan_losses(discriminator: nn.Module, rendered: Tensor, truth: Tensor) -> dict[str, Tensor]:
-    """What the discriminator has to minimise, and the generator against it.
-
-    Both are taken before either network moves. The discriminator's weights are frozen for the generator's
-    term, so that this term cannot leak into the discriminator's own gradient.
-    """
-    own = discriminator_loss(discriminator(truth), discriminator(rendered.detach()))
-    discriminator.requires_grad_(False)
-    against = generator_gan_loss(discriminator(rendered))
-    discriminator.requires_grad_(True)
-    return {"gan": against, "discriminator": own}
-
-
 def describe(train_views: PosedScene, test_views: PosedScene) -> list[str]:
     """What was loaded, and what about it the user should know."""
     lines = [f"{train_views.path}: {len(train_views)} training and {len(test_views)} test views"]
@@ -126,8 +144,18 @@ def describe(train_views: PosedScene, test_views: PosedScene) -> list[str]:
     return lines
 
 
-def adam(network: nn.Module, config: TrainConfig) -> torch.optim.Adam:
-    return torch.optim.Adam(network.parameters(), lr=config.learning_rate, fused=True)
+def adam(network: nn.Module) -> torch.optim.Adam:
+    return torch.optim.Adam(network.parameters(), fused=True)  # its rate is set in every step
+
+
+def set_learning_rate(state: Mapping[str, Any], step: int, config: TrainConfig) -> float:
+    """Set the rate of all optimisers to that of the step, and return it."""
+    rate = learning_rate(step, config)
+    for optimizer in state.values():
+        if isinstance(optimizer, torch.optim.Optimizer):
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+    return rate
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:
@@ -136,18 +164,6 @@ def learning_rate(step: int, config: TrainConfig) -> float:
         return config.learning_rate
     left = min(1.0, (config.steps - step) / config.decay_steps)
     return config.learning_rate * (0.05 + 0.95 * left)
-
-
-def set_learning_rate(state: dict, value: float) -> None:
-    for name, optimizer in state.items():
-        if name.startswith("optimizer"):
-            for group in optimizer.param_groups:
-                group["lr"] = value
-
-
-def backward(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the viewer shows of a run: the scene rendered live from wherever one stands, and its cameras."""
+"""What the viewer shows of a run: the scene rendered live from where you are, and its cameras."""
 
 from pathlib import Path
 from typing import Literal
@@ -7,8 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deepvoxels.eval import load_run
-from deepvoxels.methods import VoxelMethod, render_views
+from deepvoxels.api import TrainedScene
 from deepvoxels.published import METHOD_NAMES, row_name
 from deepvoxels.report import STATUS, UNIT
 from shared.show.pictures import evenly
@@ -21,31 +20,27 @@ MAX_CAMERAS = 48
 
 def scene_of(run: Path, checkpoint: Literal["best", "last"], device: torch.device) -> ViewerScene:
     """The trained network of a run folder behind a live view, and some of its training cameras."""
-    config, method, views, _ = load_run(run, checkpoint, device)
-    side = views.image_side
-    if isinstance(method, VoxelMethod):
-        method = method.inpainted()
+    scene = TrainedScene.load(run, device, checkpoint)
+    size = (scene.image_side, scene.image_side)
 
     def render(world_from_cam: Tensor) -> LivePicture:
-        rendered = render_views(method, world_from_cam[None], views.K[:1])
-        if rendered.depth is None:
-            return LivePicture(rendered.images[0], None)
-        size = (side, side)
-        depth = F.interpolate(rendered.depth[:, None], size=size, mode="bilinear", align_corners=False)
-        return LivePicture(rendered.images[0], depth[0, 0])
+        views = scene.render(world_from_cam)
+        if views.depth is None:
+            return LivePicture(views.images[0], None)
+        depth = F.interpolate(views.depth.values[None], size=size, mode="bilinear", align_corners=False)
+        return LivePicture(views.images[0], depth[0, 0])
 
     cameras = tuple(
-        ViewerCamera(views.names[i], views.world_from_cam[i], views.K[i], (side, side), views.image(i))
-        for i in evenly(len(views), MAX_CAMERAS)
+        ViewerCamera(scene.names[i], scene.world_from_cam[i], scene.K, size, scene.photos[i])
+        for i in evenly(len(scene.names), MAX_CAMERAS)
     )
     part = Part(
         name="training cameras",
-        target=torch.tensor(views.grid_origin),
-        limits=(views.near, views.far),
+        target=torch.tensor(scene.grid_origin),
+        limits=(scene.near, scene.far),
         cameras=cameras,
-        live=LiveView(views.K[0], (side, side), render),
+        live=LiveView(scene.K, size, render),
     )
-    name = METHOD_NAMES[row_name(config.method, config.model.occlusion)]
-    title = f"{name}: {config.data.scene or views.path.name}"
-    note = f"Trained on {len(views)} views; where no camera has looked there is nothing it can know."
-    return ViewerScene(title, UNIT, STATUS, (part,), (note,))
+    name = METHOD_NAMES[row_name(scene.config.method, scene.config.model.occlusion)]
+    note = f"Trained on {len(scene.names)} views; where no camera has looked there is nothing it can know."
+    return ViewerScene(f"{name}: {scene.scene}", UNIT, STATUS, (part,), (note,))

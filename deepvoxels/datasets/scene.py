@@ -2,34 +2,34 @@
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
+import numpy as np
 import torch
 from torch import Tensor
 
+from deepvoxels.config import DataConfig, TrainConfig, VolumeConfig
+from deepvoxels.datasets.embedded import DEPTH_BACKGROUND, DEPTH_UNIT, make_embedded_scene
 from deepvoxels.datasets.layouts import Listing, View, list_views, split_views
 from deepvoxels.datasets.volume_fit import Volume, depth_range, fit_volume, visible_share
 from shared.errors import DataError
 from shared.files.cameras import DeepVoxelsIntrinsics
-from shared.files.images import read_depth_png, read_image
+from shared.files.images import read_depth_png, read_image, undistort_image
 from shared.geometry.camera import (
     check_pose,
     crop_intrinsics,
     pixel_grid,
-    project,
     resize_intrinsics,
     unproject,
 )
-from shared.geometry.distortion import distort_normalized, undistort_image
+from shared.show.pictures import evenly
 
-__all__ = ["PosedScene", "check_scene", "load_scene", "nearest_views", "sampling_step"]
+__all__ = ["PosedScene", "check_scene", "load_scene", "load_views", "nearest_neighbour", "nearest_views"]
 
 DEFAULT_NEAR = math.sqrt(3) / 2  # of the released code, where intrinsics.txt says 0
-DEPTH_UNIT = 1e-4  # of the released depth maps, in scene units
-DEPTH_BACKGROUND = 10000
 WHITE = (1.0, 1.0, 1.0)
 INTRINSICS_RULES = ("half_pixel", "released")
 
@@ -85,6 +85,61 @@ class PosedScene:
         return self.images[torch.as_tensor(indices)].to(torch.float32) / 255
 
 
+def load_views(
+    config: TrainConfig, say: Callable[[str], None] = lambda text: None
+) -> tuple[PosedScene, PosedScene]:
+    """Load the training and the test views, both with the grid of the training views.
+
+    An embedded scene is rendered first, which `say` is told. Raises DataError for what is missing or broken,
+    and for fewer training views than have `nearest_sources` neighbours.
+    """
+    data, side = config.data, config.model.image_side
+    common = {"layout": data.layout, "image_side": side, "intrinsics_rule": data.intrinsics}
+    train_path, test_path = _folders(data, say)
+    same = train_path == test_path
+    train = load_scene(train_path, split="train" if same else "all", sampling=data.sampling, **common)
+    test = load_scene(test_path, split="test" if same else "all", **common)
+    if len(train) <= config.nearest_sources:
+        reason = f"{len(train)} training views have no {config.nearest_sources} neighbours each"
+        raise DataError(train_path, reason, "Add views, or lower nearest_sources")
+    if 0 < config.evaluate_views < len(test):
+        test = test.subset(evenly(len(test), config.evaluate_views))
+    train = _with_volume(train, config.volume)
+    grid = {name: getattr(train, name) for name in ("grid_origin", "grid_side_length", "near", "far")}
+    return train, replace(test, **grid)
+
+
+def _folders(data: DataConfig, say: Callable[[str], None]) -> tuple[Path, Path]:
+    """Folders of the training and the test views; the same one where a layout keeps both together."""
+    root = Path(data.root)
+    if data.embedded is not None:
+        made = make_embedded_scene(root, data.scene, data.embedded, say)
+        return made.train, made.test
+    if not data.scene:
+        return root, root
+    train, test = root / "train" / data.scene, root / "test" / data.scene
+    for folder in (train, test):
+        if not folder.is_dir():
+            remedy = f"`python -m deepvoxels.prepare check {root}` says what is missing and where to get it"
+            raise DataError(folder, "the folder does not exist", remedy)
+    return train, test
+
+
+def _with_volume(scene: PosedScene, volume: VolumeConfig) -> PosedScene:
+    """The scene with the configured grid and depth planes."""
+    origin = volume.origin or scene.grid_origin
+    side_length = volume.side_length or scene.grid_side_length
+    near, far = scene.near, scene.far
+    if volume.fit_planes or (origin, side_length) != (scene.grid_origin, scene.grid_side_length):
+        try:
+            nearest, far = depth_range(scene.world_from_cam, origin, side_length)
+        except ValueError as error:
+            raise DataError(scene.path, str(error), "Check volume.origin and volume.side_length") from None
+        near = nearest if volume.fit_planes else near
+    near = volume.near or near
+    return check_scene(replace(scene, grid_origin=origin, grid_side_length=side_length, near=near, far=far))
+
+
 def load_scene(
     path: str | os.PathLike,
     layout: str = "auto",
@@ -106,7 +161,7 @@ def load_scene(
     path = Path(path)
     if image_side < 8 or intrinsics_rule not in INTRINSICS_RULES:
         raise ValueError(f"image_side {image_side} < 8, or intrinsics_rule {intrinsics_rule!r} is unknown")
-    step = sampling_step(sampling)
+    step = 1 if sampling == "all" else int(sampling.removeprefix("skip_")) + 1
     listing = list_views(path, layout)
     if intrinsics_rule == "released" and listing.intrinsics is None:
         reason = f"the released intrinsics rule is for the layout deepvoxels only, this is {listing.layout}"
@@ -186,20 +241,24 @@ def nearest_views(world_from_cam: Tensor, count: int) -> Tensor:
     """
     if not 1 <= count < len(world_from_cam):
         raise ValueError(f"{len(world_from_cam)} views have no {count} neighbours each")
-    axes = torch.nn.functional.normalize(world_from_cam[:, :3, 2], dim=1)
-    cosines = axes @ axes.T
+    cosines = _viewing_cosines(world_from_cam, world_from_cam)
     cosines.fill_diagonal_(-torch.inf)
     return cosines.topk(count, dim=1).indices
 
 
-def sampling_step(sampling: str) -> int:
-    """1 for "all", n + 1 for "skip_n": the step through the views. ValueError for anything else."""
-    if sampling == "all":
-        return 1
-    prefix, _, number = sampling.partition("_")
-    if prefix != "skip" or not number.isdecimal():
-        raise ValueError(f"sampling must be all or skip_n with a number n, not {sampling!r}")
-    return int(number) + 1
+def nearest_neighbour(known: Tensor, asked: Tensor) -> Tensor:
+    """For each camera `asked` [N, 4, 4] the index [N] of the `known` one [M, 4, 4] that looks most alike.
+
+    The released helper compares positions as seen from the world's origin instead; for cameras that look at
+    the origin, as those of the paper's scenes do, this is the same.
+    """
+    return _viewing_cosines(asked, known).argmax(dim=1)
+
+
+def _viewing_cosines(a: Tensor, b: Tensor) -> Tensor:
+    """Cosine between the optical axes of each camera of `a` and each of `b`: [N, M]."""
+    axes = [torch.nn.functional.normalize(cameras[:, :3, 2], dim=1) for cameras in (a, b)]
+    return axes[0] @ axes[1].T
 
 
 # ---- loading, step by step ---------------------------------------------------------------------------------
@@ -230,9 +289,10 @@ def _zoom_until_filled(view: View, K: Tensor, side: int) -> Tensor:
         zoomed = K.clone()
         zoomed[0, 0] *= 1 + percent / 200
         zoomed[1, 1] *= 1 + percent / 200
-        ideal = unproject(border, border.new_ones(len(border)), zoomed)[:, :2]
-        distorted = distort_normalized(ideal, view.distortion)
-        pixels, _ = project(torch.nn.functional.pad(distorted, (0, 1), value=1.0), view.K)
+        ideal = unproject(border, border.new_ones(len(border)), zoomed).numpy()
+        still = np.zeros(3)
+        distorted, _ = cv2.projectPoints(ideal, still, still, view.K.numpy(), view.distortion.numpy())
+        pixels = torch.from_numpy(distorted[:, 0])
         if bool(((pixels >= -0.5) & (pixels <= last + 0.5)).all()):
             return zoomed
     reason = f"the distortion {view.distortion.tolist()} leaves no usable square"
@@ -281,8 +341,7 @@ def _load_image(view: View, square_K: Tensor, image_side: int, background: tuple
     image = read_image(view.image_path, background=background)
     side = min(view.height, view.width)
     if bool(view.distortion.any()):
-        K, new_K, distortion = (t.to(torch.float32) for t in (view.K, square_K, view.distortion))
-        image = undistort_image(image[None], K, distortion, new_K, (side, side))[0][0]
+        image, _ = undistort_image(image, view.K, view.distortion, square_K, (side, side))
     else:
         image = _middle_square(image)
     pixels = image.permute(1, 2, 0).numpy()

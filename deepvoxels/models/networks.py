@@ -1,16 +1,174 @@
-"""The five networks of DeepVoxels: feature extractor, integration, inpainting, occlusion and rendering."""
+"""The networks of DeepVoxels and the blocks they are made of (released code, CVPR 2019).
+
+Feature extractor, integration, inpainting, occlusion and rendering make up the generator; the discriminator
+judges its images. Every unit is pad -> convolution -> batch norm -> activation -> channel dropout. A
+convolution has a bias exactly when no norm follows it; transposed convolutions pad zeros.
+"""
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deepvoxels.models.blocks import ConvUnit, Down, UNet, Up, coordinate_channels, unet_widths
-from deepvoxels.models.frustum import FrustumSamples, collapse, convolve, dense
-from deepvoxels.models.fused import padded_conv
-from deepvoxels.models.layout import channels_last
-from deepvoxels.models.options import GeneratorOptions
+from deepvoxels.models.options import GeneratorOptions, unet_widths
+from deepvoxels.models.volume import SamplingMap, project
 
-__all__ = ["DepthCollapse", "FeatureExtractor", "Inpainting", "Integration", "Occlusion", "Renderer"]
+__all__ = [
+    "ConvUnit",
+    "DepthCollapse",
+    "Discriminator",
+    "Down",
+    "FeatureExtractor",
+    "Inpainting",
+    "Integration",
+    "Occlusion",
+    "Renderer",
+    "UNet",
+    "Up",
+    "coordinate_channels",
+    "occlude",
+    "padded_conv",
+]
+
+
+def coordinate_channels(*sides: int, like: Tensor) -> Tensor:
+    """Coordinates (i - n/2) / n in [-0.5, 0.5) of every axis as channels: [1, len(sides), *sides]."""
+    axes = [(torch.arange(n, device=like.device, dtype=like.dtype) - n / 2) / n for n in sides]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij")).unsqueeze(0)
+
+
+def padded_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int = 1) -> Tensor:
+    """Convolution of `x` padded by one: images [B, C, H, W] or volumes [B, C, D, H, W]."""
+    return (F.conv2d if x.dim() == 4 else F.conv3d)(pad(x), weight, bias, stride)
+
+
+def pad(x: Tensor) -> Tensor:
+    """Images are padded by reflection, volumes by replication."""
+    return F.pad(x, (1,) * (2 * x.dim() - 4), mode="reflect" if x.dim() == 4 else "replicate")
+
+
+class ConvUnit(nn.Module):
+    """One convolution with its padding, norm, activation and dropout.
+
+    `kernel` 3 keeps the side, `kernel` 4 with `stride` 2 halves it, with `transposed` doubles it.
+    `slope` is the negative slope of the activation: 0 is a ReLU, None no activation (and then no norm).
+    """
+
+    convolve = staticmethod(padded_conv)  # or its twin in models/fast
+
+    def __init__(
+        self,
+        dims: int,
+        in_channels: int,
+        out_channels: int,
+        *,
+        kernel: int = 3,
+        stride: int = 1,
+        transposed: bool = False,
+        norm: bool = True,
+        slope: float | None = 0.0,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if transposed:
+            conv = (nn.ConvTranspose2d, nn.ConvTranspose3d)[dims - 2]
+            self.conv = conv(in_channels, out_channels, kernel, stride, padding=1, bias=not norm)
+        else:
+            conv = (nn.Conv2d, nn.Conv3d)[dims - 2]
+            self.conv = conv(in_channels, out_channels, kernel, stride, bias=not norm)
+        self.norm = (nn.BatchNorm2d, nn.BatchNorm3d)[dims - 2](out_channels) if norm else None
+        self.transposed = transposed
+        self.slope = slope
+        self.dropout = dropout
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.transposed:
+            return self.finish(self.conv(x))
+        return self.finish(self.convolve(x, self.conv.weight, self.conv.bias, self.conv.stride[0]))
+
+    def finish(self, x: Tensor) -> Tensor:
+        """What follows the convolution. Dropout comes before the activation, which is the same for a leaky
+        ReLU and lets both write in place."""
+        if self.norm is not None:
+            x = self.norm(x)
+        if self.dropout:
+            dropout = F.dropout2d if x.dim() == 4 else F.dropout3d
+            x = dropout(x, self.dropout, self.training, inplace=True)
+        return x if self.slope is None else F.leaky_relu(x, self.slope, inplace=True)
+
+
+class Down(nn.Module):
+    """Halve the side: in 2D a k3 convolution, then k4 stride 2; in 3D only the latter. Leaky ReLU 0.2."""
+
+    def __init__(
+        self,
+        dims: int,
+        in_channels: int,
+        out_channels: int,
+        *,
+        middle: int | None = None,
+        norm: bool = True,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        middle = in_channels if middle is None else middle
+        common = {"norm": norm, "slope": 0.2, "dropout": dropout}
+        self.refine = ConvUnit(dims, in_channels, middle, **common) if dims == 2 else nn.Identity()
+        entering = middle if dims == 2 else in_channels
+        self.resize = ConvUnit(dims, entering, out_channels, kernel=4, stride=2, **common)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.resize(self.refine(x))
+
+
+class Up(nn.Module):
+    """Double the side: transposed k4 stride 2 convolution; in 2D a k3 convolution follows. ReLU."""
+
+    def __init__(
+        self, dims: int, in_channels: int, out_channels: int, *, norm: bool = True, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        common = {"norm": norm, "dropout": dropout}
+        self.resize = ConvUnit(dims, in_channels, out_channels, kernel=4, stride=2, transposed=True, **common)
+        self.refine = ConvUnit(dims, out_channels, out_channels, **common) if dims == 2 else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.refine(self.resize(x))
+
+
+class UNet(nn.Module):
+    """U-Net whose level i runs from `widths[i]` to `widths[i + 1]` channels and back, with skip connections.
+
+    The deepest level has no norm: at side 1 there is nothing to normalise over. Input side: a multiple of
+    2 ** levels. The tail ends in a ReLU, so the output is >= 0.
+    """
+
+    def __init__(
+        self, dims: int, in_channels: int, out_channels: int, widths: Sequence[int], *, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        levels = len(widths) - 1
+        self.head = ConvUnit(dims, in_channels, widths[0], slope=0.2, dropout=dropout)
+        self.downs = nn.ModuleList()
+        self.ups = nn.ModuleList()
+        for level, (outer, inner) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+            deepest = level == levels - 1
+            common = {"norm": not deepest, "dropout": dropout}
+            self.downs.append(Down(dims, outer, inner, **common))
+            self.ups.append(Up(dims, inner if deepest else 2 * inner, outer, **common))
+        self.tail = ConvUnit(dims, 2 * widths[0], out_channels, dropout=dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, in_channels, *sides] -> [B, out_channels, *sides]."""
+        x = self.head(x)
+        skips = []
+        for down in self.downs:
+            skips.append(x)
+            x = down(x)
+        for up, skip in zip(reversed(self.ups), reversed(skips), strict=True):
+            x = torch.cat((skip, up(x)), dim=1)
+        return self.tail(x)
 
 
 class FeatureExtractor(nn.Module):
@@ -26,7 +184,7 @@ class FeatureExtractor(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """[B, 3, S, S] in [-0.5, 0.5] -> [B, F, h, h], >= 0."""
-        x = channels_last(images)
+        x = images
         for down in self.downs:
             x = down(x)
         return self.unet(x)
@@ -41,6 +199,8 @@ class Integration(nn.Module):
     reset and update.
     """
 
+    convolve = staticmethod(padded_conv)  # or its twin in models/fast
+
     def __init__(self, features: int, dropout: float, coordinates: bool = True) -> None:
         super().__init__()
         inputs = features + 3 if coordinates else features
@@ -52,14 +212,14 @@ class Integration(nn.Module):
 
     def forward(self, state: Tensor, observation: Tensor) -> Tensor:
         """Old state and observation, both [B, F, G, G, G] -> new state."""
-        old, new = channels_last(state), channels_last(observation)
+        old, new = state, observation
         if self.coordinates:
             old, new = with_coordinates(old), with_coordinates(new)
-        from_new = padded_conv(new, self.from_observation.weight, self.from_observation.bias)
+        from_new = self.convolve(new, self.from_observation.weight, self.from_observation.bias)
         gates_new, candidate_new = from_new.split((2, state.shape[1]), dim=1)
-        gates = torch.sigmoid(gates_new + padded_conv(old, self.gates_from_state.weight))
+        gates = torch.sigmoid(gates_new + self.convolve(old, self.gates_from_state.weight))
         reset, update = gates.split(1, dim=1)  # [B, 1, G, G, G] each
-        candidate_old = padded_conv(reset * old, self.candidate_from_state.weight)
+        candidate_old = self.convolve(reset * old, self.candidate_from_state.weight)
         candidate = F.relu(
             F.dropout3d(candidate_new, self.dropout, self.training)
             + F.dropout3d(candidate_old, self.dropout, self.training)
@@ -68,7 +228,7 @@ class Integration(nn.Module):
 
 
 class Inpainting(nn.Module):
-    """3D U-Net that fills in what no view has seen, from the state and (with `coordinates`) where it lies."""
+    """3D U-Net that fills in what no view has seen, from the state and (with `coordinates`) where it is."""
 
     def __init__(self, features: int, multiples: list[int], coordinates: bool = True) -> None:
         super().__init__()
@@ -78,7 +238,6 @@ class Inpainting(nn.Module):
 
     def forward(self, state: Tensor) -> Tensor:
         """[B, F, G, G, G] -> the same, >= 0."""
-        state = channels_last(state)
         return self.unet(with_coordinates(state) if self.coordinates else state)
 
 
@@ -89,11 +248,9 @@ def with_coordinates(volume: Tensor) -> Tensor:
 
 
 class Occlusion(nn.Module):
-    """Soft visibility of every sample along a ray of the canonical view volume, and the depth it implies.
+    """Soft visibility of every sample along a ray of the view volume, and the depth it implies.
 
-    The depth coordinate (k - D/2) / D of plane k is the first input channel of `compress` and the last of
-    `logits`. It is the same at every pixel, so its share of a convolution is one number per plane, added
-    afterwards.
+    The depth coordinate of plane k, (k - D/2) / D, is an input channel of the first and the last convolution.
     """
 
     def __init__(self, options: GeneratorOptions) -> None:
@@ -104,29 +261,26 @@ class Occlusion(nn.Module):
         self.logits = ConvUnit(3, 2 * base + 1, 1, norm=False, slope=None)
         self.average = options.collapse == "mean"
 
-    def forward(self, samples: FrustumSamples) -> tuple[Tensor, Tensor, Tensor]:
-        """Features [N, F, h, w], depth fraction [N, 1, h, w] and weights [N, 1, D, h, w] of N view volumes.
+    def forward(self, view: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """View volumes [N, F, D, h, w] -> features [N, F, h, w], depth fraction [N, 1, h, w] and weights.
 
-        The weights sum to 1 over depth; the fraction is their mean of (plane - D/2) / D, in [-0.5, 0.5).
+        The weights [N, 1, D, h, w] sum to 1 over depth; the fraction is their mean of (k - D/2) / D.
         """
-        planes = samples.shape[1]
-        plane = coordinate_channels(planes, like=samples.rows).view(planes)
-        weight = self.compress.conv.weight
-        compressed = convolve(samples, weight[:, 1:]) + _plane_profile(weight[:, 0], plane)
-        compressed = self.compress.finish(compressed)
-        both = torch.cat((compressed, self.unet(compressed)), dim=1)
-        weight, bias = self.logits.conv.weight, self.logits.conv.bias
-        logits = padded_conv(both, weight[:, :-1], bias) + _plane_profile(weight[:, -1], plane)
-        weights = torch.softmax(logits, dim=2)
-        features = collapse(samples, weights)
-        depth_fraction = torch.einsum("nckhw,k->nchw", weights, plane)
+        planes = view.shape[2]
+        depth = coordinate_channels(planes, like=view).view(1, 1, planes, 1, 1)
+        depth = depth.expand(len(view), 1, *view.shape[2:])
+        compressed = self.compress(torch.cat((depth, view), dim=1))  # convolution, norm, ReLU
+        weights = self.logits(torch.cat((compressed, self.unet(compressed), depth), dim=1)).softmax(dim=2)
+        features = (weights * view).sum(dim=2)
+        depth_fraction = (weights * depth).sum(dim=2)
         return features / planes if self.average else features, depth_fraction, weights
 
 
-def _plane_profile(weight: Tensor, plane: Tensor) -> Tensor:
-    """Convolution [C, 3, 3, 3], borders replicated, of one value per plane [D] -> [C, D, 1, 1]."""
-    padded = F.pad(plane.view(1, 1, -1), (1, 1), mode="replicate")
-    return F.conv1d(padded, weight.sum(dim=(2, 3)).unsqueeze(1)).squeeze(0)[..., None, None]
+def occlude(
+    occlusion: Occlusion, volume: Tensor, maps: Sequence[SamplingMap]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What N cameras see of the grid [1, F, G, G, G]: features, depth fraction and weights as `Occlusion`."""
+    return occlusion(project(volume, maps))
 
 
 class DepthCollapse(nn.Module):
@@ -143,9 +297,9 @@ class DepthCollapse(nn.Module):
         pairs = zip(widths[:-1], widths[1:], strict=True)
         self.layers = nn.Sequential(*(ConvUnit(2, a, b) for a, b in pairs))
 
-    def forward(self, samples: FrustumSamples) -> Tensor:
-        """Features [N, F, h, w] of N view volumes; channel f * D + k is feature f of plane k."""
-        return self.layers(channels_last(dense(samples).flatten(1, 2)))
+    def forward(self, view: Tensor) -> Tensor:
+        """View volumes [N, F, D, h, w] -> features [N, F, h, w]; channel f D + k is feature f of plane k."""
+        return self.layers(view.flatten(1, 2))
 
 
 class Renderer(nn.Module):
@@ -163,7 +317,38 @@ class Renderer(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """[N, F, h, h] -> images [N, 3, S, S] in (-0.5, 0.5)."""
-        x = self.unet(channels_last(features))
+        x = self.unet(features)
         for up in self.ups:
             x = up(x)
         return 0.5 * torch.tanh(self.colour(self.narrow(x)))
+
+
+class Discriminator(nn.Module):
+    """Judge overlapping 70 x 70 patches of an image as real or generated.
+
+    Layers are reflection pad 1, convolution k4 with bias, then (inner layers) batch norm, channel dropout and
+    leaky ReLU 0.2. `strides` has one entry per layer but the last, which has stride 1.
+    """
+
+    def __init__(
+        self, base: int = 28, *, strides: Sequence[int] = (2, 2, 2, 1), dropout: float = 0.5
+    ) -> None:
+        super().__init__()
+        widths = [3, *(base << i for i in range(len(strides)))]
+        pairs = list(zip(widths[:-1], widths[1:], strict=True))
+        self.convs = nn.ModuleList(
+            nn.Conv2d(a, b, 4, stride) for (a, b), stride in zip(pairs, strides, strict=True)
+        )
+        self.norms = nn.ModuleList(nn.BatchNorm2d(b) for _, b in pairs[1:])
+        self.last = nn.Conv2d(widths[-1], 1, 4)
+        self.dropout = dropout
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits [B, 1, h, w] of patches of images [B, 3, H, W] in [0, 1]; a sigmoid gives probabilities."""
+        x = images - 0.5
+        for layer, conv in enumerate(self.convs):
+            x = padded_conv(x, conv.weight, conv.bias, conv.stride[0])
+            if layer:
+                x = F.dropout2d(self.norms[layer - 1](x), self.dropout, self.training)
+            x = F.leaky_relu(x, 0.2)
+        return padded_conv(x, self.last.weight, self.last.bias)

@@ -15,9 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from deepvoxels.models.blocks import ConvUnit, Down, UNet, Up
-from deepvoxels.models.discriminator import Discriminator
 from deepvoxels.models.generator import Generator
+from deepvoxels.models.networks import ConvUnit, Discriminator, Down, UNet, Up
 from shared.errors import DataError
 from shared.files.disk import read_bytes, write_bytes
 from shared.runs.checkpoint import first_nan
@@ -78,20 +77,22 @@ def load_released(
 ) -> None:
     """Read a checkpoint file of the released code into the networks; only tensors are unpickled.
 
-    Accepts the released container and a bare generator state dict. Raises DataError for a file that is
-    missing, damaged, of another kind or architecture, or holds NaN.
+    Accepts the released container and a bare generator state dict, which leaves the discriminator as it is.
+    Raises DataError for a file that is missing, damaged, of another kind or architecture, or holds NaN.
     """
     try:
         content = torch.load(io.BytesIO(read_bytes(path)), map_location="cpu", weights_only=True)
     except DataError:
         raise
-    except Exception as error:  # noqa: BLE001 - the unpickler raises half a dozen kinds for damaged files
+    except Exception as error:  # the unpickler raises half a dozen kinds for damaged files
         reason = f"not a readable file of plain tensors ({' '.join(str(error).split())[:200]})"
         raise DataError(path, reason, REMEDY) from None
     if not isinstance(content, Mapping):
         raise DataError(path, f"holds no dict of tensors but {type(content).__name__}", REMEDY)
     parts = content if "model" in content else {"model": content}
-    wanted = {"model": generator} | ({} if discriminator is None else {"discriminator": discriminator})
+    wanted = {"model": generator}
+    if discriminator is not None and "discriminator" in parts:
+        wanted["discriminator"] = discriminator
     for part, module in wanted.items():
         if not isinstance(parts.get(part), Mapping):
             raise DataError(path, f"has no {part!r} state dict", REMEDY)

@@ -1,11 +1,15 @@
 """A scene and a configuration small enough to train within a second."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
+import deepvoxels
 from deepvoxels.config import TrainConfig
+from deepvoxels.datasets.embedded import EmbeddedScene, make_embedded_scene
+from deepvoxels.models.options import GeneratorOptions
 from shared.runs.config import load_config
 
 TINY = {
@@ -35,6 +39,25 @@ TINY = {
 }
 
 
+CONFIGS = Path(deepvoxels.__file__).parent / "configs"
+SMALL = {  # fields of GeneratorOptions, saved and loaded within milliseconds
+    "image_side": 32,
+    "feature_side": 8,
+    "grid_side": 8,
+    "grid_features": 4,
+    "depth_planes": 12,
+    "nf0": 4,
+    "extractor_max": 8,
+    "renderer_max": 8,
+    "renderer_base": 8,
+}
+
+
+def variant(name: str, **changes: object) -> GeneratorOptions:
+    """The generator of a shipped configuration: official, legacy or paper."""
+    return replace(load_config(TrainConfig, CONFIGS / f"{name}.yaml").model, **changes)
+
+
 @pytest.fixture(scope="session")
 def tiny_config_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A YAML file of the tiny configuration; its scene is rendered once for the whole session."""
@@ -48,3 +71,9 @@ def tiny_config_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_config(tiny_config_file: Path) -> TrainConfig:
     return load_config(TrainConfig, tiny_config_file)
+
+
+@pytest.fixture(scope="session")
+def tiny_scene(tiny_config: TrainConfig) -> EmbeddedScene:
+    """The folders of the tiny scene's views."""
+    return make_embedded_scene(Path(tiny_config.data.root), "cube", tiny_config.data.embedded)

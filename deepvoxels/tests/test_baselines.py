@@ -5,14 +5,14 @@ import torch
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
+from deepvoxels.datasets.scene import nearest_neighbour
 from deepvoxels.models.baselines import (
     BASELINES,
-    BaselineOptions,
     build_baseline,
-    nearest_neighbour,
     ray_direction_image,
     rotate_latent,
 )
+from deepvoxels.models.options import BaselineOptions
 from shared.geometry.camera import look_at, project, transform_points
 
 
@@ -130,23 +130,3 @@ def test_nearest_neighbour_looks_the_same_way_wherever_it_stands():
     asked = torch.eye(4)[None].clone()
     asked[0, :3, 3] = torch.tensor([0.1, 2, 0])  # the second stands nearer
     assert nearest_neighbour(known, asked).tolist() == [0]
-
-
-@pytest.mark.parametrize(
-    ("options", "says"),
-    [
-        ({"image_side": 20, "widths": [4, 4, 4, 4]}, "widths do not fit"),
-        ({"widths": [4]}, "widths do not fit"),
-        ({"widths": [4, 0]}, "widths must have entries from 1"),
-        ({"image_side": 0}, "image_side must be from 2"),
-        ({"hidden": -1}, "hidden must be from 0"),
-    ],
-)
-def test_impossible_sizes_are_refused(options, says):
-    with pytest.raises(ValueError, match=says):
-        BaselineOptions(**options)
-
-
-def test_unknown_baseline_is_refused():
-    with pytest.raises(ValueError, match="worrall"):
-        build_baseline("nerf", BaselineOptions())

@@ -2,23 +2,29 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 import deepvoxels
+from deepvoxels import DeepVoxels, predict, table, train
 from deepvoxels import eval as evaluation
-from deepvoxels import predict, table
+from deepvoxels.api import Baseline, TrainedScene
 from deepvoxels.config import TrainConfig
-from deepvoxels.methods import render_views
+from deepvoxels.datasets.scene import load_views
 from deepvoxels.models.generator import Generator
-from deepvoxels.models.options import preset
-from shared.errors import RunError
-from shared.files.images import read_pfm
-from shared.runs.config import load_config
+from deepvoxels.models.options import GeneratorOptions
+from deepvoxels.models.released import save_released
+from shared.errors import CheckpointError, RunError
+from shared.files.images import read_image, read_pfm
+from shared.results import Views
+from shared.runs.checkpoint import load_checkpoint, save_checkpoint
+from shared.runs.config import config_to_dict, load_config
 
 PAPER = Path(deepvoxels.__file__).parent
 
@@ -66,20 +72,127 @@ def test_predict_writes_views_depth_with_its_unit_and_a_video(trained: Path, tmp
     assert "scene units" in (tmp_path / "views" / "depth.json").read_text()
 
 
-def test_predict_follows_given_poses(trained: Path, tiny_config) -> None:
-    poses = Path(tiny_config.data.root) / "test" / "cube" / "pose"
+def test_predict_follows_given_poses(trained: Path, tiny_scene) -> None:
+    poses = tiny_scene.test / "pose"
     predict.main(["--run", str(trained), "--poses", str(poses)])
     assert (trained / "views_pose" / "view_0003.png").stat().st_size > 0
 
 
-def test_inpainting_once_changes_no_view(trained: Path) -> None:
-    _, method, views, _ = evaluation.load_run(trained, "best", torch.device("cpu"))
-    fixed = method.inpainted()
-    cameras = views.world_from_cam[:3], views.K[:3]
-    for whole, once in zip(render_views(method, *cameras), render_views(fixed, *cameras), strict=True):
-        assert torch.equal(whole, once)
-    method.network.remember(torch.zeros_like(method.network.state))
-    assert not torch.equal(render_views(method, *cameras).images, render_views(fixed, *cameras).images)
+def test_eval_finds_data_that_moved(trained: Path, tiny_config: TrainConfig, tmp_path: Path) -> None:
+    before = json.loads((trained / "eval.json").read_text())
+    shutil.copytree(tiny_config.data.root, tmp_path / "moved")
+    evaluation.main(["--run", str(trained), "--data", str(tmp_path / "moved")])
+    assert json.loads((trained / "eval.json").read_text())["mean"] == before["mean"]
+
+
+# ---- the object ----
+
+
+def test_three_lines_in_another_folder_without_the_data(
+    trained: Path, tiny_config: TrainConfig, tiny_scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that was copied away renders what eval.py and predict.py render."""
+    _, test = load_views(tiny_config)
+    shutil.copytree(trained, tmp_path / "elsewhere" / "run")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("deepvoxels.datasets.scene.load_scene", None)  # no data set is opened
+
+    scene = DeepVoxels.load("elsewhere/run")
+    views = scene.render(test.world_from_cam, test.K)
+
+    assert isinstance(views, Views)
+    assert views.images.shape == (4, 3, 32, 32)
+    assert (views.depth.kind, views.depth.unit) == ("z_depth", "scene units")
+    psnr = [row["psnr"] for row in evaluation.measure(views.images, test, tiny_config.border_px)]
+    written = json.loads((trained / "eval.json").read_text())["per_view"]
+    assert psnr == pytest.approx([row["psnr"] for row in written])
+    predict.main(["--run", "elsewhere/run", "--poses", str(tiny_scene.test / "pose"), "--out", "views"])
+    default_K = scene.render(test.world_from_cam.numpy())
+    torch.testing.assert_close(read_pfm("views/depth_0002.pfm"), default_K.depth.values[2])
+    assert (read_image("views/view_0002.png") - default_K.images[2]).abs().max() <= 0.5001 / 255
+    from_file = DeepVoxels.load("elsewhere/run/checkpoints/last.pt", "cpu").render(test.world_from_cam)
+    assert torch.equal(from_file.images, default_K.images)
+
+
+def test_the_object_knows_its_cameras(trained: Path, tiny_config: TrainConfig) -> None:
+    scene, (views, _) = DeepVoxels.load(trained), load_views(tiny_config)
+    assert (scene.image_side, scene.near, scene.far) == (32, views.near, views.far)
+    assert scene.grid_origin == views.grid_origin
+    assert torch.equal(scene.K, views.K[0])
+    assert torch.equal(scene.world_from_cam, views.world_from_cam)
+    assert scene.config == tiny_config
+    one = scene.render(views.world_from_cam[0].tolist())
+    assert len(one) == 1
+    points = one.depth[0].points(views.world_from_cam[0])
+    assert points.shape == (16 * 16, 3)
+    camera = views.world_from_cam[0, :3, 3]
+    assert ((points - camera).norm(dim=1) >= one.depth.values.flatten() - 1e-4).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ((np.zeros((4, 3)),), "world_from_cam"),
+        ((np.zeros((0, 4, 4)),), "world_from_cam"),
+        ((2 * np.eye(4),), "world_from_cam"),
+        (("a path",), "world_from_cam"),
+        ((np.eye(4), np.eye(4)), "K must be"),
+        ((np.eye(4), -np.eye(3)), "K must be"),
+    ],
+)
+def test_what_is_no_camera_is_refused(trained: Path, arguments: tuple, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        DeepVoxels.load(trained).render(*arguments)
+
+
+def test_the_grid_is_inpainted_once_and_again_while_the_network_learns(trained: Path) -> None:
+    scene = DeepVoxels.load(trained)
+    pose, K = scene.world_from_cam[0], scene.K
+    before = scene.render(pose, K)
+    scene.network.remember(torch.zeros_like(scene.network.state))
+    assert torch.equal(scene.render(pose, K).images, before.images)
+    scene.network.train()
+    assert not torch.equal(scene.render(pose, K).images, before.images)
+    assert scene.network.training
+
+
+def test_a_baseline_is_opened_by_its_own_name(tiny_config_file: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    settings = ["method=worrall", "steps=1", "preview_every=0"]
+    train.main(["--config", str(tiny_config_file), "--out", str(run), "--set", *settings])
+    with pytest.raises(RunError, match="a run of worrall"):
+        DeepVoxels.load(run)
+    scene = TrainedScene.load(run)
+    assert isinstance(scene, Baseline)
+    views = scene.render(scene.world_from_cam[:2])
+    assert views.depth is None
+    assert views.images.shape == (2, 3, 32, 32)
+    predict.main(["--run", str(run), "--frames", "2"])
+    assert (run / "views_auto" / "view_0001.png").exists()
+
+
+def test_a_checkpoint_without_cameras_says_what_to_do(tiny_config: TrainConfig, tmp_path: Path) -> None:
+    network, path = Generator(tiny_config.model), tmp_path / "old.pt"
+    save_checkpoint(path, {"model": network}, paper="deepvoxels", step=4, config=config_to_dict(tiny_config))
+    with pytest.raises(CheckpointError, match="no cameras. Train again"):
+        DeepVoxels.load(path)
+
+
+def test_a_released_checkpoint_is_measured_and_rendered(tiny_config_file: Path, tmp_path: Path) -> None:
+    config = load_config(TrainConfig, tiny_config_file, ["model.lattice=released"])
+    torch.manual_seed(7)
+    released = Generator(config.model)
+    released.state.normal_()
+    save_released(tmp_path / "model.pth", released)
+    settings = ["model.lattice=released", f"released_checkpoint={tmp_path / 'model.pth'}", "steps=0"]
+    train.main(["--config", str(tiny_config_file), "--out", str(tmp_path / "run"), "--set", *settings])
+    assert (tmp_path / "run" / "eval.json").exists()
+    loaded = DeepVoxels.load(tmp_path / "run").network.state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in released.state_dict().items())
+    assert load_checkpoint(tmp_path / "run" / "checkpoints" / "last.pt").step == 0
+
+
+# ---- tables and errors ----
 
 
 def test_table_trains_missing_rows_once_and_prints_all(
@@ -120,10 +233,9 @@ def test_every_config_loads_and_builds_its_network(file: Path) -> None:
 
 
 def test_the_large_configs_are_the_documented_variants() -> None:
-    for name, variant in (("official", "head"), ("paper", "paper")):
-        assert load_config(TrainConfig, PAPER / "configs" / f"{name}.yaml").model == preset(variant)
+    assert load_config(TrainConfig, PAPER / "configs" / "official.yaml").model == GeneratorOptions()
     config = load_config(TrainConfig, PAPER / "configs" / "capture.yaml")
-    assert config.model == preset("head", grid_side=64, grid_features=8)
+    assert config.model == GeneratorOptions(grid_side=64, grid_features=8)
 
 
 @pytest.mark.parametrize("wrong", [("--frames", "0"), ("--fps", "0"), ("--fps", "nan")])

@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deepvoxels.models.frustum import FrustumSamples, collapse, convolve, dense, sample_frustum
-from deepvoxels.models.volume import SparseMap, VolumeGeometry, lift, project
+from deepvoxels.models.volume import VolumeGeometry, lift, project
 from shared.geometry.camera import look_at, resize_intrinsics, transform_points
 from shared.geometry.camera import project as project_points
 
@@ -159,7 +158,7 @@ def interpolate_by_hand(grid: Tensor, position: list[float]) -> Tensor:
 
 @BOTH
 def test_lifting_equals_a_loop_over_voxels(lattice):
-    geometry, side = small_geometry(lattice, side_length=4.0), 7  # some voxels beside the image, some behind
+    geometry, side = small_geometry(lattice, side_length=4.0), 7  # some voxels off the image, some behind
     K, pose = intrinsics(40.0, 28), camera(20, 15)
     features = torch.randn(1, 3, side, side, dtype=F64)
     lifting = geometry.lifting(K, pose, 28, side)
@@ -178,7 +177,7 @@ def test_lifting_equals_a_loop_over_voxels(lattice):
     assert 0 < seen < 125
     assert behind > 0
     assert lifting.visible == seen
-    torch.testing.assert_close(lift(features, [lifting], 5), expected)
+    torch.testing.assert_close(lift(features, [lifting]), expected)
 
 
 @BOTH
@@ -200,14 +199,14 @@ def test_projection_equals_a_loop_over_samples(lattice):
             expected[0, :, k, v, u] = interpolate_by_hand(volume[0], (cell - half).tolist())
     assert 0 < seen < 9 * side * side
     assert frustum.visible == seen
-    torch.testing.assert_close(dense(sample_frustum(volume, [frustum])), expected)
+    torch.testing.assert_close(project(volume, [frustum]), expected)
 
 
 def test_projection_equals_grid_sample():
     geometry = small_geometry("centred", grid_side=6, depth_planes=7)
     K, poses = intrinsics(50.0, 40), [camera(10, 5), camera(100, 50)]
     volume = torch.randn(1, 4, 6, 6, 6, dtype=F64)
-    result = dense(sample_frustum(volume, [geometry.projection(K, pose, 40, 9) for pose in poses]))
+    result = project(volume, [geometry.projection(K, pose, 40, 9) for pose in poses])
     for pose, mine in zip(poses, result, strict=True):
         coords, inside = geometry.frustum_coordinates(geometry.map_intrinsics(K, 40, 9), pose, 9)
         grid = (coords / 5 * 2 - 1).permute(2, 0, 1, 3)[None]
@@ -224,21 +223,22 @@ def test_projection_reproduces_a_linear_function_of_the_world(lattice):
     positions = geometry.voxel_positions(torch.zeros((), dtype=F64))  # [Z, Y, X, 3]
     volume = positions.movedim(-1, 0)[None]
     K, pose = intrinsics(30.0, 24), camera(33, 21)
-    samples = sample_frustum(volume, [geometry.projection(K, pose, 24, 8)])
-    plane, v, u = samples.position // 64, samples.position // 8 % 8, samples.position % 8
+    where = geometry.projection(K, pose, 24, 8)
+    rows = project(volume, [where])[0].flatten(1)[:, where.position].T
+    plane, v, u = where.position // 64, where.position // 8 % 8, where.position % 8
     K_map, depth = geometry.map_intrinsics(K, 24, 8), geometry.plane_depths(K)[plane]
     x, y = (u - K_map[0, 2]) / K_map[0, 0] * depth, (v - K_map[1, 2]) / K_map[1, 1] * depth
     world = transform_points(pose, torch.stack([x, y, depth], dim=-1))
     low, high = positions[0, 0, 0], positions[-1, -1, -1]
     inner = ((world >= low) & (world <= high)).all(dim=1)  # beyond, the outermost voxels are replicated
     assert inner.sum() > 20
-    torch.testing.assert_close(samples.rows[inner], world[inner])
+    torch.testing.assert_close(rows[inner], world[inner])
 
 
 def test_centred_lattice_lifts_pixel_coordinates_where_the_camera_model_projects_them():
     geometry, K, pose = small_geometry("centred"), intrinsics(30.0, 24), camera(33, 21)
     v, u = torch.meshgrid(*(torch.arange(8, dtype=F64),) * 2, indexing="ij")
-    lifted = lift(torch.stack((u, v))[None], [geometry.lifting(K, pose, 24, 8)], 5)[0].movedim(0, -1)
+    lifted = lift(torch.stack((u, v))[None], [geometry.lifting(K, pose, 24, 8)])[0].movedim(0, -1)
     points_cam = transform_points(torch.linalg.inv(pose), geometry.voxel_positions(pose))
     pixels, _ = project_points(points_cam, resize_intrinsics(K, (24, 24), (8, 8)))
     inner = ((pixels >= 0) & (pixels <= 7)).all(dim=-1)
@@ -269,80 +269,7 @@ def test_look_at_of_shared_agrees_with_the_recorded_poses():
     torch.testing.assert_close(pose, POSES["S"].double(), rtol=0, atol=1e-6)
 
 
-# --- operations on samples -------------------------------------------------------------------------
-
-
-def crowded_samples() -> FrustumSamples:
-    """Two views, one from inside the grid so that samples touch every face of its view volume."""
-    geometry = small_geometry("centred", side_length=8.0, near=0.5, far=3.0, depth_planes=4)
-    poses = [camera(10, 5, distance=0.2), camera(100, 50, distance=7.0)]
-    maps = [geometry.projection(intrinsics(20.0, 20), pose, 20, 5) for pose in poses]
-    assert maps[0].visible == 4 * 25
-    assert 0 < maps[1].visible < 4 * 25
-    return sample_frustum(torch.randn(1, 3, 5, 5, 5, dtype=F64), maps)
-
-
-def test_convolution_of_samples_equals_the_dense_convolution():
-    samples, weight = crowded_samples(), torch.randn(2, 3, 3, 3, 3, dtype=F64)
-    expected = F.conv3d(F.pad(dense(samples), (1,) * 6, mode="replicate"), weight)
-    torch.testing.assert_close(convolve(samples, weight), expected)
-
-
-def test_ray_sums_equal_the_dense_sum():
-    samples, weights = crowded_samples(), torch.rand(2, 1, 4, 5, 5, dtype=F64)
-    torch.testing.assert_close(collapse(samples, weights), (weights * dense(samples)).sum(dim=2))
-
-
-def test_gradients_of_every_operation():
-    geometry = small_geometry("centred", grid_side=3, depth_planes=2, side_length=2.0, near=1.0)
-    K, poses = intrinsics(9.0, 8), [camera(20, 30), camera(80, 10)]
-    liftings = [geometry.lifting(K, pose, 8, 4) for pose in poses]
-    maps = [geometry.projection(K, pose, 8, 4) for pose in poses]
-    features = torch.randn(2, 2, 4, 4, dtype=F64, requires_grad=True)
-    volume = torch.randn(1, 2, 3, 3, 3, dtype=F64, requires_grad=True)
-    weight = torch.randn(1, 2, 3, 3, 3, dtype=F64, requires_grad=True)
-    weights = torch.rand(2, 1, 2, 4, 4, dtype=F64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda x: lift(x, liftings, 3), features)
-    assert torch.autograd.gradcheck(lambda x: dense(sample_frustum(x, maps)), volume)
-    assert torch.autograd.gradcheck(lambda x, w: convolve(sample_frustum(x, maps), w), (volume, weight))
-    assert torch.autograd.gradcheck(lambda x, w: collapse(sample_frustum(x, maps), w), (volume, weights))
-
-
-def test_transposed_map_is_the_adjoint_and_its_own_inverse_operation():
-    geometry = small_geometry("released", grid_side=6)
-    sparse = geometry.projection(intrinsics(30.0, 24), camera(33, 21), 24, 7).sparse
-    x, y = torch.randn(216, 2, dtype=F64), torch.randn(sparse.rows, 2, dtype=F64)
-    torch.testing.assert_close((sparse.apply(x) * y).sum(), (x * sparse.transposed.apply(y)).sum())
-    torch.testing.assert_close(sparse.transposed.transposed.apply(x), sparse.apply(x))
-
-
-def test_interpolation_weights_sum_to_one_per_row():
-    coords = torch.rand(50, 3, dtype=F64) * 6 - 1  # some outside, where the border is replicated
-    sparse = SparseMap.interpolating(coords, None, (4, 3, 5))
-    torch.testing.assert_close(sparse.apply(torch.ones(60, 1, dtype=F64)), torch.ones(50, 1, dtype=F64))
-
-
 # --- odd cases -------------------------------------------------------------------------------------
-
-
-def test_a_camera_that_looks_away_sees_nothing_and_breaks_nothing():
-    geometry, pose = small_geometry("centred"), camera(20, 10)
-    pose[:3, [0, 2]] *= -1  # turn round
-    K = intrinsics(30.0, 24)
-    lifting, frustum = geometry.lifting(K, pose, 24, 6), geometry.projection(K, pose, 24, 6)
-    assert lifting.visible == frustum.visible == 0
-    features = torch.randn(1, 2, 6, 6, dtype=F64, requires_grad=True)
-    volume = torch.randn(1, 2, 5, 5, 5, dtype=F64, requires_grad=True)
-    samples = sample_frustum(volume, [frustum])
-    weight = torch.ones(1, 2, 3, 3, 3, dtype=F64)
-    lifted, convolved = lift(features, [lifting], 5), convolve(samples, weight)
-    summed = collapse(samples, torch.ones(1, 1, 9, 6, 6, dtype=F64))
-    assert not lifted.any()
-    assert not convolved.any()
-    assert not summed.any()
-    (lifted.sum() + convolved.sum() + summed.sum()).backward()
-    assert not features.grad.any()
-    assert not volume.grad.any()
 
 
 def test_a_voxel_in_the_camera_centre_is_not_visible():
@@ -350,31 +277,3 @@ def test_a_voxel_in_the_camera_centre_is_not_visible():
     uv, _, visible = geometry.project_voxels(intrinsics(9.0, 8), torch.eye(4, dtype=F64), 8)
     assert uv.isfinite().all()
     assert not visible[13]  # the middle of 27, at the camera itself
-
-
-IMPOSSIBLE = [
-    {"lattice": "corner"},
-    {"near": 0.0},
-    {"side_length": -1.0},
-    {"far": 0.5},
-    {"origin": (0.0, math.nan, 0.0)},
-    {"grid_side": 1},
-    {"depth_planes": 0},
-]
-
-
-@pytest.mark.parametrize("changes", IMPOSSIBLE)
-def test_impossible_geometry_is_refused(changes):
-    with pytest.raises(ValueError, match="must"):
-        small_geometry(**({"lattice": "centred"} | changes))
-
-
-def test_maps_that_do_not_fit_are_refused():
-    geometry, K, pose = small_geometry("centred"), intrinsics(30.0, 24), camera(33, 21)
-    lifting, frustum = geometry.lifting(K, pose, 24, 8), geometry.projection(K, pose, 24, 8)
-    with pytest.raises(ValueError, match="feature maps"):
-        lift(torch.zeros(1, 2, 7, 7, dtype=F64), [lifting], 5)
-    with pytest.raises(ValueError, match="projection maps"):
-        project(torch.zeros(1, 2, 6, 6, 6, dtype=F64), [frustum])
-    with pytest.raises(ValueError, match="view volumes"):
-        sample_frustum(torch.zeros(1, 2, 5, 5, 5, dtype=F64), [frustum, geometry.projection(K, pose, 24, 4)])

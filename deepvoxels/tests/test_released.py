@@ -1,16 +1,17 @@
 """State dicts of the released code: names, shapes, round trips, refusals."""
 
 import re
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
 import torch
 
-from deepvoxels.models.discriminator import Discriminator
 from deepvoxels.models.generator import Generator
-from deepvoxels.models.options import GeneratorOptions, preset
+from deepvoxels.models.networks import Discriminator
+from deepvoxels.models.options import GeneratorOptions
 from deepvoxels.models.released import export_released, import_released, load_released, save_released
-from deepvoxels.tests.small import SMALL
+from deepvoxels.tests.conftest import SMALL, variant
 from shared.errors import DataError
 
 TABLE = Path(__file__).parent / "released_state_dict.tsv"
@@ -32,18 +33,18 @@ def test_names_and_shapes_are_those_of_a_released_file():
     lines = TABLE.read_text().splitlines()[1:]
     expected = dict(line.split("\t") for line in lines)
     with torch.device("meta"):
-        exported = export_released(Generator(preset("head")))
+        exported = export_released(Generator(GeneratorOptions()))
     assert len(expected) == 508
     assert {key: str(tuple(tensor.shape)) for key, tensor in exported.items()} == expected
 
 
 @pytest.mark.parametrize(
     ("name", "changes", "keys"),
-    [("head", {"occlusion": False}, 445), ("legacy", {}, 422), ("legacy", {"depth_planes": 48}, 434)],
+    [("official", {"occlusion": False}, 445), ("legacy", {}, 422), ("legacy", {"depth_planes": 48}, 434)],
 )
 def test_other_variants_have_as_many_names_as_in_the_released_code(name, changes, keys):
     with torch.device("meta"):
-        assert len(export_released(Generator(preset(name, **changes)))) == keys
+        assert len(export_released(Generator(variant(name, **changes)))) == keys
 
 
 def test_discriminator_names():
@@ -134,6 +135,30 @@ def test_files_round_trip(tmp_path):
     assert same(source, copy)
     assert same(judge, judge_copy)
     torch.save(export_released(source), path)  # a bare generator
-    load_released(path, small(2))
-    with pytest.raises(DataError, match="discriminator"):
-        load_released(path, copy, judge_copy)
+    load_released(path, small(2), judge_copy)  # which leaves the discriminator as it is
+    assert same(judge, judge_copy)
+
+
+CHECKPOINTS = {
+    "text": (lambda path, state: path.write_text("hello"), "not a readable file of plain tensors"),
+    "cut short": (lambda path, state: path.write_bytes(path.read_bytes()[:900]), "not a readable file"),
+    "pickled code": (lambda path, state: torch.save({"model": Fraction(1, 2)}, path), "plain tensors"),
+    "a list": (lambda path, state: torch.save([1, 2], path), "list"),
+    "no state dict": (lambda path, state: torch.save({"model": 3}, path), "has no 'model' state dict"),
+    "a weight missing": (lambda path, state: torch.save(dict(list(state.items())[:-1]), path), "1 missing"),
+    "NaN": (
+        lambda path, state: torch.save(state | {"deepvoxels": state["deepvoxels"] * torch.nan}, path),
+        "deepvoxels of model holds NaN",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CHECKPOINTS)
+def test_damaged_files_are_refused_and_change_nothing(tmp_path, case):
+    spoil, says = CHECKPOINTS[case]
+    generator, before, path = small(0), small(0), tmp_path / "model.pth"
+    save_released(path, small(1))
+    spoil(path, export_released(small(1)))
+    with pytest.raises(DataError, match=says):
+        load_released(path, generator)
+    assert same(generator, before)

@@ -1,9 +1,9 @@
-"""Operations on a camera's view volume that touch only the samples inside the grid.
+"""The occlusion network on the samples inside the grid only.
 
-The view volume [N, F, D, h, w] is mostly empty (three quarters at the released setting), and zero outside
-the grid. Here it is never built: `FrustumSamples` holds the rows that exist, and the two operations that
-read the volume, the first convolution of the occlusion network and the weighted sum along rays, work on
-those rows.
+A view volume [N, F, D, h, w] is mostly empty (three quarters at the released setting) and zero outside the
+grid. Here it is never built: `FrustumSamples` holds the rows that exist, and the two operations that read the
+volume, the first convolution and the weighted sum along rays, work on those rows. The depth coordinate is the
+same at every pixel, so its share of a convolution is one number per plane, added afterwards.
 """
 
 import functools
@@ -16,10 +16,37 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
-from deepvoxels.models.layout import full_precision
-from deepvoxels.models.volume import FrustumMap, project
+from deepvoxels.models.fast.conv import padded_conv
+from deepvoxels.models.fast.sampling import sampled_rows
+from deepvoxels.models.networks import Occlusion, coordinate_channels
+from deepvoxels.models.volume import SamplingMap
 
-__all__ = ["FrustumSamples", "collapse", "convolve", "dense", "sample_frustum"]
+__all__ = ["FrustumSamples", "collapse", "convolve", "occlude", "sample_frustum"]
+
+
+def occlude(
+    occlusion: Occlusion, volume: Tensor, maps: Sequence[SamplingMap]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `networks.occlude`."""
+    samples = sample_frustum(volume, maps)
+    planes = samples.shape[1]
+    plane = coordinate_channels(planes, like=volume).view(planes)
+    weight = occlusion.compress.conv.weight  # channel 0 reads the depth coordinate
+    compressed = convolve(samples, weight[:, 1:]) + _plane_profile(weight[:, 0], plane)
+    compressed = occlusion.compress.finish(compressed)
+    both = torch.cat((compressed, occlusion.unet(compressed)), dim=1)
+    weight, bias = occlusion.logits.conv.weight, occlusion.logits.conv.bias  # the last channel reads it
+    logits = padded_conv(both, weight[:, :-1], bias) + _plane_profile(weight[:, -1], plane)
+    weights = torch.softmax(logits, dim=2)
+    features = collapse(samples, weights)
+    depth_fraction = torch.einsum("nckhw,k->nchw", weights, plane)
+    return features / planes if occlusion.average else features, depth_fraction, weights
+
+
+def _plane_profile(weight: Tensor, plane: Tensor) -> Tensor:
+    """Convolution [C, 3, 3, 3], borders replicated, of one value per plane [D] -> [C, D, 1, 1]."""
+    padded = F.pad(plane.view(1, 1, -1), (1, 1), mode="replicate")
+    return F.conv1d(padded, weight.sum(dim=(2, 3)).unsqueeze(1)).squeeze(0)[..., None, None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,36 +59,26 @@ class FrustumSamples:
     shape: tuple[int, int, int, int]  # N, D, h, w
 
 
-def sample_frustum(volume: Tensor, maps: Sequence[FrustumMap]) -> FrustumSamples:
+def sample_frustum(volume: Tensor, maps: Sequence[SamplingMap]) -> FrustumSamples:
     """Sample the grid [1, F, G, G, G] along the rays of N cameras. Differentiable in the volume."""
-    shape = maps[0].shape
-    if any(m.shape != shape for m in maps):
+    planes, height, width = maps[0].out_shape
+    if any(where.out_shape != maps[0].out_shape for where in maps):
         raise ValueError("all cameras of one call must share the shape of their view volumes")
-    size = shape[0] * shape[1] * shape[2]
-    starts, seen = [maps[0].ray_starts.new_zeros(1)], 0
-    for m in maps:
-        starts.append(m.ray_starts[1:] + seen)
-        seen += m.visible
+    pixels = height * width
+    ray = torch.cat([where.position % pixels + i * pixels for i, where in enumerate(maps)])
+    counts = torch.bincount(ray, minlength=len(maps) * pixels)
     return FrustumSamples(
-        torch.cat(project(volume, maps)),
-        torch.cat([m.position + i * size for i, m in enumerate(maps)]),
-        torch.cat(starts),
-        (len(maps), *shape),
+        torch.cat([sampled_rows(volume[0], where) for where in maps]),
+        torch.cat([where.position + i * planes * pixels for i, where in enumerate(maps)]),
+        F.pad(counts.cumsum(0), (1, 0)).to(torch.int32),
+        (len(maps), planes, height, width),
     )
-
-
-def dense(samples: FrustumSamples) -> Tensor:
-    """The whole view volumes [N, F, D, h, w], zero outside the grid, channels contiguous."""
-    n, d, h, w = samples.shape
-    features = samples.rows.shape[1]
-    volume = samples.rows.new_zeros(n * d * h * w, features).index_copy(0, samples.position, samples.rows)
-    return volume.view(n, d, h, w, features).movedim(-1, 1)
 
 
 def collapse(samples: FrustumSamples, weights: Tensor) -> Tensor:
     """Sum of weight times feature along every ray: weights [N, 1, D, h, w] -> [N, F, h, w]."""
     n, _, h, w = samples.shape
-    weights = full_precision(weights).reshape(-1)[samples.position]
+    weights = weights.reshape(-1)[samples.position]
     rows = _RaySum.apply(samples.rows, weights, samples.ray_starts)
     return rows.view(n, h, w, rows.shape[1]).movedim(-1, 1)
 
@@ -70,7 +87,7 @@ def convolve(samples: FrustumSamples, weight: Tensor) -> Tensor:
     """3x3x3 convolution of the view volumes, borders replicated: [C, F, 3, 3, 3] -> [N, C, D, h, w]."""
     channels, features = weight.shape[:2]
     kernel = weight.permute(1, 2, 3, 4, 0).reshape(features, 27 * channels)  # [F, 27 C]
-    return _AddTaps.apply(full_precision(samples.rows @ kernel), samples.position, samples.shape)
+    return _AddTaps.apply(samples.rows @ kernel, samples.position, samples.shape)
 
 
 class _RaySum(torch.autograd.Function):
