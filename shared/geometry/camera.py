@@ -18,6 +18,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from shared.errors import check_shape
+
 __all__ = [
     "camera_rays",
     "check_pose",
@@ -67,8 +69,13 @@ def resize_intrinsics(K: Tensor, from_hw: tuple[int, int], to_hw: tuple[int, int
 
     Focal lengths scale by s, the principal point moves to (c + 0.5) s - 0.5: the outer borders of the image
     stay together, as in `interpolate(align_corners=False)` and `cv2.resize`.
+
+        >>> resize_intrinsics(intrinsics_matrix(100.0, 100.0, 31.5, 23.5), (48, 64), (24, 32))
+        tensor([[50.0000,  0.0000, 15.5000],
+                [ 0.0000, 50.0000, 11.5000],
+                [ 0.0000,  0.0000,  1.0000]])
     """
-    _check_intrinsics_shape(K)
+    check_shape(K, "... 3 3", "K")
     if min(*from_hw, *to_hw) <= 0:
         raise ValueError(f"image sizes must be positive, got from_hw={from_hw}, to_hw={to_hw}")
     scale_x, scale_y = to_hw[1] / from_hw[1], to_hw[0] / from_hw[0]
@@ -79,7 +86,7 @@ def resize_intrinsics(K: Tensor, from_hw: tuple[int, int], to_hw: tuple[int, int
 
 def crop_intrinsics(K: Tensor, left: float, top: float) -> Tensor:
     """Intrinsics [..., 3, 3] after cutting `left` columns and `top` rows (pixels; negative pads)."""
-    _check_intrinsics_shape(K)
+    check_shape(K, "... 3 3", "K")
     return K - K.new_tensor([[0.0, 0.0, left], [0.0, 0.0, top], [0.0, 0.0, 0.0]])
 
 
@@ -88,30 +95,37 @@ def crop_intrinsics(K: Tensor, left: float, top: float) -> Tensor:
 
 def invert_pose(world_from_cam: Tensor) -> Tensor:
     """Inverse of rigid transforms [..., 4, 4]: `cam_from_world`, by the transpose of the rotation."""
-    _check_pose_shape(world_from_cam, "world_from_cam")
+    check_shape(world_from_cam, "... 4 4", "world_from_cam")
     rotation = world_from_cam[..., :3, :3].transpose(-1, -2)
     translation = -(rotation * world_from_cam[..., None, :3, 3]).sum(-1)
     return _pose_from_parts(rotation, translation)
 
 
 def relative_pose(world_from_target: Tensor, world_from_source: Tensor) -> Tensor:
-    """`target_from_source` [..., 4, 4]: takes points in source camera coordinates to the target camera."""
+    """`target_from_source` [..., 4, 4]: takes points in source camera coordinates to the target camera.
+
+    target_from_source = (world_from_target)⁻¹ world_from_source
+
+        >>> ahead = torch.eye(4)
+        >>> ahead[2, 3] = 1.0  # one unit further along the optical axis
+        >>> relative_pose(torch.eye(4), ahead)[:3, 3]
+        tensor([0., 0., 1.])
+    """
     target_from_world = invert_pose(world_from_target)
-    _check_pose_shape(world_from_source, "world_from_source")
+    check_shape(world_from_source, "... 4 4", "world_from_source")
     return (target_from_world[..., :, :, None] * world_from_source[..., None, :, :]).sum(-2)
 
 
 def transform_points(target_from_source: Tensor, points_source: Tensor) -> Tensor:
     """Points [..., 3] in source coordinates moved to target coordinates by [..., 4, 4]."""
-    _check_pose_shape(target_from_source, "target_from_source")
+    check_shape(target_from_source, "... 4 4", "target_from_source")
     translation = _line_up(target_from_source[..., :3, 3], 1, points_source.ndim - 1)
     return rotate_vectors(target_from_source, points_source) + translation
 
 
 def rotate_vectors(target_from_source: Tensor, vectors_source: Tensor) -> Tensor:
     """Directions [..., 3] turned by the rotation part of [..., 4, 4] (or [..., 3, 3]); no translation."""
-    if vectors_source.shape[-1] != 3:
-        raise ValueError(f"points must be [..., 3], got {tuple(vectors_source.shape)}")
+    check_shape(vectors_source, "... 3", "points")
     rotation = _line_up(target_from_source[..., :3, :3], 2, vectors_source.ndim - 1)
     x, y, z = vectors_source.split(1, dim=-1)
     return rotation[..., 0] * x + rotation[..., 1] * y + rotation[..., 2] * z
@@ -125,8 +139,7 @@ def check_pose(matrix: Tensor, name: str, tolerance: float = 1e-3) -> None:
     """
     if matrix.shape[-2:] == (3, 4):
         raise ValueError(f"{name}: a pose must be 4x4, got 3x4; append the row 0 0 0 1")
-    if matrix.ndim < 2 or matrix.shape[-2:] != (4, 4):
-        raise ValueError(f"{name}: a pose must be [..., 4, 4], got {list(matrix.shape)}")
+    check_shape(matrix, "... 4 4", f"{name}: a pose")
     if not torch.isfinite(matrix).all():
         raise ValueError(f"{name}: NaN or infinite entries; remove this view or estimate it again")
     last_row = matrix[..., 3, :]
@@ -157,7 +170,7 @@ def opencv_from_opengl_pose(world_from_cam_opengl: Tensor) -> Tensor:
 
     The camera's own axes change (right product with diag(1, -1, -1, 1)); the world stays. Its own inverse.
     """
-    _check_pose_shape(world_from_cam_opengl, "world_from_cam_opengl")
+    check_shape(world_from_cam_opengl, "... 4 4", "world_from_cam_opengl")
     return world_from_cam_opengl * world_from_cam_opengl.new_tensor([1.0, -1.0, -1.0, 1.0])
 
 
@@ -170,6 +183,10 @@ def look_at(
 
     Where the view direction is parallel to `up`, any level camera will do and one fixed choice is made.
     Raises ValueError where position and target coincide.
+
+        >>> world_from_cam = look_at([2.0, 0.0, 0.0])
+        >>> world_from_cam[:3, 2]  # forward
+        tensor([-1.,  0.,  0.])
     """
     position = torch.as_tensor(position)
     dtype = position.dtype if position.is_floating_point() else torch.get_default_dtype()
@@ -196,14 +213,17 @@ def look_at(
 
 
 def project(points_cam: Tensor, K: Tensor) -> tuple[Tensor, Tensor]:
-    """Pixels [..., 2] and depth [...] of points [..., 3] in camera coordinates.
+    """Pixels [..., 2] and depth [...] of points [..., 3] in camera coordinates: u = fx x / z + cx, v alike.
 
     The caller must mask with `depth > 0`. Points at or behind the camera plane (depth <= 1e-6) get the finite
     pixel of a point moved to depth 1e-6, which means nothing, and pass back a gradient of exactly zero.
+
+        >>> K = intrinsics_matrix(100.0, 100.0, 31.5, 23.5)
+        >>> project(torch.tensor([0.2, 0.0, 2.0]), K)
+        (tensor([41.5000, 23.5000]), tensor(2.))
     """
-    _check_intrinsics_shape(K)
-    if points_cam.shape[-1] != 3:
-        raise ValueError(f"points must be [..., 3], got {tuple(points_cam.shape)}")
+    check_shape(K, "... 3 3", "K")
+    check_shape(points_cam, "... 3", "points")
     x, y, depth = points_cam.unbind(-1)
     in_front = depth > MIN_DEPTH
     z = torch.where(in_front, depth, MIN_DEPTH)
@@ -215,11 +235,14 @@ def project(points_cam: Tensor, K: Tensor) -> tuple[Tensor, Tensor]:
 def unproject(pixels: Tensor, depth: Tensor, K: Tensor) -> Tensor:
     """Points [..., 3] in camera coordinates of pixels [..., 2] at z-depth [...]; inverse of `project`.
 
-    Pixels and depth broadcast against each other: one grid [H, W, 2] goes with depths [B, H, W].
+    x = z (u - cx) / fx, y alike. One grid [H, W, 2] goes with depths [B, H, W]: the two broadcast.
+
+        >>> K = intrinsics_matrix(100.0, 100.0, 31.5, 23.5)
+        >>> unproject(torch.tensor([41.5, 23.5]), torch.tensor(2.0), K)
+        tensor([0.2000, 0.0000, 2.0000])
     """
-    _check_intrinsics_shape(K)
-    if pixels.shape[-1] != 2:
-        raise ValueError(f"pixels must be [..., 2], got {tuple(pixels.shape)}")
+    check_shape(K, "... 3 3", "K")
+    check_shape(pixels, "... 2", "pixels")
     u, v, depth = torch.broadcast_tensors(pixels[..., 0], pixels[..., 1], depth)
     fx, skew, cx, fy, cy = _pinhole_parameters(K, depth.ndim)
     y = (v - cy) / fy
@@ -247,8 +270,8 @@ def camera_rays(K: Tensor, world_from_cam: Tensor, height: int, width: int) -> t
 
     Directions are scaled to z = 1 in the camera, so `origin + t * direction` is the point at z-depth t.
     """
-    _check_intrinsics_shape(K)
-    _check_pose_shape(world_from_cam, "world_from_cam")
+    check_shape(K, "... 3 3", "K")
+    check_shape(world_from_cam, "... 4 4", "world_from_cam")
     batch = torch.broadcast_shapes(K.shape[:-2], world_from_cam.shape[:-2])
     pixels = pixel_grid(height, width, K.device, K.dtype).expand(*batch, height, width, 2)
     directions_cam = unproject(pixels, pixels.new_ones(()), K.expand(*batch, 3, 3))
@@ -293,13 +316,3 @@ def _pose_from_parts(rotation: Tensor, translation: Tensor) -> Tensor:
     top = torch.cat([rotation, translation[..., None]], dim=-1)
     bottom = top.new_tensor([0.0, 0.0, 0.0, 1.0]).expand(*top.shape[:-2], 1, 4)
     return torch.cat([top, bottom], dim=-2)
-
-
-def _check_intrinsics_shape(K: Tensor) -> None:
-    if K.ndim < 2 or K.shape[-2:] != (3, 3):
-        raise ValueError(f"K must be [..., 3, 3] in pixels, got {list(K.shape)}")
-
-
-def _check_pose_shape(matrix: Tensor, name: str) -> None:
-    if matrix.ndim < 2 or matrix.shape[-2:] != (4, 4):
-        raise ValueError(f"{name} must be [..., 4, 4], got {list(matrix.shape)}")

@@ -102,6 +102,10 @@ def spiral_trajectory(
     From the equator to just before the pole, azimuth running down from 2 pi `turns` to 0 while the elevation
     rises evenly. The defaults are the released code's 1000 views: 23.9 turns, the last 0.09 degrees off
     the pole.
+
+        >>> path = spiral_trajectory(8, radius=2.0)
+        >>> path.shape, path[:, 2, 3].diff().gt(0).all()  # ever higher
+        (torch.Size([8, 4, 4]), tensor(True))
     """
     _check_path(num_views, radius)
     remaining = 1 - torch.arange(num_views, dtype=torch.float64) / num_views  # 1 at the equator

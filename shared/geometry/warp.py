@@ -1,4 +1,4 @@
-"""Warping between views: backward (sampling), forward (z-buffered splatting), by disparity, and visibility.
+"""Warping between views: backward (sampling), forward (z-buffered splatting), and by disparity.
 
 All warps name their views `source` (where colours are taken from) and `target` (the view that is made).
 Sampling is bilinear at pixel centres (docs/conventions.md): integer coordinates return the pixel itself, for
@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from shared.errors import check_shape
 from shared.geometry.camera import pixel_grid
 
 __all__ = [
@@ -23,8 +24,6 @@ __all__ = [
     "disparity_warp",
     "forward_warp",
     "sample_pixels",
-    "visible_in_source",
-    "visible_in_target",
 ]
 
 
@@ -70,8 +69,18 @@ def backward_warp(
     cameras (NaN is not), sample within the outermost pixel centres. Samples outside follow `padding`; pixels
     without a sample (bad depth, behind the source camera) are 0 and pass no gradient. Differentiable in
     everything else. Raises ValueError for wrong shapes.
+
+        target(u) = source(q),  q ~ K_source R K_target⁻¹ (u, 1) + K_source t / depth(u)
+
+        >>> K, pose = torch.tensor([[4.0, 0, 1.5], [0, 4.0, 0.5], [0, 0, 1]]), torch.eye(4)
+        >>> pose[0, 3] = 0.5  # a pixel at depth 2 moves by 4 * 0.5 / 2 = 1 to the right
+        >>> image = torch.arange(4.0).expand(1, 1, 2, 4)
+        >>> view, valid = backward_warp(image, torch.full((1, 1, 2, 4), 2.0), K, K, pose)
+        >>> view[0, 0, 0], valid[0, 0, 0]
+        (tensor([1., 2., 3., 3.]), tensor([ True,  True,  True, False]))
     """
-    _check_maps(image_source, depth_target, "image_source", "depth_target", same_size=False)
+    sizes = check_shape(image_source, "B C H W", "image_source")
+    check_shape(depth_target, "B 1 h w", "depth_target", sizes)
     pixels, _, in_front = _reproject(depth_target, K_target, K_source, source_from_target, near)
     image_target = sample_pixels(image_source, pixels, padding)
     valid = in_front & _inside(pixels, image_source.shape[-2:])
@@ -92,7 +101,7 @@ def disparity_warp(
     further right, near things move left. For a rectified pair, left target and right source, it is (-1, 0).
     Not-finite disparity is invalid and 0.
     """
-    _check_maps(image_source, disparity_px, "image_source", "disparity_px", same_size=True)
+    check_shape(disparity_px, "B 1 H W", "disparity_px", check_shape(image_source, "B C H W", "image_source"))
     if view_offset.shape not in ((2,), (1, 2), (len(image_source), 2)):
         raise ValueError(f"view_offset must be [2] or [B, 2], got {list(view_offset.shape)}")
     finite = disparity_px[:, 0].isfinite()
@@ -126,8 +135,16 @@ def forward_warp(
     Gradients reach the features only, as in the direct-warper extension that "Depth self-supervision for
     single image novel view synthesis" (IROS 2023) uses; there equal depths are a race. Raises ValueError
     for wrong shapes.
+
+        >>> K, pose = torch.tensor([[4.0, 0, 1.5], [0, 4.0, 0.5], [0, 0, 1]]), torch.eye(4)
+        >>> pose[0, 3] = 0.5
+        >>> image = torch.arange(1.0, 5.0).expand(1, 1, 2, 4)
+        >>> view, depth, valid = forward_warp(image, torch.full((1, 1, 2, 4), 2.0), K, K, pose)
+        >>> view[0, 0, 0], valid[0, 0, 0]
+        (tensor([0., 1., 2., 3.]), tensor([False,  True,  True,  True]))
     """
-    _check_maps(features_source, depth_source, "features_source", "depth_source", same_size=True)
+    sizes = check_shape(features_source, "B C H W", "features_source")
+    check_shape(depth_source, "B 1 H W", "depth_source", sizes)
     if footprint not in ("square", "pixel"):
         raise ValueError(f'footprint must be "square" or "pixel", got {footprint!r}')
     height, width = size or features_source.shape[-2:]
@@ -148,53 +165,6 @@ def forward_warp(
     features = features_source.flatten(2).gather(2, winner.expand(-1, channels, -1))
     features = torch.where(valid, features.reshape(-1, channels, height, width), 0.0)
     return features, torch.where(valid, depth_target, 0.0), valid
-
-
-def visible_in_source(
-    depth_target: Tensor,
-    depth_source: Tensor,
-    K_source: Tensor,
-    K_target: Tensor,
-    source_from_target: Tensor,
-    relative_tolerance: float = 0.01,
-    absolute_tolerance: float = 0.0,
-    near: float = 1e-3,
-) -> Tensor:
-    """Mask [B, 1, h, w]: which pixels of the target view the source view sees, from both depth maps.
-
-    A target point at depth z in the source camera is seen where z <= d (1 + relative_tolerance) +
-    absolute_tolerance, d being the depth of the source map there, interpolated in inverse depth (exact on
-    planes). Not seen: outside the outermost pixel centres, behind the camera, or where one of the four source
-    depths is invalid (not > `near`). When only the target's depth is known, its `forward_warp` into the
-    source serves as `depth_source`.
-    """
-    with torch.no_grad():
-        pixels, depth_ratio, in_front = _reproject(depth_target, K_target, K_source, source_from_target, near)
-        known = depth_source > near
-        inv_depth = torch.where(known, 1 / torch.where(known, depth_source, 1.0), 0.0)
-        maps = torch.cat([inv_depth, known.to(inv_depth.dtype)], dim=1)
-        inv_depth, known = sample_pixels(maps, pixels).unbind(1)
-        inv_z = 1 / (depth_ratio * depth_target[:, 0])
-        unoccluded = inv_z * (1 + relative_tolerance + absolute_tolerance * inv_depth) >= inv_depth
-        visible = in_front & _inside(pixels, depth_source.shape[-2:]) & (known > 1 - 1e-3) & unoccluded
-        return visible[:, None]
-
-
-def visible_in_target(
-    depth_source: Tensor,
-    depth_target: Tensor,
-    K_source: Tensor,
-    K_target: Tensor,
-    target_from_source: Tensor,
-    relative_tolerance: float = 0.01,
-    absolute_tolerance: float = 0.0,
-    near: float = 1e-3,
-) -> Tensor:
-    """Mask [B, 1, h, w]: which pixels of the source view the target view sees; see `visible_in_source`."""
-    return visible_in_source(
-        depth_source, depth_target, K_target, K_source, target_from_source,
-        relative_tolerance, absolute_tolerance, near,
-    )  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------- helpers
@@ -290,13 +260,3 @@ def _z_buffer(centre: Tensor, depth: Tensor, first: Tensor, count: Tensor, heigh
     best = torch.full((batch * height * width,), nobody, dtype=torch.int64, device=depth.device)
     best.scatter_reduce_(0, target, key, "amin")
     return torch.where(best == nobody, -1, best & ((1 << 24) - 1)).reshape(batch, height * width)
-
-
-def _check_maps(image: Tensor, single: Tensor, image_name: str, single_name: str, same_size: bool) -> None:
-    if image.ndim != 4:
-        raise ValueError(f"{image_name} must be [B, C, H, W], got {list(image.shape)}")
-    if single.ndim != 4 or single.shape[1] != 1 or len(single) != len(image):
-        raise ValueError(f"{single_name} must be [{len(image)}, 1, H, W], got {list(single.shape)}")
-    if same_size and single.shape[-2:] != image.shape[-2:]:
-        sizes = f"{list(image.shape[-2:])} and {list(single.shape[-2:])}"
-        raise ValueError(f"{image_name} and {single_name} must have one size, got {sizes}")

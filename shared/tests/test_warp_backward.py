@@ -57,7 +57,7 @@ def test_flipping_align_corners_is_noticed(monkeypatch):
     def flipped(*args, align_corners, **kwargs):
         return original(*args, align_corners=not align_corners, **kwargs)
 
-    monkeypatch.setattr(shared.warp.F, "grid_sample", flipped)
+    monkeypatch.setattr(shared.geometry.warp.F, "grid_sample", flipped)
     error = sample_pixels(ramp, pixel_grid(33, 33)[None]) - ramp
     half = 0.5 - 0.5 / 33
     expected = torch.tensor([half, 0.0, -half])

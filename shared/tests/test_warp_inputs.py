@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from shared.geometry.camera import intrinsics_matrix
-from shared.geometry.warp import backward_warp, disparity_warp, forward_warp, visible_in_source
+from shared.geometry.warp import backward_warp, disparity_warp, forward_warp
 from shared.tests.warp_cases import IDENTITY, camera, rigid
 
 pytestmark = pytest.mark.usefixtures("seeded")
@@ -22,8 +22,6 @@ def test_near_plane_bounds_the_depth_in_both_views():
         for near, expected in ((0.2, 1), (0.3, 0)):
             assert backward_warp(image, depth, K, K, pose, near=near)[1].sum() == expected
             assert forward_warp(image, depth, K, K, pose, footprint="pixel", near=near)[2].sum() == expected
-            surface = torch.full_like(depth, new_depth)
-            assert visible_in_source(depth, surface, K, K, pose, near=near).sum() == expected
 
 
 @pytest.mark.parametrize("place", [(0, 0), (0, 2), (2, 2)])
@@ -39,7 +37,6 @@ def test_warps_through_nan_cameras_are_invalid(place):
     for K_other, pose in ((K_nan, IDENTITY), (K, pose_nan)):
         assert not backward_warp(features, depth, K, K_other, pose)[1].any()
         assert not forward_warp(features, depth, K, K_other, pose)[2].any()
-        assert not visible_in_source(depth, depth, K, K_other, pose).any()
 
 
 def test_warps_of_a_batch_equal_single_ones():
@@ -61,7 +58,7 @@ def test_wrong_shapes_are_refused():
         "depth_target": lambda: backward_warp(image, depth[:1], K, K, IDENTITY),
         "intrinsics or pose": lambda: backward_warp(image, depth, K, K, torch.eye(3)),
         r"\[2, 3, 3\]": lambda: backward_warp(image, depth, K.repeat(3, 1, 1), K, IDENTITY),
-        "one size": lambda: forward_warp(image, depth[..., 1:], K, K, IDENTITY),
+        "depth_source": lambda: forward_warp(image, depth[..., 1:], K, K, IDENTITY),
         "footprint": lambda: forward_warp(image, depth, K, K, IDENTITY, footprint="round"),
         "view_offset": lambda: disparity_warp(image, depth, torch.zeros(3)),
     }

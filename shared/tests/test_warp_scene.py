@@ -1,8 +1,6 @@
-"""Warps and visibility masks agree with exact views, by ray casting, of a painted square before a wall."""
+"""Warps agree with exact views, by ray casting, of a painted square before a wall."""
 
-import math
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -18,15 +16,8 @@ from shared.geometry.camera import (
     transform_points,
     unproject,
 )
-from shared.geometry.warp import (
-    backward_warp,
-    disparity_warp,
-    forward_warp,
-    visible_in_source,
-    visible_in_target,
-)
-from shared.tests.warp_cases import F64, IDENTITY, camera, rigid
-from shared.tests.warp_twins import twin_reproject, twin_sample
+from shared.geometry.warp import backward_warp, disparity_warp, forward_warp
+from shared.tests.warp_cases import F64, camera, rigid
 
 pytestmark = pytest.mark.usefixtures("seeded")
 
@@ -141,59 +132,3 @@ def test_convention_disparity_warp_offset_is_target_minus_source(source_view):
     assert error.median() < 2e-3
     wrong, valid = disparity_warp(images[source_view], disparity, torch.tensor(source_view, dtype=F64))
     assert (wrong - images[0, 0]).abs().amax(1, keepdim=True)[valid].median() > 0.02
-
-
-# ---- visibility --------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("tolerances", [(1e-3, 0.0), (0.0, 1e-2), (0.01, 0.0)])
-def test_convention_visible_in_source_is_the_cast_ray(two_views, tolerances):
-    source, target = two_views
-    (K_s, world_from_source, _, depth_s), (K_t, world_from_target, _, depth_t) = two_views
-    pose = relative_pose(world_from_source, world_from_target)
-    visible = visible_in_source(depth_t, depth_s, K_s, K_t, pose, *tolerances)
-    seen, hidden = surroundings(cast_visibility(target, source), depth_t)
-    assert seen.sum() > 3000
-    assert hidden.sum() > 200
-    assert visible[seen].all()
-    assert not visible[hidden].any()
-
-
-def test_convention_visible_in_target_is_the_other_way_round(two_views):
-    source, target = two_views
-    (K_s, world_from_source, _, depth_s), (K_t, world_from_target, _, depth_t) = two_views
-    pose = relative_pose(world_from_target, world_from_source)
-    visible = visible_in_target(depth_s, depth_t, K_s, K_t, pose, relative_tolerance=1e-3)
-    seen, hidden = surroundings(cast_visibility(source, target), depth_s)
-    assert seen.sum() > 2000
-    assert hidden.sum() > 200
-    assert visible[seen].all()
-    assert not visible[hidden].any()
-
-
-def test_visible_in_source_equals_its_twin():
-    depth_target = torch.rand(2, 1, 5, 7, dtype=F64) + 1
-    depth_source = torch.rand(2, 1, 6, 8, dtype=F64) + 1
-    depth_source[0, 0, 2, 3], depth_target[0, 0, 1, 1] = math.nan, 0.0
-    depth_source[1, 0, 3, 3] = -1.0
-    K_source, K_target = camera(6, 8), camera(5, 7)
-    pose = rigid((0.03, 0.05, 0.1), (0.1, -0.1, 0.05))
-    visible = visible_in_source(depth_target, depth_source, K_source, K_target, pose, 0.02, 0.1)
-    expected = torch.zeros_like(visible)
-    for b, row, column in np.ndindex(2, 5, 7):
-        (x, y), z = twin_reproject(depth_target[b, 0], K_target, K_source, pose, row, column)
-        if depth_target[b, 0, row, column] > 0 and 0 <= x <= 7 and 0 <= y <= 5:
-            around = depth_source[b, 0, math.floor(y) : math.floor(y) + 2, math.floor(x) : math.floor(x) + 2]
-            surface = 1 / twin_sample(1 / depth_source[b], x, y)
-            expected[b, 0, row, column] = (around > 0).all() and z <= surface * 1.02 + 0.1
-    assert 5 < expected.sum() < 60
-    assert torch.equal(visible, expected)
-
-
-def test_visibility_is_complete_for_the_same_view_and_for_the_sky():
-    depth = torch.rand(1, 1, 33, 47) + 1
-    depth[..., :9, :] = math.inf
-    K = camera(33, 47, dtype=torch.float32)
-    assert visible_in_source(depth, depth, K, K, IDENTITY).all()
-    assert not visible_in_source(2 * depth, depth, K, K, IDENTITY)[..., 9:, :].any()
-    assert visible_in_source(depth / 2, depth, K, K, IDENTITY).all()  # nothing stands before it
