@@ -17,7 +17,7 @@ PY    := .venv/bin/python
 READY := .venv/.ready
 endif
 
-# One test process per core, each with one thread: two processes with two threads each would only get in each other's way.
+# One test process per core, each with one thread: more threads than cores would only slow each other down.
 PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --dist loadscope
 
 .DEFAULT_GOAL := help
@@ -70,10 +70,10 @@ lint: $(READY) ## ruff, and the types by pyrefly
 	$(PY) -m ruff check .
 	$(PY) -m pyrefly check
 
-bench: $(READY) ## every hot operation beside its plain twin, as ratios in one run
+bench: $(READY) ## every hot operation next to its plain twin, as ratios in one run
 	$(PY) -m benchmarks.run $(ARGS)
 
-results: $(READY) ## write RESULTS.md from the committed runs in results/
+results: $(READY) ## write RESULTS.md and the figures in the READMEs from results/
 	$(PY) -m showcase.results
 
 clean: ## remove caches (never runs or data)

@@ -1,4 +1,4 @@
-"""Furniture in metres: lists of items that stand on z = 0 about the origin and face -y."""
+"""Furniture in metres: lists of items on the floor z = 0 around the origin, facing -y."""
 
 import math
 from collections.abc import Sequence

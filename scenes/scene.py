@@ -25,7 +25,7 @@ __all__ = [
     "trace",
 ]
 
-SCENES_VERSION = 1  # raised when any scene comes to look different, so that written data sets are made anew
+SCENES_VERSION = 1  # raised when any scene comes to look different, so that written data sets are made again
 
 
 @dataclass(frozen=True)

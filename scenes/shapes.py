@@ -103,7 +103,7 @@ def ball_interval(origins: Tensor, directions: Tensor, radius: float) -> tuple[T
 class Shape:
     """A surface with a place in the world; subclasses give `hit`, `surface`, `distance` in the local frame.
 
-    `world_from_local` [4, 4] is rigid. All points lie between the local corners `low` and `high`, and
+    `world_from_local` [4, 4] is rigid. All points are between the local corners `low` and `high`, and
     within `radius` (default: half the diagonal) of the middle between them. `costly` tells the tracer to
     sort out the rays that miss that box before it calls `hit`.
     """
@@ -185,7 +185,7 @@ class Quad(Shape):
 
 
 # Faces of a box in the order +x, -x, +y, -y, +z, -z: which axis and sign u and v follow so that a picture
-# on the face stands upright (z up; on the top +y is up) and is not mirrored, seen from outside.
+# on the face is upright (z up; on the top +y is up) and is not mirrored, seen from outside.
 _U_AXIS, _U_SIGN = (1, 1, 0, 0, 0, 0), (1.0, -1.0, -1.0, 1.0, 1.0, 1.0)
 _V_AXIS, _V_SIGN = (2, 2, 2, 2, 1, 1), (-1.0, -1.0, -1.0, -1.0, -1.0, 1.0)
 
@@ -239,7 +239,7 @@ class RoundedBox(Box):
     def __init__(self, half: Sequence[float], radius: float, world_from_local: Tensor | None = None) -> None:
         super().__init__(half, world_from_local)
         if not 0 < radius <= min(half):
-            raise ValueError(f"radius must lie in (0, {min(half)}], the smallest half size; got {radius}")
+            raise ValueError(f"radius must be in (0, {min(half)}], the smallest half size; got {radius}")
         self.radius = float(radius)
 
     def hit(self, origins: Tensor, directions: Tensor) -> tuple[Tensor, None]:

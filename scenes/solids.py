@@ -1,7 +1,7 @@
 """Bodies from a curve: solids of revolution, extruded outlines and smooth height fields.
 
 Curves are polylines, so every intersection but the height field's is in closed form; normals are interpolated
-along the polyline (except over creases), which shades it like the smooth curve it stands for.
+along the polyline (except over creases), which shades it like the smooth curve it approximates.
 """
 
 import math

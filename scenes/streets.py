@@ -88,7 +88,7 @@ def _ground(rng: np.random.Generator, pavement: float) -> list[Item]:
 
 
 def _houses(rng: np.random.Generator, side: int, line: float) -> list[Item]:
-    """A row of houses whose fronts stand at y = side * line, with one gap, flat or pitched roofs."""
+    """A row of houses whose fronts are at y = side * line, with one gap, flat or pitched roofs."""
     items: list[Item] = []
     x, gap = -6.0, float(rng.uniform(25, 60))
     while x < LENGTH - 5:

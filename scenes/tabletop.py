@@ -25,7 +25,7 @@ __all__ = ["tabletop"]
 def tabletop(seed: int = 0, views: int = 1) -> Scene:
     """Things on a desk between 0.5 m and 2 m from the camera, for focal stacks and light fields.
 
-    `cameras` [views, 4, 4] lie on a short sideways line about one suggested position.
+    `cameras` [views, 4, 4] are on a short sideways line about one suggested position.
     """
     rng = np.random.default_rng(seed)
     grain = Texture(planks(512, rng, 5), (1.2, 0.9), turned=True)
