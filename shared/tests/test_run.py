@@ -175,28 +175,13 @@ def test_resume_with_another_config_is_refused_by_key(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_what_is_not_finite_is_named_and_not_saved(tmp_path, value):
-    with open_run(ToyConfig(), arguments(tmp_path / "r"), "toy") as run:
-        state = toy_state()
-        run.restore(state)
-        run.save(1, state)
-        good = find_checkpoint(tmp_path / "r").read_bytes()
-        layer, norm = state["model"][0], state["model"][1]
-        message = f"step 6: gan is {value} \\(l1 0.5\\); the checkpoint of step 1 is intact"
-        with pytest.raises(NonFiniteError, match=message):
+def test_a_term_that_is_not_finite_is_named(tmp_path, value):
+    with open_run(ToyConfig(), arguments(tmp_path), "toy") as run:
+        run.restore(toy_state())
+        with pytest.raises(NonFiniteError, match=f"step 6: gan is {value} \\(l1 0.5\\)"):
             run.check_finite(6, samples=["0007.png"], l1=0.5, gan=torch.tensor([1.0, value]))
-        dump = json.loads((tmp_path / "r" / "nonfinite.json").read_text())
-        assert dump == {"step": 6, "terms": {"l1": "0.5", "gan": str(value)}, "samples": ["0007.png"]}
-        layer.weight.data[0, 0, 0, 0] = value
-        with pytest.raises(NonFiniteError, match="l1 is nan, as 0.weight of model is not finite"):
-            run.check_finite(6, l1=float("nan"))
-        with pytest.raises(NonFiniteError, match="0.weight of model is not finite"):
-            run.save(6, state, score=1e9)
-        layer.weight.data[0, 0, 0, 0] = 0
-        norm.running_var[2] = torch.nan
-        with pytest.raises(NonFiniteError, match="model.1.running_var"):
-            run.save(6, state, score=1e9)
-    assert find_checkpoint(tmp_path / "r").read_bytes() == good
+    dump = json.loads((tmp_path / "nonfinite.json").read_text())
+    assert dump == {"step": 6, "terms": {"l1": "0.5", "gan": str(value)}, "samples": ["0007.png"]}
 
 
 def test_update_names_the_gradient_and_changes_nothing(tmp_path):

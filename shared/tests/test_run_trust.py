@@ -1,6 +1,7 @@
 """A run under attack: stops, kills, NaN, full disks, foreign files; and two processes that share one run."""
 
 import contextlib
+import json
 import math
 import os
 import random
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,62 +21,150 @@ import pytest
 import torch
 
 import shared
-from shared.runs.checkpoint import load_checkpoint
+from shared.errors import RunStopped
+from shared.runs.checkpoint import Checkpoint, load_checkpoint
+from shared.runs.command import command_line
+from shared.runs.log import read_metrics
 from shared.runs.run import Run, open_run
 from shared.tests import toy_run
 from shared.tests.hostile import Hostile, as_plain_user, file_size_limit
-from shared.tests.trust import (
-    NOT_FINITE,
-    Method,
-    assert_same,
-    checkpoint_bytes,
-    last_checkpoint,
-    logged,
-    spoil,
-    spoil_gradient,
-)
 
 pytestmark = pytest.mark.usefixtures("without_tensorboard", "seeded")
 
 
+class Toy:
+    """The toy's train.py as a user starts it, in this process."""
+
+    def __init__(self, config: Path, monkeypatch: pytest.MonkeyPatch):
+        self.config, self.monkeypatch = config, monkeypatch
+
+    def run(self, out: Path, *settings: str, resume: bool = False) -> None:
+        """train.py --config ... --out ... [--resume] [--set ...]; errors come out as exceptions."""
+        flags = ["--config", str(self.config), "--out", str(out), "--device", "cpu"]
+        toy_run.main([*flags, *["--resume"] * resume, *(["--set", *settings] if settings else [])])
+
+    def exit_code(self, out: Path, *settings: str, resume: bool = False) -> int:
+        """The exit code of the same; errors go to stderr as a user sees them."""
+        with pytest.raises(SystemExit) as caught:
+            command_line(lambda: self.run(out, *settings, resume=resume))
+        return caught.value.code
+
+    @contextlib.contextmanager
+    def at_step(self, step: int, act: Callable[[Run], Any]) -> Iterator[None]:
+        """Call `act(run)` when this step begins."""
+        original = Run.steps
+
+        def steps(run: Run, start: int, stop: int) -> Iterator[int]:
+            for number in original(run, start, stop):
+                if number == step:
+                    act(run)
+                yield number
+
+        with self.monkeypatch.context() as patch:
+            patch.setattr(Run, "steps", steps)
+            yield
+
+    def stopped_run(self, out: Path, step: int) -> None:
+        """A run that is sent SIGTERM during a step, and ends after it."""
+        stopped = pytest.raises(RunStopped, match=f"stopped after step {step};")
+        with self.at_step(step, lambda run: os.kill(os.getpid(), signal.SIGTERM)), stopped:
+            self.run(out)
+
+
 @pytest.fixture
-def method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Method:
+def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Toy:
     (tmp_path / "toy.yaml").write_text("steps: 20\n")
-    return Method(toy_run, tmp_path / "toy.yaml", monkeypatch)
+    return Toy(tmp_path / "toy.yaml", monkeypatch)
+
+
+def last_checkpoint(out: Path) -> Checkpoint:
+    return load_checkpoint(out / "checkpoints" / "last.pt")
+
+
+def folder_bytes(out: Path) -> dict[str, bytes]:
+    """All files of a folder but the lock and the log."""
+    files = [
+        path for path in out.rglob("*") if path.is_file() and path.name not in (".lock", "metrics.jsonl")
+    ]
+    return {path.name: path.read_bytes() for path in files}
+
+
+def logged(out: Path) -> list[dict[str, Any]]:
+    """The rows of metrics.jsonl without the time."""
+    return [{key: row[key] for key in row if key != "time_s"} for row in read_metrics(out / "metrics.jsonl")]
+
+
+def assert_same(a: Any, b: Any, name: str = "") -> None:
+    """Nested states, equal to the bit and in type."""
+    assert type(a) is type(b), name
+    if isinstance(a, torch.Tensor):
+        assert a.dtype == b.dtype, name
+        assert torch.equal(a, b), name
+    elif isinstance(a, dict):
+        assert list(a) == list(b), name
+        for key in a:
+            assert_same(a[key], b[key], f"{name}.{key}")
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b), name
+        for index, pair in enumerate(zip(a, b, strict=True)):
+            assert_same(*pair, f"{name}.{index}")
+    else:
+        assert a == b, name
 
 
 # ---- stops, kills and NaN ----------------------------------------------------------------------------------
 
 
-def test_a_resumed_run_equals_one_that_never_stopped(method: Method, tmp_path: Path) -> None:
-    checkpoint = method.assert_exact_resume(tmp_path, 10, 20)
-    assert checkpoint.facts == {"width": 8}
-    best = [load_checkpoint(tmp_path / name / "checkpoints" / "best.pt") for name in ("straight", "parts")]
-    assert_same(best[0].state, best[1].state)
-    method.run(tmp_path / "other", "seed=4")
-    assert logged(tmp_path / "other") != logged(tmp_path / "straight")
+def test_a_resumed_run_equals_one_that_never_stopped(toy: Toy, tmp_path: Path) -> None:
+    """To the bit: every state (parameters, buffers, moments), every random generator, every logged number."""
+    straight, parts = tmp_path / "straight", tmp_path / "parts"
+    toy.run(straight)
+    toy.stopped_run(parts, 10)
+    torch.rand(17)  # a new process starts from another state
+    random.random()
+    toy.run(parts, resume=True)
+    for name in ("last", "best"):
+        one, other = (load_checkpoint(out / "checkpoints" / f"{name}.pt") for out in (straight, parts))
+        parts_of = [(c.state, c.rng, c.step, c.facts) for c in (one, other)]
+        assert_same(*parts_of)
+    assert last_checkpoint(parts).step == 20
+    assert logged(straight) == logged(parts)
+    assert [row["step"] for row in logged(parts)] == list(range(1, 21))
+    toy.run(tmp_path / "other", "seed=4")
+    assert logged(tmp_path / "other") != logged(straight)
 
 
-@pytest.mark.parametrize("value", NOT_FINITE)
-def test_nan_ends_the_run_at_its_step(method: Method, tmp_path: Path, capsys: Any, value: float) -> None:
-    attacks = [
-        ("0.weight of model", lambda patch, state: spoil(state["model"][0].weight, value)),
-        (
-            "the gradient of 1.bias of model",
-            lambda patch, state: spoil_gradient(state["model"][1].bias, value),
-        ),
-        (
-            "loss is nan",
-            lambda patch, state: patch.setattr(
-                torch, "randn", lambda *a, **k: torch.full((4, 2, 5, 7), math.nan)
-            ),
-        ),
-    ]
-    method.assert_stops_on_nonfinite(tmp_path / "run", attacks, capsys)
+def spoil(tensor: torch.Tensor, value: float) -> None:
+    tensor.data[(0,) * tensor.ndim] = value
+
+
+def spoil_gradient(tensor: torch.Tensor, value: float) -> None:
+    tensor.register_hook(lambda gradient: torch.full_like(gradient, value))
+
+
+NONFINITE = {
+    "as 0.weight of model": lambda state: spoil(state["model"][0].weight, math.nan),
+    "model.1.running_var": lambda state: spoil(state["model"][1].running_var, math.nan),
+    "the gradient of 1.bias of model": lambda state: spoil_gradient(state["model"][1].bias, math.inf),
+}
+
+
+@pytest.mark.parametrize("named", NONFINITE)
+def test_nan_ends_the_run_at_its_step(toy: Toy, tmp_path: Path, capsys: Any, named: str) -> None:
+    out = tmp_path / "run"
+    toy.stopped_run(out, 2)
+    before = folder_bytes(out / "checkpoints")
+    with toy.at_step(3, lambda run: NONFINITE[named](run._state)):
+        assert toy.exit_code(out, resume=True) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert f"{named} is not finite; the checkpoint of step 2 is intact" in error
+    assert folder_bytes(out / "checkpoints") == before
+    assert json.loads((out / "nonfinite.json").read_text())["step"] in (3, 5)
+    toy.run(out, resume=True)  # without an attack it goes on
 
 
 @pytest.mark.parametrize("kills", [10, pytest.param(50, marks=pytest.mark.slow)])
-def test_kills_while_saving(method: Method, tmp_path: Path, kills: int) -> None:
+def test_kills_while_saving(toy: Toy, tmp_path: Path, kills: int) -> None:
     """At the first step the process is forked: the child saves without pause until it is killed. After each
     kill the newest complete checkpoint loads, never an older one than before."""
     out, strays = tmp_path / "run", 0
@@ -100,10 +190,10 @@ def test_kills_while_saving(method: Method, tmp_path: Path, kills: int) -> None:
             (out / half).write_bytes(b"half")
         raise KeyboardInterrupt
 
-    with method.at_step(1, attack), pytest.raises(KeyboardInterrupt):
-        method.run(out, "checkpoint_every=1")
+    with toy.at_step(1, attack), pytest.raises(KeyboardInterrupt):
+        toy.run(out, "checkpoint_every=1")
     newest = last_checkpoint(out).step
-    assert method.exit_code(out, f"steps={newest}", resume=True) == 0
+    assert toy.exit_code(out, f"steps={newest}", resume=True) == 0
     assert last_checkpoint(out).step == newest
     assert not [path for path in out.rglob("*") if ".tmp" in path.name]
     assert strays >= kills // 5
@@ -135,22 +225,22 @@ def save_for_ever(run: Run, newest: int) -> None:
 # ---- disks and folders -------------------------------------------------------------------------------------
 
 
-def test_a_full_disk_is_one_line_and_the_old_checkpoint(method: Method, tmp_path: Path, capsys: Any) -> None:
+def test_a_full_disk_is_one_line_and_the_old_checkpoint(toy: Toy, tmp_path: Path, capsys: Any) -> None:
     out, save = tmp_path / "run", Run.save
-    method.stopped_run(out, 2)
-    before = checkpoint_bytes(out)
+    toy.stopped_run(out, 2)
+    before = folder_bytes(out / "checkpoints")
 
     def save_on_a_full_disk(run: Run, *args: Any, **options: Any) -> None:
         with file_size_limit(max(map(len, before.values())) // 2):
             save(run, *args, **options)
 
-    with method.monkeypatch.context() as patch:
+    with toy.monkeypatch.context() as patch:
         patch.setattr(Run, "save", save_on_a_full_disk)
-        assert method.exit_code(out, resume=True) == 2
+        assert toy.exit_code(out, resume=True) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert re.search("last.pt: cannot be written .*the older file is intact. Check the free space", error)
-    assert checkpoint_bytes(out) == before
-    method.run(out, resume=True)  # with room again it goes on
+    assert folder_bytes(out / "checkpoints") == before
+    toy.run(out, resume=True)  # with room again it goes on
 
 
 FULL_DISK = """
@@ -201,23 +291,23 @@ def test_a_real_full_disk(tmp_path: Path) -> None:
     assert not list((tmp_path / "run").rglob("*.tmp"))
 
 
-def test_folders_of_others_are_refused(method: Method, tmp_path: Path, capsys: Any) -> None:
+def test_folders_of_others_are_refused(toy: Toy, tmp_path: Path, capsys: Any) -> None:
     """One that may not be written, one below a file, and one in which a run is going on."""
     with tempfile.TemporaryDirectory(dir="/tmp") as locked:  # not below pytest's own private folder
         os.chmod(locked, 0o555)
-        assert as_plain_user(lambda: method.exit_code(Path(locked))) == 2
-        assert as_plain_user(lambda: method.exit_code(Path(locked) / "run")) == 2
+        assert as_plain_user(lambda: toy.exit_code(Path(locked))) == 2
+        assert as_plain_user(lambda: toy.exit_code(Path(locked) / "run")) == 2
         assert not list(Path(locked).iterdir())
-    assert method.exit_code(tmp_path / "toy.yaml" / "run") == 2
+    assert toy.exit_code(tmp_path / "toy.yaml" / "run") == 2
     assert "cannot be written" in capsys.readouterr().err
     codes = []
-    with method.at_step(2, lambda run: codes.append(method.exit_code(tmp_path / "r", resume=True))):
-        method.run(tmp_path / "r")
+    with toy.at_step(2, lambda run: codes.append(toy.exit_code(tmp_path / "r", resume=True))):
+        toy.run(tmp_path / "r")
     assert codes == [2]
     assert "another process is writing here" in capsys.readouterr().err
 
 
-def test_the_lock_dies_with_its_process(method: Method, tmp_path: Path) -> None:
+def test_the_lock_dies_with_its_process(toy: Toy, tmp_path: Path) -> None:
     out = tmp_path / "run"
 
     def hold() -> None:
@@ -228,19 +318,17 @@ def test_the_lock_dies_with_its_process(method: Method, tmp_path: Path) -> None:
     held, ready = os.pipe()
     with forked(hold) as child:
         os.read(held, 1)
-        assert method.exit_code(out) == 2
+        assert toy.exit_code(out) == 2
         os.kill(child, signal.SIGKILL)
-    method.run(out, "steps=1")
+    toy.run(out, "steps=1")
 
 
 # ---- what may be resumed -----------------------------------------------------------------------------------
 
 
-def test_foreign_checkpoints_are_refused_and_nothing_changes(
-    method: Method, tmp_path: Path, capsys: Any
-) -> None:
+def test_foreign_checkpoints_are_refused_and_nothing_changes(toy: Toy, tmp_path: Path, capsys: Any) -> None:
     out = tmp_path / "run"
-    method.stopped_run(out, 1)
+    toy.stopped_run(out, 1)
     path = out / "checkpoints" / "last.pt"
     payload = torch.load(path, weights_only=True)
     weights = payload["state"]["model"]
@@ -257,18 +345,13 @@ def test_foreign_checkpoints_are_refused_and_nothing_changes(
     }
     for reason, content in others.items():
         torch.save(content, path)
-        before = {
-            file: file.read_bytes() for file in out.rglob("*") if file.is_file() and file.name != ".lock"
-        }
+        before = folder_bytes(out)
         capsys.readouterr()
-        assert method.exit_code(out, resume=True) == 2, reason
+        assert toy.exit_code(out, resume=True) == 2, reason
         error = capsys.readouterr().err.strip().splitlines()[-1]
         assert reason in error
         assert "last.pt" in error
-        after = {
-            file: file.read_bytes() for file in out.rglob("*") if file.is_file() and file.name != ".lock"
-        }
-        assert after == before, reason
+        assert folder_bytes(out) == before, reason
     assert not (out / "pwned").exists()
 
 
