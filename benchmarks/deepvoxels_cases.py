@@ -76,7 +76,7 @@ def prepare_lift() -> Trial:
     torch.manual_seed(0)
     options = options_of(LARGE)
     K, poses = cameras(options.image_side)
-    generator = Generator(options_of(SMALL))  # makes maps only, whatever its widths
+    generator = Generator(options_of(SMALL))  # makes maps only: its widths do not matter
     geometry = generator.geometry((0.0, 0.0, 0.0), *SCENE)
     grid, side = options.grid_side, options.feature_side
     features = torch.randn(1, options.grid_features, side, side).contiguous(memory_format=torch.channels_last)
@@ -232,7 +232,7 @@ def prepare_step(size: str) -> Trial:
         "ours": lambda: in_fresh_process(f"{here}:our_step", size=size, keep_maps=True),
         PLAIN: lambda: in_fresh_process(f"{here}:plain_step", size=size),
     }
-    if size == SMALL:  # at the large size the maps cost nothing beside the rest
+    if size == SMALL:  # at the large size the maps cost nothing next to the rest
         candidates["ours, new cameras"] = lambda: in_fresh_process(
             f"{here}:our_step", size=size, keep_maps=False
         )

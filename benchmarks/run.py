@@ -1,4 +1,4 @@
-"""Measure every hot operation beside a plain reference and beside what one would use instead.
+"""Measure every hot operation next to a plain reference and next to what you would use instead.
 
     python -m benchmarks.run
     python -m benchmarks.run --only shared deepvoxels/step-128 --rounds 3
