@@ -1,4 +1,4 @@
-"""Depth from defocus: the pixel-wise blur beside its unfold formulation, and the time of a training step."""
+"""Depth from defocus: the pixel-wise blur next to its unfold formulation, and the time of a training step."""
 
 import time
 from collections.abc import Callable
@@ -8,13 +8,13 @@ from torch import Tensor
 
 from benchmarks.fresh import in_fresh_process
 from benchmarks.harness import Case, Goal, Sample, Trial
-from benchmarks.shared_cases import from_tests, largest_difference
+from benchmarks.shared_cases import largest_difference
 from dfd_selfsup.config import TrainConfig
 from dfd_selfsup.losses import selfsup_losses
-from dfd_selfsup.methods import build_model
 from dfd_selfsup.models.daif_net import DaifNet
 from dfd_selfsup.models.heads import Prediction, StackModel
-from dfd_selfsup.models.psf import PsfOptions, render_stack
+from dfd_selfsup.models.options import PsfOptions
+from dfd_selfsup.models.psf import plain_blur, render_stack
 from dfd_selfsup.models.thin_lens import Defocus, Lens
 from shared.runs.process import keep_large_buffers
 
@@ -24,10 +24,6 @@ Blur = Callable[[Tensor, Tensor, PsfOptions], Tensor]
 UNFOLD = "unfold formulation of the tests"
 SIDE, SLICES = 256, 5
 FOCUS_M = (1.0, 1.5, 2.5, 4.0, 6.0)
-
-
-def unfold_blur() -> Blur:
-    return from_tests("dfd_selfsup/tests/test_psf.py").unfold_blur
 
 
 # ----------------------------------------------------------------------------------------------- blur
@@ -54,7 +50,7 @@ def prepare_blur() -> Trial:
 
         return work
 
-    candidates = {"ours": measured(render_stack), UNFOLD: measured(unfold_blur())}
+    candidates = {"ours": measured(render_stack), UNFOLD: measured(plain_blur)}
     return Trial(candidates, largest_difference, 1e-3)  # gradients are of the order of 10
 
 
@@ -84,13 +80,13 @@ def training_parts() -> tuple[TrainConfig, StackModel, Tensor, Defocus]:
     images = torch.rand(1, SLICES, 3, SIDE, SIDE)
     defocus = Defocus.thin_lens(Lens(50, 8, 12), FOCUS_M)
     batch = Defocus(defocus.focus_q[None], defocus.gain_px[None])
-    return config, build_model(config), images, batch
+    return config, StackModel(config.network, config.heads), images, batch
 
 
 def training_step(unfold: bool) -> Callable[[], float]:
     config, model, images, defocus = training_parts()
     optimizer = torch.optim.AdamW(model.parameters(), config.learning_rate, fused=True)
-    blur = unfold_blur() if unfold else render_stack
+    blur = plain_blur if unfold else render_stack
 
     def step() -> float:
         optimizer.zero_grad(set_to_none=True)

@@ -12,16 +12,18 @@ from dataclasses import replace
 import torch
 import torch.nn.functional as F
 
+from dfd_selfsup.config import LossOptions
 from dfd_selfsup.datasets.splits import StackSet
-from dfd_selfsup.datasets.stack import FocalStack
-from dfd_selfsup.losses import LossOptions, selfsup_losses
-from dfd_selfsup.models.focus_measure import FocusResult, Measure, focus_mean, sharpest_slices
+from dfd_selfsup.datasets.stack import Estimate, FocalStack
+from dfd_selfsup.losses import TERMS, selfsup_losses
+from dfd_selfsup.models.focus_measure import Measure, focus_mean, sharpest_slices
 from dfd_selfsup.models.heads import Prediction, coarse_aif
-from dfd_selfsup.models.psf import PsfOptions, render_stack
-from dfd_selfsup.models.thin_lens import Defocus
+from dfd_selfsup.models.options import PsfOptions
+from dfd_selfsup.models.psf import render_stack
 
 __all__ = ["descend", "with_guides"]
 
+DESCENDED = ("recon", "sharp", "smooth")  # terms of the loss that depth follows
 DEPTH_STEPS, DEPTH_RATE = 60, 0.1  # logits of inverse depth within its range
 IMAGE_STEPS, IMAGE_RATE = 25, 1e-3
 COMPOSITE_PX = 0.5
@@ -37,17 +39,17 @@ def descend(
     measure: Measure = "ring",
     depth_steps: int = DEPTH_STEPS,
     image_steps: int = IMAGE_STEPS,
-    start: FocusResult | None = None,
-) -> FocusResult:
-    """Inverse depth [1, H, W] within q_range (far, near) and image [3, H, W].
+    start: Estimate | None = None,
+) -> Estimate:
+    """Inverse depth within q_range (far, near) and image of one stack.
 
     It starts from `start`, a network's answer for example, or else from the focus measure. Of `loss` only the
     weights of re-blurring and smoothness count.
     """
-    images, defocus = stack.images[None], stack.defocus
-    loss = replace(loss, aif=0, aif_blur=0, coarse_blur=0)
+    images, defocus = stack.images[None], stack.defocus.batch_of_one()
+    loss = replace(loss, **{name: 0.0 for name in TERMS if name not in DESCENDED})
     low, high = q_range
-    guess = focus_mean(images, _one(stack), measure) if start is None else start.q[None]
+    guess = focus_mean(images, defocus, measure) if start is None else start.q[None, None]
     share = (guess - low) / (high - low)
     logits = torch.logit(share.clamp(EDGE_OF_RANGE, 1 - EDGE_OF_RANGE)).requires_grad_()
     optimizer = torch.optim.Adam([logits], betas=(0.9, 0.95))
@@ -68,7 +70,7 @@ def descend(
         optimizer.zero_grad()
         F.mse_loss(render_stack(aif, sigma, psf), images).backward()
         optimizer.step()
-    return FocusResult(q[0], aif.detach()[0].clamp(0, 1))
+    return stack.estimate(q[0, 0], aif.detach()[0].clamp(0, 1))
 
 
 def with_guides(
@@ -83,12 +85,6 @@ def with_guides(
     def guided(index: int) -> FocalStack:
         stack = stacks[index]
         found = descend(stack, q_range, psf, loss, measure)
-        return replace(stack, guide=torch.cat([found.q, found.aif]))
+        return replace(stack, guide=torch.cat([found.q[None], found.aif]))
 
     return StackSet([lambda index=index: guided(index) for index in range(len(stacks))], len(stacks))
-
-
-def _one(stack: FocalStack) -> Defocus:
-    """The defocus of a batch of one."""
-    focus, gain = stack.defocus.focus_q[None], stack.defocus.gain_px[None]
-    return replace(stack.defocus, focus_q=focus, gain_px=gain)

@@ -1,134 +1,132 @@
-"""Measure a trained run on its test stacks beside the methods that need no training, and the paper's tables.
+"""Measure a trained run on its test stacks, with the methods that need no training, and the paper's tables.
 
-    python eval.py --run runs/dfd_selfsup-quick
+    python eval.py --run runs/dfd_selfsup-quick [--data DIR]
 
 Writes eval.json (per stack and mean), test_stacks.png and report.html.
 """
 
+import argparse
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from dfd_selfsup.api import DepthFromDefocus
 from dfd_selfsup.config import TrainConfig
 from dfd_selfsup.datasets.splits import StackSet, load_splits
-from dfd_selfsup.datasets.stack import FocalStack, collate
+from dfd_selfsup.datasets.stack import Estimate, FocalStack
 from dfd_selfsup.losses import mix
-from dfd_selfsup.measures import DEFINITIONS, best_slice, mean_row, measure_stack
-from dfd_selfsup.methods import (
-    METHOD_NAMES,
-    Estimator,
-    build_model,
-    classical_methods,
-    followed_by_descent,
-    network_method,
-)
-from dfd_selfsup.models.heads import StackModel
+from dfd_selfsup.measures import DEFINITIONS, METHOD_NAMES, best_slice, mean_row, measure_stack
+from dfd_selfsup.models.focus_measure import depth_from_focus
+from dfd_selfsup.models.heads import coarse_aif
+from dfd_selfsup.models.plane_sweep import plane_sweep
 from dfd_selfsup.models.psf import render_stack
-from dfd_selfsup.report import run_tables, write_run_report
-from shared.runs.checkpoint import load_checkpoint
-from shared.runs.command import command_line, parse_eval_args, select_device
-from shared.runs.config import config_from_dict
-from shared.runs.folder import find_checkpoint, write_results
+from dfd_selfsup.models.thin_lens import NEAREST_DEPTH_M
+from dfd_selfsup.report import SHEET_STACKS, run_tables, write_run_report
+from shared.runs.command import command_line, parse_eval_args
+from shared.runs.folder import write_results
+from shared.show.pictures import evenly
 
-__all__ = ["evaluate", "load_run", "main", "measure", "row_key", "summary", "validate"]
+__all__ = ["evaluate", "main", "summary", "validate"]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    args = parse_eval_args(__doc__, argv)
-    device = select_device(args.device)
-    config, model = load_run(args.run, args.checkpoint, device)
-    results = evaluate(config, model, load_splits(config.data), args.run, device)
+    args = parse_eval_args(__doc__, argv, add_data_argument)
+    method = DepthFromDefocus.load(args.run, args.device, args.checkpoint)
+    data = replace(method.config.data, root=args.data or method.config.data.root)
+    results = evaluate(method, load_splits(data), args.run)
     write_results(args.run, results)
     for table in run_tables(results):
         print(table.text())  # noqa: T201
     print(summary(results))  # noqa: T201
 
 
-def load_run(folder: Path, which: str, device: torch.device) -> tuple[TrainConfig, StackModel]:
-    """Rebuild the model of a run folder with its trained weights."""
-    checkpoint = load_checkpoint(find_checkpoint(folder, which), paper="dfd_selfsup")
-    config = config_from_dict(TrainConfig, checkpoint.config, str(checkpoint.path))
-    model = build_model(config)
-    checkpoint.load_into({"model": model})
-    return config, model.to(device)
+def add_data_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", metavar="DIR", help="where the stacks are now, instead of data.root")
 
 
-def evaluate(
-    config: TrainConfig, model: StackModel, splits: dict[str, StackSet], folder: Path, device: torch.device
-) -> dict[str, Any]:
+def evaluate(method: DepthFromDefocus, splits: dict[str, StackSet], folder: Path) -> dict[str, Any]:
     """Run all methods on the test stacks, write pictures and report.html to `folder`; returns the results."""
-    stacks = list(splits["test"])
-    if config.evaluate_stacks:
-        stacks = stacks[: config.evaluate_stacks]
-    own = row_key(config)
-    methods = {
-        **classical_methods(config, _median_depth(splits["train"])),
-        own: network_method(model, device),
-    }
-    if any(stack.depth is None for stack in stacks):
-        del methods["oracle"]
-    if not config.compare_slow:
-        del methods["plane_sweep"], methods["descent"]
-    elif own == "selfsup":
-        methods["selfsup_descent"] = followed_by_descent(methods[own], config)
-    rows, seconds = {}, {}
-    for name, method in methods.items():
+    config, test = method.config, splits["test"]
+    stacks = [test[index] for index in range(min(config.evaluate_stacks or len(test), len(test)))]
+    shown = evenly(len(stacks), SHEET_STACKS)
+    rows: dict[str, list[dict[str, float]]] = {}
+    seconds, examples = {}, {}
+    for name, estimate in compared_methods(method, stacks, _median_depth_m(splits["train"])).items():
         started = time.perf_counter()
-        rows[name] = measure(method, stacks, config)
+        found = [estimate(stack) for stack in stacks]
         seconds[name] = (time.perf_counter() - started) / len(stacks)
-    rows["best_slice"] = [
-        measure_stack(stack, None, best_slice(stack), _limits(config)) if stack.aif is not None else {}
-        for stack in stacks
-    ]
+        rows[name] = [measure_stack(*pair, depth_limits(config)) for pair in zip(stacks, found, strict=True)]
+        examples[name] = [found[index] for index in shown]
     height, width = stacks[0].size
     results = {
         "paper": "dfd_selfsup",
-        "method": own,
+        "method": config.name,
         "data": f"{config.data.kind} stacks, {width} x {height}",
         "train_stacks": len(splits["train"]),
         "test_stacks": len(stacks),
-        "depth_limits_m": list(_limits(config)),
+        "depth_limits_m": list(depth_limits(config)),
         "definitions": DEFINITIONS,
         "mean": {name: mean_row(rows[name]) for name in METHOD_NAMES if name in rows},
-        "seconds_per_stack": seconds,
+        "seconds_per_stack": {name: seconds[name] for name in rows if name != "best_slice"},
         "per_stack": {
             name: [{"stack": s.name, **row} for s, row in zip(stacks, rows[name], strict=True)]
             for name in rows
         },
     }
-    write_run_report(config, methods, stacks, results, folder)
+    write_run_report(config, [stacks[index] for index in shown], examples, results, folder)
     return results
 
 
-def measure(method: Estimator, stacks: Iterable[FocalStack], config: TrainConfig) -> list[dict[str, float]]:
-    """One row of figures per stack; stacks without depth truth are left to methods that need none."""
-    rows = []
-    for stack in stacks:
-        estimate = method(stack)
-        rows.append(measure_stack(stack, estimate.depth, estimate.aif, _limits(config)))
-    return rows
+def compared_methods(
+    method: DepthFromDefocus, stacks: Sequence[FocalStack], median_depth_m: float
+) -> dict[str, Callable[[FocalStack], Estimate]]:
+    """The rows of the table, each a function of one stack; those that need truth only where it is known."""
+    config = method.config
+
+    def constant(stack: FocalStack) -> Estimate:
+        return stack.estimate(torch.full(stack.size, 1 / median_depth_m), None)
+
+    def sweep(stack: FocalStack) -> Estimate:
+        q_range = method.q_range_for(stack)
+        return stack.estimate(*plane_sweep(stack.images, stack.defocus, q_range, config.psf))
+
+    def oracle(stack: FocalStack) -> Estimate:
+        q = 1 / stack.depth.clamp(min=NEAREST_DEPTH_M)
+        sigma = stack.defocus.sigma_px(q[None, None])
+        return stack.estimate(q, coarse_aif(stack.images[None], sigma)[0])
+
+    methods = {
+        "constant": constant,
+        "focus_sml": lambda stack: stack.estimate(*depth_from_focus(stack.images, stack.defocus, "sml")),
+        "focus_ring": lambda stack: stack.estimate(*depth_from_focus(stack.images, stack.defocus, "ring")),
+        config.name: method.predict,
+    }
+    if config.compare_slow:
+        methods |= {"plane_sweep": sweep, "descent": method.descend}
+        if config.name == "selfsup":
+            methods["selfsup_descent"] = lambda stack: method.descend(stack, method.predict(stack))
+    if all(stack.depth is not None for stack in stacks):
+        methods["oracle"] = oracle
+    if all(stack.aif is not None for stack in stacks):
+        methods["best_slice"] = lambda stack: stack.estimate(None, best_slice(stack))
+    return methods
 
 
 @torch.no_grad()
-def validate(config: TrainConfig, model: StackModel, stacks: StackSet, device: torch.device) -> float:
+def validate(method: DepthFromDefocus, stacks: StackSet) -> float:
     """A score without any truth, higher is better: minus the mean re-blurring error (MIX)."""
-    model.eval()
     total = 0.0
     for stack in stacks:
-        batch = collate([stack]).to(device)
-        prediction = model(batch.images, batch.defocus)
-        rendered = render_stack(prediction.aif, prediction.sigma_px, config.psf)
-        total += mix(rendered[0], batch.images[0]).item()
-    model.train()
+        found = method.predict(stack)
+        rendered = render_stack(
+            found.aif[None], stack.defocus.sigma_px(found.q[None, None]), method.config.psf
+        )
+        total += mix(rendered[0], stack.images).item()
     return -total / len(stacks)
-
-
-def row_key(config: TrainConfig) -> str:
-    """The key of a configured method in METHOD_NAMES."""
-    return "selfsup" if config.method == "selfsup" else f"supervised_{config.supervise}"
 
 
 def summary(results: dict[str, Any]) -> str:
@@ -145,11 +143,12 @@ def summary(results: dict[str, Any]) -> str:
     return "; ".join(parts)
 
 
-def _limits(config: TrainConfig) -> tuple[float, float]:
+def depth_limits(config: TrainConfig) -> tuple[float, float]:
+    """Metres between which depth is measured."""
     return config.heads.near_m, config.heads.far_m
 
 
-def _median_depth(stacks: StackSet) -> float:
+def _median_depth_m(stacks: StackSet) -> float:
     """Median of the training stacks' true depths; 1 m where there is no truth."""
     values = [stack.depth[stack.valid][::17] for stack in stacks if stack.depth is not None]
     return float(torch.cat(values).median()) if values else 1.0

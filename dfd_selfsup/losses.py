@@ -8,25 +8,22 @@ argmin, as in the released code, BLUR(coarse aif) is a constant: no gradient flo
 A soft pick (`LossOptions.soft_coarse_px`) gives the published idea the gradient it lacks.
 """
 
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dfd_selfsup.config import LossOptions
 from dfd_selfsup.models.focus_measure import focus_guess, focus_response
 from dfd_selfsup.models.heads import Prediction, coarse_aif
 from dfd_selfsup.models.thin_lens import Defocus
 from shared.quality.losses import edge_aware_smoothness, photometric_l1_ssim
-from shared.runs.config import check_ranges
 
 __all__ = [
-    "GUIDE_WEIGHT",
-    "LossOptions",
+    "TERMS",
     "blur_loss",
-    "guide_loss",
-    "guided_losses",
+    "guide_losses",
     "mix",
     "selfsup_losses",
     "sharpness",
@@ -34,35 +31,10 @@ __all__ = [
     "supervised_losses",
 ]
 
-
+TERMS = ("recon", "sharp", "aif", "aif_blur", "coarse_blur", "smooth")  # with a weight in LossOptions
 DEPTH_WEIGHT, AIF_WEIGHT = 100.0, 100.0  # of the supervised losses
-GUIDED_WEIGHT = 5.0  # of the same with a guide, which has to be heard beside the re-blurring error
-GUIDE_WEIGHT = 300.0  # enough to lead while the re-blurring error is large
-
-
-@dataclass(frozen=True)
-class LossOptions:
-    """Weights and switches; the defaults are the README command of the released code.
-
-    soft_coarse_px: 0 picks the coarse image hard (released); above 0 softly, over this many pixels of blur.
-    smooth_on: depth in metres (released) or inverse depth. border_fix: no pull towards 0 in the first row
-    and column.
-    """
-
-    recon: float = 1000.0
-    sharp: float = 0.0
-    aif: float = 100.0
-    aif_blur: float = 10.0
-    coarse_blur: float = 10.0
-    smooth: float = 10.0
-    beta: float = 2.5
-    soft_coarse_px: float = 0.0
-    smooth_on: Literal["depth", "inverse"] = "depth"
-    border_fix: bool = False
-
-    def __post_init__(self) -> None:
-        weights = ("recon", "sharp", "aif", "aif_blur", "coarse_blur", "smooth", "beta")
-        check_ranges(self, **dict.fromkeys(weights, (0, 1e9)), soft_coarse_px=(0, 1000))
+DESCENT_GUIDE_WEIGHT = 5.0  # of the same with a guide, which has to be heard over the re-blurring error
+FOCUS_GUIDE_WEIGHT = 300.0  # enough to lead while the re-blurring error is large
 
 
 def selfsup_losses(
@@ -74,24 +46,42 @@ def selfsup_losses(
     the input.
     """
     coarse = coarse_aif(images, prediction.sigma_px, options.soft_coarse_px)
-    terms = {}
-    if options.recon:
-        terms["recon"] = options.recon * mix(rendered.flatten(0, 1), images.flatten(0, 1))
-    if options.sharp:
-        maps = sharpness(rendered.flatten(0, 1)), sharpness(images.flatten(0, 1))
-        terms["sharp"] = options.sharp * F.l1_loss(*maps)
-    if options.aif:
-        terms["aif"] = options.aif * mix(prediction.aif, coarse.detach())
-    if options.aif_blur:
-        terms["aif_blur"] = options.aif_blur * blur_loss(prediction.aif)
-    if options.coarse_blur:
-        terms["coarse_blur"] = options.coarse_blur * blur_loss(coarse)
-    if options.smooth:
-        terms["smooth"] = options.smooth * smooth_loss(prediction, options)
-    return terms
+    flat_rendered, flat_images = rendered.flatten(0, 1), images.flatten(0, 1)
+    terms = {
+        "recon": lambda: mix(flat_rendered, flat_images),
+        "sharp": lambda: F.l1_loss(sharpness(flat_rendered), sharpness(flat_images)),
+        "aif": lambda: mix(prediction.aif, coarse.detach()),
+        "aif_blur": lambda: blur_loss(prediction.aif),
+        "coarse_blur": lambda: blur_loss(coarse),
+        "smooth": lambda: smooth_loss(prediction, options),
+    }
+    weights = {name: getattr(options, name) for name in TERMS}
+    return {name: weight * terms[name]() for name, weight in weights.items() if weight}
 
 
-def guide_loss(
+def guide_losses(
+    prediction: Prediction, images: Tensor, defocus: Defocus, guide: Tensor | None, share: float
+) -> dict[str, Tensor]:
+    """Terms that lead to a guide, by `share`: what descent found (`guide` [B, 4, H, W]) or a focus measure.
+
+    The guide is inverse depth and image, and takes the place of the truth in the supervised losses. Without
+    metres, inverse depth may be 0 or less: its error then is linear, over the stack's focus range.
+    """
+    if guide is None:
+        return {"guide": FOCUS_GUIDE_WEIGHT * share * focus_guide_loss(prediction, images, defocus)}
+    q, aif = guide[:, :1], guide[:, 1:]
+    if defocus.kind == "metric":
+        depth = (prediction.q.log() - q.log()).abs().mean()
+    else:
+        depth = ((prediction.q - q).abs().mean((1, 2, 3)) / defocus.span).mean()
+    weight = share * DESCENT_GUIDE_WEIGHT
+    return {
+        "guide_depth": weight * DEPTH_WEIGHT * depth,
+        "guide_aif": weight * AIF_WEIGHT * mix(prediction.aif, aif),
+    }
+
+
+def focus_guide_loss(
     prediction: Prediction, images: Tensor, defocus: Defocus, measure: Literal["ring", "sml"] = "ring"
 ) -> Tensor:
     """Mean distance of inverse depth to what a focus measure finds, over the stack's focus range.
@@ -103,26 +93,7 @@ def guide_loss(
     response = focus_response(images, measure)
     trust = 1 - response.mean(1, keepdim=True) / response.amax(1, keepdim=True)  # [B, 1, H, W]
     error = trust * (prediction.q - focus_guess(images, defocus, measure)).abs()
-    span = defocus.focus_q.amax(-1) - defocus.focus_q.amin(-1)
-    return (error.sum((1, 2, 3)) / trust.sum((1, 2, 3)).clamp(min=1e-6) / span).mean()
-
-
-def guided_losses(prediction: Prediction, guide: Tensor, defocus: Defocus, share: float) -> dict[str, Tensor]:
-    """The supervised losses with a guide [B, 4, H, W] (inverse depth and image) for the truth, by `share`.
-
-    Without metres, inverse depth may be 0 or less: its error then is linear, over the stack's focus range.
-    """
-    q, aif = guide[:, :1], guide[:, 1:]
-    if defocus.kind == "metric":
-        depth = (prediction.q.log() - q.log()).abs().mean()
-    else:
-        span = defocus.focus_q.amax(-1) - defocus.focus_q.amin(-1)
-        depth = ((prediction.q - q).abs().mean((1, 2, 3)) / span).mean()
-    weight = share * GUIDED_WEIGHT
-    return {
-        "guide_depth": weight * DEPTH_WEIGHT * depth,
-        "guide_aif": weight * AIF_WEIGHT * mix(prediction.aif, aif),
-    }
+    return (error.sum((1, 2, 3)) / trust.sum((1, 2, 3)).clamp(min=1e-6) / defocus.span).mean()
 
 
 def supervised_losses(
@@ -132,7 +103,7 @@ def supervised_losses(
     aif: Tensor,
     targets: Literal["depth", "aif", "both"],
 ) -> dict[str, Tensor]:
-    """What the same network minimises with truth at hand: |log depth| error, MIX on the image, or both.
+    """What the same network minimises when the truth is known: |log depth| error, MIX on the image, or both.
 
     depth, valid [B, 1, H, W] (metres, bool), aif [B, 3, H, W]. Invalid pixels, NaN included, have no
     influence.
@@ -196,7 +167,7 @@ class _MirroredFilter(torch.autograd.Function):
 
 
 def _laplacian_of_gaussian(like: Tensor) -> Tensor:
-    """[1, 1, 7, 7], s = 1; its taps do not sum to zero, so that flat images have a response of their own."""
+    """[1, 1, 7, 7], s = 1; its taps do not sum to zero, so that flat images have a response too."""
     offsets = torch.arange(-3, 4, device=like.device, dtype=like.dtype)
     half = (offsets[:, None] ** 2 + offsets**2) / 2
     return ((1 - half) * torch.exp(-half) / torch.pi)[None, None]

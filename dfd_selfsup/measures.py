@@ -1,4 +1,4 @@
-"""What is measured: depth errors, and the all-in-focus image with and without truth."""
+"""What is measured, of which methods: depth errors, and the all-in-focus image with and without truth."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,12 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dfd_selfsup.datasets.stack import FocalStack
+from dfd_selfsup.datasets.stack import Estimate, FocalStack
 from shared.quality.metrics import depth_errors, psnr
 from shared.quality.ssim import SSIM_VARIANTS, ssim
 
 __all__ = [
     "DEFINITIONS",
+    "METHOD_NAMES",
     "best_slice",
     "mean_gradient",
     "mean_row",
@@ -20,6 +21,20 @@ __all__ = [
     "spatial_frequency",
 ]
 
+METHOD_NAMES = {
+    "constant": "Constant depth",
+    "best_slice": "Best single slice (needs truth)",
+    "focus_sml": "Depth from focus, SML",
+    "focus_ring": "Depth from focus, ring difference",
+    "plane_sweep": "Plane sweep by re-blurring",
+    "descent": "Descent of the same losses, pixel by pixel",
+    "supervised_depth": "DAIF-Net, supervised by depth",
+    "supervised_aif": "DAIF-Net, supervised by image",
+    "supervised_both": "DAIF-Net, supervised by both",
+    "selfsup": "DAIF-Net, self-supervised (ours)",
+    "selfsup_descent": "DAIF-Net, then descent of the same losses",
+    "oracle": "True depth (needs truth)",
+}
 SSIM_VARIANT = "gaussian11"
 DEFINITIONS = {
     "depth": "per stack over all valid pixels within the depth limits, prediction clamped to them, "
@@ -30,13 +45,12 @@ DEFINITIONS = {
 }
 
 
-def measure_stack(
-    stack: FocalStack, depth: Tensor | None, aif: Tensor | None, limits_m: tuple[float, float]
-) -> dict[str, float]:
-    """One row of figures for depth [H, W] and image [3, H, W] of one stack; what lacks truth is left out."""
+def measure_stack(stack: FocalStack, estimate: Estimate, limits_m: tuple[float, float]) -> dict[str, float]:
+    """One row of figures for what a method found in a stack; what lacks truth is left out."""
     row: dict[str, float] = {}
-    if depth is not None and stack.depth is not None:
-        errors = depth_errors(depth[None], stack.depth[None], stack.valid[None], *limits_m)
+    depth, aif = estimate.depth, estimate.aif
+    if depth is not None and depth.kind == "z_depth" and stack.depth is not None:
+        errors = depth_errors(depth.values[None], stack.depth[None], stack.valid[None], *limits_m)
         row |= {name: value for name, value in errors.items() if name != "record"}
     if aif is not None:
         row |= {"mg": mean_gradient(aif[None]).item(), "sf": spatial_frequency(aif[None]).item()}

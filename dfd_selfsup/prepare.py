@@ -1,6 +1,7 @@
 """Check focal stacks, align hand-held ones, and bring published data into the layout the loaders read.
 
 python prepare.py check my_stack/                            one stack, or a folder of splits
+python prepare.py check data/nyuv2 --kind nyuv2              a published data set, as training reads it
 python prepare.py align my_photos/ --out my_stack/           register photos by scale and translation
 python prepare.py nyuv2 labeled.mat splits.mat --out data/nyuv2     make the five-slice stacks (needs h5py)
 python prepare.py rgbd rgb.png depth.png --unit-m 1e-4 --out my_stack/   a stack from one RGB-D frame
@@ -11,6 +12,7 @@ import argparse
 import importlib.util
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,9 +20,9 @@ import yaml
 from torch import Tensor
 
 from dfd_selfsup.alignment import ScaleShift, align_stack
+from dfd_selfsup.config import DataConfig
 from dfd_selfsup.datasets.defocusnet import convert_depth
-from dfd_selfsup.datasets.embedded import SPLITS
-from dfd_selfsup.datasets.folder import list_slices, load_stack, read_info
+from dfd_selfsup.datasets.folder import list_slices, read_info
 from dfd_selfsup.datasets.nyuv2 import (
     NYU_FOCUS_M,
     NYU_LENS,
@@ -28,7 +30,8 @@ from dfd_selfsup.datasets.nyuv2 import (
     rgbd_stack,
     write_nyuv2_frame,
 )
-from dfd_selfsup.datasets.stack import FocalStack
+from dfd_selfsup.datasets.splits import KINDS, read_folder
+from dfd_selfsup.datasets.stack import SPLITS, FocalStack, Loader
 from shared.errors import DataError, RunError
 from shared.files.disk import new_folder, write_bytes
 from shared.files.images import read_depth_png, read_image, write_image, write_pfm
@@ -56,28 +59,33 @@ def report_folder(folder: Path) -> str:
     levels = ("", "*/", "*/*/")
     roots = {path.parent for level in levels for split in SPLITS for path in folder.glob(f"{level}{split}/")}
     if roots:
-        return "".join(f"{root}\n{_report_splits(root)}" for root in sorted(roots))
+        return "".join(f"{root}\n{report_splits(_folders(root))}" for root in sorted(roots))
     try:
-        return report_stack(load_stack(folder))
+        return report_stack(read_folder(folder))
     except DataError as error:
         raise DataError(error.path, error.reason, f"{error.remedy}. {WHERE_TO_GET}") from None
 
 
-def _report_splits(root: Path) -> str:
+def _folders(root: Path) -> dict[str, list[Loader]]:
+    stacks = {split: sorted(path for path in (root / split).glob("*") if path.is_dir()) for split in SPLITS}
+    return {split: [partial(read_folder, path) for path in paths] for split, paths in stacks.items()}
+
+
+def report_splits(loaders: dict[str, list[Loader]]) -> str:
+    """A line for each split, and one for each stack: what it holds, or why it cannot be used."""
     lines = []
-    for split in SPLITS:
-        stacks = sorted(path for path in (root / split).glob("*") if path.is_dir())
-        lines.append(f"{split}: {len(stacks)} stacks")
-        for path in stacks:
+    for split, loads in loaders.items():
+        lines.append(f"{split}: {len(loads)} stacks")
+        for load in loads:
             try:
-                stack = load_stack(path)
+                stack = load()
             except DataError as error:
-                lines.append(f"  {path.name:20s} UNUSABLE: {error}")
+                lines.append(f"  UNUSABLE: {error}")
                 continue
             truth = [n for n in ("depth", "aif") if getattr(stack, n) is not None]
             height, width = stack.size
             lines.append(
-                f"  {path.name:20s} {len(stack.images)} slices of {width} x {height}, {stack.defocus.kind}, "
+                f"  {stack.name:20s} {len(stack.images)} slices of {width} x {height}, {stack.defocus.kind}, "
                 f"truth: {', '.join(truth) or 'none'}"
             )
     return "\n".join(lines) + "\n"
@@ -121,7 +129,12 @@ def report_stack(stack: FocalStack) -> str:
 
 
 def _check(args: argparse.Namespace) -> str:
-    return report_folder(args.folder)
+    if args.kind is None:
+        return report_folder(args.folder)
+    try:
+        return report_splits(KINDS[args.kind](args.folder, DataConfig(kind=args.kind)))
+    except DataError as error:
+        raise DataError(error.path, error.reason, f"{error.remedy}. {WHERE_TO_GET}") from None
 
 
 def _align(args: argparse.Namespace) -> str:
@@ -205,6 +218,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True)
     check = commands.add_parser("check", help="say what is there and whether it can be used")
     check.add_argument("folder", type=Path, metavar="DIR")
+    check.add_argument("--kind", choices=list(KINDS), help="the data set (default: folders of photos)")
     align = commands.add_parser("align", help="register photos by scale and translation")
     align.add_argument("photos", type=Path, metavar="PHOTOS", help="folder, with stack.yaml if there is one")
     nyuv2 = commands.add_parser("nyuv2", help="stacks from the labelled NYUv2 frames")

@@ -5,14 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from dfd_selfsup.config import TrainConfig
-from dfd_selfsup.datasets.splits import StackSet
-from dfd_selfsup.datasets.stack import FocalStack
-from dfd_selfsup.methods import METHOD_NAMES, Estimate, Estimator, network_method
-from dfd_selfsup.models.heads import StackModel
+from dfd_selfsup.datasets.stack import Estimate, FocalStack
+from dfd_selfsup.losses import TERMS
+from dfd_selfsup.measures import METHOD_NAMES
 from dfd_selfsup.published import COLUMNS, TABLE_1, TABLE_2
 from shared.files.disk import write_bytes
 from shared.files.images import encode_png
@@ -22,34 +19,27 @@ from shared.show.pictures import (
     depth_legend,
     depth_picture,
     depth_range,
-    evenly,
 )
 from shared.show.report import Curves, Picture, Section, write_report
 from shared.show.tables import Column, ResultsTable
 
 __all__ = [
+    "SHEET_STACKS",
     "comparison_table",
-    "depth_meaning",
     "paper_table",
     "paper_tables",
-    "preview_sheet",
     "run_tables",
-    "stack_rows",
+    "stack_cells",
+    "stack_sheet",
     "write_run_report",
 ]
 
-SHEET_STACKS = 4
+SHEET_STACKS = 4  # at most so many rows of a contact sheet
 CELL = 180  # px, of the contact sheet
 LABELS = {"delta1": "δ1", "delta2": "δ2", "delta3": "δ3", "rmse": "RMSE", "abs_rel": "AbsRel"}
 HIGHER = ("delta1", "delta2", "delta3", "psnr", "ssim")
 DIGITS = 3
-
-
-def preview_sheet(model: StackModel, stacks: StackSet, device: torch.device) -> np.ndarray:
-    """Nearest and farthest slice, predicted image and depth, and the truth, of a few stacks."""
-    chosen = _evenly(stacks)
-    method = network_method(model, device)
-    return _sheet(chosen, {"network": [method(stack) for stack in chosen]})
+SMALLEST_DEPTH = 1e-6
 
 
 def run_tables(results: Mapping[str, Any]) -> list[ResultsTable]:
@@ -104,36 +94,26 @@ def paper_table(number: int) -> ResultsTable:
     return ResultsTable(f"Table {number} of the paper", columns, filled)
 
 
-def stack_rows(
-    stack: FocalStack, estimates: Sequence[Estimate], limits: tuple[float | None, float | None]
-) -> list[Any]:
+def stack_cells(stack: FocalStack, estimates: Sequence[Estimate]) -> list[Any]:
     """Cells for one stack: nearest and farthest slice, then image and depth of each estimate."""
     cells: list[Any] = [stack.images[0], stack.images[-1]]
-    unit, status = depth_meaning(stack)
     for estimate in estimates:
-        cells.append(estimate.aif)
-        if estimate.q is None:
-            cells.append(None)
-        else:
-            values = _shown(stack, estimate)
-            cells.append(depth_picture(values, unit=unit, status=status, vmin=limits[0], vmax=limits[1]))
+        values = estimate.depth.values
+        cells += [estimate.aif, depth_picture(values, unit=stack.depth_unit, status=stack.depth_in_words)]
     return cells
 
 
 def write_run_report(
     config: TrainConfig,
-    methods: Mapping[str, Estimator],
     stacks: Sequence[FocalStack],
+    estimates: Mapping[str, Sequence[Estimate]],
     results: Mapping[str, Any],
     folder: Path,
 ) -> None:
-    """Write test_stacks.png and report.html into the run folder."""
-    chosen = _evenly(stacks)
+    """Write test_stacks.png and report.html into the run folder: some stacks, and each method's estimates."""
     own = results["method"]
     shown = {own: "network", "selfsup_descent": "then descent", "focus_sml": "focus measure"}
-    estimates = {shown[name]: [methods[name](stack) for stack in chosen] for name in shown if name in methods}
-    sheet = _sheet(chosen, estimates)
-    unit, status = depth_meaning(chosen[0])
+    sheet = stack_sheet(stacks, {shown[name]: estimates[name] for name in shown if name in estimates})
     write_bytes(folder / "test_stacks.png", encode_png(sheet))
     mean, focus = results["mean"][own], results["mean"]["focus_sml"]
     facts = {"Test stacks": results["test_stacks"], "Training stacks": results["train_stacks"]}
@@ -143,12 +123,12 @@ def write_run_report(
     if "psnr" in mean:
         facts["All-in-focus"] = f"{mean['psnr']:.1f} dB (focus composite {focus['psnr']:.1f} dB)"
     names = ["loss", "validation_loss"]
-    terms = ("recon", "aif", "aif_blur", "coarse_blur", "smooth", "sharp")
-    names += [t for t in terms if getattr(config.loss, t) > 0] if own == "selfsup" else ["depth"]
+    names += [t for t in TERMS if getattr(config.loss, t) > 0] if own == "selfsup" else ["depth"]
     caption = (
         "Test stacks: the slices focused nearest and farthest; the network's all-in-focus image and depth, "
         "its depth after descent of its losses, that of a focus measure (SML), and the truth. "
-        f"Depth: {status} in {unit}, one range for each stack, at its end; grey: no true depth."
+        f"Depth: {stacks[0].depth_in_words}, in {stacks[0].depth_unit}; one range for each stack; "
+        "grey: no true depth."
     )
     sections = [
         Section("Stacks", [Picture(sheet, caption)]),
@@ -160,58 +140,29 @@ def write_run_report(
     write_report(folder, title, sections, facts=facts)
 
 
-def _sheet(stacks: Sequence[FocalStack], estimates: Mapping[str, Sequence[Estimate]]) -> np.ndarray:
+def stack_sheet(stacks: Sequence[FocalStack], estimates: Mapping[str, Sequence[Estimate]]) -> np.ndarray:
     """One row per stack: two slices, the first estimate's image, all depths in one range, the truth."""
     first, *_ = estimates
     rows: list[dict[str, Any]] = []
     for index, stack in enumerate(stacks):
         found = {name: row[index] for name, row in estimates.items()}
-        limits = _limits(stack, list(found.values()))
+        limits, truth = depth_range(found[first].depth.values), None
+        if stack.depth is not None and stack.valid.any():
+            truth = stack.depth_map(1 / stack.depth.clamp(min=SMALLEST_DEPTH), stack.valid)
+            limits = tuple(value.item() for value in truth.values[truth.valid].aminmax())
         cells: dict[str, Any] = {
             "nearest focus": stack.images[0],
             "farthest focus": stack.images[-1],
             f"{first}: image": found[first].aif,
         }
         for name, estimate in found.items():
-            if estimate.q is not None:
-                cells[f"{name}: depth"] = colorize_depth(_shown(stack, estimate), None, *limits)
+            cells[f"{name}: depth"] = colorize_depth(estimate.depth.values, None, *limits)
         cells["true image"] = stack.aif
-        if stack.depth is not None:
-            cells["true depth"] = colorize_depth(_shown_truth(stack), stack.valid, *limits)
-        cells[""] = depth_legend(CELL, *limits, *depth_meaning(stack))
+        if truth is not None:
+            cells["true depth"] = colorize_depth(truth.values, truth.valid, *limits)
+        cells[""] = depth_legend(CELL, *limits, stack.depth_unit, stack.depth_in_words)
         rows.append(cells)
-    known = {caption for cells in rows for caption, cell in cells.items() if cell is not None}
-    named = [f"{name}: depth" for name in estimates]
-    order = ["nearest focus", "farthest focus", f"{first}: image", *named, "true image", "true depth", ""]
-    captions = [caption for caption in order if caption in known]
+    known = dict.fromkeys(caption for cells in rows for caption in cells)
+    captions = [caption for caption in known if any(cells.get(caption) is not None for cells in rows)]
     grid = [[cells.get(caption) for caption in captions] for cells in rows]
     return contact_sheet(grid, captions, [stack.name for stack in stacks], cell_width=CELL)
-
-
-def _limits(stack: FocalStack, estimates: Sequence[Estimate]) -> tuple[float, float]:
-    """The range of the truth or, without it, of the first estimate."""
-    if stack.depth is not None and bool(stack.valid.any()):
-        values: Tensor = _shown_truth(stack)[stack.valid]
-        return float(values.min()), float(values.max())
-    return depth_range(_shown(stack, estimates[0]))
-
-
-def _shown(stack: FocalStack, estimate: Estimate) -> Tensor:
-    return estimate.depth if stack.is_metric else estimate.q
-
-
-def _shown_truth(stack: FocalStack) -> Tensor:
-    return stack.depth if stack.is_metric else 1 / stack.depth
-
-
-def depth_meaning(stack: FocalStack) -> tuple[str, str]:
-    """Unit and status of what is shown as depth."""
-    if stack.is_metric:
-        return "m", "metric z-depth"
-    if stack.defocus.kind == "disparity":
-        return "px", "disparity, larger is nearer"
-    return "slices", "place in the stack, larger is nearer"
-
-
-def _evenly(stacks: Sequence[FocalStack]) -> list[FocalStack]:
-    return [stacks[index] for index in evenly(len(stacks), SHEET_STACKS)]

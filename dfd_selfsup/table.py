@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dfd_selfsup import train
-from dfd_selfsup.methods import METHOD_NAMES
+from dfd_selfsup.measures import METHOD_NAMES
 from dfd_selfsup.report import comparison_table, paper_tables
 from shared.runs.command import command_line
 from shared.show.tables import ResultsTable, parse_table_args, show_tables, trained_row

@@ -10,32 +10,33 @@ compares with the stack that went in. No truth is used; it is only measured agai
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
+import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
+from dfd_selfsup.api import DepthFromDefocus
 from dfd_selfsup.config import TrainConfig
 from dfd_selfsup.datasets.splits import StackSet, load_splits
-from dfd_selfsup.datasets.stack import FocalStack, StackBatch, collate, crop_stack
+from dfd_selfsup.datasets.stack import FocalStack, StackBatch, collate, random_crop
 from dfd_selfsup.descent import with_guides
 from dfd_selfsup.eval import evaluate, summary, validate
-from dfd_selfsup.losses import GUIDE_WEIGHT, guide_loss, guided_losses, selfsup_losses, supervised_losses
-from dfd_selfsup.methods import build_model
+from dfd_selfsup.losses import guide_losses, selfsup_losses, supervised_losses
 from dfd_selfsup.models.daif_net import pad_to_multiple
-from dfd_selfsup.models.dead_heads import revive
-from dfd_selfsup.models.heads import StackModel
+from dfd_selfsup.models.heads import Prediction, StackModel
 from dfd_selfsup.models.psf import render_stack
-from dfd_selfsup.models.released import load_released
-from dfd_selfsup.report import preview_sheet
+from dfd_selfsup.models.released import load_released, revive
+from dfd_selfsup.report import SHEET_STACKS, stack_sheet
 from shared.errors import RunError
-from shared.runs.checkpoint import weights_and_gradients
 from shared.runs.command import command_line, parse_train_args
 from shared.runs.config import load_config
 from shared.runs.run import Run, open_run
 from shared.runs.seeds import step_generator
+from shared.show.pictures import evenly
 
-__all__ = ["draw_batch", "main", "train", "training_losses"]
+__all__ = ["draw_batch", "loss_terms", "main", "train"]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -44,55 +45,62 @@ def main(argv: Sequence[str] | None = None) -> None:
     with open_run(config, args, paper="dfd_selfsup") as run:
         splits = load_in_turn(run, config)
         run.say(", ".join(f"{len(stacks)} {split} stacks" for split, stacks in splits.items()))
-        model = build_model(config).to(run.device)
-        train(run, config, model, splits)
+        defocus = splits["train"][0].defocus
+        q_range = config.heads.q_range if defocus.kind == "metric" else defocus.q_range
+        model = StackModel(config.network, config.heads, q_range)
+        method = DepthFromDefocus(config, model, run.device, defocus.kind)
+        train(run, method, splits)
         if run.is_main:
-            results = evaluate(config, model, splits, run.folder, run.device)
+            results = evaluate(method, splits, run.folder)
             run.say(summary(results))
             run.finish(results)
 
 
-def train(run: Run, config: TrainConfig, model: StackModel, splits: dict[str, StackSet]) -> None:
+def train(run: Run, method: DepthFromDefocus, splits: dict[str, StackSet]) -> None:
     """Minimise the losses of random crops of training stacks with AdamW under a cosine schedule."""
-    if config.released_checkpoint:
-        load_released(config.released_checkpoint, model.network)
+    config, model = method.config, method.model
     betas = (0.9, config.beta2)
     optimizer = torch.optim.AdamW(
         model.parameters(), config.learning_rate, betas, weight_decay=config.weight_decay, fused=True
     )
     state = {"model": model, "optimizer": optimizer}
-    start = run.restore(state)
-    if start == 0:
-        run.say(look_for_dead_heads(config, model, splits["train"], run))
-    stacks = splits["train"]
-    if config.guide == "descent" and config.guide_steps > start and config.method == "selfsup":
-        stacks = with_guides(stacks, model.q_range, config.psf, config.loss, config.heads.measure)
+    start = run.restore(state, method.facts)
+    stacks = starting_point(run, config, model, splits["train"], start)
     network = run.wrap_ddp(model)
     network.train()
     for step in run.steps(start, config.steps):
         batch, names = draw_batch(step, config, stacks, run.rank, run.world_size)
         batch = batch.to(run.device)
-        run.check_tensors(step, {"images": batch.images, "focus": batch.defocus.focus_q}, names)
-        losses = training_losses(config, network, batch, step)
-        loss = sum(losses.values())
-        run.check_finite(step, samples=names, **losses, loss=loss)
-
+        prediction = network(batch.images, batch.defocus)
+        terms = loss_terms(step, config, prediction, batch)
+        loss = sum(terms.values())
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, config)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        run.check_tensors(step, weights_and_gradients(model=network), names)
-        optimizer.step()
+        run.update(step, optimizer, loss, terms, names)
 
         if run.every(step, config.log_every):
-            run.log(step, loss=loss, **losses, learning_rate=learning_rate(step, config))
+            run.log(step, loss=loss, **terms, learning_rate=learning_rate(step, config))
         score = None
         if run.every(step, config.validate_every):
-            score = validate(config, model, splits["validation"], run.device)
+            score = validate(method, splits["validation"])
             run.log(step, validation_loss=-score)
-            run.preview(step, "validation", preview_sheet(model, splits["validation"], run.device))
+            run.preview(step, "validation", preview(method, splits["validation"]))
         if run.every(step, config.checkpoint_every):
             run.save(step, state, score=score)
+
+
+def loss_terms(
+    step: int, config: TrainConfig, prediction: Prediction, batch: StackBatch
+) -> dict[str, Tensor]:
+    """The weighted loss terms of one batch by name."""
+    if config.method == "supervised":
+        return supervised_losses(prediction, batch.depth, batch.valid, batch.aif, config.supervise)
+    rendered = render_stack(prediction.aif, prediction.sigma_px, config.psf)
+    terms = selfsup_losses(prediction, rendered, batch.images, config.loss)
+    if step <= config.guide_steps:
+        share = 1 - step / (config.guide_steps + 1)
+        terms |= guide_losses(prediction, batch.images, batch.defocus, batch.guide, share)
+    return terms
 
 
 def load_in_turn(run: Run, config: TrainConfig) -> dict[str, StackSet]:
@@ -107,20 +115,25 @@ def load_in_turn(run: Run, config: TrainConfig) -> dict[str, StackSet]:
     return splits
 
 
-def training_losses(config: TrainConfig, model: nn.Module, batch: StackBatch, step: int) -> dict[str, Tensor]:
-    """The weighted loss terms of one batch."""
-    prediction = model(batch.images, batch.defocus)
-    if config.method == "supervised":
-        return supervised_losses(prediction, batch.depth, batch.valid, batch.aif, config.supervise)
-    rendered = render_stack(prediction.aif, prediction.sigma_px, config.psf)
-    losses = selfsup_losses(prediction, rendered, batch.images, config.loss)
-    if step <= config.guide_steps:
-        share = 1 - step / (config.guide_steps + 1)
-        if batch.guide is None:
-            losses["guide"] = GUIDE_WEIGHT * share * guide_loss(prediction, batch.images, batch.defocus)
-        else:
-            losses |= guided_losses(prediction, batch.guide, batch.defocus, share)
-    return losses
+def starting_point(
+    run: Run, config: TrainConfig, model: StackModel, stacks: StackSet, start: int
+) -> StackSet:
+    """What comes before step 1: released weights, outputs mended that a final ReLU shuts, and guides.
+
+    Returns the training stacks, each with what descent finds in it if that is to lead the network.
+    """
+    if start == 0 and config.released_checkpoint:
+        load_released(config.released_checkpoint, model.network)
+    ends_in_relu = config.heads.depth in ("norm", "clip", "raw") or config.heads.aif == "clip"
+    if start == 0 and ends_in_relu:
+        batch = draw_batch(1, config, stacks)[0].to(run.device)
+        images, _ = pad_to_multiple(
+            model.with_focus_plane(batch.images, batch.defocus), 2**model.network.levels
+        )
+        run.say(f"heads: {revive(model.network, images, config.dead_heads)}")
+    if config.guide == "descent" and config.guide_steps > start and config.method == "selfsup":
+        return with_guides(stacks, model.q_range, config.psf, config.loss, config.heads.measure)
+    return stacks
 
 
 def draw_batch(
@@ -138,31 +151,20 @@ def draw_batch(
         epoch, index = divmod((step - 1) * config.batch_size + place, len(stacks))
         order = torch.randperm(len(stacks), generator=step_generator(config.seed, epoch, "epoch"))
         draw = step_generator(config.seed, step, "crop", place)
-        crops.append(random_crop(stacks[int(order[index])], config, draw))
+        crop = random_crop(stacks[int(order[index])], config.crop, draw, config.flip)
+        crops.append(with_noise(crop, config.noise_std, draw) if config.noise_std else crop)
     return collate(crops), [crop.name for crop in crops]
 
 
-def random_crop(stack: FocalStack, config: TrainConfig, draw: torch.Generator) -> FocalStack:
-    height, width = stack.size
-    side = config.crop or max(height, width)
-    top = int(torch.randint(max(height - side, 0) + 1, (), generator=draw))
-    left = int(torch.randint(max(width - side, 0) + 1, (), generator=draw))
-    flip = config.flip and bool(torch.randint(2, (), generator=draw))
-    crop = crop_stack(stack, top, left, side, flip)
-    if config.noise_std > 0:
-        noise = config.noise_std * torch.randn(crop.images.shape, generator=draw)
-        crop = FocalStack(**{**vars(crop), "images": (crop.images + noise).clamp(0, 1)})
-    return crop
+def with_noise(stack: FocalStack, std: float, draw: torch.Generator) -> FocalStack:
+    noise = std * torch.randn(stack.images.shape, generator=draw)
+    return replace(stack, images=(stack.images + noise).clamp(0, 1))
 
 
-def look_for_dead_heads(config: TrainConfig, model: StackModel, stacks: StackSet, run: Run) -> str:
-    """Mend outputs that a final ReLU would keep shut for ever, and say what was found."""
-    if config.heads.depth in ("inverse", "refine") and config.heads.aif != "clip":
-        return "heads: no ReLU at the end, nothing can be dead"
-    batch, _ = draw_batch(1, config, stacks)
-    batch = batch.to(run.device)
-    stack, _ = pad_to_multiple(model.with_focus_plane(batch.images, batch.defocus))
-    return f"heads: {revive(model.network, stack, config.dead_heads)}"
+def preview(method: DepthFromDefocus, stacks: StackSet) -> np.ndarray:
+    """Slices, the network's image and depth, and the truth, of a few stacks."""
+    chosen = [stacks[index] for index in evenly(len(stacks), SHEET_STACKS)]
+    return stack_sheet(chosen, {"network": [method.predict(stack) for stack in chosen]})
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:

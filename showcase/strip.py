@@ -16,10 +16,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-import dfd_selfsup.eval
 from deepvoxels import DeepVoxels
 from deepvoxels.datasets.scene import load_views, nearest_neighbour
-from dfd_selfsup.methods import followed_by_descent, network_method
+from dfd_selfsup import DepthFromDefocus
+from dfd_selfsup.datasets.splits import load_splits
 from diffdiffdepth import DiffusedDepth
 from diffdiffdepth.report import points_picture
 from nvs_depth import ViewSynthesizer
@@ -104,10 +104,9 @@ def diffdiffdepth_row(run: Path) -> Row:
 
 def dfd_selfsup_row(run: Path) -> Row:
     """A test stack: its nearest focus, and what the network and the descent of its losses make of it."""
-    device = torch.device("cpu")
-    config, model = dfd_selfsup.eval.load_run(run, "best", device)
-    stack = dfd_selfsup.eval.load_splits(config.data)["test"][0]
-    estimate = followed_by_descent(network_method(model.eval(), device), config)(stack)
+    method = DepthFromDefocus.load(run, "cpu")
+    stack = load_splits(method.config.data)["test"][0]
+    estimate = method.descend(stack, method.predict(stack))
     low, high = depth_range(stack.depth, stack.valid)
     near = int(stack.defocus.focus_q.argmax())
     focus_m = 1 / stack.defocus.focus_q[near].item()
@@ -116,7 +115,7 @@ def dfd_selfsup_row(run: Path) -> Row:
         [
             (stack.images[near], f"1 of {len(stack.images)}: focus at {focus_m:.1f} m"),
             (estimate.aif, "sharp everywhere"),
-            (colorize_depth(estimate.depth, vmin=low, vmax=high), f"depth: {low:.2g} to {high:.2g} m"),
+            (colorize_depth(estimate.depth.values, vmin=low, vmax=high), f"depth: {low:.2g} to {high:.2g} m"),
             (colorize_depth(stack.depth, stack.valid, low, high), "depth, true"),
         ],
     )

@@ -1,22 +1,22 @@
-"""The DefocusNet data set (Maximov et al. 2020), rendered by Blender; in the paper with another lens and
-all-in-focus.
+"""The DefocusNet data set (Maximov et al. 2020), rendered by Blender; the paper re-rendered it.
 
-    <root>/<6-digit scene>_<k>All.tif (or .png), k = 00 ... 04      the slices, 8-bit RGB <root>/<6-digit
-    scene>...Dpt.exr (or .npy, float16 [H, W, 1])   z-depth in metres <root>/<6-digit scene>...Aif.tif (or
-    .png)                      all in focus; only in the paper's re-rendering
+    <root>/<6-digit scene>_<k>All.tif (or .png), k = 00 ... 04      the slices, 8-bit RGB
+    <root>/<6-digit scene>...Dpt.exr (or .npy, float16 [H, W, 1])   z-depth in metres
+    <root>/<6-digit scene>...Aif.tif (or .png)                      all in focus; only in the re-rendering
 
 The paper's re-rendering was never released. Reading .exr needs the package OpenEXR (optional extra `exr`);
 `prepare.py defocusnet` turns them into .npy once.
 """
 
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dfd_selfsup.datasets.stack import FocalStack, read_slices
+from dfd_selfsup.config import DataConfig
+from dfd_selfsup.datasets.stack import FocalStack, Loader, read_slices
 from dfd_selfsup.models.thin_lens import Defocus, Lens
 from shared.errors import DataError
 from shared.files.images import read_exr, read_image, read_npy, write_npy
@@ -29,16 +29,14 @@ __all__ = [
     "load_defocusnet_stack",
 ]
 
-DEFOCUSNET_LENS = Lens(
-    focal_length_mm=7.2, f_number=1.2, pixel_pitch_um=5.6
-)  # of the paper's 256 x 256 pictures
+DEFOCUSNET_LENS = Lens(focal_length_mm=7.2, f_number=1.2, pixel_pitch_um=5.6)  # of 256 x 256 pictures
 DEFOCUSNET_FOCUS_M = (0.3, 0.45, 0.75, 1.2, 1.8)
 NEAR_M, FAR_M = 0.1, 3.0
 TRAIN_SHARE, VALIDATION_SHARE = 0.8, 0.05  # 400 of 500 scenes train, as the data set's authors split it
 ID_LENGTH = 6
 
 
-def defocusnet_splits(root: Path) -> dict[str, list[Callable[[], FocalStack]]]:
+def defocusnet_splits(root: Path, config: DataConfig | None = None) -> dict[str, list[Loader]]:
     """Loaders per split, by scene number; the released code used all scenes for everything."""
     scenes = sorted({path.name[:ID_LENGTH] for path in root.glob("*All.*")}) if root.is_dir() else []
     if len(scenes) < 3:
@@ -50,7 +48,10 @@ def defocusnet_splits(root: Path) -> dict[str, list[Callable[[], FocalStack]]]:
     first = min(first, len(scenes) - 2)
     second = min(max(second, first + 1), len(scenes) - 1)
     parts = {"train": scenes[:first], "validation": scenes[first:second], "test": scenes[second:]}
-    return {split: [_loader(root, scene) for scene in part] for split, part in parts.items()}
+    return {
+        split: [partial(load_defocusnet_stack, root, scene) for scene in part]
+        for split, part in parts.items()
+    }
 
 
 def load_defocusnet_stack(root: Path, scene: str) -> FocalStack:
@@ -80,7 +81,7 @@ def load_defocusnet_stack(root: Path, scene: str) -> FocalStack:
 
 
 def convert_depth(root: Path) -> int:
-    """Write a .npy (float16 [H, W, 1]) beside every .exr that has none yet; returns how many were written."""
+    """Write a .npy (float16 [H, W, 1]) next to every .exr that has none; returns how many were written."""
     written = 0
     for path in sorted(root.glob("*Dpt.exr")):
         target = path.with_suffix(".npy")
@@ -96,7 +97,7 @@ def _read_depth(path: Path) -> Tensor:
     depth = read_npy(path)
     if depth.ndim not in (2, 3) or depth[0, 0].size != 1 or depth.dtype.kind != "f":
         reason = f"holds {depth.dtype} {depth.shape}, not floats [H, W] or [H, W, 1]"
-        raise DataError(path, reason, "Make it anew with prepare.py defocusnet")
+        raise DataError(path, reason, "Make it again with prepare.py defocusnet")
     return torch.from_numpy(depth.astype(np.float32).reshape(depth.shape[:2]))
 
 
@@ -107,7 +108,3 @@ def _files(root: Path, scene: str, kind: str) -> list[Path]:
         if path.stem not in by_stem or path.suffix in (".png", ".npy"):
             by_stem[path.stem] = path
     return [by_stem[stem] for stem in sorted(by_stem)]
-
-
-def _loader(root: Path, scene: str) -> Callable[[], FocalStack]:
-    return lambda: load_defocusnet_stack(root, scene)

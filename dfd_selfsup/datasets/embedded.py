@@ -3,8 +3,8 @@
     <root>/<version>/{train,validation,test}/<scene>_<view>/{slice_0.png ..., aif.png, depth.pfm, stack.yaml}
 
 The blur is not the training's. A camera with an aperture is many pinhole cameras side by side: each point
-of the lens sees its own picture, and focusing at F lays these pictures over each other shifted by f a / F
-pixels (f the focal length in pixels, a the point on the lens), so that everything at distance F meets. All
+of the lens sees its own picture, and focusing at F puts these pictures on top of each other shifted by f a /
+F pixels (f the focal length in pixels, a the point on the lens), so that everything at distance F meets. All
 slices share the pinhole pictures. Shifts are rounded to whole pixels, and no picture is ever interpolated:
 what rounding leaves over moves the ray inside its pixel, where the samples of a pixel should be spread
 anyway.
@@ -13,14 +13,13 @@ The splits share no scene: each room and each table-top, with all its views, bel
 """
 
 import dataclasses
-import hashlib
-import json
 import math
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
@@ -28,55 +27,24 @@ import yaml
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from dfd_selfsup.config import DataConfig, EmbeddedConfig
+from dfd_selfsup.datasets.folder import folder_splits
+from dfd_selfsup.datasets.stack import SPLITS, Loader
 from dfd_selfsup.models.thin_lens import Lens
-from scenes import SCENES_VERSION, Scene, render
-from scenes.lens import lens_points
-from scenes.rendering import pixel_rays
-from scenes.rooms import room
-from scenes.scene import beam_candidates, trace
-from scenes.shading import shade
-from scenes.tabletop import tabletop
-from shared.errors import FieldError
-from shared.files.disk import temporary_neighbour, write_bytes
+from shared.files.disk import made_once, write_bytes
 from shared.files.images import write_image, write_pfm
 from shared.geometry.camera import look_at
-from shared.runs.config import check_ranges
-from shared.runs.seeds import LARGEST_SEED
 
-__all__ = ["FOCUS_M", "SPLITS", "EmbeddedConfig", "View", "make_embedded_stacks", "render_stack_views"]
+if TYPE_CHECKING:
+    from scenes import Scene
 
-SPLITS = ("train", "validation", "test")
+__all__ = ["FOCUS_M", "View", "embedded_splits", "make_embedded_stacks", "render_stack_views"]
+
 FOCUS_M = (1.0, 1.5, 2.5, 4.0, 6.0)  # those of the paper's NYUv2 stacks
 FOCAL_LENGTH_MM, F_NUMBER = 100.0, 0.9
-SENSOR_WIDTH_MM = (
-    72.0  # with 100 mm a field of view of 40 degrees: lens, sensor and perspective belong together
-)
+SENSOR_WIDTH_MM = 72.0  # with 100 mm a field of view of 40 degrees: lens, sensor and perspective fit together
 RAYS_AT_ONCE = 80_000  # a few pinholes share the cost of a call; more would leave the cache
 TABLETOP_SCALE = 2.0  # table-tops at twice life size, so that rooms and tables fall into one range of depth
-
-
-@dataclass(frozen=True)
-class EmbeddedConfig:
-    """Scenes (rooms, table-tops) per split, views of each, size of the pictures, rays per pixel and slice."""
-
-    train_scenes: tuple[int, int] = (2, 6)
-    validation_scenes: tuple[int, int] = (0, 1)
-    test_scenes: tuple[int, int] = (1, 2)
-    views: int = 3
-    height: int = 96
-    width: int = 128
-    lens_samples: int = 48
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_ranges(self, height=(16, 4096), width=(16, 4096), views=(1, 1000), lens_samples=(1, 10_000))
-        check_ranges(self, seed=(0, LARGEST_SEED))
-        for split in SPLITS:
-            scenes = getattr(self, f"{split}_scenes")
-            if not 0 <= min(scenes) <= max(scenes) <= 10_000:
-                raise FieldError(
-                    f"{split}_scenes", f"must be two numbers from 0 to 10000, got {list(scenes)}"
-                )
 
 
 @dataclass(frozen=True)
@@ -84,14 +52,14 @@ class View:
     """A scene, a pose in it [4, 4], and how many metres a unit of the scene is."""
 
     name: str
-    scene: Scene
+    scene: "Scene"
     world_from_cam: Tensor
     metres_per_unit: float
 
 
 @dataclass(frozen=True)
 class _SceneOrder:
-    """One scene to render with all its views: enough to build it anew in a process of its own."""
+    """One scene to render with all its views: enough to build it in another process."""
 
     split: str
     kind: Literal["room", "table"]
@@ -114,26 +82,29 @@ class _Jobs(Dataset):
         return index
 
 
+def embedded_splits(root: Path, config: DataConfig) -> dict[str, list[Loader]]:
+    """Loaders per split of the stacks below <root>/embedded/."""
+    return folder_splits(make_embedded_stacks(root / "embedded", config.embedded))
+
+
 def make_embedded_stacks(root: str | Path, config: EmbeddedConfig, processes: int | None = None) -> Path:
     """The folder that holds the stacks of these options, rendered unless it is there already.
 
     Scenes are divided over `processes`, by default one per core; the result does not depend on it.
     """
-    options = {"generator": "scenes", "version": SCENES_VERSION, **dataclasses.asdict(config)}
-    name = f"v{SCENES_VERSION}_{config.width}x{config.height}_seed{config.seed}_{_digest(options)}"
-    folder = Path(root) / name
-    if folder.exists():
-        return folder
-    orders = _scene_orders(config)
-    processes = min(processes or os.cpu_count() or 1, len(orders))
-    with temporary_neighbour(folder) as temporary:
-        jobs = _Jobs(temporary, orders, config)
-        for _ in DataLoader(jobs, batch_size=None, num_workers=processes if processes > 1 else 0):
+    from scenes import SCENES_VERSION
+
+    def write(folder: Path) -> None:
+        orders = _scene_orders(config)
+        workers = min(processes or os.cpu_count() or 1, len(orders))
+        own = torch.Generator()  # a loader draws a number, which must not be the global generator's
+        jobs = _Jobs(folder, orders, config)
+        for _ in DataLoader(jobs, None, num_workers=workers if workers > 1 else 0, generator=own):
             pass
-        write_bytes(temporary / "options.json", (json.dumps(options, indent=2) + "\n").encode())
-        if not folder.exists():  # else another process was faster
-            temporary.rename(folder)
-    return folder
+
+    record = {"generator": "scenes", "version": SCENES_VERSION, **dataclasses.asdict(config)}
+    name = f"v{SCENES_VERSION}_{config.width}x{config.height}_seed{config.seed}"
+    return made_once(Path(root) / name, record, write, lambda text: print(text, file=sys.stderr))  # noqa: T201
 
 
 def embedded_lens(width: int) -> Lens:
@@ -147,6 +118,8 @@ def render_stack_views(
 
     K is the same for every slice, so the stack is one with its breathing corrected (`Defocus.thin_lens`).
     """
+    from scenes.lens import lens_points
+
     focal = float(K[0, 0])
     disc, offsets = lens_points(samples, K)
     lens_m = disc * (aperture_m / 2)
@@ -168,6 +141,10 @@ def render_stack_views(
 
 def _pinholes(view: View, K: Tensor, height: int, width: int, lens_m: Tensor, offsets: Tensor) -> Tensor:
     """Pictures [N, 3, H, W] of pinholes at lens points [N, 2], rays moved by offsets [N, 2]."""
+    from scenes.rendering import pixel_rays
+    from scenes.scene import beam_candidates, trace
+    from scenes.shading import shade
+
     x, y = (torch.arange(size, dtype=K.dtype) for size in (width, height))
     rays = [pixel_rays(K, x + offset[0], y + offset[1]) for offset in offsets]  # each [3, H W]
     rotation, centre = view.world_from_cam[:3, :3].to(K), view.world_from_cam[:3, 3:].to(K)
@@ -192,6 +169,9 @@ def _scene_orders(config: EmbeddedConfig) -> list[_SceneOrder]:
 
 def _write_scene(folder: Path, order: _SceneOrder, config: EmbeddedConfig) -> None:
     """Render every view of a scene into <folder>/<split>/<scene>_<view>/."""
+    from scenes.rooms import room
+    from scenes.tabletop import tabletop
+
     if order.kind == "room":
         scene = _without_occlusion(room(order.seed, config.views))
         poses, metres_per_unit = scene.cameras, 1.0
@@ -203,7 +183,7 @@ def _write_scene(folder: Path, order: _SceneOrder, config: EmbeddedConfig) -> No
         _write_stack(folder / order.split / view.name, view, config)
 
 
-def _without_occlusion(scene: Scene) -> Scene:
+def _without_occlusion(scene: "Scene") -> "Scene":
     """The same scene with plain sky light: half the rays, and nothing that defocus could tell."""
     return dataclasses.replace(scene, light=dataclasses.replace(scene.light, occlusion_radius=0.0))
 
@@ -218,6 +198,8 @@ def _around_table(seed: int, count: int) -> Tensor:
 
 
 def _write_stack(folder: Path, view: View, config: EmbeddedConfig) -> None:
+    from scenes import render
+
     height, width = config.height, config.width
     lens = embedded_lens(width)
     focal = FOCAL_LENGTH_MM / SENSOR_WIDTH_MM * width
@@ -238,8 +220,3 @@ def _write_stack(folder: Path, view: View, config: EmbeddedConfig) -> None:
         "breathing_corrected": True,
     }
     write_bytes(folder / "stack.yaml", yaml.safe_dump(info, sort_keys=False).encode())
-
-
-def _digest(options: dict) -> str:
-    """Six letters that change with any option."""
-    return hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:6]

@@ -21,8 +21,8 @@ FNumber). Without focus distances, or without a lens, depth is known by its orde
 """
 
 import math
-import re
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,22 +31,21 @@ import yaml
 from PIL import ExifTags, Image
 from torch import Tensor
 
-from dfd_selfsup.datasets.stack import FocalStack, read_slices
+from dfd_selfsup.datasets.stack import SPLITS, FocalStack, Loader, read_slices
 from dfd_selfsup.models.thin_lens import ORDER_GAIN_PX, Defocus, Lens
 from shared.errors import DataError
 from shared.files.disk import read_text
-from shared.files.images import read_image, read_pfm
+from shared.files.images import left_out_note, list_images, read_image, read_pfm
 
 __all__ = [
     "AIF_NAMES",
+    "folder_splits",
     "list_slices",
     "load_stack",
-    "natural_key",
     "read_exif",
     "read_info",
 ]
 
-EXTENSIONS = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"}
 AIF_NAMES = {"aif", "all_in_focus"}
 NUMBERS = ("focal_length_mm", "f_number", "pixel_pitch_um", "sensor_width_mm", "blur_px_per_disparity")
 LISTS = ("focus_m", "focus_disparity_px")
@@ -66,6 +65,8 @@ def load_stack(folder: str | Path) -> FocalStack:
     info = read_info(folder / "stack.yaml")
     paths = _slice_paths(folder, info.get("images"))
     images, notes = _read_slices(paths)
+    left_out = [] if "images" in info else list_images(folder)[1]
+    notes += [left_out_note(left_out)] if left_out else []
     for key, value in read_exif(paths).items():
         if key not in info and not (key == "focus_m" and "focus_disparity_px" in info):
             info[key] = value
@@ -78,17 +79,24 @@ def load_stack(folder: str | Path) -> FocalStack:
     return _with_truth(stack, folder)
 
 
-def natural_key(name: str) -> list[Any]:
-    """Sort key under which `a2` comes before `a10`."""
-    return [int(part) if part.isdigit() else part.lower() for part in re.split(r"(\d+)", name)]
-
-
 def list_slices(folder: Path) -> list[Path]:
     """The photos of a folder in natural order, without the truth beside them."""
-    paths = [
-        p for p in folder.iterdir() if p.suffix.lower() in EXTENSIONS and p.stem.lower() not in AIF_NAMES
-    ]
-    return sorted(paths, key=lambda path: natural_key(path.name))
+    return [path for path in list_images(folder)[0] if path.stem.lower() not in AIF_NAMES]
+
+
+def folder_splits(root: Path, config: Any = None) -> dict[str, list[Loader]]:
+    """<root>/{train,validation,test}/<stack>/; without validation the test stacks stand in for it."""
+    loaders = {split: [partial(load_stack, path) for path in _folders(root / split)] for split in SPLITS}
+    for split in ("train", "test"):
+        if not loaders[split]:
+            remedy = "Put one folder per stack there; prepare.py check tells more"
+            raise DataError(root / split, "holds no folder of a focal stack", remedy)
+    loaders["validation"] = loaders["validation"] or loaders["test"]
+    return loaders
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
 
 
 def read_exif(paths: Sequence[Path]) -> dict[str, Any]:
@@ -114,7 +122,7 @@ def _exif_numbers(path: Path) -> dict[str, float]:
             name = ExifTags.TAGS.get(tag)
             if name in ("SubjectDistance", "FocalLength", "FNumber"):
                 numbers[name] = float(value)
-    except Exception:  # noqa: BLE001 - damaged metadata must not cost the pixels
+    except Exception:
         return {}
     return numbers
 

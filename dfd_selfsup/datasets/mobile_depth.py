@@ -5,35 +5,48 @@
     <root>/<scene>/focus_dpth.txt       or this: the focal depths alone, one per line
 
 The scale of the calibration is arbitrary. The released code divides the focal depths by 39.37, taking them
-for inches, and invents 50 mm, f/24 and 5.6 um; both are kept as the named switch `released`. By default
-only the order and spacing of the focus is trusted, and depth comes out ordered, not metric.
+for inches, and invents 50 mm, f/24 and 5.6 um: that is `lens="released"`. With `unknown` only the order of
+the focus is trusted, and depth comes out ordered, not metric.
 """
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 
+from dfd_selfsup.config import DataConfig
 from dfd_selfsup.datasets.folder import list_slices
-from dfd_selfsup.datasets.stack import FocalStack, read_slices
+from dfd_selfsup.datasets.stack import SPLITS, FocalStack, Loader, read_slices
 from dfd_selfsup.models.thin_lens import Defocus, Lens
 from shared.errors import DataError
 from shared.files.disk import read_text
 
-__all__ = ["load_mobile_depth", "read_focal_depths"]
+__all__ = ["is_mobile_depth", "load_mobile_depth", "mobile_depth_splits", "read_focal_depths"]
 
+CALIBRATIONS = ("focus_dpth.txt", "calibrated.txt")
 RELEASED_LENS = Lens(focal_length_mm=50, f_number=24, pixel_pitch_um=5.6)
 INCHES_PER_METRE = 39.37
 BACK_TO_FRONT = ("metals",)  # frames of these scenes run the other way
 UNRELIABLE_RATIO = 10.0  # a calibration that spans more is not believed, as in DFV's loader
 
 
-def load_mobile_depth(
-    folder: str | Path, lens: Literal["unknown", "released"] = "unknown", max_side: int = 0
-) -> FocalStack:
-    """One scene's stack, nearest focus first, shrunk to `max_side` pixels if that is given (0: as it is)."""
+def mobile_depth_splits(root: Path, config: DataConfig) -> dict[str, list[Loader]]:
+    """Loaders of all scenes, in every split alike: there is no truth, and each is trained on itself."""
+    scenes = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+    if not scenes:
+        raise DataError(root, "holds no folder of a scene", "Unpack the Mobile Depth data there")
+    return {split: [partial(load_mobile_depth, scene, config.lens) for scene in scenes] for split in SPLITS}
+
+
+def is_mobile_depth(folder: str | Path) -> bool:
+    """Whether a folder holds a scene with its calibration."""
+    return any((Path(folder) / name).is_file() for name in CALIBRATIONS)
+
+
+def load_mobile_depth(folder: str | Path, lens: Literal["unknown", "released"] = "unknown") -> FocalStack:
+    """One scene's stack, nearest focus first."""
     folder = Path(folder)
     paths = list_slices(folder) if folder.is_dir() else []
     paths = [path for path in paths if path.name.startswith("a")] or paths
@@ -44,10 +57,6 @@ def load_mobile_depth(
         reason = f"the calibration has {len(depths)} focal depths for {len(paths)} frames"
         raise DataError(folder, reason, "Unpack frames and calibration of the same scene")
     images = read_slices(paths)
-    if max_side and max(images.shape[-2:]) > max_side:
-        scale = max_side / max(images.shape[-2:])
-        size = [max(16, round(side * scale)) for side in images.shape[-2:]]
-        images = F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True).clamp(0, 1)
     if lens == "released":
         return _released_stack(folder, images, depths)
     order = list(range(len(paths)))
@@ -61,7 +70,7 @@ def load_mobile_depth(
 
 def read_focal_depths(folder: Path) -> list[float] | None:
     """Focal depths in the calibration's own unit, in the frames' order; None without a calibration."""
-    for name, first_only in (("focus_dpth.txt", False), ("calibrated.txt", True)):
+    for name in CALIBRATIONS:
         path = folder / name
         if not path.exists():
             continue
@@ -72,21 +81,20 @@ def read_focal_depths(folder: Path) -> list[float] | None:
             raise DataError(path, f"holds something else than numbers ({error})", "Unpack it again") from None
         if not all(map(math.isfinite, values)):
             raise DataError(path, "holds focal depths that are not finite", "Unpack it again")
-        return values[:-1] if first_only else values  # the last row of calibrated.txt is the focal length
+        return (
+            values[:-1] if name == "calibrated.txt" else values
+        )  # the last row of calibrated.txt is the focal length
     return None
 
 
 def _released_stack(folder: Path, images: torch.Tensor, depths: list[float] | None) -> FocalStack:
     if depths is None:
         reason = "holds neither focus_dpth.txt nor calibrated.txt"
-        raise DataError(folder, reason, "Use lens=unknown, which needs no calibration")
-    focus = [value / INCHES_PER_METRE for value in depths]
-    order = sorted(range(len(focus)), key=lambda index: focus[index])
+        raise DataError(folder, reason, "Use data.lens=unknown, which needs no calibration")
     try:
-        defocus = Defocus.thin_lens(RELEASED_LENS, [focus[index] for index in order])
+        defocus, order = Defocus.by_distance([value / INCHES_PER_METRE for value in depths], RELEASED_LENS)
     except ValueError as error:
-        raise DataError(
-            folder, str(error), "Use lens=unknown, which does not trust the calibration"
-        ) from None
+        remedy = "Use data.lens=unknown, which does not trust the calibration"
+        raise DataError(folder, str(error), remedy) from None
     notes = ("lens and unit of the focus distances are the released code's guesses",)
     return FocalStack(folder.name, images[order], defocus, RELEASED_LENS, notes=notes)

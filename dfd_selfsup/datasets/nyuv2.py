@@ -11,7 +11,8 @@ with the published figures.
 
 import io
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -21,8 +22,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dfd_selfsup.datasets.stack import FocalStack, read_slices
-from dfd_selfsup.models.psf import PsfOptions, render_stack
+from dfd_selfsup.config import DataConfig
+from dfd_selfsup.datasets.stack import FocalStack, Loader, read_slices
+from dfd_selfsup.models.options import PsfOptions
+from dfd_selfsup.models.psf import render_stack
 from dfd_selfsup.models.thin_lens import Defocus, Lens
 from shared.errors import DataError
 from shared.files.disk import read_bytes
@@ -105,9 +108,7 @@ def read_labeled_frames(labeled: str | os.PathLike, splits: str | os.PathLike) -
     try:
         with h5py.File(labeled, "r") as file:
             yield from labeled_frames(file, indices)
-    except GeneratorExit:
-        raise
-    except Exception as error:  # noqa: BLE001 - the HDF5 library raises many kinds for damaged files
+    except Exception as error:  # the HDF5 library raises many kinds for damaged files
         raise DataError(labeled, f"cannot be read ({error})", remedy) from None
 
 
@@ -128,9 +129,8 @@ def generate_slices(
     depth = _resized(depth_m.clamp(NEAR_M, FAR_M)[None, None])
     sigma = Defocus.thin_lens(lens, focus_m, depth).sigma_at_depth_px(depth)
     blurred = render_stack(small[None], sigma, psf)[0]
-    return (
-        (blurred * 255 + 1e-4).floor().clamp(0, 255).to(torch.uint8)
-    )  # 1e-4: what is copied stays what it was
+    # 1e-4: what is copied stays what it was.
+    return (blurred * 255 + 1e-4).floor().clamp(0, 255).to(torch.uint8)
 
 
 def rgbd_stack(image: Tensor, depth_m: Tensor, valid: Tensor, name: str) -> FocalStack:
@@ -156,12 +156,10 @@ def write_nyuv2_frame(root: Path, frame: RgbdFrame, encoding: DepthEncoding = "c
         write_image(root / f"{frame.split}_fs5" / f"{frame.name}_{index:04d}.png", picture)
 
 
-def nyuv2_splits(
-    root: Path, validation: Literal["train_holdout", "released"], encoding: DepthEncoding
-) -> dict[str, list[Callable[[], FocalStack]]]:
-    """Loaders per split. `released` validates on the last fifth of the test frames."""
+def nyuv2_splits(root: Path, config: DataConfig) -> dict[str, list[Loader]]:
+    """Loaders per split; `config.validation: released` validates on the last fifth of the test frames."""
     train, test = (_names(root, split) for split in ("train", "test"))
-    if validation == "released":
+    if config.validation == "released":
         held_out = [("test", name) for name in test[len(test) - len(test) // 5 :]]
     else:
         count = max(1, round(HELD_OUT_SHARE * len(train))) if len(train) > 1 else 0
@@ -173,7 +171,7 @@ def nyuv2_splits(
         "test": [("test", name) for name in test],
     }
     return {
-        split: [_loader(root, part, name, encoding) for part, name in pairs]
+        split: [partial(load_nyuv2_stack, root, part, name, config.depth_encoding) for part, name in pairs]
         for split, pairs in chosen.items()
     }
 
@@ -206,16 +204,12 @@ def _names(root: Path, split: str) -> list[str]:
     return names
 
 
-def _loader(root: Path, split: str, name: str, encoding: DepthEncoding) -> Callable[[], FocalStack]:
-    return lambda: load_nyuv2_stack(root, split, name, encoding)
-
-
 def _read_depth(folder: Path, name: str) -> tuple[Tensor, Tensor]:
     if (folder / f"{name}.pfm").exists():
         depth = read_pfm(folder / f"{name}.pfm")
         if depth.ndim != 2:
             reason = f"holds {list(depth.shape)} values, not one depth per pixel"
-            raise DataError(folder / f"{name}.pfm", reason, "Make the data set anew with prepare.py nyuv2")
+            raise DataError(folder / f"{name}.pfm", reason, "Make the data set again with prepare.py nyuv2")
         valid = depth.isfinite() & (depth > 0)
         return torch.where(valid, depth, NEAR_M), valid
     return read_depth_png(folder / f"{name}.png", unit_m=DEPTH_UNIT_M)

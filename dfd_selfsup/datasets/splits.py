@@ -1,19 +1,30 @@
-"""The stacks of a run, split into training, validation and test; loaded when first asked for."""
+"""The stacks of a run, split into training, validation and test; loaded when first asked for.
+
+A new data set is a function of (root, config) that returns loaders per split, as in `datasets/nyuv2.py`, and
+one line in `KINDS`.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from dfd_selfsup.config import DataConfig
 from dfd_selfsup.datasets.defocusnet import defocusnet_splits
-from dfd_selfsup.datasets.embedded import SPLITS, make_embedded_stacks
-from dfd_selfsup.datasets.folder import load_stack
+from dfd_selfsup.datasets.embedded import embedded_splits
+from dfd_selfsup.datasets.folder import folder_splits, load_stack
+from dfd_selfsup.datasets.mobile_depth import is_mobile_depth, load_mobile_depth, mobile_depth_splits
 from dfd_selfsup.datasets.nyuv2 import nyuv2_splits
-from dfd_selfsup.datasets.stack import FocalStack, resize_stack
-from shared.errors import DataError
+from dfd_selfsup.datasets.stack import SPLITS, FocalStack, Loader, resize_stack
+from shared.errors import ConfigError, DataError
 
-__all__ = ["StackSet", "folder_splits", "load_splits"]
+__all__ = ["KINDS", "StackSet", "load_splits", "read_folder"]
 
-Loader = Callable[[], FocalStack]
+KINDS: dict[str, Callable[[Path, DataConfig], dict[str, list[Loader]]]] = {
+    "embedded": embedded_splits,
+    "folders": folder_splits,
+    "nyuv2": nyuv2_splits,
+    "defocusnet": defocusnet_splits,
+    "mobile_depth": mobile_depth_splits,
+}
 
 
 class StackSet(Sequence[FocalStack]):
@@ -43,42 +54,20 @@ def load_splits(config: DataConfig) -> dict[str, StackSet]:
     """The stacks of each of `SPLITS`; embedded ones are rendered first if they are not there.
 
     Only the training stacks are resized (`resize_to`). Raises DataError where the data are missing or
-    damaged.
+    damaged, ConfigError for an unknown kind.
     """
-    root = Path(config.root)
-    if config.kind == "embedded":
-        loaders = folder_splits(make_embedded_stacks(root / "embedded", config.embedded))
-    elif config.kind == "folders":
-        loaders = folder_splits(root)
-    elif config.kind == "nyuv2":
-        loaders = nyuv2_splits(root, config.validation, config.depth_encoding)
-    else:
-        loaders = defocusnet_splits(root)
+    if config.kind not in KINDS:
+        raise ConfigError("data.kind", f"must be one of {', '.join(KINDS)}, got {config.kind!r}")
+    loaders = KINDS[config.kind](Path(config.root), config)
     if config.resize_to is not None:
         height, width = config.resize_to
         loaders["train"] = [_resized(load, height, width, config.rescale_pitch) for load in loaders["train"]]
     return {split: StackSet(loaders[split], config.cache_stacks) for split in SPLITS}
 
 
-def folder_splits(root: Path) -> dict[str, list[Loader]]:
-    """<root>/{train,validation,test}/<stack>/; without validation the test stacks stand in for it."""
-    loaders = {split: [_from_folder(path) for path in _stack_folders(root / split)] for split in SPLITS}
-    for split in ("train", "test"):
-        if not loaders[split]:
-            reason = "holds no folder of a focal stack"
-            raise DataError(
-                root / split, reason, "Put one folder per stack there; prepare.py check tells more"
-            )
-    loaders["validation"] = loaders["validation"] or loaders["test"]
-    return loaders
-
-
-def _stack_folders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
-
-
-def _from_folder(path: Path) -> Loader:
-    return lambda: load_stack(path)
+def read_folder(folder: str | Path) -> FocalStack:
+    """One stack in a folder: photos with stack.yaml, or a scene of Mobile Depth with its calibration."""
+    return load_mobile_depth(folder) if is_mobile_depth(folder) else load_stack(folder)
 
 
 def _resized(load: Loader, height: int, width: int, rescale_pitch: bool) -> Loader:

@@ -1,6 +1,6 @@
 """A focal stack in memory: its slices, where they were focused, the truth if known, and an estimate of it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,19 +16,23 @@ from shared.geometry.camera import intrinsics_matrix
 from shared.results import DepthMap
 
 __all__ = [
+    "SPLITS",
     "Estimate",
     "FocalStack",
+    "Loader",
     "StackBatch",
     "collate",
     "crop_stack",
     "fit_to_size",
     "focal_stack",
+    "random_crop",
     "read_slices",
     "resize_stack",
 ]
 
+SPLITS = ("train", "validation", "test")
 SMALLEST_Q = 1e-6  # of an estimate: depth ends at a million units
-# What depth is for each kind of defocus: kind and unit of the map, what it is in words, what its scale rests on.
+# Depth for each kind of defocus: kind and unit of the map, what it is in words, what its scale rests on.
 DEPTH_OF = {
     "metric": ("z_depth", "m", "metric z-depth, along the optical axis", "from lens and focus distances"),
     "disparity": ("disparity_px", "px", "disparity, larger is nearer", "as the disparities in stack.yaml"),
@@ -106,6 +110,9 @@ class Estimate:
     defocus: Defocus
 
 
+Loader = Callable[[], FocalStack]
+
+
 @dataclass(frozen=True)
 class StackBatch:
     """Stacks of one size: images [B, S, 3, H, W], defocus [B, S], truth [B, ...] where all have it."""
@@ -123,8 +130,7 @@ class StackBatch:
             for name, value in vars(self).items()
             if name != "defocus"
         }
-        focus, gain = self.defocus.focus_q.to(device), self.defocus.gain_px.to(device)
-        return replace(self, defocus=replace(self.defocus, focus_q=focus, gain_px=gain), **moved)
+        return replace(self, defocus=self.defocus.to(device), **moved)
 
 
 def focal_stack(
@@ -150,7 +156,9 @@ def focal_stack(
     if focus_m is None:
         defocus, order = Defocus.ordered(len(slices)), list(range(len(slices)))
     elif len(focus_m) != len(slices):
-        raise ValueError(f"focus_m must have one distance for each of {len(slices)} images, got {len(focus_m)}")
+        raise ValueError(
+            f"focus_m must have one distance for each of {len(slices)} images, got {len(focus_m)}"
+        )
     else:
         defocus, order = Defocus.by_distance(focus_m, lens)
     return FocalStack(name, torch.stack(slices)[order], defocus, lens if defocus.kind == "metric" else None)
@@ -213,6 +221,15 @@ def crop_stack(stack: FocalStack, top: int, left: int, side: int, flip: bool = F
     return replace(stack, **parts)
 
 
+def random_crop(stack: FocalStack, side: int, draw: torch.Generator, flip: bool = False) -> FocalStack:
+    """A random square part of a stack, mirrored half of the time with `flip`; side 0: the whole stack."""
+    height, width = stack.size
+    side = side or max(height, width)
+    top = int(torch.randint(max(height - side, 0) + 1, (), generator=draw))
+    left = int(torch.randint(max(width - side, 0) + 1, (), generator=draw))
+    return crop_stack(stack, top, left, side, flip and bool(torch.randint(2, (), generator=draw)))
+
+
 def resize_stack(stack: FocalStack, height: int, width: int, rescale_pitch: bool = True) -> FocalStack:
     """A stack at another size: pictures averaged (antialiased), truth sampled at the nearest pixel.
 
@@ -254,9 +271,11 @@ def resize_stack(stack: FocalStack, height: int, width: int, rescale_pitch: bool
 
 
 def fit_to_size(stack: FocalStack, max_side: int, max_slices: int) -> FocalStack:
-    """The stack within the limits, its ends among the slices; its notes say what was done."""
+    """The stack within the limits, as it is if it fits; its notes say what was done."""
     notes = list(stack.notes)
     (height, width), count = stack.size, len(stack.images)
+    if max(height, width) <= max_side and count <= max_slices:
+        return stack
     if max(height, width) > max_side:
         scale = max_side / max(height, width)
         stack = resize_stack(stack, *(max(16, round(side * scale)) for side in (height, width)))

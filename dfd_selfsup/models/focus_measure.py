@@ -5,7 +5,7 @@ gives the depth to the nearest slice; a parabola through the logarithms around t
 depth, gives the places between slices. The colours of the sharpest slices make an all-in-focus picture.
 """
 
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,12 +14,12 @@ from torch import Tensor
 from dfd_selfsup.models.thin_lens import Defocus
 
 __all__ = [
-    "FocusResult",
     "Measure",
     "depth_from_focus",
     "focus_guess",
     "focus_mean",
     "focus_response",
+    "full_size_image",
     "ring_difference",
     "sharpest_slices",
     "sum_modified_laplacian",
@@ -28,14 +28,9 @@ __all__ = [
 Measure = Literal["sml", "ring"]
 RING_INNER, RING_GAP, RING_OUTER = 1, 2, 2  # pixels, as its authors set them
 MEAN_POWER = 8.0  # a slice a tenth sharper counts twice as much
+FULL_SIZE_POWER = 16.0  # at full size, a photo sharper by a twentieth counts twice as much
+FULL_SIZE_BLUR_PX = 1.5  # blur by the depth, at full size, that costs a photo a factor of e
 FLOOR = 1e-4  # keeps the logarithm of a flat neighbourhood finite
-
-
-class FocusResult(NamedTuple):
-    """Inverse depth q [1, H, W] and all-in-focus image [3, H, W]."""
-
-    q: Tensor
-    aif: Tensor
 
 
 def sum_modified_laplacian(images: Tensor, step: int = 1) -> Tensor:
@@ -69,8 +64,8 @@ def focus_response(images: Tensor, measure: Measure = "sml", window: int = 9) ->
 
 def depth_from_focus(
     images: Tensor, defocus: Defocus, measure: Measure = "sml", window: int = 9, between_slices: bool = True
-) -> FocusResult:
-    """Depth and all-in-focus image of slices [S, 3, H, W] ordered by focus.
+) -> tuple[Tensor, Tensor]:
+    """Inverse depth q [H, W] and all-in-focus image [3, H, W] of slices [S, 3, H, W] ordered by focus.
 
     window: side of the square the measure is averaged over. between_slices: refine the maximum over inverse
     depth; at the ends of the stack, and where the three values have no peak, the slice itself is taken.
@@ -80,16 +75,15 @@ def depth_from_focus(
     focus = defocus.focus_q.to(images)
     q = _peak(response.log(), focus, best) if between_slices and len(images) > 2 else focus[best]
     aif = images.gather(0, best.expand(1, 3, -1, -1))[0]
-    return FocusResult(q[None], aif)
+    return q, aif
 
 
 @torch.no_grad()
 def focus_guess(images: Tensor, defocus: Defocus, measure: Measure = "ring") -> Tensor:
     """Inverse depth [B, 1, H, W] of stacks [B, S, 3, H, W] by a focus measure, without gradient."""
     focus = defocus.focus_q.expand(len(images), -1)
-    return torch.stack(
-        [depth_from_focus(s, Defocus(q, q), measure).q for s, q in zip(images, focus, strict=True)]
-    )
+    found = [depth_from_focus(s, Defocus(q, q), measure)[0] for s, q in zip(images, focus, strict=True)]
+    return torch.stack(found)[:, None]
 
 
 @torch.no_grad()
@@ -108,6 +102,31 @@ def sharpest_slices(images: Tensor, measure: Measure = "ring") -> Tensor:
     """All-in-focus image [B, 3, H, W]: every pixel from the slice of [B, S, 3, H, W] its measure prefers."""
     best = focus_response(images, measure).argmax(1)[:, None, None]
     return images.gather(1, best.expand(-1, 1, 3, -1, -1)).squeeze(1)
+
+
+@torch.no_grad()
+def full_size_image(
+    images: Tensor, defocus: Defocus, q: Tensor, measure: Measure = "sml", window: int = 9, rows: int = 256
+) -> Tensor:
+    """All-in-focus image [3, H, W] at the photos' size, from inverse depth q [h, w] found at a smaller one.
+
+    images [S, 3, H, W] with their defocus at full size. The depth says which photo should be sharp where;
+    among the photos near it, each pixel prefers those in which its surroundings are sharpest. Only
+    neighbourhoods matter, so it is made in bands of `rows`, which bound the memory and do not change the
+    result.
+    """
+    height, width = images.shape[-2:]
+    q_full = F.interpolate(q[None, None], (height, width), mode="bilinear", align_corners=False)
+    blur = defocus.sigma_px(q_full)[0]
+    margin = window // 2 + RING_INNER + RING_GAP + RING_OUTER + 1
+    bands = []
+    for top in range(0, height, rows):
+        bottom = min(top + rows, height)
+        low, high = max(0, top - margin), min(height, bottom + margin)
+        response = focus_response(images[:, :, low:high], measure, window)[:, top - low : bottom - low]
+        weights = FULL_SIZE_POWER * response.log() - blur[:, top:bottom] / FULL_SIZE_BLUR_PX
+        bands.append((torch.softmax(weights, 0).unsqueeze(1) * images[:, :, top:bottom]).sum(0))
+    return torch.cat(bands, 1)
 
 
 def _peak(values: Tensor, positions: Tensor, best: Tensor) -> Tensor:

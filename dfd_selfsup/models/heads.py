@@ -12,19 +12,17 @@ corrects a picture put together from the slices: with `composite` they are mixed
 depth says they are, with `sharpest` each pixel is copied from the slice that a focus measure prefers.
 """
 
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from dfd_selfsup.models.daif_net import DaifNet, pad_to_multiple
+from dfd_selfsup.models.daif_net import DaifNet, keep_variance, pad_to_multiple
 from dfd_selfsup.models.focus_measure import focus_mean, focus_response, sharpest_slices
+from dfd_selfsup.models.options import HeadOptions, NetworkOptions
 from dfd_selfsup.models.thin_lens import NEAREST_DEPTH_M, Defocus
-from shared.errors import FieldError
-from shared.runs.config import check_ranges
 
-__all__ = ["HeadOptions", "Prediction", "StackModel", "coarse_aif", "raw_depth_to_metres"]
+__all__ = ["Prediction", "StackModel", "coarse_aif", "raw_depth_to_metres"]
 
 
 # A raw map's unit in logits of inverse depth, and in intensity. Re-blurring answers to a change of colour a
@@ -34,32 +32,6 @@ SHARPNESS_POWER = 4.0  # a slice sharper by a fifth counts twice as much
 ABSOLUTE = ("inverse", "refine")  # heads that need no metres
 GUESS_MARGIN = 0.03  # guesses keep off the ends of the sigmoid, where no gradient is
 FOCUS_FLOOR = 0.2  # the farthest slice must be told from one that is not sharp
-
-
-@dataclass(frozen=True)
-class HeadOptions:
-    """How the raw maps are read; the defaults are the released code's, depths in metres.
-
-    near, far: the range of depth for all heads but `raw`. focus_input: what stands in the constant plane of
-    each slice, the focus distance in metres or its place between far (0) and near (1) in inverse depth.
-    `sharpest` is the latter, raised by a floor, but only where the slice is sharper than the others by a
-    focus measure, so that the maximum over the stack that the network takes anyway is a first guess of the
-    depth. composite_px: how many pixels of blur a slice may be worse than another and still count 1 / e as
-    much. measure: the focus measure of `refine` and `sharpest`.
-    """
-
-    depth: Literal["norm", "clip", "raw", "inverse", "refine"] = "norm"
-    aif: Literal["clip", "composite", "sharpest"] = "clip"
-    near_m: float = 0.1
-    far_m: float = 10.0
-    focus_input: Literal["metres", "inverse", "sharpest"] = "metres"
-    composite_px: float = 0.5
-    measure: Literal["ring", "sml"] = "ring"
-
-    def __post_init__(self) -> None:
-        check_ranges(self, near_m=(1e-6, 1e6), far_m=(1e-6, 1e6), composite_px=(1e-6, 1000))
-        if not self.near_m < self.far_m:
-            raise FieldError("far_m", f"must be larger than near_m = {self.near_m}, got {self.far_m}")
 
 
 class Prediction(NamedTuple):
@@ -78,17 +50,24 @@ class Prediction(NamedTuple):
 class StackModel(nn.Module):
     """DAIF-Net with its heads: images [B, S, 3, H, W] of any size and their defocus to a `Prediction`.
 
-    Sides that are no multiples of 2^levels are padded by repetition and the maps cropped back. For stacks
-    without metres the depth range is set by `q_range` (far, near) and only `inverse` works; else
-    ValueError.
+    Sides that are no multiples of 2^levels are padded by repetition and the maps cropped back. q_range:
+    inverse depth (far, near), by default that of the heads. A stack without metres needs its own, and heads
+    that need no metres; else ValueError.
     """
 
-    def __init__(self, network: DaifNet, heads: HeadOptions, q_range: tuple[float, float] | None = None):
+    def __init__(
+        self,
+        network: NetworkOptions = NetworkOptions(),  # noqa: B008
+        heads: HeadOptions = HeadOptions(),  # noqa: B008
+        q_range: tuple[float, float] | None = None,
+    ):
         super().__init__()
-        self.network = network
+        self.network = DaifNet(base_width=network.base_width, levels=network.levels)
         self.heads = heads
-        self.q_range = q_range or (1 / heads.far_m, 1 / heads.near_m)
-        last = network.conv_out[-1]
+        self.q_range = q_range or heads.q_range
+        if network.init == "he":
+            keep_variance(self.network)
+        last = self.network.conv_out[-1]
         with torch.no_grad():  # corrections start at nothing
             if heads.aif != "clip":
                 last.weight[:3], last.bias[:3] = 0, 0
@@ -96,9 +75,7 @@ class StackModel(nn.Module):
                 last.weight[3], last.bias[3] = 0, 0
 
     def forward(self, images: Tensor, defocus: Defocus) -> Prediction:
-        if defocus.kind != "metric" and (
-            self.heads.depth not in ABSOLUTE or self.heads.focus_input == "metres"
-        ):
+        if defocus.kind != "metric" and self.heads.need_metres:
             raise ValueError(
                 f"a stack of kind {defocus.kind!r} needs heads without metres: depth=inverse or refine, "
                 "focus_input=inverse or sharpest"

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dfd_selfsup.models.focus_measure import FocusResult, depth_from_focus
+from dfd_selfsup.models.focus_measure import depth_from_focus
 from dfd_selfsup.models.heads import coarse_aif
 from dfd_selfsup.models.psf import PsfOptions, render_stack
 from dfd_selfsup.models.thin_lens import Defocus
@@ -30,19 +30,19 @@ def plane_sweep(
     window: int = 9,
     rounds: int = 2,
     image_steps: int = 15,
-) -> FocusResult:
-    """Depth and image of slices [S, 3, H, W]; q_range is (far, near) in inverse depth."""
+) -> tuple[Tensor, Tensor]:
+    """Inverse depth q [H, W] and image [3, H, W] of slices [S, 3, H, W]; q_range is (far, near)."""
     defocus = defocus.to(images)
     candidates = torch.linspace(*q_range, hypotheses, device=images.device, dtype=images.dtype)
-    aif = depth_from_focus(images, defocus).aif
-    q = torch.empty_like(aif[:1])
+    _, aif = depth_from_focus(images, defocus)
+    q = torch.empty_like(aif[0])
     for index in range(rounds):
         costs = torch.stack([_cost(images, aif, defocus, value, psf, window) for value in candidates])
-        q = _refined_minimum(costs, candidates)[None]
-        sigma = defocus.sigma_px(q[None])
+        q = _refined_minimum(costs, candidates)
+        sigma = defocus.sigma_px(q[None, None])
         start = coarse_aif(images[None], sigma, COMPOSITE_PX) if index == 0 else aif[None]
         aif = _improve(start, images[None], sigma, psf, image_steps)[0]
-    return FocusResult(q, aif)
+    return q, aif
 
 
 @torch.no_grad()

@@ -18,9 +18,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-__all__ = ["NEAREST_DEPTH_M", "Defocus", "Lens", "check_focus_m", "in_focus_band_m"]
+__all__ = ["NEAREST_DEPTH_M", "Defocus", "Lens", "check_focus_m"]
 
 NEAREST_DEPTH_M = 1e-3  # smaller depths, 0 included, are blurred as if they were at a millimetre
+ORDER_GAIN_PX = 1.0  # blur per place in a stack of unknown lens, until it is fitted
 
 
 @dataclass(frozen=True)
@@ -113,8 +114,43 @@ class Defocus:
         reference = torch.empty(0) if like is None else like
         return cls(reference.new_tensor([1 / focus for focus in focus_m]), reference.new_tensor(gains))
 
-    def to(self, like: Tensor) -> "Defocus":
+    @classmethod
+    def ordered(cls, count: int) -> "Defocus":
+        """A stack of unknown lens, nearest slice first: q falls from count - 1 to 0 in steps of 1."""
+        return cls(torch.arange(count - 1.0, -1.0, -1.0), torch.full((count,), ORDER_GAIN_PX), "order")
+
+    @classmethod
+    def by_distance(
+        cls, focus_m: Sequence[float], lens: Lens | None = None, breathing_corrected: bool = False
+    ) -> tuple["Defocus", list[int]]:
+        """The defocus of slices sorted nearest first, and their order; without a lens only the order counts.
+
+        Raises ValueError for impossible distances.
+        """
+        check_focus_m(focus_m, lens)
+        order = sorted(range(len(focus_m)), key=lambda index: focus_m[index])
+        if lens is None:
+            return cls.ordered(len(order)), order
+        distances = [float(focus_m[index]) for index in order]
+        return cls.thin_lens(lens, distances, breathing_corrected=breathing_corrected), order
+
+    def to(self, like: Tensor | torch.device) -> "Defocus":
         return replace(self, focus_q=self.focus_q.to(like), gain_px=self.gain_px.to(like))
+
+    def batch_of_one(self) -> "Defocus":
+        return replace(self, focus_q=self.focus_q[None], gain_px=self.gain_px[None])
+
+    @property
+    def span(self) -> Tensor:
+        """The range of focus in inverse depth, [] or [B]."""
+        return self.focus_q.amax(-1) - self.focus_q.amin(-1)
+
+    @property
+    def q_range(self) -> tuple[float, float]:
+        """Inverse depth (far, near) one stack can tell: its focus range and half a step beyond."""
+        low, high = float(self.focus_q.min()), float(self.focus_q.max())
+        margin = 0.5 * (high - low) / (len(self.focus_q) - 1)
+        return (max(low - margin, 0.1 * low) if self.kind == "metric" else low - margin), high + margin
 
     def sigma_px(self, q: Tensor) -> Tensor:
         """Blur radius [B, S, H, W] in every slice of points at inverse depth q [B, 1, H, W]."""
@@ -126,9 +162,3 @@ class Defocus:
         if self.kind != "metric":
             raise ValueError(f"a stack of kind {self.kind!r} knows no metres")
         return self.sigma_px(1 / depth_m.clamp(min=NEAREST_DEPTH_M))
-
-
-def in_focus_band_m(lens: Lens, focus_m: float, sigma_px: float = 1.0) -> tuple[float, float]:
-    """Depths between which the blur radius stays below `sigma_px`; the far end may be infinite."""
-    share = sigma_px / lens.blur_at_infinity_px(focus_m)
-    return focus_m / (1 + share), focus_m / (1 - share) if share < 1 else float("inf")

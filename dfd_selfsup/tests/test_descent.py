@@ -2,14 +2,14 @@
 
 import torch
 
+from dfd_selfsup.config import LossOptions
 from dfd_selfsup.datasets.splits import StackSet
 from dfd_selfsup.datasets.stack import collate, crop_stack, resize_stack
 from dfd_selfsup.descent import descend, with_guides
-from dfd_selfsup.losses import GUIDED_WEIGHT, LossOptions, guided_losses
+from dfd_selfsup.losses import DESCENT_GUIDE_WEIGHT, guide_losses
 from dfd_selfsup.models.daif_net import DaifNet, keep_variance
 from dfd_selfsup.models.focus_measure import (
     MEAN_POWER,
-    FocusResult,
     depth_from_focus,
     focus_mean,
     focus_response,
@@ -26,26 +26,26 @@ Q_RANGE = (0.15, 1.1)
 def test_descent_improves_depth_and_image_on_both_focus_measures():
     stack, q = two_planes()
     found = descend(stack, Q_RANGE, PSF, LOSS)
-    assert found.q.shape == (1, 40, 56)
+    assert found.q.shape == (40, 56)
     assert Q_RANGE[0] < found.q.min() <= found.q.max() < Q_RANGE[1]
     for measure in ("ring", "sml"):
-        focus = depth_from_focus(stack.images, stack.defocus, measure)
-        assert (found.q[0] - q).abs().mean() < 0.7 * (focus.q[0] - q).abs().mean()
-        assert (found.aif - stack.aif).square().mean() < 0.8 * (focus.aif - stack.aif).square().mean()
+        focus_q, focus_aif = depth_from_focus(stack.images, stack.defocus, measure)
+        assert (found.q - q).abs().mean() < 0.7 * (focus_q - q).abs().mean()
+        assert (found.aif - stack.aif).square().mean() < 0.8 * (focus_aif - stack.aif).square().mean()
 
 
 def test_descent_starts_where_it_is_told():
     stack, q = two_planes()
-    start = FocusResult(q[None], stack.aif)
+    start = stack.estimate(q, stack.aif)
     found = descend(stack, Q_RANGE, PSF, LOSS, depth_steps=0, image_steps=0, start=start)
-    assert torch.allclose(found.q[0], q, atol=1e-5)
+    assert torch.allclose(found.q, q, atol=1e-5)
     assert torch.equal(found.aif, stack.aif)
 
 
 def test_without_steps_it_is_the_focus_measure():
     stack, _ = two_planes()
     found = descend(stack, Q_RANGE, PSF, LOSS, "sml", depth_steps=0, image_steps=0)
-    assert torch.allclose(found.q, focus_mean(stack.images[None], stack.defocus, "sml")[0], atol=1e-5)
+    assert torch.allclose(found.q, focus_mean(stack.images[None], stack.defocus, "sml")[0, 0], atol=1e-5)
     assert torch.equal(found.aif, sharpest_slices(stack.images[None], "sml")[0])
 
 
@@ -78,10 +78,11 @@ def test_guided_losses_vanish_at_the_guide_and_know_stacks_without_metres():
         defocus = Defocus(torch.tensor([[0.0, 2.0]]), torch.ones(1, 2), kind)
         guide = torch.cat([q + 0.5 if kind == "metric" else q - 0.5, image], 1)
         at = Prediction(guide[:, :1], image, None)
-        assert all(abs(value) < 1e-3 for value in guided_losses(at, guide, defocus, 1.0).values())
-        off = guided_losses(at._replace(q=lift * guide[:, :1]), guide, defocus, 0.5)["guide_depth"]
+        assert all(abs(value) < 1e-3 for value in guide_losses(at, None, defocus, guide, 1.0).values())
+        lifted = at._replace(q=lift * guide[:, :1])
+        off = guide_losses(lifted, None, defocus, guide, 0.5)["guide_depth"]
         expected = torch.tensor(lift).log() if kind == "metric" else 0.2 * guide[:, :1].abs().mean() / 2
-        assert torch.isclose(off, 0.5 * GUIDED_WEIGHT * 100 * expected, rtol=1e-4)
+        assert torch.isclose(off, 0.5 * DESCENT_GUIDE_WEIGHT * 100 * expected, rtol=1e-4)
 
 
 def test_he_start_keeps_the_size_of_features_through_the_network():

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from dfd_selfsup.config import LossOptions
 from dfd_selfsup.losses import (
-    LossOptions,
     blur_loss,
     mix,
     selfsup_losses,

@@ -8,14 +8,15 @@ import yaml
 
 from dfd_selfsup import prepare
 from dfd_selfsup.alignment import ScaleShift, align_stack, estimate_motion
+from dfd_selfsup.config import DataConfig
 from dfd_selfsup.datasets import defocusnet, nyuv2
-from dfd_selfsup.datasets.folder import load_stack
+from dfd_selfsup.datasets.folder import folder_splits, load_stack
 from dfd_selfsup.datasets.mobile_depth import load_mobile_depth
-from dfd_selfsup.datasets.splits import folder_splits
-from dfd_selfsup.datasets.stack import collate, crop_stack, resize_stack
+from dfd_selfsup.datasets.splits import load_splits, read_folder
+from dfd_selfsup.datasets.stack import collate, crop_stack, fit_to_size, resize_stack
 from dfd_selfsup.models.psf import render_stack
 from dfd_selfsup.models.thin_lens import Defocus, Lens
-from shared.errors import DataError
+from shared.errors import ConfigError, DataError
 from shared.files.images import write_depth_png, write_image, write_pfm
 
 LENS = {"focal_length_mm": 50, "f_number": 8, "pixel_pitch_um": 12}
@@ -72,47 +73,6 @@ def test_missing_lens_makes_depth_ordered_and_says_so(tmp_path):
     assert stack.defocus.kind == "order"
     assert (stack.images[0] - picture(1)).abs().max() < 0.003
     assert "ordered, not metric" in stack.notes[0]
-
-
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        ({"focus_m": [1, 2]}, "2 entries for 3 photos"),
-        ({"focus_m": [1, 0, 2]}, "positive"),
-        ({"focus_m": [1, 2, 2]}, "equal"),
-        ({"focus_m": [0.04, 1, 2]}, "focal length"),
-        ({"focus_m": ["near", 1, 2]}, "list of numbers"),
-        ({"focal_length_mm": "fifty"}, "must be a number"),
-        ({"f_number": -2}, "positive"),
-        ({"focus_mm": [1, 2, 3]}, "unknown key"),
-        ({"order": "random"}, "order is"),
-        ({"images": ["a.png"]}, "1 photo"),
-        ({"images": ["photo_0.png", "gone.png"]}, "does not exist"),
-        ({"breathing_corrected": 1}, "true or false"),
-    ],
-)
-def test_wrong_descriptions_are_refused(tmp_path, change, reason):
-    write_stack(tmp_path / "s", {"focus_m": [4, 1, 2], **LENS, **change})
-    with pytest.raises(DataError, match=reason):
-        load_stack(tmp_path / "s")
-
-
-def test_wrong_pictures_are_refused(tmp_path):
-    with pytest.raises(DataError, match="no such folder"):
-        load_stack(tmp_path / "nothing")
-    with pytest.raises(DataError, match=r"1 photo"):
-        load_stack(write_stack(tmp_path / "one", None, count=1))
-    folder = write_stack(tmp_path / "sizes", None)
-    write_image(folder / "photo_1.png", picture(height=21))
-    with pytest.raises(DataError, match="28 x 21 pixels"):
-        load_stack(folder)
-    folder = write_stack(tmp_path / "damaged", None)
-    (folder / "photo_2.png").write_bytes((folder / "photo_2.png").read_bytes()[:200])
-    with pytest.raises(DataError, match="photo_2"):
-        load_stack(folder)
-    (tmp_path / "damaged" / "stack.yaml").write_text("focus_m: [1, 2")
-    with pytest.raises(DataError, match="YAML"):
-        load_stack(folder)
 
 
 def test_grey_16_bit_and_black_slices(tmp_path):
@@ -215,7 +175,7 @@ def test_nyuv2_from_labelled_frames_to_loaded_stacks(tmp_path):
         assert torch.equal(
             (frame.image * 255).round().byte()[:, 7, 5], torch.tensor(labeled["images"][index, :, 5, 7])
         )
-    loaders = nyuv2.nyuv2_splits(tmp_path, "train_holdout", "clean")
+    loaders = nyuv2.nyuv2_splits(tmp_path, DataConfig())
     assert [len(loaders[name]) for name in ("train", "validation", "test")] == [1, 1, 1]
     stack = loaders["test"][0]()
     assert stack.images.shape == (5, 3, 240, 320)
@@ -244,13 +204,13 @@ def test_nyuv2_released_validation_is_part_of_the_test_set(tmp_path):
     for split, count in (("train", 4), ("test", 10)):
         for index in range(count):
             write_image(tmp_path / f"{split}_rgb" / f"{index:04d}.png", picture())
-    assert len(nyuv2.nyuv2_splits(tmp_path, "released", "clean")["validation"]) == 2
-    held_out = nyuv2.nyuv2_splits(tmp_path, "train_holdout", "clean")
+    assert len(nyuv2.nyuv2_splits(tmp_path, DataConfig(validation="released"))["validation"]) == 2
+    held_out = nyuv2.nyuv2_splits(tmp_path, DataConfig())
     assert (len(held_out["train"]), len(held_out["validation"])) == (3, 1)
     with pytest.raises(DataError, match="0 slices"):
         held_out["train"][0]()
     with pytest.raises(DataError, match="train_rgb"):
-        nyuv2.nyuv2_splits(tmp_path / "gone", "released", "clean")
+        nyuv2.nyuv2_splits(tmp_path / "gone", DataConfig())
 
 
 def test_a_stack_from_one_rgbd_frame(tmp_path, capsys):
@@ -310,19 +270,32 @@ def test_mobile_depth_sorts_by_number_and_trusts_little(tmp_path):
     assert (stack.images[10] - picture(10)).abs().mean() < 0.2 < (stack.images[10] - picture(2)).abs().mean()
     rows = [f"{20 + 3 * index} 1.0" for index in range(11)]
     (folder / "calibrated.txt").write_text("\n".join([*rows, "4000"]))
-    stack = load_mobile_depth(folder, lens="released", max_side=16)
+    stack = load_mobile_depth(folder, lens="released")
     assert (1 / stack.defocus.focus_q[0]).item() == pytest.approx(20 / 39.37)
-    assert max(stack.size) == 16
-    (folder / "calibrated.txt").write_text("1 2\n3 4")
-    with pytest.raises(DataError, match="1 focal depths for 11"):
-        load_mobile_depth(folder)
     reverse = write_stack(tmp_path / "metals", None, count=3, names="a{}.jpg")
-    assert torch.equal(
-        load_mobile_depth(reverse).images[0], load_mobile_depth(folder.parent / "metals").images[0]
-    )
     assert (load_mobile_depth(reverse).images[0] - picture(2)).abs().mean() < 0.2
-    with pytest.raises(DataError, match="0 frames"):
-        load_mobile_depth(tmp_path / "gone")
+
+
+def test_mobile_depth_is_a_kind_of_its_own_and_known_by_its_calibration(tmp_path, capsys):
+    folder = write_stack(tmp_path / "keyboard", None, names="a{}.jpg")
+    (folder / "calibrated.txt").write_text("30 1\n20 1\n40 1\n4000")
+    assert (read_folder(folder).images[0] - picture(1)).abs().mean() < 0.2, "in the order of the calibration"
+    splits = load_splits(DataConfig(kind="mobile_depth", root=str(tmp_path)))
+    assert [len(splits[name]) for name in ("train", "validation", "test")] == [1, 1, 1]
+    assert splits["train"][0].lens.f_number == 24
+    prepare.main(["check", str(tmp_path), "--kind", "mobile_depth"])
+    assert "keyboard" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="kind"):
+        load_splits(DataConfig(kind="mobile"))
+
+
+def test_large_stacks_are_shrunk_and_thinned_out(tmp_path):
+    stack = load_stack(write_stack(tmp_path / "s", {"focus_m": list(range(1, 8)), **LENS}, count=7))
+    small = fit_to_size(stack, 16, 3)
+    assert small.images.shape == (3, 3, 16, 16)
+    assert (1 / small.defocus.focus_q).tolist() == pytest.approx([1, 4, 7])
+    assert len(small.notes) == 2
+    assert fit_to_size(stack, 28, 7) is stack
 
 
 # ---- alignment ---------------------------------------------------------------------------------------------

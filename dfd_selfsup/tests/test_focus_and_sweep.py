@@ -2,14 +2,22 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from scipy import ndimage
 
-from dfd_selfsup.datasets.stack import FocalStack
+from dfd_selfsup.datasets.stack import FocalStack, resize_stack
 from dfd_selfsup.measures import best_slice, mean_gradient, measure_stack, rank_correlation, spatial_frequency
-from dfd_selfsup.models.focus_measure import depth_from_focus, ring_difference, sum_modified_laplacian
+from dfd_selfsup.models.focus_measure import (
+    depth_from_focus,
+    full_size_image,
+    ring_difference,
+    sum_modified_laplacian,
+)
+from dfd_selfsup.models.options import PsfOptions
 from dfd_selfsup.models.plane_sweep import plane_sweep
-from dfd_selfsup.models.psf import PsfOptions, render_stack
+from dfd_selfsup.models.psf import render_stack
 from dfd_selfsup.models.thin_lens import Defocus, Lens
+from shared.quality.metrics import psnr
 
 PSF = PsfOptions(window=11, threshold_px=0.2)
 RAMP = (torch.arange(4096) / 4096).view(1, 1, 64, 64).expand(1, 3, 64, 64)
@@ -35,10 +43,10 @@ def away_from_edges(q: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("measure", ["sml", "ring"])
 def test_focus_measures_find_the_sharpest_slice(measure):
     stack, q = two_planes()
-    found = depth_from_focus(stack.images, stack.defocus, measure, between_slices=False).q[0]
+    found, _ = depth_from_focus(stack.images, stack.defocus, measure, between_slices=False)
     nearest = stack.defocus.focus_q[(stack.defocus.focus_q - 0.8).abs().argmin()]
     assert (found[8:-8, 8:20] == nearest).float().mean() > 0.95
-    refined = depth_from_focus(stack.images, stack.defocus, measure).q[0]
+    refined, _ = depth_from_focus(stack.images, stack.defocus, measure)
     inside = away_from_edges(q)
     error = (refined - q).abs()[inside].mean()
     assert error < 0.8 * (found - q).abs()[inside].mean()
@@ -67,13 +75,12 @@ def test_ring_difference_ignores_flat_and_linear_pictures():
 
 def test_plane_sweep_finds_depth_between_the_slices():
     stack, q = two_planes()
-    found = plane_sweep(stack.images, stack.defocus, (0.15, 1.1), PSF, hypotheses=30, window=7, rounds=3)
-    error = (found.q[0] - q).abs()[away_from_edges(q)]
+    found, aif = plane_sweep(stack.images, stack.defocus, (0.15, 1.1), PSF, hypotheses=30, window=7, rounds=3)
+    error = (found - q).abs()[away_from_edges(q)]
     assert error.mean() < 0.02
-    focus = depth_from_focus(stack.images, stack.defocus)
-    assert error.mean() < 0.8 * (focus.q[0] - q).abs()[away_from_edges(q)].mean()
-    composite = focus.aif
-    assert (found.aif - stack.aif).square().mean() < 0.8 * (composite - stack.aif).square().mean()
+    focus, composite = depth_from_focus(stack.images, stack.defocus)
+    assert error.mean() < 0.8 * (focus - q).abs()[away_from_edges(q)].mean()
+    assert (aif - stack.aif).square().mean() < 0.8 * (composite - stack.aif).square().mean()
 
 
 def test_sharpness_measures_are_the_published_ones():
@@ -83,9 +90,9 @@ def test_sharpness_measures_are_the_published_ones():
 
 def test_measures_of_a_stack():
     stack, _ = two_planes()
-    row = measure_stack(stack, stack.depth, stack.aif, (0.5, 8))
-    assert (row["abs_rel"], row["delta1"], row["psnr"]) == (0, 1, float("inf"))
-    row = measure_stack(stack, 1.1 * stack.depth, best_slice(stack), (0.5, 8))
+    row = measure_stack(stack, stack.estimate(1 / stack.depth, stack.aif), (0.5, 8))
+    assert (row["abs_rel"], row["delta1"], row["psnr"]) == (pytest.approx(0, abs=1e-6), 1, float("inf"))
+    row = measure_stack(stack, stack.estimate(1 / (1.1 * stack.depth), best_slice(stack)), (0.5, 8))
     assert row["abs_rel"] == pytest.approx(0.1, abs=1e-5)
     assert 10 < row["psnr"] < 40
     with pytest.raises(ValueError, match="no all-in-focus"):
@@ -98,3 +105,21 @@ def test_rank_correlation_sees_order_alone():
     assert rank_correlation(a, -a) == pytest.approx(-1)
     valid = torch.rand(10, 10) > 0.3
     assert rank_correlation(a, torch.where(valid, a, 0), valid) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("measure", ["sml", "ring"])
+def test_bands_change_nothing_at_full_size(measure):
+    stack, q = two_planes(60, 40)
+    whole = full_size_image(stack.images, stack.defocus, q, measure, rows=60)
+    cut = full_size_image(stack.images, stack.defocus, q, measure, rows=7)
+    assert torch.allclose(cut, whole, atol=1e-5)  # sums in another order
+
+
+def test_full_size_keeps_the_detail_that_shrinking_loses():
+    stack, q = two_planes(80, 112)
+    small = resize_stack(stack, 40, 56)
+    found = full_size_image(stack.images, stack.defocus, q[::2, ::2], "ring")
+    enlarged = F.interpolate(small.aif[None], (80, 112), mode="bicubic", align_corners=False).clamp(0, 1)
+    quality = psnr(found[None], stack.aif[None])
+    assert quality > psnr(enlarged, stack.aif[None]) + 3
+    assert quality > psnr(stack.images, stack.aif.expand_as(stack.images)).max() + 3

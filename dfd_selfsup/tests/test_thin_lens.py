@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dfd_selfsup.models.thin_lens import Defocus, Lens, check_focus_m, in_focus_band_m
+from dfd_selfsup.models.thin_lens import Defocus, Lens, check_focus_m
 
 NYU = Lens(50, 8, 12)
 FOCUS = [1, 1.5, 2.5, 4, 6]
@@ -21,17 +21,10 @@ def test_published_radii(depth, focus, expected):
     assert sigma(depth, focus) == pytest.approx(expected, abs=5e-4 if expected < 10 else 5e-3)
 
 
-def test_blur_at_infinity_and_bands_of_the_paper_s_camera():
+def test_blur_at_infinity_of_the_paper_s_camera():
     assert [NYU.blur_at_infinity_px(f) for f in FOCUS] == pytest.approx(
         [13.706, 8.980, 5.315, 3.296, 2.188], abs=1e-3
     )
-    bands = [(0.932, 1.079), (1.350, 1.688), (2.104, 3.079), (3.069, 5.742), (4.118, 11.05)]
-    for focus, band in zip(FOCUS, bands, strict=True):
-        assert in_focus_band_m(NYU, focus) == pytest.approx(band, abs=5e-3)
-
-
-def test_band_of_a_weak_lens_has_no_far_end():
-    assert in_focus_band_m(Lens(2.9, 0.5, 5.6), 9)[1] == float("inf")
 
 
 def test_radius_follows_similar_triangles():

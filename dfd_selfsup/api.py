@@ -1,0 +1,167 @@
+"""Depth from defocus as one object: load a trained network or start without one, then ask it for depth."""
+
+import copy
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dfd_selfsup.config import LossOptions, TrainConfig
+from dfd_selfsup.datasets.splits import read_folder
+from dfd_selfsup.datasets.stack import Estimate, FocalStack, collate, fit_to_size, focal_stack
+from dfd_selfsup.descent import descend
+from dfd_selfsup.fit import fit_stack
+from dfd_selfsup.models.heads import StackModel
+from dfd_selfsup.models.options import HeadOptions, NetworkOptions, PsfOptions
+from dfd_selfsup.models.thin_lens import Lens
+from shared.errors import RunError
+from shared.runs.checkpoint import load_trained
+from shared.runs.command import select_device
+from shared.runs.config import config_from_dict
+
+__all__ = ["DepthFromDefocus", "read_stack"]
+
+MAX_SIDE, MAX_SLICES = 512, 12  # of stacks that are not given as a FocalStack
+Stack = FocalStack | str | Path | Sequence[Any] | Tensor
+
+
+def fitting_config() -> TrainConfig:
+    """What `fit` trains where no trained network is given."""
+    return TrainConfig(
+        network=NetworkOptions(init="he"),
+        heads=HeadOptions(depth="refine", aif="sharpest", focus_input="sharpest", measure="sml"),
+        psf=PsfOptions(window=15, threshold_px=0.2),
+        loss=LossOptions(
+            aif=0, aif_blur=0, coarse_blur=0, smooth=40, beta=2.5, smooth_on="inverse", border_fix=True
+        ),
+    )
+
+
+def read_stack(stack: Stack, focus_m: Sequence[float] | None = None, lens: Lens | None = None) -> FocalStack:
+    """A focal stack from a folder (`datasets.folder`) or images (`datasets.stack.focal_stack`).
+
+    Larger photos are shrunk to 512 pixels and longer stacks thinned out to 12 slices; a FocalStack is taken
+    as it is.
+    """
+    if isinstance(stack, FocalStack):
+        return stack
+    if isinstance(stack, str | Path):
+        return fit_to_size(read_folder(stack), MAX_SIDE, MAX_SLICES)
+    return fit_to_size(focal_stack(stack, focus_m, lens), MAX_SIDE, MAX_SLICES)
+
+
+class DepthFromDefocus:
+    """DAIF-Net with its lens model: a focal stack in, depth and all-in-focus image out.
+
+    `DepthFromDefocus.load(source)` has a trained network; `DepthFromDefocus()` has none yet, and `fit` trains
+    one on the stack at hand. Public: `config`, `model` (a StackModel or None), `device`.
+
+        >>> stack = [torch.rand(3, 24, 32) for _ in range(3)]
+        >>> estimate = DepthFromDefocus(device="cpu").fit(stack, steps=2)      # a real one takes 300
+        >>> estimate.depth.values.shape, estimate.depth.unit, estimate.aif.shape
+        (torch.Size([24, 32]), 'slices', torch.Size([3, 24, 32]))
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig | None = None,
+        model: StackModel | None = None,
+        device: torch.device | str = "auto",
+        kind: str = "metric",
+    ):
+        """model: trained with `config`, on stacks of this `kind` of defocus."""
+        self.config = config or fitting_config()
+        self.device = device if isinstance(device, torch.device) else select_device(device)
+        self.model = None if model is None else model.to(self.device)
+        self.kind = kind
+
+    @classmethod
+    def load(
+        cls, source: str | Path, device: torch.device | str = "auto", checkpoint: str = "best"
+    ) -> "DepthFromDefocus":
+        """A trained network: a run folder, a checkpoint file, or the name of shipped weights.
+
+        Needs no data set. Raises CheckpointError or RunError for what cannot be loaded.
+        """
+        found = load_trained(source, "dfd_selfsup", checkpoint)
+        config = config_from_dict(TrainConfig, found.config, str(found.path))
+        facts = {"q_range": config.heads.q_range, "kind": "metric"} | found.facts
+        with torch.random.fork_rng(devices=[]):  # the first weights are drawn in vain
+            model = StackModel(config.network, config.heads, tuple(facts["q_range"]))
+        found.load_into({"model": model})
+        return cls(config, model.eval(), device, facts["kind"])
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a checkpoint must hold besides config and weights."""
+        return {"q_range": list(self.model.q_range), "kind": self.kind}
+
+    @torch.no_grad()
+    def predict(
+        self, stack: Stack, focus_m: Sequence[float] | None = None, lens: Lens | None = None
+    ) -> Estimate:
+        """Depth and image of a stack by one pass of the network.
+
+        stack: a FocalStack, a folder of photos with stack.yaml, or slices (paths, tensors [3, H, W], arrays
+        [H, W, 3], a tensor [S, 3, H, W]) with their focus distances in metres and the `Lens`. Raises
+        ValueError, naming the argument, for wrong shapes and ranges; RunError where the network needs another
+        kind of stack.
+        """
+        stack = read_stack(stack, focus_m, lens)
+        model = self._model_for(stack)
+        was_training = model.training
+        model.eval()
+        batch = collate([stack]).to(self.device)
+        prediction = model(batch.images, batch.defocus)
+        model.train(was_training)
+        return stack.estimate(prediction.q[0, 0].cpu(), prediction.aif[0].cpu())
+
+    def fit(
+        self,
+        stack: Stack,
+        focus_m: Sequence[float] | None = None,
+        lens: Lens | None = None,
+        *,
+        steps: int = 300,
+        seed: int = 0,
+        report: Callable[[int, float], None] = lambda step, error: None,
+    ) -> Estimate:
+        """Depth and image of a stack after training on this very stack; its answer is followed by `descend`.
+
+        Starts from the loaded network, which stays as it is, or from a new one drawn by `seed`. Where the
+        lens is unknown, its strength is fitted as well. report: is told every step and its re-blurring error.
+        """
+        stack = read_stack(stack, focus_m, lens)
+        if self.model is None:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                model = StackModel(self.config.network, self.config.heads, stack.defocus.q_range)
+        else:
+            model = copy.deepcopy(self._model_for(stack))
+        fitted = DepthFromDefocus(self.config, model, self.device, stack.defocus.kind)
+        stack = fit_stack(fitted.model, stack, self.config.psf, self.config.loss, steps, seed, report)
+        return fitted.descend(stack, fitted.predict(stack))
+
+    def descend(self, stack: FocalStack, start: Estimate | None = None) -> Estimate:
+        """The losses of `config` descended pixel by pixel, from an estimate or else from a focus measure."""
+        config, q_range = self.config, self.q_range_for(stack)
+        return descend(stack, q_range, config.psf, config.loss, config.heads.measure, start=start)
+
+    def q_range_for(self, stack: FocalStack) -> tuple[float, float]:
+        """That of training, if it was on stacks like this one; else what the stack itself can tell."""
+        if self.model is not None and self.kind == stack.defocus.kind == "metric":
+            return self.model.q_range
+        return stack.defocus.q_range
+
+    def _model_for(self, stack: FocalStack) -> StackModel:
+        """The network for the depth range of this stack; the weights are shared."""
+        if self.model is None:
+            raise RunError("there is no network to use: load a trained one, or fit this stack (--fit)")
+        if not stack.is_metric and self.config.heads.need_metres:
+            reason = "the heads of this network need a lens and focus distances (stack.yaml)"
+            raise RunError(f"{stack.name}: {reason}; or fit the stack without the network (--fit)")
+        model = copy.copy(self.model)
+        model.q_range = self.q_range_for(stack)
+        return model
