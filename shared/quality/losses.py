@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from shared.errors import DataError
+from shared.errors import DataError, check_shape
 from shared.quality.ssim import ssim_map
 
 __all__ = [
@@ -43,20 +43,21 @@ def edge_aware_smoothness(
     released code "sobel_zero_pad"); dfd_selfsup (released code "backward_zero_pad", "per_channel"). The
     zero-padding operators see a step at the border and pull the map towards 0 there.
     Raises ValueError for other shapes and for maps below 2x2.
+
+        >>> step = torch.tensor([[0.0, 0.0, 1.0], [0.0, 0.0, 1.0]])[None, None]
+        >>> edge_aware_smoothness(step, torch.zeros_like(step))  # a step where the image has none
+        tensor(0.5000)
+        >>> edge_aware_smoothness(step, step, edge_weight=10)
+        tensor(2.2700e-05)
     """
-    height, width = values.shape[-2:]
-    if values.ndim != 4 or values.shape[1] != 1 or image.ndim != 4 or min(height, width) < 2:
-        raise ValueError(
-            "smoothness needs values [B, 1, H, W] of at least 2x2 and an image [B, C, H, W], "
-            f"got {list(values.shape)} and {list(image.shape)}"
-        )
-    if image.shape[0] != values.shape[0] or image.shape[-2:] != values.shape[-2:]:
-        raise ValueError(f"values {list(values.shape)} and image {list(image.shape)} differ in batch or size")
+    sizes = check_shape(values, "B 1 H W", "values")
+    check_shape(image, "B C H W", "image", sizes)
+    if min(sizes["H"], sizes["W"]) < 2:
+        raise ValueError(f"smoothness needs maps of at least 2x2, got {list(values.shape)}")
     if edges not in ("mean", "per_channel"):
         raise ValueError(f"unknown edges {edges!r}: use mean or per_channel")
     if mean_normalised:
         values = values / (values.mean(dim=(2, 3), keepdim=True) + 1e-7)
-
     loss = values.new_zeros(())
     for slope, edge in zip(_gradients(values, gradient), _gradients(image, gradient), strict=True):
         edge = edge.abs()
@@ -83,17 +84,17 @@ def photometric_l1_ssim(
     in dfd_selfsup, whose variant is "gaussian11_zero_pad". alpha = 0 is plain L1, of any size (nvs_depth).
     Raises ValueError for other shapes, and for a mask with a variant whose map is smaller than the image.
     """
-    if prediction.shape != target.shape or target.ndim != 4:
-        raise ValueError(
-            "prediction and target must be [B, C, H, W] of one shape, "
-            f"got {list(prediction.shape)} and {list(target.shape)}"
-        )
+    sizes = check_shape(target, "B C H W", "target")
+    check_shape(prediction, "B C H W", "prediction", sizes)
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha must lie in [0, 1], got {alpha}")
     if dissimilarity not in ("halved", "full"):
         raise ValueError(f"unknown dissimilarity {dissimilarity!r}: use halved or full")
     if mask is not None:
-        mask = _check_mask(mask, target)
+        if mask.dtype != torch.bool:
+            raise ValueError(f"the mask must be boolean, got {mask.dtype}")
+        check_shape(mask, "B 1 H W" if mask.shape[1:2] == (1,) else "B C H W", "mask", sizes)
+        mask = mask.expand_as(target)
         # Both images show the target where invalid, so windows across the border compare like with like.
         target = torch.where(mask | torch.isfinite(target), target, torch.zeros_like(target))
         prediction = torch.where(mask, prediction, target)
@@ -127,16 +128,6 @@ def _gradients(maps: Tensor, operator: GradientOperator) -> tuple[Tensor, Tensor
     )
 
 
-def _check_mask(mask: Tensor, image: Tensor) -> Tensor:
-    per_pixel = (image.shape[0], 1, *image.shape[2:])
-    if mask.dtype != torch.bool or tuple(mask.shape) not in (per_pixel, tuple(image.shape)):
-        raise ValueError(
-            f"the mask must be boolean, {list(per_pixel)} or {list(image.shape)}, "
-            f"got {mask.dtype} {list(mask.shape)}"
-        )
-    return mask.expand_as(image)
-
-
 def _valid_mean(values: Tensor, mask: Tensor | None) -> Tensor:
     if mask is None:
         return values.mean()
@@ -146,8 +137,7 @@ def _valid_mean(values: Tensor, mask: Tensor | None) -> Tensor:
     return kept.sum() / mask.sum().clamp(min=1)
 
 
-# Simonyan & Zisserman 2015: output channels of each block, and its number of 3x3 convolutions.
-_VGG_CHANNELS = (64, 128, 256, 512, 512)
+# Simonyan & Zisserman 2015: number of 3x3 convolutions of each block.
 _VGG_DEPTHS = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -194,11 +184,10 @@ class VggFeatures(nn.Module):
         self.requires_grad_(False).eval()
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
-        if image.ndim != 4 or image.shape[1] != 3 or min(image.shape[-2:]) < 2**self._blocks_pooled:
-            raise ValueError(
-                f"taps {self.taps} need RGB images [B, 3, H, W] with sides of at least "
-                f"{2**self._blocks_pooled}, got {list(image.shape)}"
-            )
+        check_shape(image, "B 3 H W", "image")
+        if min(image.shape[-2:]) < 2**self._blocks_pooled:
+            least = 2**self._blocks_pooled
+            raise ValueError(f"taps {self.taps} need sides of at least {least}, got {list(image.shape)}")
         features, x = {}, (image - self.shift) / self.scale
         for index, layer in enumerate(self.features):
             x = layer(x)
@@ -229,8 +218,7 @@ def perceptual_loss(
     if len(weights) != len(network.taps):
         raise ValueError(f"{len(weights)} tap weights for the {len(network.taps)} taps {network.taps}")
     if isinstance(target, Tensor):
-        if target.shape != prediction.shape:
-            raise ValueError(f"prediction {list(prediction.shape)} and target {list(target.shape)} differ")
+        check_shape(target, "B C H W", "target", check_shape(prediction, "B C H W", "prediction"))
         with torch.no_grad():
             target = network(_resize(target, size))
     features = network(_resize(prediction, size))
@@ -264,15 +252,12 @@ def backbone_state_dict(
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises half a dozen kinds for damaged files
         raise DataError(path, f"cannot be read as weights ({type(error).__name__})", remedy) from error
-    expected = _backbone_shapes(architecture)
-    for name, shape in expected.items():
+    expected = _backbone(architecture).features.state_dict(prefix="features.")
+    for name, wanted in expected.items():
         tensor = state.get(name) if isinstance(state, dict) else None
-        if not isinstance(tensor, Tensor) or tuple(tensor.shape) != shape:
-            found = list(tensor.shape) if isinstance(tensor, Tensor) else "nothing"
-            reason = f"not the weights of {architecture}: {name} should be {list(shape)}, found {found}"
+        if not isinstance(tensor, Tensor) or tensor.shape != wanted.shape or not tensor.isfinite().all():
+            reason = f"not the weights of {architecture}: {name} is not finite {list(wanted.shape)}"
             raise DataError(path, reason, remedy)
-        if not torch.isfinite(tensor).all():
-            raise DataError(path, f"{name} holds NaN or infinity", remedy)
     return {name: state[name].float() for name in expected}
 
 
@@ -296,13 +281,15 @@ def _vgg_tap_indices(architecture: str) -> dict[str, int]:
 
 def _vgg_layers(architecture: str, last: int) -> nn.Sequential:
     """Layers 0..last of torchvision's `features`, without values (meta device)."""
-    layers, channels = [], 3
-    for width, depth in zip(_VGG_CHANNELS, _VGG_DEPTHS[architecture], strict=True):
-        for _ in range(depth):
-            layers += [nn.Conv2d(channels, width, 3, padding=1, device="meta"), nn.ReLU(inplace=True)]
-            channels = width
-        layers.append(nn.MaxPool2d(2))
-    return nn.Sequential(*layers[: last + 1])
+    return _backbone(architecture).features[: last + 1]
+
+
+def _backbone(architecture: str) -> nn.Module:
+    """torchvision's classifier on the meta device: shapes without values."""
+    import torchvision.models  # slow to import; only learned measures need it
+
+    with torch.device("meta"):
+        return getattr(torchvision.models, architecture)()
 
 
 def _fill_random(layers: nn.Sequential) -> None:
@@ -314,21 +301,6 @@ def _fill_random(layers: nn.Sequential) -> None:
         deviation = 0.1 if name.endswith("bias") else math.sqrt(2 / fan_in)
         state[name] = deviation * torch.randn(parameter.shape, generator=generator)
     layers.load_state_dict(state, assign=True)
-
-
-def _backbone_shapes(architecture: str) -> dict[str, tuple[int, ...]]:
-    if architecture == "alexnet":
-        sides = {
-            0: (64, 3, 11, 11),
-            3: (192, 64, 5, 5),
-            6: (384, 192, 3, 3),
-            8: (256, 384, 3, 3),
-            10: (256, 256, 3, 3),
-        }
-        shapes = {f"features.{index}.weight": shape for index, shape in sides.items()}
-        return shapes | {f"features.{index}.bias": shape[:1] for index, shape in sides.items()}
-    layers = _vgg_layers(architecture, last=max(_vgg_tap_indices(architecture).values()))
-    return {f"features.{name}": tuple(value.shape) for name, value in layers.state_dict().items()}
 
 
 def _normalisation(name: str) -> tuple[Tensor, Tensor]:

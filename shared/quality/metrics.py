@@ -1,4 +1,4 @@
-"""Measures for images (PSNR, LPIPS, L1), depth maps and disparity maps; SSIM is in `shared.ssim`.
+"""Measures for images (PSNR, LPIPS, L1), depth maps and disparity maps; SSIM is in `ssim`.
 
 Everything takes a batch, [B, ...]; image and disparity measures return one value per image, [B], so that a
 table can be checked view by view. Prediction and truth must have one shape: nothing broadcasts by accident.
@@ -9,11 +9,12 @@ import math
 import warnings
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
+from shared.errors import check_shape
 from shared.quality.losses import backbone_state_dict
 
 __all__ = [
@@ -40,7 +41,7 @@ def psnr(prediction: Tensor, target: Tensor, data_range: float = 1.0) -> Tensor:
     A table averages these values over the images; it does not take the PSNR of the mean error.
     Raises ValueError for other shapes, empty or integer images, and a `data_range` that is not positive.
     """
-    _check_pair(prediction, target, ndims=(4,))
+    _check_pair(prediction, target, "B C H W")
     if not (math.isfinite(data_range) and data_range > 0):
         raise ValueError(f"data_range must be positive and finite, got {data_range}")
     difference = (_at_least_float32(prediction) - _at_least_float32(target)) / data_range
@@ -71,13 +72,9 @@ class Lpips(nn.Module):
 
     @torch.no_grad()
     def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
-        _check_pair(prediction, target, ndims=(4,))
-        height, width = prediction.shape[-2:]
-        if prediction.shape[1] != 3 or min(height, width) < self.smallest_side:
-            raise ValueError(
-                f"{self.label} needs RGB images of at least {self.smallest_side}x{self.smallest_side}, "
-                f"got {list(prediction.shape)}"
-            )
+        _check_pair(prediction, target, "B 3 H W")
+        if min(prediction.shape[-2:]) < self.smallest_side:
+            raise ValueError(f"{self.label} needs images of at least {self.smallest_side} pixels a side")
         return self.distance(prediction, target, normalize=True).flatten()
 
     def train(self, mode: bool = True) -> "Lpips":
@@ -104,16 +101,19 @@ def depth_errors(
     Returns plain floats abs_rel, sq_rel, rmse, rmse_log (natural), log10, silog (x 100), delta1 to delta3
     (share below 1.25^n), and "record": images, pixels, limits, scaling, pooling, alignments [scale, shift].
     Raises ValueError for an image without a valid pixel and for a prediction not finite at a valid pixel.
+
+        abs_rel = mean |d - d*| / d*, rmse = sqrt(mean (d - d*)²), delta_n: share of max(d/d*, d*/d) < 1.25^n
+
+        >>> truth = torch.tensor([[[1.0, 2.0], [4.0, 100.0]]])  # 100 is beyond max_depth
+        >>> errors = depth_errors(1.1 * truth, truth)
+        >>> round(errors["abs_rel"], 4), errors["delta1"], errors["record"]["pixels"]
+        (0.1, 1.0, 3)
     """
-    if scaling not in ("none", "median", "least_squares", "least_squares_shift"):
-        raise ValueError(
-            f"unknown scaling {scaling!r}: use none, median, least_squares or least_squares_shift"
-        )
+    if scaling not in get_args(Scaling):
+        raise ValueError(f"unknown scaling {scaling!r}: use one of {', '.join(get_args(Scaling))}")
     if pooling not in ("image", "batch"):
         raise ValueError(f"unknown pooling {pooling!r}: use image or batch")
-    _check_pair(prediction, truth, ndims=(3, 4))
-    if truth.ndim == 4 and truth.shape[1] != 1:
-        raise ValueError(f"depth maps have one channel, got {list(truth.shape)}")
+    _check_pair(prediction, truth, "B 1 H W", "B H W")
     low, high = _depth_limits(min_depth, max_depth)
 
     images = len(truth)
@@ -148,9 +148,7 @@ def depth_errors(
 def _depth_limits(min_depth: float | None, max_depth: float | None) -> tuple[float, float]:
     low, high = min_depth or 0.0, math.inf if max_depth is None else max_depth
     if not 0 <= low < high:
-        raise ValueError(
-            f"depth limits must satisfy 0 <= min_depth < max_depth, got {min_depth}, {max_depth}"
-        )
+        raise ValueError(f"depth limits must be 0 <= min_depth < max_depth, got {min_depth}, {max_depth}")
     return low, high
 
 
@@ -163,7 +161,8 @@ def least_squares_scale(
     diffdiffdepth aligns multi-view results. Raises ValueError if no pixel is valid, a valid pixel is not
     finite, or the fit has no unique answer (a zero prediction; with `shift`, a constant one).
     """
-    _check_pair(prediction, truth)
+    if prediction.shape != truth.shape:
+        raise ValueError(f"prediction {list(prediction.shape)} and truth {list(truth.shape)} differ")
     valid = _mask_like(mask, truth)
     if not valid.any():
         raise ValueError("no pixel is valid: the mask is empty")
@@ -263,7 +262,7 @@ def _quantile(values: Tensor, q: float) -> Tensor:
 
 
 def _absolute_error(prediction: Tensor, truth: Tensor) -> Tensor:
-    _check_pair(prediction, truth, ndims=(3, 4))
+    _check_pair(prediction, truth, "B C H W", "B H W")
     return (_at_least_float32(prediction) - _at_least_float32(truth)).abs()
 
 
@@ -294,18 +293,12 @@ def _mask_like(mask: Tensor | None, values: Tensor) -> Tensor:
     return mask.expand_as(values)
 
 
-def _check_pair(prediction: Tensor, truth: Tensor, ndims: tuple[int, ...] | None = None) -> None:
-    if prediction.shape != truth.shape or truth.numel() == 0:
-        raise ValueError(
-            "prediction and truth must have one shape and not be empty, "
-            f"got {list(prediction.shape)} and {list(truth.shape)}"
-        )
-    if ndims is not None and truth.ndim not in ndims:
-        raise ValueError(
-            f"expected a batch of {' or '.join(map(str, ndims))} dimensions, got {list(truth.shape)}"
-        )
-    if not (prediction.is_floating_point() and truth.is_floating_point()):
-        raise ValueError(f"floating-point tensors are needed, got {prediction.dtype} and {truth.dtype}")
+def _check_pair(prediction: Tensor, truth: Tensor, *layouts: str) -> None:
+    """Two float tensors of one shape, in the one of the layouts that has their number of dimensions."""
+    layout = next((layout for layout in layouts if len(layout.split()) == truth.ndim), layouts[0])
+    check_shape(prediction, layout, "prediction", check_shape(truth, layout, "truth"))
+    if truth.numel() == 0 or not (prediction.is_floating_point() and truth.is_floating_point()):
+        raise ValueError(f"float tensors with values are needed, got {prediction.dtype} {list(truth.shape)}")
 
 
 def _at_least_float32(values: Tensor) -> Tensor:

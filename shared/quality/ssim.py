@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from shared.errors import check_shape
+
 __all__ = [
     "SSIM_VARIANTS",
     "SsimVariant",
@@ -135,7 +137,13 @@ def ssim(
     variant: a key of `SSIM_VARIANTS`; print its `label` wherever the number is shown.
     reduction: "mean" gives a scalar, "image" one value per image, [B].
     Raises ValueError for other shapes, integer images, images smaller than the window, unknown names.
-    A loss minimises `1 - ssim(...)`. Source: Wang et al., "Image quality assessment", TIP 2004.
+    A loss minimises `1 - ssim(...)`. Source: Wang et al., "Image quality assessment", TIP 2004:
+
+        SSIM = (2 μa μb + c1) (2 σab + c2) / ((μa² + μb² + c1) (σa² + σb² + c2)),  c1 = 0.01², c2 = 0.03²
+
+        >>> image = torch.linspace(0, 1, 3 * 16 * 16).reshape(1, 3, 16, 16)
+        >>> ssim(image, image), ssim(image, 1 - image) < 0
+        (tensor(1.), tensor(True))
     """
     if reduction not in ("mean", "image"):
         raise ValueError(f"unknown reduction {reduction!r}: use 'mean' or 'image', or ssim_map for the map")
@@ -230,20 +238,10 @@ def _prepare(image: Tensor, variant: SsimVariant, data_range: float) -> Tensor:
 
 
 def _check(image_a: Tensor, image_b: Tensor, variant: SsimVariant, data_range: float) -> None:
-    if image_a.ndim != 4 or image_a.shape != image_b.shape or 0 in image_a.shape:
-        raise ValueError(
-            "SSIM compares two non-empty [B, C, H, W] batches of one shape, "
-            f"got {list(image_a.shape)} and {list(image_b.shape)}"
-        )
+    sizes = check_shape(image_a, "B C H W", "image_a")
+    check_shape(image_b, "B C H W", "image_b", sizes)
     if not (image_a.is_floating_point() and image_b.is_floating_point()):
-        raise ValueError(
-            f"SSIM needs floating-point images, got {image_a.dtype} and {image_b.dtype}: "
-            "convert first, e.g. image.float() / 255"
-        )
-    if min(image_a.shape[-2:]) < variant.size:
-        raise ValueError(
-            f"SSIM variant {variant.name!r} has a {variant.size}x{variant.size} window, "
-            f"the images are only {image_a.shape[-2]}x{image_a.shape[-1]} (HxW)"
-        )
-    if not (math.isfinite(data_range) and data_range > 0):
-        raise ValueError(f"data_range must be positive and finite, got {data_range}")
+        raise ValueError(f"SSIM needs float images, got {image_a.dtype}: convert first, image.float() / 255")
+    if min(image_a.shape[-2:]) < variant.size or image_a.numel() == 0 or not data_range > 0:
+        window = f"{variant.name!r} needs images of at least {variant.size}x{variant.size} and data_range > 0"
+        raise ValueError(f"{window}, got {list(image_a.shape)} and {data_range}")

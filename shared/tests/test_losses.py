@@ -208,20 +208,13 @@ IMAGE = torch.rand(1, 3, 12, 12)
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: edge_aware_smoothness(IMAGE, IMAGE), r"\[B, 1, H, W\]"),
-        (lambda: edge_aware_smoothness(IMAGE[:, :1, :, :1], IMAGE[..., :1]), "2x2"),
-        (lambda: edge_aware_smoothness(IMAGE[:, :1, 1:], IMAGE), "differ"),
-        (lambda: edge_aware_smoothness(IMAGE[:, :1].expand(2, 1, 12, 12), IMAGE), "differ"),
-        (lambda: edge_aware_smoothness(IMAGE[:, :1], IMAGE, gradient="scharr"), "unknown gradient"),
-        (lambda: edge_aware_smoothness(IMAGE[:, :1], IMAGE, edges="max"), "unknown edges"),
-        (lambda: photometric_l1_ssim(IMAGE, IMAGE[:, :1]), "one shape"),
-        (lambda: photometric_l1_ssim(IMAGE, IMAGE, alpha=1.5), "alpha"),
-        (lambda: photometric_l1_ssim(IMAGE, IMAGE, dissimilarity="double"), "unknown dissimilarity"),
+        (lambda: edge_aware_smoothness(IMAGE, IMAGE), "values"),
+        (lambda: edge_aware_smoothness(IMAGE[:, :1, 1:], IMAGE), "image"),
+        (lambda: edge_aware_smoothness(IMAGE[:, :1], IMAGE, gradient="scharr"), "gradient"),
+        (lambda: photometric_l1_ssim(IMAGE, IMAGE[:, :1]), "prediction"),
         (lambda: photometric_l1_ssim(IMAGE, IMAGE, mask=IMAGE), "boolean"),
         (lambda: photometric_l1_ssim(IMAGE, IMAGE, mask=IMAGE[:, 0] > 0), "mask"),
-        (lambda: photometric_l1_ssim(IMAGE, IMAGE, mask=IMAGE > 0, variant="uniform7"), "border"),
-        (lambda: photometric_l1_ssim(IMAGE, IMAGE, variant="box"), "unknown SSIM variant"),
-        (lambda: photometric_l1_ssim(IMAGE, IMAGE, mask=IMAGE > 0, variant="box"), "unknown SSIM variant"),
+        (lambda: photometric_l1_ssim(IMAGE, IMAGE, mask=IMAGE > 0, variant="uniform7"), "mask"),
     ],
 )
 def test_bad_input_is_refused(call, message):
