@@ -1,17 +1,22 @@
 """Pictures: the right pixels and colours, legends, contact sheets, and what is no image is refused."""
 
-import io
 import math
 
 import cv2
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from shared.files.images import encode_png, to_uint8
+from shared.files.images import to_uint8
 from shared.results import DepthMap
-from shared.show.pictures import colorize_depth, contact_sheet, depth_legend, depth_picture, depth_range
+from shared.show.pictures import (
+    colorize_depth,
+    contact_sheet,
+    depth_legend,
+    depth_picture,
+    depth_range,
+    evenly,
+)
 
 RED, GREEN = np.array([[[255, 0, 0]]], np.uint8), np.array([[[0, 255, 0]]], np.uint8)
 
@@ -44,11 +49,6 @@ def test_values_outside_the_range_are_clipped():
 def test_what_is_no_image_is_refused(image):
     with pytest.raises(ValueError, match="expected"):
         to_uint8(image)
-
-
-def test_png_is_lossless():
-    image = np.random.default_rng(0).integers(0, 256, (9, 11, 3), np.uint8)
-    assert np.array_equal(np.asarray(Image.open(io.BytesIO(encode_png(image)))), image)
 
 
 # ---- depth -------------------------------------------------------------------------------------------------
@@ -174,14 +174,6 @@ def test_a_legend_is_put_below_the_cells_as_it_is():
     assert (rows.min(), columns.min(), len(rows)) == (plain.shape[0], cell, 11 * 50)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "reason"),
-    [
-        (([],), "at least one image"),
-        (([[RED, RED]], ["one"]), "2 column captions are needed, got 1"),
-        (([[RED, RED]], (), ["a", "b"]), "1 row captions are needed, got 2"),
-    ],
-)
-def test_bad_sheets_are_refused(arguments, reason):
-    with pytest.raises(ValueError, match=reason):
-        contact_sheet(*arguments)
+def test_evenly_takes_the_ends():
+    assert evenly(3, 6) == [0, 1, 2]
+    assert evenly(11, 3) == [0, 5, 10]
