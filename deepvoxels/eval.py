@@ -1,4 +1,4 @@
-"""Measure a trained run on its test views, and set the figures beside the paper's table 1.
+"""Measure a trained run on its test views, and show the figures next to the paper's table 1.
 
     python eval.py --run runs/deepvoxels-quick
 

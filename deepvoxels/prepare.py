@@ -3,7 +3,7 @@
     python -m deepvoxels.prepare check DIR                  what is there, what is missing, where to get it
     python -m deepvoxels.prepare colmap PHOTOS --out DIR    photos of one thing -> a scene to train on
 
-DIR may hold one scene (intrinsics.txt, transforms.json, or a COLMAP model beside images/) or the released
+DIR may hold one scene (intrinsics.txt, transforms.json, or a COLMAP model next to images/) or the released
 data ({train,validation,test}/{armchair,cube,greek,vase}). The second command needs the extra `colmap`.
 """
 
@@ -32,7 +32,7 @@ WHERE_TO_GET = (
     "links to (id 1ScsRlnzy9Bd_n-xw83SP-0t548v63mPH); the code there is under the MIT licence, none is "
     "stated for the data. Without them, configs/quick.yaml trains on an embedded scene"
 )
-CHECKED_SIDE = 64  # pixels; every image is decoded in full whatever the side
+CHECKED_SIDE = 64  # pixels; every image is decoded in full anyway
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -58,8 +58,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def report_folder(folder: Path) -> str:
     """The report on one scene, or on each scene of the released data; DataError when there is none."""
-    present = [split for split in RELEASED_VIEWS if (folder / split).is_dir()]
+    is_nerf = any(folder.glob("transforms*.json"))  # which may have folders of these names, too
+    present = [split for split in RELEASED_VIEWS if (folder / split).is_dir() and not is_nerf]
     if not present:
+        made = sorted(path.parent for path in folder.glob("*/made.json"))  # embedded scenes
+        if made:
+            return "".join(report_folder(path) for path in made)
         try:
             return report_scene(folder)
         except DataError as error:
@@ -71,7 +75,7 @@ def report_folder(folder: Path) -> str:
         scenes = {path.name for path in (folder / split).glob("*") if path.is_dir()}
         missing += [f"{split}/{name}" for name in RELEASED_SCENES if name not in scenes]
         lines += [_one_line(folder / split / name, f"{split}/{name}", expected) for name in sorted(scenes)]
-    if missing:
+    if missing and not (folder / "made.json").exists():
         lines += [f"  not there: {', '.join(missing)}", f"{WHERE_TO_GET}."]
     return "\n".join(lines) + "\n"
 
@@ -82,7 +86,8 @@ def _one_line(folder: Path, label: str, released_views: int | None) -> str:
     except DataError as error:
         return f"  {label:20s} UNUSABLE: {error}"
     count = f"{len(scene)} views"
-    if scene.path.name in RELEASED_SCENES and released_views not in (None, len(scene)):
+    embedded = (folder.parents[1] / "made.json").exists()
+    if folder.name in RELEASED_SCENES and not embedded and released_views not in (None, len(scene)):
         count += f" (the released scene has {released_views})"
     blind = f", {len(scene.blind_views)} VIEWS WITHOUT ANY VOXEL" if scene.blind_views else ""
     return f"  {label:20s} good: {count}, {_percent(_seen(scene).mean())} of the voxels per view{blind}"

@@ -1,4 +1,4 @@
-"""Figures printed in the paper, for tables that set them beside one's own.
+"""Figures printed in the paper, for tables that show them next to those of a run.
 
 The paper measures PSNR in dB and SSIM on the released renderings (512 x 512, 479 training and 1000 test
 views) without saying which SSIM; the authors' next paper used scikit-image's defaults, a uniform 7x7 window.

@@ -1,4 +1,4 @@
-"""What a run shows: contact sheets, the orbit video, the table beside the paper's, and the HTML report."""
+"""What a run shows: contact sheets, the orbit video, the table next to the paper's, and the HTML report."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,7 +22,6 @@ from shared.show.video import write_video
 __all__ = [
     "comparison_sheet",
     "comparison_table",
-    "paper_tables",
     "preview_sheet",
     "run_tables",
     "table_of_methods",
@@ -62,7 +61,7 @@ def write_view_video(path: Path, scene: TrainedScene | PosedScene, views: Views,
     if views.depth is None:
         return write_video(path, views.images, fps)
     side = max(views.images.shape[-1], 256)
-    limits = {"unit": UNIT, "status": STATUS, "vmin": scene.near, "vmax": scene.far, "min_width": side}
+    limits = {"vmin": scene.near, "vmax": scene.far, "min_width": side}
     frames = (
         contact_sheet([[image, depth_picture(depth, **limits)]], ("rendered", "depth"), cell_width=side)
         for image, depth in zip(views.images, views.depth, strict=True)
@@ -75,11 +74,6 @@ def run_tables(results: Mapping[str, Any]) -> list[ResultsTable]:
     return [comparison_table(results)]
 
 
-def paper_tables() -> list[ResultsTable]:
-    """Published tables that no run's own table repeats: none, table 1 stands beside every run."""
-    return []
-
-
 def comparison_table(results: Mapping[str, Any]) -> ResultsTable:
     """A run's figures, and those of the nearest training view, in the rows of the paper's table 1."""
     nearest = {**results, "mean": results["nearest_neighbour"]}
@@ -87,7 +81,7 @@ def comparison_table(results: Mapping[str, Any]) -> ResultsTable:
 
 
 def table_of_methods(results: Mapping[str, Mapping[str, Any]]) -> ResultsTable:
-    """The rows of the paper's table 1 with one's own figures beside them, each under its own data set.
+    """The rows of the paper's table 1 with those of runs next to them, each under its own data set.
 
     `results` holds the content of an eval.json for each row, all measured on the same views.
     """

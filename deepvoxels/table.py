@@ -1,4 +1,4 @@
-"""Train every row of the paper's table 1 on one scene and print them beside the paper's figures.
+"""Train every row of the paper's table 1 on one scene and print them next to the paper's figures.
 
     python table.py
     python table.py --config configs/official.yaml --set data.scene=vase --rows pix2pix deepvoxels

@@ -1,7 +1,7 @@
 """The three layouts a posed scene may have on disk, each as the same list of views.
 
     deepvoxels   intrinsics.txt, rgb/NAME.png, pose/NAME.txt, optionally depth/NAME.png  (the released scenes)
-    nerf         transforms.json beside its images, or transforms_train.json and transforms_test.json
+    nerf         transforms.json next to its images, or transforms_train.json and transforms_test.json
     colmap       a sparse model (in sparse/0, sparse or the folder itself) and the photos in images/
 
 The released code pairs images and poses by their order; here they are paired by name.
@@ -24,10 +24,8 @@ from shared.files.cameras import (
 from shared.files.colmap import find_colmap_model, read_colmap_model
 from shared.files.images import left_out_note, list_images, read_image_size
 
-__all__ = ["LAYOUTS", "SPLITS", "Listing", "View", "find_layout", "list_views", "split_views"]
+__all__ = ["Listing", "View", "find_layout", "list_views", "split_views"]
 
-LAYOUTS = ("deepvoxels", "nerf", "colmap")
-SPLITS = ("all", "train", "test")
 HELD_OUT_EVERY = 8  # where a layout has no test views of its own, views 0, 8, 16, ... are held out
 NO_DISTORTION = torch.zeros(4, dtype=torch.float64)
 
@@ -76,19 +74,15 @@ def find_layout(path: Path) -> str:
 
 
 def list_views(path: Path, layout: str = "auto") -> Listing:
-    """List the views of a scene; `layout` is "auto" or one of LAYOUTS. Raises DataError for bad files."""
+    """List the views of a scene; `layout`: auto, deepvoxels, nerf or colmap. DataError for bad files."""
     if layout == "auto":
         layout = find_layout(path)
     readers = {"deepvoxels": _list_deepvoxels, "nerf": _list_nerf, "colmap": _list_colmap}
-    if layout not in readers:
-        raise ValueError(f"layout must be auto or one of {LAYOUTS}, not {layout!r}")
     return readers[layout](path)
 
 
 def split_views(listing: Listing, split: str) -> list[View]:
     """The views of "all", "train" or "test"."""
-    if split not in SPLITS:
-        raise ValueError(f"split must be one of {SPLITS}, not {split!r}")
     if split == "all":
         return listing.views
     return [view for view in listing.views if (view.name in listing.test_names) == (split == "test")]
@@ -154,10 +148,10 @@ def _by_stem(paths: list[Path]) -> dict[str, Path]:
 def _require_pairs(path: Path, first: dict, first_kind: str, second: dict, second_kind: str) -> None:
     problems = []
     for here, there, kind in ((first, second, second_kind), (second, first, first_kind)):
-        lonely = sorted(here.keys() - there.keys())
-        if lonely:
-            shown = ", ".join(lonely[:5]) + (", ..." if len(lonely) > 5 else "")
-            problems.append(f"{len(lonely)} without {kind}: {shown}")
+        unpaired = sorted(here.keys() - there.keys())
+        if unpaired:
+            names = ", ".join(unpaired[:5]) + (", ..." if len(unpaired) > 5 else "")
+            problems.append(f"{len(unpaired)} without {kind}: {names}")
     if problems:
         counts = f"{len(first)} {first_kind}s and {len(second)} {second_kind}s do not pair by name"
         raise DataError(path, f"{counts} ({'; '.join(problems)})", "Add what is missing or remove the others")
@@ -217,11 +211,11 @@ def _nerf_views(transforms: NerfTransforms) -> list[View]:
 def _list_colmap(path: Path) -> Listing:
     model_dir = find_colmap_model(path)
     if model_dir is None:
-        raise DataError(path, "holds no COLMAP model", "Put it into sparse/0, beside images/")
+        raise DataError(path, "holds no COLMAP model", "Put it into sparse/0, next to images/")
     model = read_colmap_model(model_dir)
     image_dir = path / "images"
     if not image_dir.is_dir():
-        raise DataError(image_dir, "the folder does not exist", "The photos of a COLMAP model lie in images/")
+        raise DataError(image_dir, "the folder does not exist", "The photos of a COLMAP model are in images/")
     views, missing = [], []
     for image in sorted(model.images.values(), key=lambda image: image.name):
         camera = model.cameras[image.camera_id]

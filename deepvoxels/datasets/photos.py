@@ -1,6 +1,6 @@
-"""A folder of one's own photos to a scene in the released layout.
+"""A folder of photos to a scene in the released layout.
 
-The released COLMAP wrapper leaves origin, scale and near plane to the user's hand, ignores lens distortion,
+The released COLMAP wrapper leaves origin, scale and near plane to the user, ignores lens distortion,
 and lets a photo without pose shift the pairing of all that follow; here all of that is taken care of.
 """
 

@@ -1,4 +1,4 @@
-"""A posed scene in memory: square images of one size, their cameras, and where the voxel grid lies."""
+"""A posed scene in memory: square images of one size, their cameras, and where the voxel grid is."""
 
 import math
 import os
@@ -19,7 +19,6 @@ from shared.errors import DataError
 from shared.files.cameras import DeepVoxelsIntrinsics
 from shared.files.images import read_depth_png, read_image, undistort_image
 from shared.geometry.camera import (
-    check_pose,
     crop_intrinsics,
     pixel_grid,
     resize_intrinsics,
@@ -31,7 +30,6 @@ __all__ = ["PosedScene", "check_scene", "load_scene", "load_views", "nearest_nei
 
 DEFAULT_NEAR = math.sqrt(3) / 2  # of the released code, where intrinsics.txt says 0
 WHITE = (1.0, 1.0, 1.0)
-INTRINSICS_RULES = ("half_pixel", "released")
 
 
 @dataclass(frozen=True)
@@ -155,12 +153,10 @@ def load_scene(
     Images are undistorted, cut to the square in their middle and area-averaged to `image_side`; transparency
     goes on `background`. `split` "train" and "test" part the views by the layout's own test file or, where
     there is none, hold out every 8th; `sampling` "skip_n" then keeps every (n+1)-th. The grid is the file's,
-    or fitted to all views whatever the split. `intrinsics_rule` "released" scales the principal point without
-    the half-pixel term, as the released code does. Raises DataError for whatever is wrong with the files.
+    or fitted to the views of all splits. `intrinsics_rule` "released" scales the principal point without
+    the half-pixel term, as the released code does. Raises DataError, naming the file.
     """
     path = Path(path)
-    if image_side < 8 or intrinsics_rule not in INTRINSICS_RULES:
-        raise ValueError(f"image_side {image_side} < 8, or intrinsics_rule {intrinsics_rule!r} is unknown")
     step = 1 if sampling == "all" else int(sampling.removeprefix("skip_")) + 1
     listing = list_views(path, layout)
     if intrinsics_rule == "released" and listing.intrinsics is None:
@@ -197,33 +193,17 @@ def load_scene(
 
 
 def check_scene(scene: PosedScene) -> PosedScene:
-    """Check what training relies on; returns the scene with `blind_views` filled in.
+    """Check that grid and cameras belong together; returns the scene with `blind_views` filled in.
 
-    Raises DataError, naming the view, for counts that differ, images that are not square or not uint8, a pose
-    that is not finite, orthonormal and right-handed, intrinsics that are no pinhole, a grid without size or
-    with its far end before `near`, and when no view at all shows a voxel.
+    Raises DataError for a grid without size or with its far end before `near`, and when no view at all shows
+    a voxel.
     """
-    count, side = len(scene.names), scene.images.shape[-1]
-    counts = {"images": len(scene.images), "poses": len(scene.world_from_cam), "intrinsics": len(scene.K)}
-    if count == 0 or any(number != count for number in counts.values()):
-        found = ", ".join(f"{number} {kind}" for kind, number in counts.items())
-        raise DataError(scene.path, f"{count} views but {found}", "Each view needs one of each")
-    if scene.images.dtype != torch.uint8 or scene.images.shape[1:] != (3, side, side):
-        reason = f"images are {scene.images.dtype} {tuple(scene.images.shape)}, not uint8 [N, 3, S, S]"
-        raise DataError(scene.path, reason, "Load them with load_scene")
-    for name, pose, K in zip(scene.names, scene.world_from_cam, scene.K, strict=True):
-        try:
-            check_pose(pose, f"view {name}")
-        except ValueError as error:
-            raise DataError(scene.path, str(error), "Mend or remove this view") from None
-        if not (bool(torch.isfinite(K).all()) and K[0, 0] > 0 and K[1, 1] > 0):
-            reason = f"view {name}: the intrinsics are {K.tolist()}"
-            raise DataError(scene.path, reason, "Focal lengths are positive, in pixels")
+    count, side = len(scene), scene.image_side
     numbers = (*scene.grid_origin, scene.grid_side_length, scene.near, scene.far)
     if not all(map(math.isfinite, numbers)) or scene.grid_side_length <= 0 or not 0 < scene.near < scene.far:
         grid = f"the grid has origin {scene.grid_origin} and side {scene.grid_side_length:g}"
         reason = f"{grid}, its depth runs from near {scene.near:g} to {scene.far:g}"
-        remedy = "Near must lie before the grid's far end: check scale, near and the unit of the poses"
+        remedy = "Near must be before the grid's far end: check scale, near and the unit of the poses"
         raise DataError(scene.path, reason, remedy)
     shares = visible_share(scene.world_from_cam, scene.K, side, scene.grid_origin, scene.grid_side_length)
     blind = tuple(name for name, share in zip(scene.names, shares.tolist(), strict=True) if share == 0)

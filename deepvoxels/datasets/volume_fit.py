@@ -1,6 +1,6 @@
 """Where the voxel grid and the depth planes of a captured scene belong, found from cameras and sparse points.
 
-The released tools leave grid origin, scale and near plane of one's own captures to the user's hand.
+The released tools leave grid origin, scale and near plane of new captures to the user.
 """
 
 from typing import NamedTuple
@@ -54,14 +54,14 @@ def depth_range(
 ) -> tuple[float, float]:
     """Smallest and largest z-depth of the grid's corners over all cameras [N, 4, 4], in scene units.
 
-    Cameras inside or beside the grid would make the smallest negative; it is at least 1/20 of the side.
+    Cameras inside the grid would make the smallest negative; it is at least 1/20 of the side.
     Raises ValueError when the whole grid is behind every camera.
     """
     corners = _lattice(world_from_cam, origin, side_length, 2).expand(len(world_from_cam), -1, -1)
     z = transform_points(invert_pose(world_from_cam), corners)[..., 2]
     near, far = max(z.min().item(), side_length / 20), z.max().item()
     if far <= near:
-        raise ValueError("the grid lies behind all cameras")
+        raise ValueError("the grid is behind all cameras")
     return near, far
 
 

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from deepvoxels.models.generator import Generator
 from deepvoxels.models.networks import ConvUnit, Discriminator, Down, UNet, Up
 from shared.errors import DataError
-from shared.files.disk import read_bytes, write_bytes
+from shared.files.disk import read_bytes
 from shared.runs.checkpoint import first_nan
 
-__all__ = ["export_released", "import_released", "load_released", "save_released"]
+__all__ = ["export_released", "import_released", "load_released"]
 
 REMEDY = "Give a checkpoint of the released code, and the configuration it was trained with"
 
@@ -102,18 +102,6 @@ def load_released(
             import_released(module, parts[part])
         except ValueError as error:
             raise DataError(path, str(error).rstrip("."), REMEDY) from None
-
-
-def save_released(
-    path: str | os.PathLike[str], generator: Generator, discriminator: Discriminator | None = None
-) -> None:
-    """Write a checkpoint file that the released code can load; the file appears whole or not at all."""
-    content = {"model": export_released(generator)}
-    if discriminator is not None:
-        content["discriminator"] = export_released(discriminator)
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    write_bytes(path, buffer.getvalue())
 
 
 def _current_name(key: str) -> str:

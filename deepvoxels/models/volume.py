@@ -96,13 +96,6 @@ class VolumeGeometry:
     lattice: Lattice = "centred"
     far: float | None = None
 
-    def __post_init__(self) -> None:
-        numbers = (*self.origin, self.side_length, self.near, 0.0 if self.far is None else self.far)
-        if len(self.origin) != 3 or not all(map(math.isfinite, numbers)):
-            raise ValueError(f"origin must be three finite numbers, lengths finite: {self}")
-        if self.side_length <= 0 or self.near <= 0 or (self.far is not None and self.far <= self.near):
-            raise ValueError(f"side_length and near must be positive, far beyond near: {self}")
-
     @property
     def voxel_size(self) -> float:
         """Side of a voxel in scene units."""
@@ -146,7 +139,7 @@ class VolumeGeometry:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Pixel of every voxel in a feature map.
 
-        Returns uv [G^3, 2] in pixels, z-depth [G^3], and which voxels lie in front of the camera and inside
+        Returns uv [G^3, 2] in pixels, z-depth [G^3], and which voxels are in front of the camera and inside
         the map (u and v in [-0.5, side - 0.5)), in the order x + G y + G^2 z.
         """
         points_world = self.voxel_positions(world_from_cam).view(-1, 3)
@@ -161,7 +154,7 @@ class VolumeGeometry:
     def frustum_coordinates(
         self, K_map: Tensor, world_from_cam: Tensor, map_side: int
     ) -> tuple[Tensor, Tensor]:
-        """Voxel coordinates (x, y, z) of every sample of a camera's view volume, and which lie in the grid.
+        """Voxel coordinates (x, y, z) of every sample of a camera's view volume, and which are in the grid.
 
         Samples are at the pixels of the map and the depth planes, ray by ray: [h, h, D, 3] (v, u, plane) and
         [h, h, D].

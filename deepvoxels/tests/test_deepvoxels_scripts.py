@@ -19,7 +19,7 @@ from deepvoxels.config import TrainConfig
 from deepvoxels.datasets.scene import load_views
 from deepvoxels.models.generator import Generator
 from deepvoxels.models.options import GeneratorOptions
-from deepvoxels.models.released import save_released
+from deepvoxels.models.released import export_released
 from shared.errors import CheckpointError, RunError
 from shared.files.images import read_image, read_pfm
 from shared.results import Views
@@ -183,7 +183,7 @@ def test_a_released_checkpoint_is_measured_and_rendered(tiny_config_file: Path, 
     torch.manual_seed(7)
     released = Generator(config.model)
     released.state.normal_()
-    save_released(tmp_path / "model.pth", released)
+    torch.save({"model": export_released(released)}, tmp_path / "model.pth")
     settings = ["model.lattice=released", f"released_checkpoint={tmp_path / 'model.pth'}", "steps=0"]
     train.main(["--config", str(tiny_config_file), "--out", str(tmp_path / "run"), "--set", *settings])
     assert (tmp_path / "run" / "eval.json").exists()

@@ -1,7 +1,5 @@
 """Networks of DeepVoxels: sizes, the persistent state, gradients, blocks, the discriminator."""
 
-import math
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -206,24 +204,6 @@ def test_a_blind_source_leaves_finite_values():
     assert all(p.grad.isfinite().all() for p in g.parameters())
 
 
-def test_a_few_steps_reduce_the_error():
-    g = tiny(renderer_dropout=0.0, integration_dropout=0.0, collapse="sum")
-    lifting, projections = tiny_maps(g)
-    ramp = torch.linspace(0, 1, 32).expand(1, 3, 32, 32)
-    truth = torch.cat((ramp, ramp.mT))
-    optimizer = torch.optim.Adam(g.parameters(), lr=2e-3)
-    errors = []
-    for _ in range(12):
-        images, state = g(ramp, lifting, projections)
-        g.remember(state)
-        error = (images - truth).abs().mean()
-        optimizer.zero_grad()
-        error.backward()
-        optimizer.step()
-        errors.append(error.item())
-    assert errors[-1] < 0.7 * errors[0]
-
-
 def test_integration_is_the_papers_gated_unit():
     features = 3
     unit = Integration(features, 0.0).double()
@@ -287,12 +267,3 @@ def test_discriminator_sees_70_pixels():
     d(images)[0, 0, 6, 6].backward()
     rows = images.grad.abs().sum(dim=(0, 1, 3)).nonzero()
     assert int(rows.max() - rows.min()) + 1 == 70
-
-
-def test_discriminator_dropout_varies_in_training_only():
-    d = Discriminator()
-    images = torch.rand(2, 3, 40, 40)
-    assert not torch.equal(d(images), d(images))
-    d.eval()
-    assert torch.equal(d(images), d(images))
-    assert math.isfinite(d(images).sum().item())

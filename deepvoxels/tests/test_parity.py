@@ -16,6 +16,7 @@ import torch
 from deepvoxels.models.generator import Generator
 from deepvoxels.models.options import GeneratorOptions
 from deepvoxels.models.released import import_released
+from deepvoxels.tests.test_geometry import camera
 
 TABLE = Path(__file__).parent / "released_state_dict.tsv"
 
@@ -127,17 +128,6 @@ def filled(name: str, shape: tuple[int, ...]) -> torch.Tensor:
     return torch.from_numpy(value)
 
 
-def looking_at_origin(azimuth_deg: float, elevation_deg: float) -> torch.Tensor:
-    az, el = math.radians(azimuth_deg), math.radians(elevation_deg)
-    position = 1.7 * np.array([math.cos(el) * math.cos(az), math.cos(el) * math.sin(az), math.sin(el)])
-    z = -position / np.linalg.norm(position)
-    x = np.cross(z, [0, 0, 1])
-    x /= np.linalg.norm(x)
-    pose = np.eye(4)
-    pose[:3] = np.stack([x, np.cross(z, x), z, position], axis=1)
-    return torch.from_numpy(pose).float()
-
-
 @torch.no_grad()
 def stages(dtype: torch.dtype, fast: bool) -> dict[str, torch.Tensor]:
     with torch.device("meta"):
@@ -149,8 +139,8 @@ def stages(dtype: torch.dtype, fast: bool) -> dict[str, torch.Tensor]:
     )
     K = torch.tensor([[560.0, 0, 255.6], [0, 560.0, 255.46667], [0, 0, 1]])  # 525 319.5 239.5 on 640x480
     geometry = generator.geometry((0, 0, 0), 1.0, math.sqrt(3) / 2)
-    lifting = [generator.lifting(geometry, K, looking_at_origin(40, 30))]
-    projection = [generator.projection(geometry, K, looking_at_origin(55, 35))]
+    lifting = [generator.lifting(geometry, K, camera(40, 30, dtype=torch.float32))]
+    projection = [generator.projection(geometry, K, camera(55, 35, dtype=torch.float32))]
 
     y, x = torch.meshgrid(*(torch.arange(512.0, dtype=torch.float64),) * 2, indexing="ij")
     image = torch.stack([0.5 * torch.sin(0.02 * (c + 1) * x + 0.03 * y) for c in range(3)])[None]

@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -63,6 +62,18 @@ def test_check_reports_the_released_data(tmp_path, capsys):
     assert "licence" in lines[-1]
 
 
+def test_check_reports_embedded_scenes_and_nerf_with_folders_named_like_splits(tmp_path, capsys, tiny_scene):
+    main(["check", str(tiny_scene.train.parents[2])])
+    report = capsys.readouterr().out
+    assert "train/cube" in report
+    assert "12 views," in report
+    assert "Google Drive" not in report
+    (tmp_path / "train").mkdir()
+    (tmp_path / "transforms_train.json").write_text("{}")
+    with pytest.raises(DataError, match="transforms_train.json"):
+        main(["check", str(tmp_path)])
+
+
 def test_check_names_views_without_a_voxel(tmp_path, capsys):
     write_scene(tmp_path)
     turned = cameras()[3] @ torch.diag(torch.tensor([-1.0, 1, -1, 1], dtype=torch.float64))
@@ -74,15 +85,6 @@ def test_check_names_views_without_a_voxel(tmp_path, capsys):
 def test_check_of_nothing_says_where_to_get_the_data(tmp_path):
     with pytest.raises(DataError, match="empty.*Google Drive"):
         main(["check", str(tmp_path)])
-
-
-def test_the_exit_code_is_2_with_one_line(tmp_path):
-    command = [sys.executable, "-m", "deepvoxels.prepare", "check", str(tmp_path / "none")]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert result.returncode == 2
-    assert result.stdout == ""
-    assert len(result.stderr.splitlines()) == 1
-    assert "does not exist" in result.stderr
 
 
 # ---- colmap ------------------------------------------------------------------------------------------------

@@ -112,7 +112,7 @@ class _AddTaps(torch.autograd.Function):
     """Add up what each sample contributes to its 27 neighbours: [n, 27 C] -> [N, C, D, h, w].
 
     Contributions go to a buffer with a margin of 2, whose inner part is the result. A sample on the border
-    of the view volume also stands for its replicas outside, which contribute like samples of their own.
+    of the view volume also has replicas outside, which contribute like samples of their own.
     """
 
     @staticmethod
