@@ -9,10 +9,11 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from shared.errors import DataError
+from shared.errors import DataError, check_shape
 from shared.files.disk import read_text, write_json
 from shared.files.images import (
     read_depth_png,
+    read_exr,
     read_image,
     read_npy,
     read_pfm,
@@ -27,7 +28,7 @@ from shared.geometry.camera import depth_from_ray_distance, pixel_grid, unprojec
 __all__ = ["DepthKind", "DepthMap", "Views"]
 
 DepthKind = Literal["z_depth", "ray_distance", "inv_depth", "disparity_px", "order"]
-LARGEST_PNG_STEP = 65535  # of 16 bits; 0 is kept for invalid pixels
+LARGEST_PNG_CODE = 65535  # of 16 bits; 0 is kept for invalid pixels
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,8 +43,8 @@ class DepthMap:
     facts: whatever else a reader of the numbers should know; saved with them.
 
         >>> depth = DepthMap(torch.full((4, 6), 2.0), "z_depth", "m", "metric")
-        >>> depth.values.shape, bool(depth.valid.all())
-        (torch.Size([4, 6]), True)
+        >>> depth.values.shape, bool(depth.valid.all()), depth.near_is_large
+        (torch.Size([4, 6]), True, False)
     """
 
     values: Tensor
@@ -57,13 +58,14 @@ class DepthMap:
 
     def __post_init__(self) -> None:
         if self.values.ndim not in (2, 3) or not self.values.is_floating_point():
-            got = f"{self.values.dtype} {list(self.values.shape)}"
-            raise ValueError(f"a depth map is float [H, W] or [N, H, W], got {got}")
+            values = f"{self.values.dtype} {list(self.values.shape)}"
+            raise ValueError(f"values must be float [H, W] or [N, H, W], got {values}")
         if self.kind not in get_args(DepthKind):
             raise ValueError(f"kind is one of {', '.join(get_args(DepthKind))}, not {self.kind!r}")
         valid = torch.ones_like(self.values, dtype=torch.bool) if self.valid is None else self.valid
         if valid.dtype != torch.bool or valid.shape != self.values.shape:
-            raise ValueError(f"valid must be bool {list(self.values.shape)}, got {list(valid.shape)}")
+            wanted = f"bool {list(self.values.shape)}"
+            raise ValueError(f"valid must be {wanted}, got {valid.dtype} {list(valid.shape)}")
         object.__setattr__(self, "valid", valid)
 
     def __len__(self) -> int:
@@ -131,62 +133,61 @@ class DepthMap:
     def save(self, path: str | Path, *, png_step: float | None = None) -> list[Path]:
         """Write one view's map and what it means; returns the files.
 
-        The suffix decides: .pfm, .npy and .exr (extra `exr`) keep every value; .png has 16 bits, value =
+        The suffix decides: .pfm, .npy and .exr keep every value; .png has 16 bits, value =
         number * step, 0 where invalid. The step (default: the largest valid value / 65535) is in the record.
         Next to it NAME.json has kind, unit, scale and K; NAME_valid.png the mask, where a pixel is invalid.
         Raises ValueError for several views or another suffix, DataError when a file cannot be written.
         """
-        path = Path(path)
+        path, record = Path(path), self.meaning
         if self.values.ndim != 2:
             raise ValueError("save writes one view: take depth[i], or save the Views")
-        values, record = self.values.detach().cpu().float(), self.meaning
-        if path.suffix == ".png":
-            largest = values[self.valid.cpu()].max().item() if self.valid.any() else 1.0
-            step = png_step or max(largest, 1e-12) / LARGEST_PNG_STEP
-            write_depth_png(path, values, self.valid.cpu(), unit_m=step)
-            record["png_step"] = step
-        elif path.suffix in _WRITERS:
-            _WRITERS[path.suffix](path, values)
-        else:
-            raise ValueError(f"a depth map is saved as .pfm, .png, .npy or .exr, not {path.suffix!r}")
-        write_json(path.with_suffix(".json"), record)
+        values, valid = self.values.detach().cpu().float(), self.valid.cpu()
+        match path.suffix:
+            case ".pfm":
+                write_pfm(path, values)
+            case ".npy":
+                write_npy(path, values.numpy())
+            case ".exr":
+                write_exr(path, values)
+            case ".png":
+                largest = values[valid].max().item() if valid.any() else 1.0
+                record["png_step"] = png_step or max(largest, 1e-12) / LARGEST_PNG_CODE
+                write_depth_png(path, values, valid, unit_m=record["png_step"])
+            case _:
+                raise ValueError(f"a depth map is saved as .pfm, .png, .npy or .exr, not {path.suffix!r}")
         written = [path, path.with_suffix(".json")]
-        if not self.valid.all():
-            mask = path.with_name(f"{path.stem}_valid.png")
-            write_image(mask, self.valid.cpu()[None].float())
-            written.append(mask)
+        write_json(written[1], record)
+        if not valid.all():
+            written.append(path.with_name(f"{path.stem}_valid.png"))
+            write_image(written[2], valid[None].float())
         return written
 
     @classmethod
     def load(cls, path: str | Path) -> "DepthMap":
-        """Read a map that `save` wrote as .pfm, .npy or .png; DataError without its .json."""
+        """Read a map that `save` wrote; DataError for damaged files, and without its .json."""
         path = Path(path)
         try:
             record = json.loads(read_text(path.with_suffix(".json")))
             head = {name: record.pop(name) for name in ("kind", "unit", "scale", "invalid")}
-        except (ValueError, KeyError, AttributeError) as error:
+            step = record.pop("png_step") if path.suffix == ".png" else None
+            K = torch.tensor(record.pop("K")) if "K" in record else None
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
             reason = f"does not say what a depth map means ({error})"
             remedy = "Save the map again with DepthMap.save"
             raise DataError(path.with_suffix(".json"), reason, remedy) from None
-        valid = None
-        if path.suffix == ".png":
-            values, valid = read_depth_png(path, unit_m=record.pop("png_step"))
+        readers = {".pfm": read_pfm, ".exr": read_exr, ".npy": lambda path: torch.from_numpy(read_npy(path))}
+        if step is not None:
+            values, valid = read_depth_png(path, unit_m=step)
+        elif path.suffix in readers:
+            values, valid = readers[path.suffix](path), None
         else:
-            values = read_pfm(path) if path.suffix == ".pfm" else torch.from_numpy(read_npy(path))
+            raise ValueError(f"a depth map is read from .pfm, .png, .npy or .exr, not {path.suffix!r}")
         mask = path.with_name(f"{path.stem}_valid.png")
         if mask.exists():
             valid = read_image(mask)[0] > 0.5
-        K = torch.tensor(record.pop("K")) if "K" in record else None
         for derived in ("nearer is", "valid_share", "pixel_origin"):
             record.pop(derived, None)
         return cls(values, valid=valid, K=K, facts=record, **head)
-
-
-_WRITERS = {
-    ".pfm": write_pfm,
-    ".npy": lambda path, values: write_npy(path, values.numpy()),
-    ".exr": write_exr,
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,8 +198,7 @@ class Views:
     depth: DepthMap | None = None
 
     def __post_init__(self) -> None:
-        if self.images.ndim != 4 or self.images.shape[1] != 3:
-            raise ValueError(f"views are images [N, 3, H, W], got {list(self.images.shape)}")
+        check_shape(self.images, "N 3 H W", "images")
         if self.depth is not None and len(self.depth) != len(self.images):
             raise ValueError(f"{len(self.images)} views cannot have {len(self.depth)} depth maps")
 

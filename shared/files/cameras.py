@@ -1,4 +1,4 @@
-"""Cameras on disk: NeRF's transforms.json, DeepVoxels' intrinsics.txt and pose files, folders of new views.
+"""Cameras on disk: NeRF's transforms.json, DeepVoxels' intrinsics.txt, and pose files.
 
 Poses come out as `world_from_cam` with OpenCV axes, intrinsics with (0, 0) at the centre of the top-left
 pixel, whatever the file's own convention is.
@@ -7,7 +7,6 @@ pixel, whatever the file's own convention is.
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,8 @@ import torch
 from torch import Tensor
 
 from shared.errors import DataError
-from shared.files.disk import read_text, write_bytes, write_json
-from shared.files.images import read_image_size, write_image, write_pfm
+from shared.files.disk import read_text, write_bytes
+from shared.files.images import read_image_size
 from shared.geometry.camera import check_pose, intrinsics_matrix, opencv_from_opengl_pose
 
 __all__ = [
@@ -33,7 +32,6 @@ __all__ = [
     "read_poses",
     "write_deepvoxels_intrinsics",
     "write_pose",
-    "write_views",
 ]
 
 
@@ -340,21 +338,3 @@ def write_pose(path: str | os.PathLike, world_from_cam: Tensor) -> None:
     if world_from_cam.ndim != 2:
         raise ValueError(f"write_pose needs [4, 4], not {tuple(world_from_cam.shape)}")
     write_bytes(path, (" ".join(map(repr, world_from_cam.flatten().tolist())) + "\n").encode())
-
-
-def write_views(
-    folder: Path, views: Iterable[tuple[Tensor, Tensor | None]], depth_facts: Mapping[str, Any]
-) -> None:
-    """Write view_NNNN.png, and where there is depth depth_NNNN.pfm and depth.json, which says what it means.
-
-    views: images [3, H, W] in [0, 1], each with its depth [h, w] or None. depth_facts: quantity, unit, scale,
-    invalid, and whatever else a reader of the depth has to know.
-    """
-    with_depth = False
-    for index, (image, depth) in enumerate(views):
-        write_image(folder / f"view_{index:04d}.png", image)
-        if depth is not None:
-            write_pfm(folder / f"depth_{index:04d}.pfm", depth)
-            with_depth = True
-    if with_depth:
-        write_json(folder / "depth.json", depth_facts)

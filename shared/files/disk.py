@@ -106,18 +106,6 @@ def _completed(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-@contextlib.contextmanager
-def temporary_neighbour(path: Path) -> Iterator[Path]:
-    """A new folder next to `path` to be renamed to it; removed in the end if it is still there."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    with _locked(path, timeout=-1):
-        temporary.mkdir()
-        try:
-            yield temporary
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-
-
 def write_json(path: str | Path, data: Mapping[str, Any]) -> None:
     """Write results as JSON in one step; tensors become numbers and lists, NaN and infinity become null."""
     write_bytes(path, (json.dumps(jsonable(data), indent=2, ensure_ascii=False) + "\n").encode())

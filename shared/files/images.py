@@ -185,7 +185,7 @@ def _open_image(path: str | os.PathLike, data: bytes) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # damaged metadata only warns; what matters is raised by decoding
             image = Image.open(io.BytesIO(data), formats=IMAGE_FORMATS)
-    except Exception as error:  # noqa: BLE001 - a parser of damaged bytes may fail in any way
+    except Exception as error:  # a parser of damaged bytes may fail in any way
         remedy = "Copy it again, or convert it to PNG or JPEG"
         unknown = isinstance(error, Image.UnidentifiedImageError)
         reason = "is not an image of a known kind" if unknown else f"has a damaged image header ({error})"
@@ -213,7 +213,7 @@ def _decode(path: str | os.PathLike) -> np.ndarray:
                 image.load()  # raises on truncated data, where OpenCV would fill up with grey
                 pixels = _opencv_pixels(data) if is_wide else _pillow_pixels(image)
                 return _upright(pixels, _orientation(image))
-        except Exception as error:  # noqa: BLE001 - a parser of damaged bytes may fail in any way
+        except Exception as error:  # a parser of damaged bytes may fail in any way
             reason = f"cannot be decoded ({error})"
             raise DataError(path, reason, "The file is damaged or incomplete: copy it again") from None
 
@@ -244,7 +244,7 @@ def _orientation(image: Image.Image) -> int:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             value = image.getexif().get(EXIF_ORIENTATION, 1)
-    except Exception:  # noqa: BLE001 - damaged metadata must not cost the pixels
+    except Exception:  # damaged metadata must not cost the pixels
         return 1
     return value if value in range(1, 9) else 1
 

@@ -168,7 +168,7 @@ def _stage_upright(photo_dir: Path, names: list[str], staged: Path) -> bool:
                     shutil.copyfile(source, copy)
                 else:
                     ImageOps.exif_transpose(image).save(copy, quality=JPEG_QUALITY)  # keeps the focal length
-        except Exception as error:  # noqa: BLE001 - a parser of damaged bytes may fail in any way
+        except Exception as error:  # a parser of damaged bytes may fail in any way
             remedy = "The file is damaged or incomplete: copy it again, or leave it out"
             raise DataError(source, f"cannot be decoded ({error})", remedy) from None
     return len(sizes) == 1

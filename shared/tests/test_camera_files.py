@@ -17,11 +17,13 @@ from shared.files.cameras import (
     read_deepvoxels_intrinsics,
     read_nerf_transforms,
     read_pose,
+    read_poses,
     write_deepvoxels_intrinsics,
     write_pose,
 )
 from shared.files.images import write_image
 from shared.geometry.camera import look_at, project
+from shared.geometry.trajectories import orbit_trajectory
 
 HEIGHT, WIDTH = 6, 8
 POSE = look_at(torch.tensor([3.0, 1.0, 2.0], dtype=torch.float64))
@@ -243,6 +245,41 @@ def test_pose_round_trip_and_refusals(tmp_path):
     refused(read_pose, path, "one")
     with pytest.raises(ValueError, match="orthonormal"):
         write_pose(path, POSE * 2 - torch.diag(torch.tensor([0, 0, 0, 1.0])))
+
+
+POSES = orbit_trajectory(3, 2.0, dtype=torch.float64)
+
+
+def test_a_folder_and_a_file_of_poses_say_the_same(tmp_path: Path) -> None:
+    for index, pose in enumerate(POSES):
+        write_pose(tmp_path / "poses" / f"{index}.txt", pose)
+    lines = [" ".join(str(value) for value in pose.flatten().tolist()) for pose in POSES]
+    (tmp_path / "poses.txt").write_text("\n\n".join(lines))
+    assert torch.allclose(read_poses(tmp_path / "poses"), POSES)
+    assert torch.equal(read_poses(tmp_path / "poses.txt"), POSES)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("\n\n", "holds no poses"),
+        ("1 2 3", "line 1: 3 numbers"),
+        ("\n" + "nan " * 16, "line 2"),
+        ("2 0 0 0  0 2 0 0  0 0 2 0  0 0 0 1", "line 1"),
+        ("one " * 16, "line 1"),
+    ],
+)
+def test_bad_poses_are_named(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "poses.txt").write_text(text)
+    with pytest.raises(DataError, match=message):
+        read_poses(tmp_path / "poses.txt")
+
+
+def test_an_empty_folder_or_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="holds no poses"):
+        read_poses(tmp_path)
+    with pytest.raises(DataError, match="nowhere"):
+        read_poses(tmp_path / "nowhere.txt")
 
 
 # ---- damage ------------------------------------------------------------------------------------------------
