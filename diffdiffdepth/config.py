@@ -46,7 +46,7 @@ class PointsConfig:
 
 @dataclass(config=STRICT)
 class DataConfig:
-    """A light field (HCI, Stanford, cross-hair) or one image of a COLMAP scene, told apart by their files."""
+    """A light field (HCI, Stanford, cross-hair) or one image of a COLMAP scene; their files say which."""
 
     root: LocalPath = "data/diffdiffdepth"
     embedded: EmbeddedConfig | None = None

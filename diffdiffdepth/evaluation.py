@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from diffdiffdepth.api import DiffusedDepth
-from diffdiffdepth.colour import lab_from_rgb
+from diffdiffdepth.filters import lab_from_rgb
 from diffdiffdepth.losses import warp_to_centre
-from diffdiffdepth.points import nearest_fill, weighted_median
+from diffdiffdepth.points.fill import nearest_fill, weighted_median
 from diffdiffdepth.published import THRESHOLDS
 from diffdiffdepth.routine import build_model
 from diffdiffdepth.scene import LightField, MultiViewScene, Scene, SparsePoints
@@ -108,7 +108,7 @@ def scaled_errors(depth: Tensor, truth: Tensor, valid: Tensor | None, seed: int 
 
 
 def label_errors(points: SparsePoints, truth: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Absolute errors [k] of the labels, by the truth [H, W] of the pixel they lie in; only valid pixels."""
+    """Absolute errors [k] of the labels, by the truth [H, W] of the pixel they are in; only valid pixels."""
     height, width = truth.shape
     inside = points.inside((height, width))
     x, y = points.positions_px[inside].round().long().unbind(1)

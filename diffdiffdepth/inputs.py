@@ -9,7 +9,7 @@ import torch
 from diffdiffdepth.config import DataConfig, PointsConfig
 from diffdiffdepth.datasets import ColmapScenes, data_kind, load_light_field
 from diffdiffdepth.datasets.embedded import make_embedded_light_field, make_embedded_multi_view
-from diffdiffdepth.points import epi_points
+from diffdiffdepth.points.epi import epi_points
 from diffdiffdepth.points.store import load_points, perturb_points
 from diffdiffdepth.scene import LightField, Scene, SparsePoints
 from shared.errors import DataError

@@ -15,7 +15,7 @@ from pydantic import Field, NonNegativeFloat
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from diffdiffdepth.blur import gaussian_blur
+from diffdiffdepth.filters import gaussian_blur
 from diffdiffdepth.scene import LightField, Scene
 from shared.geometry.camera import pixel_grid, project, transform_points, unproject
 from shared.geometry.warp import backward_warp, disparity_warp
@@ -133,7 +133,7 @@ def warp_to_centre(
     `dense` [H, W] is the centre's disparity (light field) or z-depth (multi-view scene); `views` selects
     views by index. A pixel is seen if it lands within the view, in front of its camera, and nothing nearer
     lands on any of the four pixels that its colour is interpolated from ("footprint") or on the one it is
-    nearest to ("pixel", the released code's rule: beside an outline, colours of the near surface leak into
+    nearest to ("pixel", the released code's rule: next to an outline, colours of the near surface leak into
     what passes for seen, and the near surface grows by a pixel or two).
     """
     chosen = slice(None) if views is None else views

@@ -1,14 +1,14 @@
-"""Depth for one's own pictures: a light field, a COLMAP scene, or a folder of photos.
+"""Depth for your pictures: a light field, a COLMAP scene, or a folder of photos.
 
     python predict.py my_light_field --out depth
     python predict.py my_scene --out depth                        every image of a COLMAP scene in turn
     python predict.py my_scene --out depth --image IMG_0042.jpg   only these
     python predict.py my_photos --out depth                       finds the poses first (extra `colmap`)
 
-Each map is optimised in a run folder of its own below DIR/runs; what is finished is not done again, and what
-was interrupted goes on, so the command can be repeated; with other settings or pictures it asks for another
---out. Writes the map as PFM and NumPy, its validity, a colour picture, a point cloud, and a JSON file with
-unit and scale; for several images also cloud.ply.
+Each map is optimised in its run folder below DIR/runs. What is finished is not done again and what was
+interrupted goes on, so the command can be repeated; other settings or pictures need another --out. Writes the
+map as PFM and NumPy, its validity, a colour picture, a point cloud, and a JSON file with unit and scale; for
+several images also cloud.ply.
 """
 
 import argparse

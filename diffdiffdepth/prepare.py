@@ -17,7 +17,8 @@ import torch
 from diffdiffdepth.datasets import ColmapScenes, data_kind, load_light_field
 from diffdiffdepth.datasets.signs import find_offset_signs
 from diffdiffdepth.evaluation import label_errors
-from diffdiffdepth.points import epi_points, save_points
+from diffdiffdepth.points.epi import epi_points
+from diffdiffdepth.points.store import save_points
 from diffdiffdepth.scene import LightField, SparsePoints
 from shared.errors import DataError
 from shared.files.sfm import SfmOptions, add_colmap_command, find_cameras, reconstruct, sfm_options

@@ -1,4 +1,4 @@
-"""Figures printed in the paper (CVPR 2021), for tables that set them beside one's own.
+"""Figures printed in the paper (CVPR 2021), for tables that show them next to a run's.
 
 Table 2, light fields of 512 x 512 pixels: MSE x 100 and bad pixels in per cent at three thresholds, over all
 pixels. Table 1, five views of 512 x 512 pixels: MSE and Q25 (probably x 100) after a least-squares scale, the

@@ -1,4 +1,4 @@
-"""What an evaluation shows: maps and errors as pictures, the paper's tables beside this run, report.html."""
+"""What an evaluation shows: maps and errors as pictures, the paper's tables next to this run, report.html."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -38,6 +38,12 @@ __all__ = [
 PAPER_HCI = ("sideboard", "dino", "cotton", "boxes")
 MAP_NAMES = {"nearest": "nearest label", "diffusion": "not optimised", "ours": "optimised"}
 MAP_NAMES |= {"median": "with median filter"}
+PAPER_DEFINITIONS = {
+    "mse_x100": "all pixels of 512 x 512",
+    "bp": "all pixels of 512 x 512",
+    "mse": "smallest of ten scale fits, unit not stated",
+    "q25_x100": "smallest of ten scale fits, factor not stated",
+}
 ERROR_SHARE = 0.05  # of the range of the map: the end of the scale of error pictures
 
 
@@ -116,28 +122,47 @@ def paper_tables() -> list[ResultsTable]:
 
 
 def comparison_table(results: Mapping[str, Any]) -> ResultsTable:
-    """A run's rows beside the paper's: table 2 for light fields, table 1 for multi-view scenes.
+    """A run's rows next to the paper's: table 2 for light fields, table 1 for multi-view scenes.
 
-    Figures of the paper stand under the paper's scene: the one the data are named after, else the mean of its
-    four HCI scenes (of its two multi-view scenes). Without truth only the run's colour error is left.
+    The paper's figures are those of the scene that the data are named after, else the mean of its four HCI
+    scenes (of its two multi-view scenes). Without truth only the run's colour error is left. What only one
+    side has keeps dashes on the other.
     """
+    title, dataset, methods, paper, measures = _published(results)
+    height, width = results["size"]
+    columns = [Column("method", "Method")]
+    for source, where, names in (
+        ("paper", dataset, [name for name in measures if paper and name in paper["ours"]]),
+        ("this run", f"{results['data']}, {width} x {height} px", [*measures, "lab"]),
+    ):
+        for name in names:
+            key, label, how = name, _label(name), results["definitions"]
+            if source == "paper":
+                key, how = f"paper_{name}", PAPER_DEFINITIONS
+                label = "Q25" if name == "q25_x100" else label
+            definition = how["bp" if name.startswith("bp_") else name]
+            digits = 4 if key == "mse" else 2
+            columns.append(Column(key, label, source, where, definition, "lower", digits))
+    known = {column.key for column in columns}
+    rows = []
+    for key, name in (methods | {k: n for k, n in ROW_NAMES.items() if k not in methods}).items():
+        found = {f"paper_{k}": value for k, value in paper.get(key, {}).items()}
+        found |= results["rows"].get(key, {})
+        rows.append({"method": name} | {k: value for k, value in found.items() if k in known})
+    note = f"This run: {results['initial_points']} initial points, images compared by {results['features']}."
+    if paper and paper_scene(results["data"]) is None:
+        note += " The paper's figures are on its own data: the two sides cannot be compared."
+    return ResultsTable(title, columns, rows, note)
+
+
+def _published(results: Mapping[str, Any]) -> tuple[str, str, dict, dict, list[str]]:
+    """What the paper has for such results: table, data set, methods, their figures, and the measures."""
     if not results["has_truth"]:
-        columns = [Column("method", "Method"), *_own_columns(results, [])]
-        return _joined("This run, without truth", columns, {}, {}, results)
-    if results["kind"] == "light field":
-        return _light_field_table(results)
-    own = _own_columns(results, ["mse", "q25_x100"])
-    paper = {"source": "paper", "dataset": "mean of Living Room-MVS and Piano-MVS", "better": "lower"}
-    columns = [
-        Column("method", "Method"),
-        Column("paper_mse", "MSE", definition="smallest of ten scale fits, unit not stated", **paper),
-        Column("paper_q25_x100", "Q25", definition="smallest of ten scale fits, factor not stated", **paper),
-        *own,
-    ]
-    return _joined("Table 1 of the paper, and this run", columns, MVS_METHODS, TABLE_1["average"], results)
-
-
-def _light_field_table(results: Mapping[str, Any]) -> ResultsTable:
+        return "This run, without truth", "", {}, {}, []
+    if results["kind"] == "multi-view":
+        dataset = "mean of Living Room-MVS and Piano-MVS"
+        title = "Table 1 of the paper, and this run"
+        return title, dataset, MVS_METHODS, TABLE_1["average"], ["mse", "q25_x100"]
     scene = paper_scene(results["data"])
     scenes = [scene] if scene else list(PAPER_HCI)
     thresholds = THRESHOLDS["own"] if scene in ("living room", "piano") else THRESHOLDS["hci"]
@@ -147,64 +172,12 @@ def _light_field_table(results: Mapping[str, Any]) -> ResultsTable:
         for method in METHODS
     }
     dataset = scene.title() if scene else "mean of " + ", ".join(name.title() for name in PAPER_HCI)
-    labels = {"source": "paper", "dataset": dataset, "better": "lower"}
-    columns = [Column("method", "Method")]
-    columns += [
-        Column(
-            f"paper_{name}",
-            _label(name),
-            definition="all pixels of 512 x 512",
-            digits=_digits(name),
-            **labels,
-        )
-        for name in measures
-    ]
-    columns += _own_columns(results, [*measures, "q25_x100"])
-    return _joined("Table 2 of the paper, and this run", columns, METHODS, paper, results)
-
-
-def _own_columns(results: Mapping[str, Any], measures: list[str]) -> list[Column]:
-    height, width = results["size"]
-    labels = {"source": "this run", "dataset": f"{results['data']}, {width} x {height} px", "better": "lower"}
-    return [
-        Column(
-            name,
-            _label(name),
-            definition=results["definitions"]["bp" if name.startswith("bp_") else name],
-            digits=_digits(name),
-            **labels,
-        )
-        for name in (*measures, "lab")
-    ]
-
-
-def _joined(
-    title: str,
-    columns: list[Column],
-    methods: Mapping[str, str],
-    paper: Mapping[str, Mapping[str, float]],
-    results: Mapping[str, Any],
-) -> ResultsTable:
-    """Rows of both sides; what only one side has keeps dashes on the other."""
-    known = {column.key for column in columns}
-    rows = []
-    for key, name in [*methods.items(), *((k, n) for k, n in ROW_NAMES.items() if k not in methods)]:
-        row = {"method": name} | {f"paper_{k}": value for k, value in paper.get(key, {}).items()}
-        row |= {k: value for k, value in results["rows"].get(key, {}).items() if k in known}
-        rows.append(row)
-    note = f"This run: {results['initial_points']} initial points, images compared by {results['features']}."
-    if paper and paper_scene(results["data"]) is None:
-        note += " The paper's figures are on its own data: the two sides cannot be compared."
-    return ResultsTable(title, columns, rows, note)
+    return "Table 2 of the paper, and this run", dataset, METHODS, paper, [*measures, "q25_x100"]
 
 
 def _label(name: str) -> str:
     names = {"mse_x100": "MSE x 100", "q25_x100": "Q25 x 100", "mse": "MSE", "lab": "LAB error"}
     return names.get(name) or f"BP({name.removeprefix('bp_')})"
-
-
-def _digits(name: str) -> int:
-    return 4 if name == "mse" else 2
 
 
 def summary(results: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Run every data set at hand and print the paper's tables beside the results.
+"""Run every data set at hand and print the paper's tables next to the results.
 
     python table.py                      the embedded light field and the embedded multi-view scene
     python table.py --hci DIR            and each HCI scene below DIR (sideboard, dino, cotton, boxes, ...)

@@ -53,7 +53,7 @@ def _depth_part(
 
 
 def _label_cloud(labels: SparsePoints, image: Tensor, K: Tensor) -> PointCloud | None:
-    """The labelled points in the colour of the pixel they lie in."""
+    """The labelled points in the colour of the pixel they are in."""
     keep = labels.labels.isfinite() & (labels.labels > 0)
     if not keep.any():
         return None

@@ -23,6 +23,7 @@ from shared.geometry.camera import invert_pose, project, relative_pose, resize_i
 __all__ = ["ColmapScenes", "is_colmap_folder"]
 
 BEST_ANGLE_DEG = 5.0  # between the rays of two views to a point, as in MVSNet (Yao et al. 2018)
+MAX_ERROR_PX = 2.0  # points with a larger reprojection error are left out
 SPREAD_DEG = (1.0, 10.0)  # of the preference, below and above that angle
 
 
@@ -45,20 +46,12 @@ class ColmapScenes:
         for scene in scenes: ...           # depth for all images: each in turn is the centre
 
     `neighbours`: how many other views each scene gets, best first (shared points seen at useful angles).
-    `max_side`: images are reduced to at most this many pixels along their longer side. `max_error_px`: points
-    with a larger reprojection error are left out. `max_points`: only that many of the longest tracks.
+    `max_side`: images are reduced to at most this many pixels along their longer side.
     """
 
     def __init__(
-        self,
-        folder: str | os.PathLike,
-        neighbours: int = 8,
-        max_side: int | None = None,
-        max_error_px: float = 2.0,
-        max_points: int | None = None,
+        self, folder: str | os.PathLike, neighbours: int = 8, max_side: int | None = None
     ) -> None:
-        if neighbours < 1 or (max_side is not None and max_side < 1):
-            raise ValueError(f"neighbours and max_side must be at least 1, got {neighbours} and {max_side}")
         self.folder = Path(folder)
         model_dir = find_colmap_model(self.folder)
         if model_dir is None:
@@ -67,7 +60,6 @@ class ColmapScenes:
             raise DataError(self.folder, reason, remedy)
         self.model: ColmapModel = read_colmap_model(model_dir)
         self.neighbours, self.max_side = neighbours, max_side
-        self.max_error_px, self.max_points = max_error_px, max_points
         self._images: list[ColmapImage] = sorted(self.model.images.values(), key=lambda image: image.name)
         self.names = [image.name for image in self._images]
         if len(self.names) < 2:
@@ -159,7 +151,7 @@ class ColmapScenes:
         """Rows in the model's points of those that the image observes, well enough."""
         errors = self.model.points.error_px
         rows = {self._row_of_point[i] for i in image.point_ids.tolist() if i in self._row_of_point}
-        return {row for row in rows if errors[row] <= self.max_error_px}
+        return {row for row in rows if errors[row] <= MAX_ERROR_PX}
 
     def _photo(self, index: int) -> _Photo:
         """The image without distortion and at the size asked for."""
@@ -188,13 +180,10 @@ class ColmapScenes:
         """The points that the image observes, reprojected, with their z-depth as labels."""
         rows = torch.tensor(sorted(self._seen[index]), dtype=torch.long)
         points = self.model.points
-        if self.max_points is not None and len(rows) > self.max_points:
-            longest = points.track_lengths[rows].argsort(descending=True, stable=True)
-            rows = rows[longest[: self.max_points]].sort().values
         name = self.names[index]
         if not len(rows):
-            reason = f"the model has no point that {name} sees with an error up to {self.max_error_px:g} px"
-            raise DataError(self.folder, reason, "Take another reference image, or allow a larger error")
+            reason = f"the model has no point that {name} sees with an error up to {MAX_ERROR_PX:g} px"
+            raise DataError(self.folder, reason, "Take another reference image")
         cam_from_world = invert_pose(self._images[index].world_from_cam)
         points_cam = transform_points(cam_from_world, points.xyz[rows])
         pixels, _ = project(points_cam, K)
@@ -202,7 +191,7 @@ class ColmapScenes:
         limits = pixels.new_tensor([size[1] - 0.5, size[0] - 0.5])
         inside = (depth > 0) & (pixels >= -0.5).all(1) & (pixels <= limits).all(1)
         if not inside.any():
-            reason = f"all {len(rows)} points of {name} lie outside the image or behind the camera"
+            reason = f"all {len(rows)} points of {name} are outside the image or behind the camera"
             raise DataError(
                 self.folder, reason, "The poses and the intrinsics do not belong together: check both"
             )

@@ -90,6 +90,6 @@ def _centre(folder: Path, cells: dict[tuple[int, int], Path]) -> tuple[int, int]
             reason = f"{kind} {line} has no view {gaps[0]} between {min(present)} and {max(present)}"
             raise DataError(folder, reason, "Copy the missing view")
         if not min(present) < centre < max(present):
-            reason = f"the centre, row {row} and column {column}, lies at the end of its {kind}"
+            reason = f"the centre, row {row} and column {column}, is at the end of its {kind}"
             raise DataError(folder, reason, "A cross needs views on both sides of its centre")
     return row, column

@@ -111,31 +111,26 @@ def _write_light_field(folder: Path, parameters: GridCamera, seed: int, antialia
     write_bytes(folder / "parameters.cfg", text.encode())
 
 
-def _parameters_text(parameters: GridCamera, disp_min: float, disp_max: float) -> str:
-    sections = {
-        "intrinsics": {
-            "focal_length_mm": parameters.focal_length_mm,
-            "image_resolution_x_px": parameters.width,
-            "image_resolution_y_px": parameters.height,
-            "sensor_size_mm": parameters.sensor_size_mm,
-            "fstop": 100.0,
-        },
-        "extrinsics": {
-            "num_cams_x": parameters.num_cams_x,
-            "num_cams_y": parameters.num_cams_y,
-            "baseline_mm": parameters.baseline_mm,
-            "focus_distance_m": parameters.focus_distance_m,
-        },
-        "meta": {"scene": "still life", "category": "embedded", "disp_min": disp_min, "disp_max": disp_max},
-    }
-    blocks = []
-    for name, values in sections.items():
-        lines = [
-            f"{key} = {value:.6g}" if isinstance(value, float) else f"{key} = {value}"
-            for key, value in values.items()
-        ]
-        blocks.append("\n".join([f"[{name}]", *lines]) + "\n")
-    return "\n".join(blocks)
+def _parameters_text(camera: GridCamera, disp_min: float, disp_max: float) -> str:
+    return f"""[intrinsics]
+focal_length_mm = {camera.focal_length_mm:.6g}
+image_resolution_x_px = {camera.width}
+image_resolution_y_px = {camera.height}
+sensor_size_mm = {camera.sensor_size_mm:.6g}
+fstop = 100
+
+[extrinsics]
+num_cams_x = {camera.num_cams_x}
+num_cams_y = {camera.num_cams_y}
+baseline_mm = {camera.baseline_mm:.6g}
+focus_distance_m = {camera.focus_distance_m:.6g}
+
+[meta]
+scene = still life
+category = embedded
+disp_min = {disp_min:.6g}
+disp_max = {disp_max:.6g}
+"""
 
 
 def _write_multi_view(

@@ -41,12 +41,12 @@ def _read_camera(folder: str | os.PathLike) -> GridCamera | None:
     except configparser.Error as error:
         raise DataError(path, f"is not an INI file ({str(error).splitlines()[0]})", "Copy it again") from None
 
-    def number(section: str, key: str, kind: type):
+    def number(section: str, key: str, kind: type = float):
         if not parser.has_option(section, key):
             raise DataError(path, f"has no {key} in [{section}]", "Copy the file again; " + WHERE)
         text = parser.get(section, key)
         try:
-            value = kind(float(text)) if kind is int else float(text)
+            value = kind(float(text))
         except (ValueError, OverflowError):
             value = math.nan
         if not math.isfinite(value) or value <= 0:
@@ -56,12 +56,12 @@ def _read_camera(folder: str | os.PathLike) -> GridCamera | None:
     return GridCamera(
         width=number("intrinsics", "image_resolution_x_px", int),
         height=number("intrinsics", "image_resolution_y_px", int),
-        focal_length_mm=number("intrinsics", "focal_length_mm", float),
-        sensor_size_mm=number("intrinsics", "sensor_size_mm", float),
+        focal_length_mm=number("intrinsics", "focal_length_mm"),
+        sensor_size_mm=number("intrinsics", "sensor_size_mm"),
         num_cams_x=number("extrinsics", "num_cams_x", int),
         num_cams_y=number("extrinsics", "num_cams_y", int),
-        baseline_mm=number("extrinsics", "baseline_mm", float),
-        focus_distance_m=number("extrinsics", "focus_distance_m", float),
+        baseline_mm=number("extrinsics", "baseline_mm"),
+        focus_distance_m=number("extrinsics", "focus_distance_m"),
     )
 
 
@@ -72,8 +72,8 @@ def load_hci(folder: str | os.PathLike, views: ViewChoice = "all") -> LightField
     grid that is not square with an odd side, mixed sizes, and truth or parameters that do not fit.
     """
     folder = Path(folder)
-    parameters = _read_camera(folder)
-    side = _grid_side(folder, parameters)
+    camera = _read_camera(folder)
+    side = _grid_side(folder, camera)
     middle = side // 2
     cells = [(row, column) for row in range(side) for column in range(side)]
     if views == "cross":
@@ -81,15 +81,15 @@ def load_hci(folder: str | os.PathLike, views: ViewChoice = "all") -> LightField
     paths = {(row, column): folder / f"input_Cam{row * side + column:03d}.png" for row, column in cells}
     images = stack_views(list(paths.values()))
     size = tuple(images.shape[-2:])
-    if parameters is not None and size != (parameters.height, parameters.width):
-        found = f"{size[1]} x {size[0]}, parameters.cfg says {parameters.width} x {parameters.height}"
+    if camera is not None and size != (camera.height, camera.width):
+        found = f"{size[1]} x {size[0]}, parameters.cfg says {camera.width} x {camera.height}"
         raise DataError(folder, f"the views have {found}", "Both must come from the same scene")
     centre = cells.index((middle, middle))
     others = [index for index in range(len(cells)) if index != centre]
     offsets = torch.tensor([[middle - column, middle - row] for row, column in cells], dtype=torch.float32)
-    truth, valid = _read_truth(folder, parameters, size)
+    truth, valid = _read_truth(folder, camera, size)
     views, offsets = images[others], offsets[others]
-    return LightField(images[centre], views, offsets, folder.name, None, truth, valid, parameters)
+    return LightField(images[centre], views, offsets, folder.name, None, truth, valid, camera)
 
 
 def stack_views(paths: list[Path]) -> Tensor:
@@ -109,50 +109,46 @@ def stack_views(paths: list[Path]) -> Tensor:
     return images
 
 
-def _grid_side(folder: Path, parameters: GridCamera | None) -> int:
+def _grid_side(folder: Path, camera: GridCamera | None) -> int:
     """Views along each side of the grid, after a look at which of them are there."""
     if not folder.is_dir():
         raise DataError(folder, "is not a folder", "Name the folder of one light field")
-    found = sorted(path.name for path in folder.glob("input_Cam*.png"))
-    count = len(found)
-    if parameters is None:
-        last = max((int(name[9:-4]) for name in found if name[9:-4].isdigit()), default=-1) + 1
-        side = math.isqrt(max(last, count))
-        if side * side != max(last, count):
-            reason = f"{count} views, the last of them number {last - 1}, do not fill a square grid"
-            raise DataError(
-                folder, reason, "The grid must be square, e.g. 9 x 9: input_Cam000 to input_Cam080"
-            )
+    stems = [path.stem[9:] for path in folder.glob("input_Cam*.png")]
+    numbers = {int(stem) for stem in stems if stem.isdecimal()}
+    if camera is None:
+        count = max(numbers, default=-1) + 1
+        side = math.isqrt(count)
+        if side * side != count:
+            reason = f"{len(numbers)} views, the last of them number {count - 1}, do not fill a square grid"
+            remedy = "The grid must be square, e.g. 9 x 9: input_Cam000 to input_Cam080"
+            raise DataError(folder, reason, remedy)
     else:
-        side = parameters.num_cams_x
-        if side != parameters.num_cams_y:
-            reason = f"the grid is {side} x {parameters.num_cams_y}, not square"
-            raise DataError(
-                folder / "parameters.cfg", reason, "Light fields in this layout are square, e.g. 9 x 9"
-            )
-    numbers = {int(name[9:-4]) for name in found if name[9:-4].isdecimal()}
-    lacking = side * side - sum(number < side * side for number in numbers)
-    if lacking:  # a header may claim millions of views: look for the first one only
-        first = next(number for number in range(side * side) if number not in numbers)
+        side = camera.num_cams_x
+        if side != camera.num_cams_y:
+            reason = f"the grid is {side} x {camera.num_cams_y}, not square"
+            remedy = "Light fields in this layout are square, e.g. 9 x 9"
+            raise DataError(folder / "parameters.cfg", reason, remedy)
+    first = next((number for number in range(side * side) if number not in numbers), None)
+    if first is not None:  # a header may claim millions of views: only the first is looked for
+        lacking = side * side - sum(number < side * side for number in numbers)
         reason = f"{lacking} of {side * side} views are missing, first input_Cam{first:03d}.png"
         raise DataError(folder, reason, "Copy them")
     if side % 2 == 0 or side < 3:
-        raise DataError(
-            folder, f"a {side} x {side} grid has no centre view", "The side must be odd: 3, 5, 7, 9"
-        )
+        reason = f"a {side} x {side} grid has no centre view"
+        raise DataError(folder, reason, "The side must be odd: 3, 5, 7, 9")
     return side
 
 
 def _read_truth(
-    folder: Path, parameters: GridCamera | None, size: tuple[int, int]
+    folder: Path, camera: GridCamera | None, size: tuple[int, int]
 ) -> tuple[Tensor | None, Tensor | None]:
     """Disparity of the centre view and its validity, from the disparity or the depth file."""
     disparity_file, depth_file = folder / "gt_disp_lowres.pfm", folder / "gt_depth_lowres.pfm"
     if disparity_file.exists():
         path, truth = disparity_file, read_pfm(disparity_file)
-    elif depth_file.exists() and parameters is not None:
+    elif depth_file.exists() and camera is not None:
         path, depth = depth_file, read_pfm(depth_file)
-        truth = torch.where(depth > 0, parameters.disparity_from_depth(depth), torch.nan)
+        truth = torch.where(depth > 0, camera.disparity_from_depth(depth), torch.nan)
     else:
         return None, None
     if tuple(truth.shape) != size:

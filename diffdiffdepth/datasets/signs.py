@@ -1,4 +1,4 @@
-"""Which way the views of a light field lie: the signs of its offsets, found from the pictures themselves."""
+"""The signs of a light field's offsets, found from its pictures: which way the views are numbered."""
 
 import logging
 
@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diffdiffdepth.scene import LightField
+from shared.geometry.camera import pixel_grid
 from shared.geometry.warp import sample_pixels
 
 __all__ = ["find_offset_signs"]
@@ -59,10 +60,7 @@ def _reduced(light_field: LightField) -> LightField:
 def _warped(light_field: LightField, offsets: Tensor, disparity: Tensor) -> tuple[Tensor, Tensor]:
     """Colour error [m, h, w] of each view sampled at the centre's pixels, and the sampled positions."""
     height, width = light_field.centre.shape[-2:]
-    y, x = torch.meshgrid(
-        torch.arange(height, dtype=torch.float32), torch.arange(width, dtype=torch.float32), indexing="ij"
-    )
-    grid = torch.stack([x, y], -1).to(offsets)
+    grid = pixel_grid(height, width, offsets.device, offsets.dtype)
     pixels = grid + disparity[..., None] * offsets[:, None, None, :]  # [m, h, w, 2]
     warped = sample_pixels(light_field.views, pixels)
     return (warped - light_field.centre).abs().mean(1), pixels

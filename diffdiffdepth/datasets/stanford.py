@@ -43,14 +43,11 @@ def load_stanford(
     folder: str | os.PathLike,
     views: ViewChoice = "cross",
     downsample: int = 2,
-    grid: int | None = None,
-    signs: tuple[int, int] | None = None,
 ) -> LightField:
     """Load a scene of the archive; `downsample` averages n x n pixels (the paper: 2).
 
-    `views`: the row and the column of the centre view, or all (289 views: 3.1 MB each at 512 x 512). `grid`
-    keeps the central n x n views. `signs` (x, y) override those found and stored. Offsets are measured
-    positions in units of the mean spacing. Raises DataError for missing views and mixed sizes.
+    `views`: the row and the column of the centre view, or all (289 views: 3.1 MB each at 512 x 512). Offsets
+    are measured positions in units of the mean spacing. Raises DataError for missing views and mixed sizes.
     """
     folder = Path(folder)
     cells = _views(folder)
@@ -65,14 +62,11 @@ def load_stanford(
         reason = f"{rows * columns - len(cells)} of {rows} x {columns} views are missing, first row {row}, "
         raise DataError(folder, f"{reason}column {column}", "Unpack the whole archive")
     centre = (rows // 2, columns // 2)
-    reach = max(rows, columns) if grid is None else grid // 2
-    kept = [cell for cell in cells if abs(cell[0] - centre[0]) <= reach and abs(cell[1] - centre[1]) <= reach]
     offsets = _offsets(cells, centre)
     if not all(bool(offset.isfinite().all()) for offset in offsets.values()):
         raise DataError(folder, "the names give all views one position", "Unpack the whole archive")
-    signs = signs or _signs(folder, cells, offsets, centre)
-    if views == "cross":
-        kept = [cell for cell in kept if cell[0] == centre[0] or cell[1] == centre[1]]
+    signs = _signs(folder, cells, offsets, centre)
+    kept = [cell for cell in cells if views == "all" or cell[0] == centre[0] or cell[1] == centre[1]]
     light_field = _load(cells, offsets, centre, kept, downsample)
     return replace(light_field, offsets=light_field.offsets * torch.tensor(signs), name=folder.name)
 

@@ -229,7 +229,7 @@ def initial_smoothness(image: Tensor, options: DepthOptions) -> Tensor:
 
     "gradient" is gain * |grad I|, which hardly holds back the diffusion where edges are faint. "barrier" is
     log(1 + (|grad I| / level)^3) of the slightly blurred image, at most 10, widened by two pixels. The width
-    matters: pixels of mixed colour beside an outline are explained best by the near surface, and across a
+    matters: pixels of mixed colour next to an outline are explained best by the near surface, and across a
     barrier as narrow as the outline optimisation lets it flow out over the background.
     """
     if options.initial_smoothness == "gradient":

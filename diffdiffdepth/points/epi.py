@@ -13,7 +13,6 @@ Any disparity range will do: it is found by a coarse search unless it is given.
 """
 
 import logging
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -22,11 +21,11 @@ from diffdiffdepth.points.align import Alignment, align_points, noise_level
 from diffdiffdepth.points.grid import has_off_axis_views, refine_with_grid
 from diffdiffdepth.points.lines import EpiLines, choose_lines, join_lines, line_candidates, slope_bank
 from diffdiffdepth.points.smooth import trilateral_smooth
-from diffdiffdepth.points.stacks import EpiStack, epi_stacks
+from diffdiffdepth.points.stacks import BLUR_SIGMA_PX, EpiStack, epi_stacks
 from diffdiffdepth.scene import LightField, SparsePoints
 from shared.errors import DataError
 
-__all__ = ["EpiOptions", "disparity_range", "epi_points"]
+__all__ = ["disparity_range", "epi_points"]
 
 log = logging.getLogger(__name__)
 
@@ -34,63 +33,46 @@ WIDEST_RANGE_PX = 16.0  # the coarse search looks this far on both sides of zero
 COARSE_STEP_PX = 0.5  # steps of the coarse search, in px of the outermost view
 FINE_STEP_PX = 0.4
 NOISE_EPIS = 40  # of each arm, from which the noise is estimated
-
-
-@dataclass(frozen=True)
-class EpiOptions:
-    """Choices of the edge detector; the defaults suit clean and real light fields alike."""
-
-    disparity_range: tuple[float, float] | None = None  # px per unit of offset; None: searched for
-    blur_sigma_px: float = 0.85
-    min_strength: float = 0.1  # edge height in CIELAB units
-    coarse_residual_px: float = 0.9  # misalignment of a 5 x 1 patch along a line as detected
-    coarse_error_px: float = 1.0  # its standard error in the outermost view
-    max_residual_px: float = 0.6  # misalignment of the square patch after refinement
-    max_error_px: float = 0.16  # its standard error in the outermost view
-    min_views: int = 6  # views that show the point, of both arms; with fewer views, a third of them
-    patch_radius: int = 3
-    occlusion_px: float = 0.5
-    all_views: bool = True  # refine once more with the views beside the two arms, if there are any
-    smooth: bool = True
-
-    def __post_init__(self) -> None:
-        if self.disparity_range is not None and not self.disparity_range[0] < self.disparity_range[1]:
-            raise ValueError(f"disparity_range must be (low, high), got {self.disparity_range}")
-        if self.patch_radius < 1 or self.min_views < 3:
-            raise ValueError("patch_radius must be at least 1 and min_views at least 3")
+MIN_STRENGTH = 0.1  # edge height in CIELAB units
+COARSE_RESIDUAL_PX = 0.9  # misalignment of a 5 x 1 patch along a line as detected
+COARSE_ERROR_PX = 1.0  # its standard error in the outermost view
+MAX_RESIDUAL_PX = 0.6  # misalignment of the square patch after refinement
+MAX_ERROR_PX = 0.16  # its standard error in the outermost view
+MIN_VIEWS = 6  # views that show the point, of both arms; with fewer views, a third of them
+PATCH_RADIUS = 3
+OCCLUSION_PX = 0.5
 
 
 @torch.no_grad()
-def epi_points(light_field: LightField, options: EpiOptions | None = None) -> SparsePoints:
+def epi_points(light_field: LightField) -> SparsePoints:
     """Edge points of the centre view with sub-pixel disparities: up to 100 thousand for 512 x 512 pixels.
 
     Points are found in the row and the column of the centre view, so cross-hair captures will do; a full grid
     makes them twice as accurate. They are sorted by row. Raises DataError if no edge can be measured (no
     texture, or offsets of the wrong sign).
     """
-    options = options or EpiOptions()
-    stacks = epi_stacks(light_field, options.blur_sigma_px)
-    low, high = options.disparity_range or disparity_range(stacks, light_field.name)
+    stacks = epi_stacks(light_field)
+    low, high = disparity_range(stacks, light_field.name)
     slopes = slope_bank(low, high, max(stack.reach for stack in stacks), FINE_STEP_PX)
-    noise = _noise(stacks, slopes, options)
-    positions, disparity = _chosen(stacks, slopes, options, noise)
+    noise = _noise(stacks, slopes)
+    positions, disparity = _chosen(stacks, slopes, noise)
     log.info("%s: %d lines between %.2f and %.2f px", light_field.name, len(disparity), low, high)
 
-    positions, aligned = _refined(stacks, positions, disparity, options, noise)
+    positions, aligned = _refined(stacks, positions, disparity, noise)
     log.info("%s: %d points after alignment", light_field.name, len(positions))
     disparity, sigma = aligned.disparity, aligned.sigma_px
-    if options.all_views and has_off_axis_views(light_field):
+    if has_off_axis_views(light_field):
         disparity, sigma = refine_with_grid(
             light_field,
             positions,
             aligned,
-            blur_sigma_px=options.blur_sigma_px,
-            radius=options.patch_radius,
+            blur_sigma_px=BLUR_SIGMA_PX,
+            radius=PATCH_RADIUS,
             max_change=FINE_STEP_PX / max(stack.reach for stack in stacks),
-            occlusion_px=options.occlusion_px,
+            occlusion_px=OCCLUSION_PX,
             noise=noise,
         )
-    if options.smooth and len(disparity):
+    if len(disparity):
         disparity, supported = trilateral_smooth(
             positions, disparity, sigma, light_field.centre, sigma_disparity=(high - low) / 60
         )
@@ -124,33 +106,33 @@ def disparity_range(stacks: list[EpiStack], name: str = "light field") -> tuple[
     return low - margin, high + margin
 
 
-def _noise(stacks: list[EpiStack], slopes: Tensor, options: EpiOptions) -> float:
+def _noise(stacks: list[EpiStack], slopes: Tensor) -> float:
     """Variance of the noise of lightness, from some EPIs: lines that align without any allowance for it."""
     positions, disparity = [], []
     for stack in stacks:
         every = max(1, stack.lab.shape[2] // NOISE_EPIS)
-        lines = line_candidates(stack, slopes, options.min_strength, every)
-        lines = _verified(stack, lines, options.coarse_residual_px)
+        lines = line_candidates(stack, slopes, MIN_STRENGTH, every)
+        lines = _verified(stack, lines, COARSE_RESIDUAL_PX)
         positions.append(stack.positions(lines.epi, lines.x))
         disparity.append(lines.disparity)
     positions, disparity = torch.cat(positions), torch.cat(disparity)
-    return noise_level(align_points(stacks, positions, disparity, radius=options.patch_radius))
+    return noise_level(align_points(stacks, positions, disparity, radius=PATCH_RADIUS))
 
 
 def _chosen(
-    stacks: list[EpiStack], slopes: Tensor, options: EpiOptions, noise: float
+    stacks: list[EpiStack], slopes: Tensor, noise: float
 ) -> tuple[Tensor, Tensor]:
     """Positions [n, 2] and coarse disparities [n] of the lines of both arms after the greedy choice.
 
-    Candidates come from each arm as a whole and from its halves: beside something nearer, the background is
+    Candidates come from each arm as a whole and from its halves: next to something nearer, the background is
     hidden in the views of one side.
     """
     positions, disparity = [], []
     for stack in stacks:
         found = []
         for part in (stack, *stack.halves()):
-            lines = line_candidates(part, slopes, options.min_strength)
-            found.append(_verified(part, lines, options.coarse_residual_px, options.coarse_error_px, noise))
+            lines = line_candidates(part, slopes, MIN_STRENGTH)
+            found.append(_verified(part, lines, COARSE_RESIDUAL_PX, COARSE_ERROR_PX, noise))
         lines = join_lines(found)
         lines = lines[choose_lines(stack, lines)]
         positions.append(stack.positions(lines.epi, lines.x))
@@ -177,7 +159,7 @@ def _verified(
 
 
 def _refined(
-    stacks: list[EpiStack], positions: Tensor, disparity: Tensor, options: EpiOptions, noise: float
+    stacks: list[EpiStack], positions: Tensor, disparity: Tensor, noise: float
 ) -> tuple[Tensor, Alignment]:
     """The points that can be aligned well, and how well."""
     reach = max(stack.reach for stack in stacks)
@@ -185,15 +167,15 @@ def _refined(
         stacks,
         positions,
         disparity,
-        radius=options.patch_radius,
+        radius=PATCH_RADIUS,
         max_change=FINE_STEP_PX / reach,
-        occlusion_px=options.occlusion_px,
+        occlusion_px=OCCLUSION_PX,
         noise=noise,
     )
     views = sum(len(stack.offsets) for stack in stacks)
-    good = aligned.residual_px <= options.max_residual_px
-    good &= aligned.sigma_px * reach <= options.max_error_px
-    good &= aligned.visible.sum(1) >= min(options.min_views, max(3, views // 3))
+    good = aligned.residual_px <= MAX_RESIDUAL_PX
+    good &= aligned.sigma_px * reach <= MAX_ERROR_PX
+    good &= aligned.visible.sum(1) >= min(MIN_VIEWS, max(3, views // 3))
     return positions[good], aligned[good]
 
 

@@ -6,17 +6,16 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 
 from diffdiffdepth.scene import SparsePoints
+from shared.geometry.camera import pixel_grid
 
 __all__ = ["nearest_fill", "weighted_median"]
 
 
 def nearest_fill(points: SparsePoints, size: tuple[int, int]) -> Tensor:
     """Map [H, W] in which each pixel has the label of the point nearest to its centre."""
-    height, width = size
-    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    pixels = torch.stack([x, y], dim=-1).reshape(-1, 2).numpy()
+    pixels = pixel_grid(*size).reshape(-1, 2).numpy()
     _, nearest = cKDTree(points.positions_px.detach().cpu().double().numpy()).query(pixels)
-    return points.labels[torch.from_numpy(nearest).to(points.labels.device)].reshape(height, width)
+    return points.labels[torch.from_numpy(nearest).to(points.labels.device)].reshape(size)
 
 
 def weighted_median(

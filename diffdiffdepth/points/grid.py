@@ -1,8 +1,8 @@
 """Refinement of points with all views of a full grid, not only those of the two arms.
 
-A 9 x 9 light field has 80 views beside the centre and its arms only 16: the noise of the disparities falls to
+A 9 x 9 light field has 80 views besides the centre, its arms only 16: the noise of the disparities falls to
 less than half. One Gauss-Newton step from the alignment along the arms is enough. Views are taken one by one,
-so memory holds a few patches per point whatever the number of views.
+so memory holds a few patches per point for any number of views.
 """
 
 import torch
@@ -21,7 +21,7 @@ NEXT_TO_CENTRE = 1.3  # views up to this offset make the reference patch: they h
 
 
 def has_off_axis_views(light_field: LightField) -> bool:
-    """Tell whether there are views beside the row and the column of the centre."""
+    """Tell whether there are views outside the row and the column of the centre."""
     return bool((light_field.offsets.abs() >= ON_AXIS).all(1).any())
 
 

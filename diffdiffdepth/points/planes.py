@@ -1,6 +1,6 @@
 """Least squares for a plane of disparity in a patch that is seen by many views.
 
-A patch of P pixels around (x, y) lies in view i at offset (u_i, v_i). To first order it looks there like
+A patch of P pixels around (x, y) is seen in view i at offset (u_i, v_i). To first order it looks there like
 
     I_i(p) = M(p) + c_i + (u_i G_x(p) + v_i G_y(p)) * delta(p),    delta(p) = b_0 + b_1 p_x + b_2 p_y
 

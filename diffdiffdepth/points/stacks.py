@@ -6,8 +6,8 @@ Vocabulary of `diffdiffdepth.points`:
     stack    [U, C, N, X]: view u of the arm, channel, EPI n, position x along the arm's direction. In the
              horizontal arm EPI n is image row n and x is the image's x; in the vertical one n is the image's
              x and x its y
-    line     (n, x, d): the track of a point of disparity d px that lies at x in the centre view. In view u it
-             lies at x + d * offset_u
+    line     (n, x, d): the track of a point of disparity d px at x in the centre view. In view u it is at
+             x + d * offset_u
 """
 
 from dataclasses import dataclass
@@ -15,8 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from diffdiffdepth.blur import gaussian_blur
-from diffdiffdepth.colour import lab_from_rgb
+from diffdiffdepth.filters import gaussian_blur, lab_from_rgb
 from diffdiffdepth.scene import LightField
 from shared.errors import DataError
 
@@ -24,6 +23,7 @@ __all__ = ["ON_AXIS", "EpiStack", "blurred_lightness", "epi_stacks"]
 
 MIN_ARM_VIEWS = 3
 BLUR_RADIUS_PX = 2
+BLUR_SIGMA_PX = 0.85  # released light-field code
 ON_AXIS = 0.3  # views whose offset across the arm is below this many view spacings belong to the arm
 
 
@@ -63,10 +63,10 @@ class EpiStack:
         return torch.stack([other, x] if self.vertical else [x, other], dim=1)
 
 
-def epi_stacks(light_field: LightField, blur_sigma_px: float = 0.85) -> list[EpiStack]:
+def epi_stacks(light_field: LightField, blur_sigma_px: float = BLUR_SIGMA_PX) -> list[EpiStack]:
     """EPI stacks of the horizontal and the vertical arm: one or two, those with at least three views.
 
-    The views are turned into CIELAB and blurred by a 5 x 5 Gaussian (released light-field code: 0.85 px).
+    The views are turned into CIELAB and blurred by a 5 x 5 Gaussian.
     Raises DataError for a light field without a line of three views through the centre.
     """
     du, dv = light_field.offsets.unbind(1)
@@ -83,7 +83,7 @@ def epi_stacks(light_field: LightField, blur_sigma_px: float = 0.85) -> list[Epi
             lab = lab.transpose(-1, -2)
         stacks.append(EpiStack(lab.contiguous(), offsets[order], vertical))
     if not stacks:
-        reason = f"fewer than {MIN_ARM_VIEWS} views lie in the row or the column of the centre view"
+        reason = f"fewer than {MIN_ARM_VIEWS} views are in the row or the column of the centre view"
         raise DataError(light_field.name, reason, "Edge points need a line of views: copy the missing ones")
     return stacks
 

@@ -12,7 +12,7 @@ from shared.files.images import read_npz, write_npz
 
 __all__ = ["load_points", "perturb_points", "save_points"]
 
-REMEDY = "Delete the file, then the points are found anew"
+REMEDY = "Delete the file, then the points are found again"
 
 
 def save_points(path: str | os.PathLike, points: SparsePoints) -> None:
@@ -30,8 +30,8 @@ def save_points(path: str | os.PathLike, points: SparsePoints) -> None:
 def load_points(path: str | os.PathLike, size: tuple[int, int] | None = None) -> SparsePoints:
     """Read points written by `save_points`, or any NPZ with x, y, label and kind ("disparity" or "depth").
 
-    With the image `size` (H, W), points must lie in it. Raises DataError for missing columns, different
-    lengths, no points, NaN, labels or weights out of range, and if all points lie outside.
+    With the image `size` (H, W), points must be in it. Raises DataError for missing columns, different
+    lengths, no points, NaN, labels or weights out of range, and if all points are outside.
     """
     path = Path(path)
     arrays = read_npz(path)
@@ -47,7 +47,7 @@ def load_points(path: str | os.PathLike, size: tuple[int, int] | None = None) ->
     except (ValueError, TypeError, RuntimeError, IndexError) as error:
         raise DataError(path, f"does not hold points: {error}", REMEDY) from None
     if size is not None and not points.inside(size).any():
-        reason = f"all {len(points)} points lie outside the {size[1]} x {size[0]} image"
+        reason = f"all {len(points)} points are outside the {size[1]} x {size[0]} image"
         raise DataError(path, reason, "They belong to another image or size")
     return points
 

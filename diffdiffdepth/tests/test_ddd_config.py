@@ -11,7 +11,7 @@ from diffdiffdepth.config import DataConfig, PointsConfig, TrainConfig
 from diffdiffdepth.datasets.embedded import make_embedded_light_field, make_embedded_multi_view
 from diffdiffdepth.inputs import load_scene
 from diffdiffdepth.models.point_depth import DepthOptions
-from diffdiffdepth.points import save_points
+from diffdiffdepth.points.store import save_points
 from diffdiffdepth.routine import build_model
 from diffdiffdepth.scene import SparsePoints
 from shared.errors import ConfigError, DataError, RunError

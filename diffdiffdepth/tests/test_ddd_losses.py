@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from scipy import ndimage
 
 from diffdiffdepth import losses
-from diffdiffdepth.blur import gaussian_blur
+from diffdiffdepth.filters import gaussian_blur
 from diffdiffdepth.losses import LossWeights, ReprojectionLoss, warp_to_centre
 from diffdiffdepth.scene import LightField, MultiViewScene
 from shared.quality.losses import VggFeatures

@@ -17,7 +17,8 @@ from diffdiffdepth.config import TrainConfig
 from diffdiffdepth.datasets import ColmapScenes, load_light_field
 from diffdiffdepth.export import export_map
 from diffdiffdepth.losses import seen_pixels
-from diffdiffdepth.points import epi_points, load_points
+from diffdiffdepth.points.epi import epi_points
+from diffdiffdepth.points.store import load_points
 from diffdiffdepth.published import ROW_NAMES
 from diffdiffdepth.scene import LightField
 from shared.errors import DataError, RunError
@@ -172,15 +173,6 @@ def test_check_reports_every_kind_of_data(small_scenes, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="lightfield-analysis"):
         prepare.main(["check", str(tmp_path)])
-
-
-@pytest.mark.parametrize(
-    ("flag", "value"),
-    [("--seed", "-1"), ("--max-image-side", "0"), ("--threads", "-7")],
-)
-def test_numbers_that_colmap_cannot_use_are_refused_before_the_search(tmp_path, flag, value):
-    with pytest.raises(RunError, match=f"colmap: (num_)?{flag.strip('-').replace('-', '_')} must be from"):
-        prepare.main(["colmap", str(tmp_path), "--out", str(tmp_path / "out"), flag, value])
 
 
 def test_check_goes_on_after_an_unusable_scene(small_scenes, tmp_path, capsys):

@@ -120,26 +120,6 @@ def test_gradients(edge_rule, ghost_border):
         )
 
 
-def test_gradient_matches_finite_differences_of_a_large_map():
-    inputs = [x.requires_grad_() for x in tensors(*random_problem(45, 38, 3, density=0.02))]
-    target = torch.randn(45, 38, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-
-    def loss(*values):
-        return (diffuse(*values, tolerance=1e-12) * target).sum()
-
-    gradients = torch.autograd.grad(loss(*inputs), inputs)
-    generator = torch.Generator().manual_seed(1)
-    for index, gradient in enumerate(gradients):
-        direction = torch.rand(45, 38, dtype=torch.float64, generator=generator) * inputs[index].detach()
-        ends = []
-        for step in (1e-5, -1e-5):
-            moved = [x.detach().clone() for x in inputs]
-            moved[index] += step * direction
-            ends.append(loss(*moved))
-        slope = (ends[0] - ends[1]) / 2e-5
-        torch.testing.assert_close((gradient * direction).sum(), slope, rtol=1e-6, atol=1e-9)
-
-
 def test_stays_within_the_labels_and_keeps_constants():
     for seed in range(5):
         weights, labels, smoothness = random_problem(37, 50, seed, density=0.01)
@@ -265,8 +245,6 @@ def test_parts_cut_off_by_zero_smoothness():
     weights[0, 0] = 1.0
     labels, smoothness = torch.full((12, 10), 2.0), torch.ones(12, 10)
     smoothness[:, 5] = 0  # no edge between columns 4 and 5
-    with pytest.raises(ValueError, match=r"around pixel \(x=5, y=0\) is cut off"):
-        diffuse(weights, labels, smoothness)
     weights[:, 5:] = 1.0
     labels[:, 5:] = 7.0
     expected = torch.where(torch.arange(10) < 5, 2.0, 7.0).expand(12, 10)

@@ -97,35 +97,6 @@ def test_gradients_at_singular_places_are_finite():
     assert positions.grad[4].abs().sum() == 0
 
 
-def test_order_of_the_input_does_not_matter():
-    positions, labels, weights = random_points(300, (19, 14), 5)
-    mixed = torch.randperm(300, generator=torch.Generator().manual_seed(0))
-    for near_is_large in (True, False):
-        first = splat(positions, labels, weights, (19, 14), near_is_large=near_is_large)
-        second = splat(positions[mixed], labels[mixed], weights[mixed], (19, 14), near_is_large=near_is_large)
-        torch.testing.assert_close(second, first, rtol=1e-12, atol=1e-12)
-
-
-def test_coincident_points_show_the_nearer_label():
-    position, weights = torch.tensor([[4.0, 4.0]]).expand(2, 2), torch.tensor([1.0, 1.0])
-    for near_is_large, expected in ((True, 4.0), (False, 2.0)):
-        for labels in (torch.tensor([2.0, 4.0]), torch.tensor([4.0, 2.0])):
-            label_map, weight_map = splat(position, labels, weights, (9, 9), near_is_large=near_is_large)
-            assert abs(label_map[4, 4].item() - expected) < 1e-4
-            assert abs(weight_map[4, 4].item() - 1) < 1e-4
-
-
-def test_shifting_the_points_shifts_the_maps(monkeypatch):
-    monkeypatch.setattr(splatting, "ENTRIES_PER_BAND", 4000)
-    positions, labels, weights = random_points(400, (30, 34), 6, margin=0, dtype=torch.float64)
-    positions = (positions * 2**20).round() / 2**20  # shifts by whole pixels are then exact
-    maps = splat(positions, labels, weights, (44, 48), near_is_large=True)
-    for dx, dy in ((1, 0), (0, 1), (3, 7), (5, 2)):
-        moved = splat(positions + torch.tensor([dx, dy]), labels, weights, (44, 48), near_is_large=True)
-        for a, b in zip(moved, maps, strict=True):
-            torch.testing.assert_close(a[dy:, dx:], b[: 44 - dy, : 48 - dx], rtol=1e-9, atol=1e-12)
-
-
 def test_supersampling_keeps_the_place():
     # the centre of mass of the weights stays at the point, whatever the factor
     position, one = torch.tensor([[6.3, 4.6]], dtype=torch.float64), torch.ones(1, dtype=torch.float64)
@@ -137,27 +108,6 @@ def test_supersampling_keeps_the_place():
             torch.stack([(weights.sum(0) * fine_x).sum(), (weights.sum(1) * fine_y).sum()]) / weights.sum()
         )
         torch.testing.assert_close((centre + 0.5) / factor - 0.5, position[0], atol=0.08, rtol=0)
-
-
-def test_labels_are_blends_and_empty_places_are_zero():
-    positions, labels, weights = random_points(60, (40, 40), 7, margin=-8)
-    label_map, weight_map = splat(positions, labels, weights, (40, 40), near_is_large=True)
-    assert label_map.max() <= labels.max() + 1e-9
-    assert label_map.min() >= 0
-    assert (label_map[:4] == 0).all()
-    assert (weight_map[:4] == 0).all()
-    heavy = weight_map > 0.2
-    assert label_map[heavy].min() > 0.98 * labels.min()
-
-
-def test_many_points_on_one_pixel():
-    count = 3000
-    generator = torch.Generator().manual_seed(0)
-    positions = 5 + 0.2 * torch.rand(count, 2, generator=generator)
-    labels, weights = torch.rand(count, generator=generator), torch.ones(count)
-    label_map, weight_map = splat(positions, labels, weights, (11, 11), near_is_large=True)
-    assert abs(label_map[5, 5] - labels.max()) < 1e-4
-    assert weight_map.max() <= 1.001
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,11 @@
 Gradients come from one more solve with the same matrix, so nothing of the forward iterations is kept.
 """
 
+import math
 import warnings
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -36,7 +34,6 @@ def diffuse(
     ghost_border: bool = False,
     start: Tensor | None = None,
     tolerance: float = 1e-5,
-    adjoint_tolerance: float | None = None,
     max_iterations: int = 200,
     report: DiffusionReport | None = None,
 ) -> Tensor:
@@ -56,31 +53,17 @@ def diffuse(
     _check_values(weights, labels, smoothness)
     right, down = edge_weights(smoothness, edge_rule)
     ghost = ghost_edges(smoothness) if ghost_border else None
-    _check_connected(weights if ghost is None else weights + ghost, right, down)
-    settings = _Settings(
-        None if start is None else start.detach().reshape(weights.shape),
-        tolerance,
-        tolerance if adjoint_tolerance is None else adjoint_tolerance,
-        max_iterations,
-        DiffusionReport() if report is None else report,
-    )
-    return _Diffusion.apply(weights, labels, right, down, ghost, settings).view(shape)
-
-
-@dataclass(frozen=True)
-class _Settings:
-    start: Tensor | None
-    tolerance: float
-    adjoint_tolerance: float
-    max_iterations: int
-    report: DiffusionReport
+    start = None if start is None else start.detach().reshape(weights.shape)
+    stop = (tolerance, max_iterations)
+    report = DiffusionReport() if report is None else report
+    return _Diffusion.apply(weights, labels, right, down, ghost, start, stop, report).view(shape)
 
 
 class _Diffusion(torch.autograd.Function):
     """Solve A D = weights * labels with A = diag(weights + ghost) + L(right, down)."""
 
     @staticmethod
-    def forward(ctx, weights, labels, right, down, ghost, settings):
+    def forward(ctx, weights, labels, right, down, ghost, start, stop, report):
         system = (weights if ghost is None else weights + ghost, right, down)
         # solved about the mean label, so that a large offset costs no digits
         mean = (weights * labels).sum((1, 2), keepdim=True) / weights.sum((1, 2), keepdim=True)
@@ -89,15 +72,14 @@ class _Diffusion(torch.autograd.Function):
             Hierarchy(*system),
             system,
             rhs if ghost is None else rhs - ghost * mean,
-            None if settings.start is None else settings.start - mean,
-            settings.tolerance,
-            settings.max_iterations,
-            _label_energy(weights, labels, mean, degree(right, down), settings.tolerance),
+            None if start is None else start - mean,
+            *stop,
+            _label_energy(weights, labels, mean, degree(right, down), stop[0]),
         )
         solution = solution + mean
-        settings.report.forward = info
+        report.forward = info
         _warn_unless_converged(info, "diffusion")
-        ctx.hierarchy, ctx.settings = hierarchy, settings
+        ctx.hierarchy, ctx.stop, ctx.report = hierarchy, stop, report
         ctx.save_for_backward(weights, labels, solution, *system)
         return solution
 
@@ -106,11 +88,8 @@ class _Diffusion(torch.autograd.Function):
     def backward(ctx, grad):
         """With A q = grad, the change of the solution by a change of A or b is q . (db - dA D)."""
         weights, labels, solution, *system = ctx.saved_tensors
-        settings = ctx.settings
-        adjoint, info, _ = _solve(
-            ctx.hierarchy, system, grad, None, settings.adjoint_tolerance, settings.max_iterations, None
-        )
-        settings.report.adjoint = info
+        adjoint, info, _ = _solve(ctx.hierarchy, system, grad, None, *ctx.stop, None)
+        ctx.report.adjoint = info
         _warn_unless_converged(info, "adjoint of the diffusion")
         need = ctx.needs_input_grad
         return (
@@ -119,7 +98,7 @@ class _Diffusion(torch.autograd.Function):
             -adjoint.diff(dim=2) * solution.diff(dim=2) if need[2] else None,
             -adjoint.diff(dim=1) * solution.diff(dim=1) if need[3] else None,
             -adjoint * solution if need[4] else None,
-            None,
+            *(None,) * 3,
         )
 
 
@@ -160,42 +139,13 @@ def _warn_unless_converged(info: SolveInfo, what: str) -> None:
 
 
 def _check_values(weights: Tensor, labels: Tensor, smoothness: Tensor) -> None:
-    for name, values, lowest in (
-        ("weights", weights, 0.0),
-        ("smoothness", smoothness, 0.0),
-        ("labels", labels, -torch.inf),
-    ):
+    for name, values in (("weights", weights), ("smoothness", smoothness), ("labels", labels)):
         low, high = (bound.item() for bound in values.detach().aminmax())
-        if not (np.isfinite(low) and np.isfinite(high)):
+        if not (math.isfinite(low) and math.isfinite(high)):
             raise ValueError(f"{name} must be finite, got values from {low} to {high}")
-        if low < lowest:
+        if low < 0 and name != "labels":
             raise ValueError(f"{name} must not be negative, got {low}")
-
-
-def _check_connected(pull: Tensor, right: Tensor, down: Tensor) -> None:
-    """Refuse singular systems; looks for separate parts only if some edge is exactly zero."""
-    pull, right, down = pull.detach(), right.detach(), down.detach()
-    for index, largest in enumerate(pull.flatten(1).amax(1).tolist()):
-        if largest <= 0:
-            raise ValueError(
-                f"all weights of map {index} are zero: the diffusion has no solution. Is every point outside "
-                "the image?"
-            )
-    if (right > 0).all() and (down > 0).all():
-        return
-    height, width = pull.shape[1:]
-    pixel = np.arange(height * width).reshape(height, width)
-    for index in range(len(pull)):
-        across, below = right[index].cpu().numpy() > 0, down[index].cpu().numpy() > 0
-        first = np.concatenate([pixel[:, :-1][across], pixel[:-1][below]])
-        second = np.concatenate([pixel[:, 1:][across], pixel[1:][below]])
-        joined = coo_matrix((np.ones(len(first), bool), (first, second)), shape=(pixel.size, pixel.size))
-        count, part = connected_components(joined, directed=False)
-        held = np.zeros(count, bool)
-        held[part[pull[index].cpu().numpy().ravel() > 0]] = True
-        if not held.all():
-            y, x = divmod(int(np.argmax(~held[part])), width)
-            raise ValueError(
-                f"map {index}: the part around pixel (x={x}, y={y}) is cut off by zero smoothness and holds "
-                "no weight, so its depth is undefined"
-            )
+    empty = (weights.detach().flatten(1).amax(1) <= 0).nonzero().flatten().tolist()
+    if empty:
+        reason = "the diffusion has no solution. Is every point outside the image?"
+        raise ValueError(f"all weights of map {empty[0]} are zero: {reason}")

@@ -36,7 +36,7 @@ class SolveInfo:
 
 
 class _Layout:
-    """Where the pixels of [B, height, width] lie in the buffers [B, length] of the two colours.
+    """Where the pixels of [B, height, width] are in the buffers [B, length] of the two colours.
 
     Red is the colour of pixel (0, 0). A row holds every second pixel and one pad, so element k of row y is
     column 2k + y % 2 if red and 2k + 1 - y % 2 if black. Pads, also around the image, always hold zero.

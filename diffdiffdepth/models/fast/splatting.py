@@ -173,7 +173,7 @@ class _Splat(torch.autograd.Function):
             by_label.mul_(labels[band.points, None, None])
             by_weight.mul_(weights[band.points, None, None])
 
-            # a point also dims what lies behind it in the same pixel
+            # a point also dims what is behind it in the same pixel
             shown = alpha * labels[band.points, None, None] + profile * weights[band.points, None, None]
             _, behind = band.sum_before(shown, order.long())
             by_profile = by_label.mul_(alpha_slope).sub_(behind, alpha=ATTENUATION)
