@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dfd_selfsup.models.thin_lens import Defocus, Lens
+from dfd_selfsup.models.thin_lens import Defocus, Lens, scale_of
 from shared.errors import DataError
 from shared.files.images import as_image, read_image, read_image_size
 from shared.geometry.camera import intrinsics_matrix
@@ -234,19 +234,15 @@ def resize_stack(stack: FocalStack, height: int, width: int, rescale_pitch: bool
     """A stack at another size: pictures averaged (antialiased), truth sampled at the nearest pixel.
 
     With `rescale_pitch` the blur follows the size; without, as in the released code, the old numbers are
-    kept. Raises ValueError if the blur is to follow and the two axes scale differently by more than 2 %.
+    kept. Raises ValueError if the blur is to follow and the picture is squashed.
     """
     if (height, width) == stack.size:
         return stack
     lens, defocus = stack.lens, stack.defocus
     if rescale_pitch:
-        scale_y, scale_x = height / stack.size[0], width / stack.size[1]
-        if abs(scale_x / scale_y - 1) > 0.02:
-            raise ValueError(
-                f"resizing {stack.size} to {(height, width)} squashes the picture; crop it first"
-            )
         lens = None if lens is None else lens.resized(stack.size, (height, width))
-        defocus = replace(defocus, gain_px=defocus.gain_px * (scale_y * scale_x) ** 0.5)
+        scale = scale_of(stack.size, (height, width))
+        defocus = replace(defocus, gain_px=defocus.gain_px * scale)
 
     def averaged(value: Tensor) -> Tensor:
         size = (height, width)
@@ -277,8 +273,8 @@ def fit_to_size(stack: FocalStack, max_side: int, max_slices: int) -> FocalStack
     if max(height, width) <= max_side and count <= max_slices:
         return stack
     if max(height, width) > max_side:
-        scale = max_side / max(height, width)
-        stack = resize_stack(stack, *(max(16, round(side * scale)) for side in (height, width)))
+        scale = max(max_side / max(height, width), 16 / min(height, width))
+        stack = resize_stack(stack, round(height * scale), round(width * scale))
         small = f"{stack.size[1]} x {stack.size[0]}"
         notes.append(f"photos of {width} x {height} were shrunk to {small} (--max-side)")
     if count > max_slices:

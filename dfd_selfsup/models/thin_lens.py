@@ -18,7 +18,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-__all__ = ["NEAREST_DEPTH_M", "Defocus", "Lens", "check_focus_m"]
+__all__ = ["NEAREST_DEPTH_M", "Defocus", "Lens", "check_focus_m", "scale_of"]
 
 NEAREST_DEPTH_M = 1e-3  # smaller depths, 0 included, are blurred as if they were at a millimetre
 ORDER_GAIN_PX = 1.0  # blur per place in a stack of unknown lens, until it is fitted
@@ -54,15 +54,17 @@ class Lens:
     def resized(self, from_hw: tuple[int, int], to_hw: tuple[int, int]) -> "Lens":
         """The lens after resizing the pictures: the pitch grows as they shrink.
 
-        Raises ValueError if the two axes scale differently by more than 2 %: there is then no one pitch;
-        crop first.
+        Raises ValueError if the picture is squashed: there is then no one pitch; crop first.
         """
-        scale_y, scale_x = to_hw[0] / from_hw[0], to_hw[1] / from_hw[1]
-        if abs(scale_x / scale_y - 1) > 0.02:
-            raise ValueError(
-                f"resizing {from_hw} to {to_hw} squashes the picture; crop it to the shape first"
-            )
-        return replace(self, pixel_pitch_um=self.pixel_pitch_um / ((scale_x * scale_y) ** 0.5))
+        return replace(self, pixel_pitch_um=self.pixel_pitch_um / scale_of(from_hw, to_hw))
+
+
+def scale_of(from_hw: tuple[int, int], to_hw: tuple[int, int]) -> float:
+    """The factor between two sizes; ValueError if the axes differ by more than 2 % (small sizes: a pixel)."""
+    scale_y, scale_x = to_hw[0] / from_hw[0], to_hw[1] / from_hw[1]
+    if abs(scale_x / scale_y - 1) > max(0.02, 1 / min(to_hw)):
+        raise ValueError(f"resizing {from_hw} to {to_hw} squashes the picture; crop it to the shape first")
+    return (scale_y * scale_x) ** 0.5
 
 
 def check_focus_m(focus_m: Sequence[float], lens: Lens | None = None) -> None:

@@ -291,8 +291,9 @@ def test_mobile_depth_is_a_kind_of_its_own_and_known_by_its_calibration(tmp_path
 
 def test_large_stacks_are_shrunk_and_thinned_out(tmp_path):
     stack = load_stack(write_stack(tmp_path / "s", {"focus_m": list(range(1, 8)), **LENS}, count=7))
-    small = fit_to_size(stack, 16, 3)
-    assert small.images.shape == (3, 3, 16, 16)
+    small = fit_to_size(stack, 24, 3)
+    assert small.images.shape == (3, 3, 17, 24)
+    assert fit_to_size(stack, 4, 7).size == (16, 22), "the shape is kept"
     assert (1 / small.defocus.focus_q).tolist() == pytest.approx([1, 4, 7])
     assert len(small.notes) == 2
     assert fit_to_size(stack, 28, 7) is stack
