@@ -7,9 +7,10 @@ Writes eval.json (per pair and mean), pictures, a video and report.html; prints 
 """
 
 import argparse
+import itertools
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from nvs_depth.api import PairPrediction, ViewSynthesizer
 from nvs_depth.config import TrainConfig
-from nvs_depth.datasets.pairs import PairBatch, load_pairs
+from nvs_depth.datasets.pairs import PairBatch, PairSet, load_pairs
 from nvs_depth.datasets.select import Split, load_split
 from nvs_depth.datasets.views import ViewSet
 from nvs_depth.models.options import DEPTH_RANGES
@@ -66,10 +67,11 @@ def evaluate(synthesizer: ViewSynthesizer, split: Split, folder: Path) -> dict[s
     config, device = synthesizer.config, synthesizer.device
     learned = _lpips(device)
     limits, unit = depth_limits(config, split.test.views)
-    constant = constant_depth(split.train.views)
+    constant = constant_depth(split.train)
     rows: list[dict[str, Any]] = []
     seconds = 0.0
-    for indices, batch in _batches(split, device):
+    for indices in split.test_pairs.split(BATCH):
+        batch = load_pairs(split.test.views, indices).to(device)
         started = time.perf_counter()
         prediction = synthesizer.predict_pairs(batch)
         seconds += time.perf_counter() - started
@@ -146,25 +148,16 @@ def measure_depths(
         row: dict[str, Any] = {"depth_l1_between": float(between[index])}
         truth = unit * batch.depth_target[index]
         valid = batch.valid_target[index] & (truth > limits[0]) & (truth < limits[1])
+        maps = {"depth_new": prediction.depth_new[index], "depth_read": prediction.depth_read[index]}
+        if constant is not None:
+            maps["constant"] = torch.full_like(truth, constant)
         if valid.any():
-            maps = {"depth_new": prediction.depth_new[index], "depth_read": prediction.depth_read[index]}
-            if constant is not None:
-                maps["constant"] = torch.full_like(truth, constant)
-            row["depth"] = {
-                f"{name}_{scaling}": _errors(unit * depth, truth, valid, limits, scaling)
-                for name, depth in maps.items()
-                for scaling in SCALINGS
-            }
+            row["depth"] = {}
+            for (name, depth), scaling in itertools.product(maps.items(), SCALINGS):
+                errors = depth_errors(unit * depth, truth, valid, *limits, scaling=scaling)
+                row["depth"][f"{name}_{scaling}"] = {k: v for k, v in errors.items() if k != "record"}
         rows.append(row)
     return rows
-
-
-def _errors(
-    depth: Tensor, truth: Tensor, valid: Tensor, limits: tuple[float, float], scaling: str
-) -> dict[str, float]:
-    errors = depth_errors(depth, truth, valid, *limits, scaling=scaling)
-    errors.pop("record")
-    return errors
 
 
 def depth_limits(config: TrainConfig, views: ViewSet) -> tuple[tuple[float, float], float]:
@@ -174,12 +167,13 @@ def depth_limits(config: TrainConfig, views: ViewSet) -> tuple[tuple[float, floa
     return (1e-3, DEPTH_RANGES[config.model.depth_range][1]), 1.0
 
 
-def constant_depth(views: ViewSet) -> float | None:
+def constant_depth(pairs: PairSet) -> float | None:
     """Median true depth over some training views, in the unit of the translations; None if unknown."""
-    if not views.has_depth:
+    if not pairs.views.has_depth:
         return None
-    chosen = torch.linspace(0, len(views) - 1, min(CONSTANT_VIEWS, len(views))).long().tolist()
-    samples = [views.load(index) for index in chosen]
+    used = pairs.used
+    chosen = torch.linspace(0, len(used) - 1, min(CONSTANT_VIEWS, len(used))).long().tolist()
+    samples = [pairs.views.load(used[place]) for place in chosen]
     known = torch.cat([sample.depth[sample.valid] for sample in samples])
     return known.median().item() if len(known) else None
 
@@ -197,11 +191,6 @@ def summary(results: dict[str, Any]) -> str:
         if "constant_none" in depth:
             text += f", a constant by {depth['constant_none']['abs_rel']:.1%}"
     return text
-
-
-def _batches(split: Split, device: torch.device) -> Iterator[tuple[Tensor, PairBatch]]:
-    for indices in split.test_pairs.split(BATCH):
-        yield indices, load_pairs(split.test.views, indices).to(device)
 
 
 def _lpips(device: torch.device) -> Lpips | None:

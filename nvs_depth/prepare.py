@@ -21,7 +21,7 @@ from torch import Tensor
 from nvs_depth.datasets.kitti_convert import convert_drive
 from nvs_depth.datasets.options import LAYOUTS, DataConfig, PairOptions
 from nvs_depth.datasets.pairs import PairBatch, find_pairs, load_pairs
-from nvs_depth.datasets.photos import prepare_photos
+from nvs_depth.datasets.posed import prepare_photos
 from nvs_depth.datasets.select import load_views
 from nvs_depth.datasets.views import ViewSet
 from shared.errors import DataError
@@ -184,7 +184,7 @@ def reprojection_gap(batch: PairBatch, sparse: bool = False) -> tuple[float, int
     """Median relative gap between target points in the source and the depth there; and how many.
 
     Only pixels whose four neighbours in the source have depth, or for sparse depth the nearest one; hidden
-    points make up less than half, so the median stands for the visible ones.
+    points make up less than half, so the median is that of the visible ones.
     """
     side = batch.image_source.shape[-1]
     points = unproject(pixel_grid(side, side), batch.depth_target[:, 0], batch.K_target)

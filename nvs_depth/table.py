@@ -5,10 +5,10 @@
 
 Each row and seed is an ordinary run folder below --out. One that is finished is not trained again and an
 interrupted one goes on where it stopped, so the command can be repeated until the table is complete. The
-paper's own tables are not at hand; the reports show related figures from elsewhere, labelled so.
+paper's own tables are not at hand; the reports show related figures from elsewhere, with their origin.
 """
 
-import math
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,11 @@ from shared.show.tables import Column, ResultsTable, parse_table_args, show_tabl
 
 __all__ = ["ROWS", "ablation_table", "main", "tables"]
 
-_NO_DEPTH_LOSS = ["weights.photometric=0", "weights.consistency=0", "weights.smoothness=0"]
-_PREDECESSOR = [
-    "model.depth_from=latent", "model.depth_heads=one", "losses.photometric_on=new_view",
-    "losses.photometric_scales=full", "losses.smoothness_on=new_view", "weights.reconstruction=10",
-    "weights.photometric=10", "weights.consistency=10", "weights.smoothness=10",
-]  # fmt: skip
+_DEPTH_LOSSES = ("photometric", "consistency", "smoothness")
+_NO_DEPTH_LOSS = [f"weights.{name}=0" for name in _DEPTH_LOSSES]
+_PREDECESSOR = ["model.depth_from=latent", "model.depth_heads=one", "losses.photometric_on=new_view"]
+_PREDECESSOR += ["losses.photometric_scales=full", "losses.smoothness_on=new_view"]
+_PREDECESSOR += [f"weights.{name}=10" for name in ("reconstruction", *_DEPTH_LOSSES)]
 
 # row -> its name and what it changes
 ROWS: dict[str, tuple[str, list[str]]] = {
@@ -87,10 +86,9 @@ def ablation_table(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> Result
     ):
         columns.append(Column(key, label, source="this program", dataset=place, definition=definition))
     rows = [_row(ROWS[row][0], found, "method") for row, found in results.items()]
-    for key, label in (("inverse_warp", "Source fetched by D_t (first row's)"),
-                       ("direct_warp", "Source splatted by D_s (first row's)"),
-                       ("identity", "Source shown as the target")):  # fmt: skip
-        rows.append(_row(label, [first], key))
+    rows.append(_row("Source fetched by D_t (first row's)", [first], "inverse_warp"))
+    rows.append(_row("Source splatted by D_s (first row's)", [first], "direct_warp"))
+    rows.append(_row("Source shown as the target", [first], "identity"))
     if "constant_none" in first["depth"]:
         constant = f"{first['depth']['constant_none']['abs_rel']:.4f}"
         rows.append({"row": "Constant depth", "depth_new": constant, "depth_read": constant})
@@ -112,11 +110,8 @@ def _row(label: str, found: Sequence[Mapping[str, Any]], key: str) -> dict[str, 
 
 def spread(values: Sequence[float], digits: int) -> str:
     """Mean, and the sample's standard deviation where there are several."""
-    mean = sum(values) / len(values)
-    if len(values) == 1:
-        return f"{mean:.{digits}f}"
-    deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
-    return f"{mean:.{digits}f} ± {deviation:.{digits}f}"
+    mean = f"{statistics.mean(values):.{digits}f}"
+    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
 
 
 if __name__ == "__main__":

@@ -114,12 +114,10 @@ def learning_rate(step: int, steps_per_epoch: int, config: TrainConfig) -> float
 
 def describe(split: Split) -> list[str]:
     """What was loaded, and what about it the user should know."""
-    train, test = split.train, split.test
-    lines = [
-        f"{train.views.path}: {len(train)} training sources in {len(set(train.views.groups))} groups, "
-        f"{len(split.test_pairs)} test pairs in {len(set(test.views.groups))}"
-    ]
-    return lines + [f"note: {note}" for note in split.notes]
+    train, test = ({pairs.views.groups[i] for i in pairs.used} for pairs in (split.train, split.test))
+    counts = f"{len(split.train)} training sources in {len(train)} groups"
+    first = f"{split.train.views.path}: {counts}, {len(split.test_pairs)} test pairs in {len(test)}"
+    return [first, *(f"note: {note}" for note in split.notes)]
 
 
 if __name__ == "__main__":

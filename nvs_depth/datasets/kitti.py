@@ -7,14 +7,14 @@ kitti_raw, written by `prepare.py kitti` (and by the paper's own script, which w
     <root>/<drive>_<camera>/0000000066.png           and 0000000066_depth.png, 16 bit, metres * 256
 
 kitti_odometry, as the benchmark hands it out: <sequence>/{image_2 or image_0, calib.txt, poses.txt} with 3x4
-poses; it has no depth, one's own goes to <sequence>/depth/ in the form above.
+poses; it has no depth, yours goes to <sequence>/depth/ in the form above.
 
 kitti_odometry_flat, as Chen et al. and Hou et al. have it: images/00_004166.png and poses.txt with one line
 "id rx ry rz tx ty tz" (Euler angles x, y, z in radians, metres) for each image, 256 px crops of focal length
 718.9. In all of them a depth of 0 is unknown, and translations become 1/50: one unit is 50 m.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -27,6 +27,7 @@ from shared.files.cameras import parse_matrix, parse_pose, read_matrix, read_pos
 from shared.files.disk import read_text
 from shared.files.images import read_image_size
 from shared.geometry.camera import intrinsics_matrix
+from shared.geometry.trajectories import so3_exp
 
 __all__ = [
     "CROP_256",
@@ -37,7 +38,6 @@ __all__ = [
     "load_kitti_raw",
     "projection_matrix",
     "read_frame_list",
-    "without_overlap",
 ]
 
 UNIT_M = 50.0
@@ -61,24 +61,13 @@ class Frame(NamedTuple):
     depth: Path | None = None  # need not exist
 
 
-def load_kitti_raw(
-    root: Path,
-    framing: Framing,
-    drives: Collection[str] | None = None,
-    principal_point: PrincipalPoint = "true",
-) -> ViewSet:
-    """Prepared drives below `root`; `drives` limits the folders.
+def load_kitti_raw(root: Path, framing: Framing, principal_point: PrincipalPoint = "true") -> ViewSet:
+    """Prepared drives below `root`.
 
     principal_point: "released" overwrites it with the middle of the crop, 11 to 14 pixels from where it is.
     Raises DataError for a folder without cameras or poses, and for frames without a pose.
     """
     folders = sorted(path.parent for path in root.glob("*/cam.txt"))
-    if drives is not None:
-        missing = sorted(set(drives) - {folder.name for folder in folders})
-        if missing:
-            reason = f"the drive or its cam.txt is missing, with {len(missing) - 1} others"
-            raise DataError(root / missing[0], reason, "Make it with `python -m nvs_depth.prepare kitti`")
-        folders = [folder for folder in folders if folder.name in set(drives)]
     if not folders:
         remedy = "Make them with `python -m nvs_depth.prepare kitti`"
         raise DataError(root, "holds no drive with a cam.txt", remedy)
@@ -104,14 +93,12 @@ def _raw_frames(folder: Path) -> Iterator[Frame]:
         yield Frame(f"{folder.name}/{image.name}", folder.name, number, image, poses[number], K, depth)
 
 
-def load_kitti_odometry(root: Path, framing: Framing, sequences: Collection[str] | None = None) -> ViewSet:
+def load_kitti_odometry(root: Path, framing: Framing) -> ViewSet:
     """Sequences of the odometry benchmark below `root` (or `root` itself): calib.txt, poses.txt, image_K/.
 
-    Of image_2 (colour) and image_0 (grey) the first that is there is read. DataError for whatever is missing.
+    Of image_2 (colour) and image_0 (grey) the first that is there is read. DataError for what is missing.
     """
     folders = [root] if (root / "calib.txt").is_file() else sorted(p.parent for p in root.glob("*/calib.txt"))
-    if sequences is not None:
-        folders = [folder for folder in folders if folder.name in set(sequences)]
     if not folders:
         remedy = "Sequences are folders such as 00, with calib.txt"
         raise DataError(root, "holds no sequence with calib.txt", remedy)
@@ -156,8 +143,8 @@ def load_kitti_odometry_flat(root: Path, framing: Framing) -> ViewSet:
             frame_number = int(frame)
         except ValueError:
             values = torch.zeros(0)
-        if len(values) != 6:
-            reason = f"line {number} is not `id rx ry rz tx ty tz`"
+        if len(values) != 6 or not bool(values.isfinite().all()):
+            reason = f"line {number} is not `id rx ry rz tx ty tz`, all finite"
             raise DataError(path, reason, "Write six numbers per image")
         image = root / "images" / f"{words[0]}.png"
         if not image.is_file():
@@ -200,10 +187,7 @@ def _view_set(
 
 def euler_pose(angles: Tensor, translation: Tensor) -> Tensor:
     """`world_from_cam` [4, 4] from extrinsic x, y, z rotations in radians [3] and a translation [3]."""
-    (cx, cy, cz), (sx, sy, sz) = angles.cos().tolist(), angles.sin().tolist()
-    about_x = torch.tensor([[1, 0, 0], [0, cx, -sx], [0, sx, cx]], dtype=torch.float64)
-    about_y = torch.tensor([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]], dtype=torch.float64)
-    about_z = torch.tensor([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]], dtype=torch.float64)
+    about_x, about_y, about_z = so3_exp(torch.diag(angles))
     pose = torch.eye(4, dtype=torch.float64)
     pose[:3, :3] = about_z @ about_y @ about_x
     pose[:3, 3] = translation
@@ -218,16 +202,6 @@ def read_frame_list(path: Path) -> list[list[str]]:
             path, "lines differ in their number of words, or there are none", "Write one entry per line"
         )
     return rows
-
-
-def without_overlap(train: Sequence[str], held_out: Collection[str]) -> tuple[list[str], int]:
-    """The training entries that are not held out, and how many were dropped.
-
-    The published training list holds 1,746 of the 1,776 validation frames.
-    """
-    held = set(held_out)
-    kept = [name for name in train if name not in held]
-    return kept, len(train) - len(kept)
 
 
 def _forced_middle(K: Tensor, framing: Framing, stored_hw: tuple[int, int]) -> tuple[Tensor, tuple[str, ...]]:

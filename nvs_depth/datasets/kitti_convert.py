@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nvs_depth.datasets.kitti import DEPTH_UNIT_M, RAW_HW, projection_matrix
+from nvs_depth.datasets.kitti import DEPTH_UNIT_M, RAW_HW, euler_pose, projection_matrix
 from shared.errors import DataError
 from shared.files.disk import new_folder, read_bytes, read_text, write_bytes
 from shared.files.images import read_image, write_depth_png, write_image
@@ -51,15 +51,13 @@ def oxts_poses(rows: list[list[float]]) -> Tensor:
     A packet begins with latitude and longitude in degrees, altitude in metres, roll, pitch, yaw in radians;
     positions are projected as in the KITTI development kit (Mercator, scaled at the first latitude).
     """
-    poses = torch.eye(4, dtype=torch.float64).repeat(len(rows), 1, 1)
-    scale = math.cos(math.radians(rows[0][0]))
-    for pose, (latitude, longitude, altitude, roll, pitch, yaw, *_) in zip(poses, rows, strict=True):
+    scale, poses = math.cos(math.radians(rows[0][0])), []
+    for latitude, longitude, altitude, *angles in (row[:6] for row in rows):
         east = scale * EARTH_RADIUS_M * math.radians(longitude)
         north = scale * EARTH_RADIUS_M * math.log(math.tan(math.radians(90 + latitude) / 2))
-        pose[:3, :3] = _turn(2, yaw) @ _turn(1, pitch) @ _turn(0, roll)
-        pose[:3, 3] = torch.tensor([east, north, altitude], dtype=torch.float64)
-    origin = poses[0].clone()
-    return invert_pose(origin) @ poses
+        position = torch.tensor([east, north, altitude], dtype=torch.float64)
+        poses.append(euler_pose(torch.tensor(angles, dtype=torch.float64), position))
+    return invert_pose(poses[0]) @ torch.stack(poses)
 
 
 def read_velodyne(path: Path) -> Tensor:
@@ -188,12 +186,3 @@ def _rigid(path: Path) -> Tensor:
     pose = torch.eye(4, dtype=torch.float64)
     pose[:3, :3], pose[:3, 3] = values["R"].reshape(3, 3), values["T"]
     return pose
-
-
-def _turn(axis: int, angle: float) -> Tensor:
-    """Right-handed rotation [3, 3] about a coordinate axis."""
-    c, s = math.cos(angle), math.sin(angle)
-    first, second = (axis + 1) % 3, (axis + 2) % 3
-    turn = torch.eye(3, dtype=torch.float64)
-    turn[first, first], turn[first, second], turn[second, first], turn[second, second] = c, -s, s, c
-    return turn

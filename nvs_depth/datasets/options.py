@@ -64,7 +64,7 @@ class DataConfig:
 
     # Files relative to `root`: names of objects, drives or frames, one per line; test_pairs: "source target".
     train_list: str = ""
-    validation_list: str = ""  # frames that must not be trained on, whatever the training list says
+    validation_list: str = ""  # frames that must not be trained on, even if the training list has them
     test_list: str = ""
     test_pairs: str = ""
     # Without lists: every n-th object or drive, or every n-th azimuth or frame.

@@ -47,6 +47,11 @@ class PairSet:
     def __len__(self) -> int:
         return len(self.sources)
 
+    @property
+    def used(self) -> list[int]:
+        """The views that are source or target of a pair, in their order."""
+        return torch.cat([self.sources, self.targets[self.targets >= 0]]).unique().tolist()
+
     def draw(self, generator: torch.Generator) -> Tensor:
         """One target, drawn evenly, for every source: pairs [n, 2]."""
         count = (self.targets >= 0).sum(1)

@@ -15,7 +15,6 @@ from nvs_depth.datasets.kitti import (
     load_kitti_odometry_flat,
     load_kitti_raw,
     read_frame_list,
-    without_overlap,
 )
 from nvs_depth.datasets.options import DataConfig
 from nvs_depth.datasets.pairs import PairSet, find_pairs
@@ -49,37 +48,32 @@ def load_split(
     root = Path(config.root)
     if config.embedded is not None:
         root = make_embedded(root, config.embedded, config.layout, say)
-        train_groups, test_groups = config.embedded.names
-        train = find_pairs(load_views(config, image_side, root, train_groups), config.pairs)
-        test = find_pairs(load_views(config, image_side, root, test_groups), config.pairs)
-        return _finish(train, test, None, evaluate_pairs, train.views.notes)
-    if config.train_list or config.test_list or config.test_pairs:
+    elif config.train_list or config.test_list or config.test_pairs:
         return _listed_split(config, image_side, root, evaluate_pairs)
     views = load_views(config, image_side, root)
     held = _held_out(views, config)
     train = find_pairs(views, config.pairs, ~held, ~held)
     # Groups: both views of a test pair are new. Coordinates: the target is, the source may be known.
-    test = find_pairs(views, config.pairs, held if config.holdout == "groups" else ~held, held)
+    by_group = config.embedded is not None or config.holdout == "groups"
+    test = find_pairs(views, config.pairs, held if by_group else ~held, held)
     return _finish(train, test, None, evaluate_pairs, views.notes)
 
 
-def load_views(
-    config: DataConfig, image_side: int, root: Path | None = None, groups: list[str] | None = None
-) -> ViewSet:
-    """All views below `root` (default: the configured one), or those of some groups."""
+def load_views(config: DataConfig, image_side: int, root: Path | None = None) -> ViewSet:
+    """All views below `root` (default: the configured one)."""
     root = Path(config.root) if root is None else root
     if not root.is_dir():
         remedy = f"`python -m nvs_depth.prepare check {root}` says what belongs there and where to get it"
         raise DataError(root, "the folder does not exist", remedy)
     framing = _framing(config, image_side)
     if config.layout == "shapenet":
-        views = load_shapenet(root, framing, groups, config.pose_files, config.depth_files == "ray_length")
+        views = load_shapenet(root, framing, config.pose_files, config.depth_files == "ray_length")
     elif config.layout == "shapenet_flat":
-        views = load_shapenet_flat(root, framing, groups, config.focal_share)
+        views = load_shapenet_flat(root, framing, config.focal_share)
     elif config.layout == "kitti_raw":
-        views = load_kitti_raw(root, framing, groups, config.principal_point)
+        views = load_kitti_raw(root, framing, config.principal_point)
     elif config.layout == "kitti_odometry":
-        views = load_kitti_odometry(root, framing, groups)
+        views = load_kitti_odometry(root, framing)
     elif config.layout == "kitti_odometry_flat":
         views = load_kitti_odometry_flat(root, framing)
     else:
@@ -99,7 +93,9 @@ def _framing(config: DataConfig, image_side: int) -> Framing:
 
 
 def _held_out(views: ViewSet, config: DataConfig) -> Tensor:
-    """Mask [N] of every n-th group, or every n-th azimuth or frame number."""
+    """Mask [N] of the embedded test groups, of every n-th group, or of every n-th azimuth or frame number."""
+    if config.embedded is not None:
+        return torch.tensor([group in config.embedded.names[1] for group in views.groups])
     if config.holdout == "groups":
         values = views.groups
     else:
@@ -120,11 +116,12 @@ def _listed_split(config: DataConfig, image_side: int, root: Path, evaluate_pair
     train_names = _first_words(root, config.train_list)
     test_names = _first_words(root, config.test_list)
     if train_names and config.validation_list:
-        train_names, dropped = without_overlap(train_names, _first_words(root, config.validation_list))
-        if dropped:
-            notes.append(
-                f"{dropped} frames of the training list are in the validation list and were left out"
-            )
+        validation = set(_first_words(root, config.validation_list))
+        kept = [name for name in train_names if name not in validation]
+        if len(kept) < len(train_names):  # of the published list 1,746 of the 1,776 validation frames
+            dropped = len(train_names) - len(kept)
+            notes.append(f"left out of training: {dropped} of its frames that are in the validation list")
+        train_names = kept
     pairs = read_frame_list(root / config.test_pairs) if config.test_pairs else None
     train_mask = _mask(views, train_names)
     if pairs is not None:

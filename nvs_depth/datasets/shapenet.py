@@ -14,7 +14,6 @@ Predecessors' (Chen et al. 2019, Hou et al. 2021; 54 views at elevations 0, 10, 
 
 import math
 import re
-from collections.abc import Collection
 from pathlib import Path
 from typing import Literal
 
@@ -24,7 +23,7 @@ from torch import Tensor
 from nvs_depth.datasets.views import DepthFormat, Framing, ViewSet
 from shared.errors import DataError
 from shared.files.cameras import read_matrix, read_pose
-from shared.files.images import read_image_size
+from shared.files.images import left_out_note, list_images, read_image_size
 from shared.geometry.camera import intrinsics_matrix, invert_pose
 
 __all__ = [
@@ -69,16 +68,15 @@ def grid_pose(azimuth_deg: float, elevation_deg: float, distance: float = 2.0) -
 def load_shapenet(
     folder: Path,
     framing: Framing,
-    models: Collection[str] | None = None,
     pose_files: PoseFiles = "auto",
     ray_length: bool = True,
 ) -> ViewSet:
-    """Views of `<root>/<category>` in this paper's layout; `models` limits the objects.
+    """Views of `<root>/<category>` in this paper's layout.
 
     pose_files: what cam_RT holds; "auto" finds out, since the camera looks at the origin. The released loader
-    takes rotations for camera-to-world whatever they are: with world-to-camera files its relative poses are
-    wrong wherever the elevation is not 0, and "cam_to_world" would repeat that, so it is refused for such
-    files. Raises DataError for anything missing or inconsistent.
+    takes all rotations for camera-to-world: with world-to-camera files its relative poses are wrong wherever
+    the elevation is not 0, and "cam_to_world" would repeat that, so it is refused for such files. Raises
+    DataError for anything missing or inconsistent.
     """
     settings = folder.parent / "camera_settings"
     K = read_matrix(settings / "cam_K" / "cam_K.txt", 3, 3)
@@ -94,7 +92,10 @@ def load_shapenet(
     poses = _camera_poses(settings / "cam_RT", torch.stack([cameras[n] for n in numbers]), pose_files)
     pose_of = dict(zip(numbers, poses, strict=True))
     names, groups, images, depths, chosen = [], [], [], [], []
-    for model in _chosen_models(folder, models):
+    models = sorted(path.name for path in folder.glob("*") if path.is_dir())
+    if not models:
+        raise DataError(folder, "holds no folders of models", WHERE)
+    for model in models:
         for number in numbers:
             image = folder / model / f"color_{number:03d}.png"
             if not image.is_file():
@@ -123,27 +124,16 @@ def load_shapenet(
     )
 
 
-def load_shapenet_flat(
-    folder: Path,
-    framing: Framing,
-    models: Collection[str] | None = None,
-    focal_share: float = FOCAL_SHARE,
-) -> ViewSet:
+def load_shapenet_flat(folder: Path, framing: Framing, focal_share: float = FOCAL_SHARE) -> ViewSet:
     """Views named by model, azimuth and elevation; the background of transparent images becomes black."""
     found = []
     nested = not (folder / "images").is_dir()
-    for image in sorted(folder.glob("*/*.png") if nested else (folder / "images").glob("*.png")):
+    images, left_out = list_images(folder if nested else folder / "images", recursive=nested)
+    for image in sorted(images):
         match = (_FOLDER_NAME if nested else _FLAT_NAME).fullmatch(image.stem)
         if match:
             model = image.parent.name if nested else match["model"]
             found.append((model, int(match["azimuth"]), int(match["elevation"]), image))
-    if models is not None:
-        missing = sorted(set(models) - {model for model, *_ in found})
-        if missing:
-            raise DataError(
-                folder, f"holds no views of {missing[0]!r} ({len(missing)} objects missing)", WHERE
-            )
-        found = [entry for entry in found if entry[0] in set(models)]
     if not found:
         raise DataError(folder, "holds no views named <model>_<azimuth>_<elevation>.png", WHERE)
     height, width = read_image_size(found[0][3])
@@ -162,19 +152,8 @@ def load_shapenet_flat(
         K_stored=K.expand(len(found), 3, 3),
         stored_hw=(height, width),
         coordinates=torch.tensor([(a, e) for _, a, e, _ in found]),
+        notes=(left_out_note(left_out),) if left_out else (),
     )
-
-
-def _chosen_models(folder: Path, models: Collection[str] | None) -> list[str]:
-    there = sorted(path.name for path in folder.glob("*") if path.is_dir())
-    if not there:
-        raise DataError(folder, "holds no folders of models", WHERE)
-    if models is None:
-        return there
-    missing = sorted(set(models) - set(there))
-    if missing:
-        raise DataError(folder / missing[0], f"the model is missing, with {len(missing) - 1} others", WHERE)
-    return sorted(models)
 
 
 def _camera_poses(path: Path, matrices: Tensor, kind: PoseFiles) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from shared.errors import DataError
 from shared.files.images import read_depth_png, read_exr, read_image, undistort_image
-from shared.geometry.camera import check_pose, crop_intrinsics, depth_from_ray_distance, resize_intrinsics
+from shared.geometry.camera import crop_intrinsics, depth_from_ray_distance, resize_intrinsics
 
 __all__ = ["DepthFormat", "Framing", "ViewSet", "ViewSample", "check_intrinsics"]
 
@@ -122,23 +122,12 @@ class ViewSet:
     cache_mb: int = 0
 
     def __post_init__(self) -> None:
-        count = len(self.names)
-        lengths = {"groups": len(self.groups), "images": len(self.images), "poses": len(self.world_from_cam),
-                   "intrinsics": len(self.K_stored), "coordinates": len(self.coordinates)}  # fmt: skip
-        if count == 0 or any(length != count for length in lengths.values()):
-            found = ", ".join(f"{length} {name}" for name, length in lengths.items())
-            raise DataError(self.path, f"{count} views but {found}", "Each view needs one of each")
-        try:
-            check_pose(self.world_from_cam, "poses")
-        except ValueError:
-            self._name_bad_pose()
         check_intrinsics(self.path, self.K_stored, self.names)
         try:
             self.K = self.framing.K(self.K_stored, self.stored_hw).float()
         except ValueError as error:
-            raise DataError(
-                self.path, str(error), "Choose another crop, or check the size of the images"
-            ) from None
+            remedy = "Choose another crop, or check the size of the images"
+            raise DataError(self.path, str(error), remedy) from None
         self._cache: OrderedDict[int, ViewSample] = OrderedDict()
 
     def __len__(self) -> int:
@@ -151,13 +140,6 @@ class ViewSet:
     @property
     def has_depth(self) -> bool:
         return self.depths is not None and any(path is not None for path in self.depths)
-
-    def _name_bad_pose(self) -> None:
-        for name, pose in zip(self.names, self.world_from_cam, strict=True):
-            try:
-                check_pose(pose, f"view {name}")
-            except ValueError as error:
-                raise DataError(self.path, str(error), "Mend or remove this view") from None
 
     def index_of(self, name: str) -> int:
         """Index of a view; DataError if there is none of that name."""
@@ -205,8 +187,8 @@ class ViewSet:
         else:
             depth, valid = read_depth_png(path, unit_m=1.0)
         if tuple(depth.shape) != tuple(self.stored_hw):
-            raise DataError(path, f"the depth is {list(depth.shape)}, its image {list(self.stored_hw)}",
-                            "Depth maps have the size of their images")  # fmt: skip
+            reason = f"the depth is {list(depth.shape)}, its image {list(self.stored_hw)}"
+            raise DataError(path, reason, "Depth maps have the size of their images")
         depth = torch.where(valid, depth * self.depth_format.unit, 0.0)
         if self.depth_format.ray_length:
             depth = depth_from_ray_distance(depth, self.K_stored[index].float())

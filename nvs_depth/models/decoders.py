@@ -29,9 +29,7 @@ def activate_depth(raw: Tensor, kind: str) -> Tensor:
         return 2 * torch.tanh(raw) + 2
     if kind == "object_narrow":
         return torch.tanh(raw) + 2
-    if kind == "scene":
-        return 1 / (10 * torch.sigmoid(raw) + 0.01)
-    raise ValueError(f"unknown depth range {kind!r}: use object, object_narrow or scene")
+    return 1 / (10 * torch.sigmoid(raw) + 0.01)
 
 
 class ConvBlock(nn.Sequential):

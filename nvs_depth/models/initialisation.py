@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from nvs_depth.models.encoder import ResNet18Trunk
 from shared.errors import DataError
@@ -18,15 +18,12 @@ def initialise(network: nn.Module, trunk: ResNet18Trunk, scheme: str, imagenet_w
 
     "imagenet": as "default", then the trunk from a local file. "normal002": every convolution and linear
     layer N(0, 0.02) with zero bias, every normalisation gain N(1, 0.02): what the released code does to all
-    networks, its ImageNet trunk included. "default": PyTorch's. Raises ValueError for another name, DataError
-    without the file.
+    networks, its ImageNet trunk included. "default": PyTorch's. Raises DataError without the file.
     """
     if scheme == "imagenet":
         load_imagenet(trunk, imagenet_weights)
     elif scheme == "normal002":
         network.apply(_normal002)
-    elif scheme != "default":
-        raise ValueError(f"unknown encoder_init {scheme!r}: use imagenet, normal002 or default")
 
 
 def _normal002(module: nn.Module) -> None:
@@ -58,18 +55,7 @@ def load_imagenet(trunk: ResNet18Trunk, path: str = "") -> None:
         state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises half a dozen kinds for damaged files
         raise DataError(file, f"cannot be read as weights ({type(error).__name__})", remedy) from error
-    wanted = trunk.state_dict()
-    state = {
-        name: value
-        for name, value in state.items()
-        if isinstance(value, Tensor) and not name.startswith("fc.")
-    }
-    for name, tensor in wanted.items():
-        if name.endswith("num_batches_tracked"):
-            state.setdefault(name, tensor)
-        found = state.get(name)
-        if found is None or found.shape != tensor.shape or not torch.isfinite(found.float()).all():
-            shape = "nothing" if found is None else list(found.shape)
-            reason = f"does not fit: {name} should be {list(tensor.shape)} and finite, found {shape}"
-            raise DataError(file, reason, remedy)
-    trunk.load_state_dict({name: state[name] for name in wanted})
+    try:
+        trunk.load_state_dict({name: t for name, t in state.items() if not name.startswith("fc.")})
+    except (RuntimeError, AttributeError) as error:
+        raise DataError(file, f"does not fit: {' '.join(str(error).split())}", remedy) from None

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from nvs_depth import prepare
-from nvs_depth.datasets import photos
+from nvs_depth.datasets import posed as photos
 from nvs_depth.datasets.options import DataConfig
 from nvs_depth.datasets.select import load_views
 from shared.files.colmap import ColmapCamera, ColmapImage, ColmapModel, ColmapPoints
