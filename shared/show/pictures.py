@@ -17,15 +17,8 @@ from PIL import Image, ImageDraw, ImageFont
 from shared.files.images import to_uint8
 from shared.results import DepthMap
 
-__all__ = [
-    "captioned",
-    "colorize_depth",
-    "contact_sheet",
-    "depth_legend",
-    "depth_picture",
-    "depth_range",
-    "evenly",
-]
+__all__ = ["captioned", "colorize_depth", "contact_sheet", "depth_legend", "depth_picture", "depth_range"]
+__all__ += ["evenly"]
 
 
 def evenly(count: int, at_most: int) -> list[int]:

@@ -35,7 +35,7 @@ from shared.runs.log import read_metrics
 from shared.show.tables import ResultsTable
 from shared.show.video import first_frame
 
-__all__ = ["Curves", "Facts", "Picture", "Section", "Video", "curve_svg", "series", "write_report"]
+__all__ = ["Curves", "Picture", "Section", "Video", "curve_svg", "series", "write_report"]
 
 LARGEST_PNG = 600_000  # bytes; beyond it a JPEG is embedded, to keep the file easy to send
 NARROW = 320  # pictures below this width are shown enlarged, without interpolation
@@ -68,18 +68,11 @@ class Curves:
 
 
 @dataclass(frozen=True)
-class Facts:
-    """Short facts as pairs of a name and a value."""
-
-    values: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
 class Section:
     """A heading and what is below it; a plain string is a paragraph."""
 
     heading: str
-    items: Sequence[str | Picture | Video | Curves | Facts | ResultsTable]
+    items: Sequence[str | Picture | Video | Curves | ResultsTable]
 
 
 def write_report(
@@ -101,7 +94,7 @@ def write_report(
     page = _template().render(
         title=title,
         summary=summary,
-        facts_of_run=_run_facts(rows) | dict(facts or {}),
+        facts=_run_facts(rows) | dict(facts or {}),
         sections=[_section(section, rows) for section in sections],
         config=read_text(config) if config.exists() else "",
     )
@@ -134,8 +127,6 @@ def _content(item: Any, rows: Sequence[Mapping]) -> tuple[str, Any]:
             return "picture", _picture(Picture(item.path, item.caption))
         case Curves():
             return "curves", {"charts": [_chart(series(rows, name), name) for name in item.names]}
-        case Facts():
-            return "facts", item.values
         case ResultsTable():
             return "table", item
     return "text", item

@@ -36,19 +36,8 @@ from shared.runs.command import add_checkpoint_argument, add_device_argument, co
 from shared.runs.folder import find_checkpoint
 from shared.show.pictures import colorize_depth, depth_legend, depth_range
 
-__all__ = [
-    "LivePicture",
-    "LiveView",
-    "Part",
-    "PointCloud",
-    "ViewerCamera",
-    "ViewerPage",
-    "ViewerScene",
-    "cloud_from_depth",
-    "main",
-    "open_scene",
-    "relief",
-]
+__all__ = ["LivePicture", "LiveView", "Part", "PointCloud", "ViewerCamera", "ViewerPage", "ViewerScene"]
+__all__ += ["cloud_from_depth", "main", "open_scene", "relief"]
 
 PAPERS = Path(__file__).parents[2]  # the folder that holds the papers' folders
 RELIEF_DEPTH = 0.5  # of the picture's width
@@ -496,28 +485,13 @@ def _start_server(title: str, host: str, port: int | None) -> tuple[ModuleType, 
         socket.create_server((host, port or 0), family=family).close()
     except OSError as error:
         where = f"host {host}" if port is None else f"port {port} of {host}"
-        reason = error.strerror or str(error)
-        raise RunError(f"{where} cannot be used ({reason}); choose another with --port or --host") from None
+        raise RunError(f"{where} cannot be used ({error}); choose another with --port or --host") from None
     with contextlib.redirect_stdout(io.StringIO()):  # its banner; the caller says where the page is
         return viser, viser.ViserServer(host, port or 8080, label=title, verbose=False)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Serve the page until Ctrl-C; RunError or DataError if there is nothing to show."""
-    args = _parse(argv)
-    scene = open_scene(args.run, args.checkpoint, select_device(args.device))
-    with ViewerPage(scene, args.host, args.port) as page:
-        sys.stdout.write(f"{scene.title}\nopen {page.url} in a browser; Ctrl-C ends it\n")
-        sys.stdout.flush()
-        if args.open:
-            webbrowser.open(page.url)
-        try:
-            threading.Event().wait()
-        except KeyboardInterrupt:
-            sys.stdout.write("\n")
-
-
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder of train.py")
@@ -529,7 +503,14 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.port is not None and not 1 <= args.port <= 65535:
         parser.error(f"--port must be between 1 and 65535, got {args.port}")
-    return args
+    scene = open_scene(args.run, args.checkpoint, select_device(args.device))
+    with ViewerPage(scene, args.host, args.port) as page:
+        sys.stdout.write(f"{scene.title}\nopen {page.url} in a browser; Ctrl-C ends it\n")
+        sys.stdout.flush()
+        if args.open:
+            webbrowser.open(page.url)
+        with contextlib.suppress(KeyboardInterrupt):
+            threading.Event().wait()
 
 
 if __name__ == "__main__":

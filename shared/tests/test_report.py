@@ -12,7 +12,7 @@ from PIL import Image
 
 from shared.errors import DataError
 from shared.files.images import encode_png
-from shared.show.report import Curves, Facts, Picture, Section, Video, write_report
+from shared.show.report import Curves, Picture, Section, Video, write_report
 from shared.show.video import first_frame, write_video
 from shared.tests.report_parts import TABLE, solid_frames
 
@@ -48,11 +48,13 @@ def test_report_is_one_file_with_everything_in_it(run_folder):
     (run_folder / "view.png").write_bytes(encode_png(image[:, :50]))
     sections = [
         Section("Views & more", [NASTY, Picture(image, NASTY), Picture(big)]),
-        Section("Results", [TABLE, Facts({NASTY: NASTY})]),
+        Section("Results", [TABLE]),
         Section("Training", [Curves(["l1", "gan", NASTY])]),
         Section("Files", [Picture(run_folder / "view.png"), Video(video, "orbit")]),
     ]
-    path = write_report(run_folder, f"Title {NASTY}", sections, summary="Summary.", facts={"Device": "cpu"})
+    path = write_report(
+        run_folder, f"Title {NASTY}", sections, summary="Summary.", facts={"Device": "cpu", NASTY: NASTY}
+    )
     assert path == run_folder / "report.html"
     text, tree = read_page(path)
     tags = [element.tag for element in tree.iter()]
