@@ -176,6 +176,7 @@ def parse_table_args(
     rows: Collection[str],
     chosen: Collection[str] | None = None,
     seeds: Sequence[int] | None = None,
+    add_arguments: Callable[[argparse.ArgumentParser], Any] | None = None,
 ) -> argparse.Namespace:
     """Parse the arguments every `table.py` has; `chosen` and `seeds` are trained if none are named."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -191,6 +192,8 @@ def parse_table_args(
         help_seeds = "train every row once with each"
         add("--seeds", nargs="+", type=int, default=list(seeds), metavar="N", help=help_seeds)
     add_device_argument(parser)
+    if add_arguments is not None:
+        add_arguments(parser)
     return parser.parse_args(argv)
 
 
