@@ -253,6 +253,7 @@ def prepare_colmap() -> Trial:
     except ImportError:
         skipped["pycolmap"] = "not installed"
     else:
+        pycolmap.Reconstruction(folder.name).write(folder.name)  # binary
 
         def theirs() -> np.ndarray:
             points = pycolmap.Reconstruction(folder.name).points3D

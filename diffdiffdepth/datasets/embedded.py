@@ -168,7 +168,7 @@ def _write_multi_view(
         points,
         generator,
     )
-    write_colmap_model(folder / "sparse" / "0", model, binary=False)
+    write_colmap_model(folder / "sparse" / "0", model)
 
 
 def _pose_at(distance: float, yaw_deg: float, pitch_deg: float) -> Tensor:

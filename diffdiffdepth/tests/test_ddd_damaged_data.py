@@ -53,7 +53,6 @@ def truth(*shape: int, value: float = 1.0) -> Callable[[Path], None]:
 
 
 HCI = {
-    "no folder": Case(lambda folder: folder.rename(folder.with_name("gone")), "not a folder"),
     "a view missing": Case(remove("input_Cam004.png"), "1 of 9 views are missing, first input_Cam004"),
     "a view cut short": Case(cut("input_Cam007.png"), "cannot be decoded", "input_Cam007"),
     "a view of another size": Case(picture("input_Cam003.png", 16, 21), "21 x 16 pixels", "input_Cam003"),
@@ -109,7 +108,7 @@ STANFORD = {
     "two files for one view": Case(picture("out_01_02_-11.0_18.0.png", 16, 20), "both"),
     "all cameras at one place": Case(moved, "position"),
     "a view of another size": Case(
-        picture("out_01_02_-10.0_18.0.png", 18, 20), "differs in size", "out_01_02"
+        picture("out_01_02_-10.0_18.0.png", 18, 20), "10 x 9 pixels, not 10 x 8", "out_01_02"
     ),
     "signs of another kind": Case(write(SIGNS_FILE, '{"x": 2, "y": 1}'), "1 or -1", SIGNS_FILE),
     "signs cut short": Case(cut(SIGNS_FILE), "1 or -1", SIGNS_FILE),
@@ -169,7 +168,7 @@ def model(names: list[str] | None = None, camera: str = "PINHOLE", behind: bool 
 def colmap(folder: Path, **options: object) -> Path:
     for index in range(3):
         picture(f"images/{index}.png", 16, 20)(folder)
-    write_colmap_model(folder / "sparse" / "0", model(**options), binary=False)
+    write_colmap_model(folder / "sparse" / "0", model(**options))
     return folder
 
 

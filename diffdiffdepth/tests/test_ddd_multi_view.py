@@ -103,7 +103,7 @@ def test_mixed_sizes_are_named(views):
             if im.name == name
         }
     )
-    write_colmap_model(views / "sparse" / "0", model, binary=False)
+    write_colmap_model(views / "sparse" / "0", model)
     write_image(views / "images" / name, torch.zeros(3, 60, 70))
     with pytest.raises(DataError, match="70 x 60 pixels, not 80 x 60"):
         ColmapScenes(views)[0]

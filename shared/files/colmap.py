@@ -9,7 +9,7 @@ import itertools
 import math
 import os
 import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import NamedTuple
@@ -25,18 +25,13 @@ from shared.geometry.camera import intrinsics_matrix, invert_pose
 
 __all__ = [
     "CAMERA_MODEL_IDS",
-    "CameraRecord",
     "ColmapCamera",
     "ColmapImage",
     "ColmapModel",
     "ColmapPoints",
-    "ImageRecord",
-    "PointRecord",
     "find_colmap_model",
     "read_colmap_model",
-    "read_records",
     "write_colmap_model",
-    "write_records",
 ]
 
 
@@ -53,15 +48,6 @@ OTHER_CAMERA_MODELS = {5: "OPENCV_FISHEYE", 6: "FULL_OPENCV", 7: "FOV", 8: "SIMP
 CAMERA_MODEL_IDS = {name: number for number, (name, _) in CAMERA_MODELS.items()}
 REMEDY = "The file is damaged or incomplete: export the model again"
 KEYPOINT = np.dtype([("xy", "<f8", 2), ("point_id", "<i8")])  # 2^64 - 1 in the file reads as -1: no 3D point
-NO_KEYPOINTS = np.zeros(0, KEYPOINT)
-
-
-class CameraRecord(NamedTuple):
-    camera_id: int
-    model: str
-    width: int
-    height: int
-    params: tuple[float, ...]
 
 
 class ImageRecord(NamedTuple):
@@ -81,7 +67,9 @@ class PointRecord(NamedTuple):
     track: np.ndarray  # int64 [L, 2]: image id, keypoint index
 
 
-def read_records(folder: Path) -> tuple[list[CameraRecord], list[ImageRecord], list[PointRecord]]:
+def _read_records(
+    folder: Path,
+) -> tuple[list[tuple[int, "ColmapCamera"]], list[ImageRecord], list[PointRecord]]:
     """Read cameras, images and points3D, binary if they are there, else text; without points3D no points."""
     if (folder / "cameras.bin").is_file():
         cameras = list(_binary_cameras(_Binary(folder / "cameras.bin")))
@@ -95,24 +83,6 @@ def read_records(folder: Path) -> tuple[list[CameraRecord], list[ImageRecord], l
         remedy = "Name the folder that holds cameras, images and points3D, often sparse/0"
         raise DataError(folder, "holds no COLMAP model (neither cameras.bin nor cameras.txt)", remedy)
     return cameras, images, list(read_points(points_path)) if points_path.exists() else []
-
-
-def write_records(
-    folder: Path,
-    cameras: Iterable[CameraRecord],
-    images: Iterable[ImageRecord],
-    points: Iterable[PointRecord],
-    binary: bool,
-) -> None:
-    """Write the three files of a model."""
-    tables = {"cameras": list(cameras), "images": list(images), "points3D": list(points)}
-    for name, records in tables.items():
-        if binary:
-            rows = [_BINARY_ROWS[name](record) for record in records]
-            write_bytes(folder / f"{name}.bin", struct.pack("<Q", len(records)) + b"".join(rows))
-        else:
-            rows = [_TEXT_ROWS[name](record) for record in records]
-            write_bytes(folder / f"{name}.txt", "".join([_TEXT_HEADS[name], *rows]).encode())
 
 
 def _parameter_count(path: Path, place: str, model: str) -> int:
@@ -168,14 +138,14 @@ class _Binary:
             raise self.fail(f"{len(self.data) - self.offset} bytes are left over")
 
 
-def _binary_cameras(file: _Binary) -> Iterator[CameraRecord]:
+def _binary_cameras(file: _Binary) -> Iterator[tuple[int, "ColmapCamera"]]:
     (count,) = file.unpack("Q", "the number of cameras")
     for _ in range(count):
         place = f"byte {file.offset}"
         camera_id, number, width, height = file.unpack("IiQQ", "a camera")
         model = CAMERA_MODELS.get(number, [OTHER_CAMERA_MODELS.get(number, str(number))])[0]
         size = _parameter_count(file.path, place, model)
-        yield CameraRecord(camera_id, model, width, height, file.unpack(f"{size}d", "camera parameters"))
+        yield camera_id, ColmapCamera(model, width, height, file.unpack(f"{size}d", "camera parameters"))
     file.finish()
 
 
@@ -197,28 +167,6 @@ def _binary_points(file: _Binary) -> Iterator[PointRecord]:
         track = file.array(pair, "observations").astype(np.int64)
         yield PointRecord(point_id, (x, y, z), (red, green, blue), error_px, track)
     file.finish()
-
-
-def _binary_camera_row(c: CameraRecord) -> bytes:
-    layout = f"<IiQQ{len(c.params)}d"
-    return struct.pack(layout, c.camera_id, CAMERA_MODEL_IDS[c.model], c.width, c.height, *c.params)
-
-
-def _binary_image_row(i: ImageRecord) -> bytes:
-    head = struct.pack("<I7dI", i.image_id, *i.qvec, *i.tvec, i.camera_id) + i.name.encode() + b"\0"
-    return head + struct.pack("<Q", len(i.keypoints)) + i.keypoints.tobytes()
-
-
-def _binary_point_row(p: PointRecord) -> bytes:
-    head = struct.pack("<Q3d3BdQ", p.point_id, *p.xyz, *p.rgb, p.error_px, len(p.track))
-    return head + p.track.astype("<u4").tobytes()
-
-
-_BINARY_ROWS: dict[str, Callable[..., bytes]] = {
-    "cameras": _binary_camera_row,
-    "images": _binary_image_row,
-    "points3D": _binary_point_row,
-}
 
 
 # ---- text --------------------------------------------------------------------------------------------------
@@ -256,7 +204,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
     yield from enumerate(read_text(path).split("\n"), start=1)
 
 
-def _text_cameras(path: Path) -> Iterator[CameraRecord]:
+def _text_cameras(path: Path) -> Iterator[tuple[int, "ColmapCamera"]]:
     for number, text in _lines(path):
         line = _Line(path, number, text.split())
         if not line.words or line.words[0].startswith("#"):
@@ -265,7 +213,7 @@ def _text_cameras(path: Path) -> Iterator[CameraRecord]:
         size = _parameter_count(path, f"line {number}", line.words[1])
         if len(line.words) != 4 + size:
             raise line.fail(f"{line.words[1]} has {size} parameters, not {len(line.words) - 4}")
-        yield CameraRecord(camera_id, line.words[1], width, height, line.floats(4, 4 + size))
+        yield camera_id, ColmapCamera(line.words[1], width, height, line.floats(4, 4 + size))
 
 
 def _text_images(path: Path) -> Iterator[ImageRecord]:
@@ -309,29 +257,6 @@ def _text_points(path: Path) -> Iterator[PointRecord]:
             raise line.fail("a track comes in pairs of image id and keypoint index")
         track = np.array(line.ints(8, len(line.words)), np.int64).reshape(-1, 2)
         yield PointRecord(point_id, xyz, rgb, error_px, track)
-
-
-def _join(*values: float | str) -> str:
-    """Numbers with all their digits, so that reading them back is exact."""
-    return " ".join(value if isinstance(value, str) else repr(value) for value in values)
-
-
-def _text_image_row(i: ImageRecord) -> str:
-    head = _join(i.image_id, *i.qvec, *i.tvec, i.camera_id, i.name)
-    triples = zip(i.keypoints["xy"].tolist(), i.keypoints["point_id"].tolist(), strict=True)
-    return f"{head}\n{' '.join(_join(x, y, point_id) for (x, y), point_id in triples)}\n"
-
-
-_TEXT_ROWS: dict[str, Callable[..., str]] = {
-    "cameras": lambda c: _join(c.camera_id, c.model, c.width, c.height, *c.params) + "\n",
-    "images": _text_image_row,
-    "points3D": lambda p: _join(p.point_id, *p.xyz, *p.rgb, p.error_px, *p.track.flatten().tolist()) + "\n",
-}
-_TEXT_HEADS = {
-    "cameras": "# CAMERA_ID MODEL WIDTH HEIGHT PARAMS[]\n",
-    "images": "# IMAGE_ID QW QX QY QZ TX TY TZ CAMERA_ID NAME, then a line of X Y POINT3D_ID\n",
-    "points3D": "# POINT3D_ID X Y Z R G B ERROR TRACK[] of IMAGE_ID POINT2D_IDX\n",
-}
 
 
 PIXEL_CENTRE = 0.5  # COLMAP's coordinates of the centre of the top-left pixel
@@ -417,35 +342,57 @@ def read_colmap_model(folder: str | os.PathLike) -> ColmapModel:
     camera, values that are not finite, ids or names that come twice, and names that point out of the folder.
     """
     folder = Path(folder)
-    camera_records, image_records, point_records = read_records(folder)
+    camera_records, image_records, point_records = _read_records(folder)
     if not image_records:
         raise DataError(folder, "the model holds no images", "Reconstruct the scene again, with more overlap")
-    _check_ids(folder, "camera id", [record.camera_id for record in camera_records], 2**32)
+    _check_ids(folder, "camera id", [camera_id for camera_id, _ in camera_records], 2**32)
     _check_ids(folder, "image id", [record.image_id for record in image_records], 2**32)
     _check_ids(folder, "point id", [record.point_id for record in point_records], 2**63)
-    cameras = {record.camera_id: _camera(folder, record) for record in camera_records}
+    for camera_id, camera in camera_records:
+        _check_camera(folder, f"camera {camera_id}", camera)
+    cameras = dict(camera_records)
     images = {record.image_id: _image(folder, record) for record in image_records}
-    for record in image_records:
-        if record.camera_id not in cameras:
-            reason = f"the image {record.name!r} names camera {record.camera_id}, which is not there"
+    for image in images.values():
+        if image.camera_id not in cameras:
+            reason = f"the image {image.name!r} names camera {image.camera_id}, which is not there"
             raise DataError(folder, reason, EDITED)
     points = _points(folder, point_records)
     if len({image.name for image in images.values()}) < len(images):
         raise DataError(folder, "an image name comes twice", EDITED)
-    strangers = set(points.tracks[:, 0].unique().tolist()) - set(images)
-    if strangers:
-        raise DataError(folder, f"points3D names image {min(strangers)}, which is not there", EDITED)
+    unknown = set(points.tracks[:, 0].unique().tolist()) - set(images)
+    if unknown:
+        raise DataError(folder, f"points3D names image {min(unknown)}, which is not there", EDITED)
     return ColmapModel(cameras, images, points)
 
 
-def write_colmap_model(folder: str | os.PathLike, model: ColmapModel, *, binary: bool = True) -> None:
-    """Write cameras, images and points3D in COLMAP's format; text keeps every digit."""
-    cameras = [
-        CameraRecord(camera_id, camera.model, camera.width, camera.height, camera.params)
-        for camera_id, camera in sorted(model.cameras.items())
-    ]
-    images = [_image_record(i, image) for i, image in sorted(model.images.items())]
-    write_records(Path(folder), cameras, images, _point_records(model.points), binary)
+def write_colmap_model(folder: str | os.PathLike, model: ColmapModel) -> None:
+    """Write cameras, images and points3D as COLMAP's text files, with every digit."""
+    by_id = sorted(model.cameras.items())
+    cameras = [f"{i} {c.model} {c.width} {c.height} {_join(c.params)}" for i, c in by_id]
+    images = []
+    for image_id, image in sorted(model.images.items()):
+        cam_from_world = invert_pose(image.world_from_cam.to(torch.float64))
+        x, y, z, w = Rotation.from_matrix(cam_from_world[:3, :3].numpy()).as_quat(canonical=True).tolist()
+        pose = _join((w, x, y, z, *cam_from_world[:3, 3].tolist()))
+        keypoints = zip((image.keypoints_px + PIXEL_CENTRE).tolist(), image.point_ids.tolist(), strict=True)
+        images.append(f"{image_id} {pose} {image.camera_id} {image.name}")
+        images.append(" ".join(_join((*xy, point_id)) for xy, point_id in keypoints))
+    p = model.points
+    tracks = [p.tracks[start:stop].flatten().tolist() for start, stop in itertools.pairwise(p.track_starts)]
+    columns = zip(p.ids.tolist(), p.xyz.tolist(), p.rgb.tolist(), p.error_px.tolist(), tracks, strict=True)
+    points = [_join((i, *xyz, *rgb, error_px, *track)) for i, xyz, rgb, error_px, track in columns]
+    heads = {
+        "cameras": "# CAMERA_ID MODEL WIDTH HEIGHT PARAMS[]",
+        "images": "# IMAGE_ID QW QX QY QZ TX TY TZ CAMERA_ID NAME, then a line of X Y POINT3D_ID",
+        "points3D": "# POINT3D_ID X Y Z R G B ERROR TRACK[] of IMAGE_ID POINT2D_IDX",
+    }
+    for (name, head), rows in zip(heads.items(), (cameras, images, points), strict=True):
+        write_bytes(Path(folder) / f"{name}.txt", "\n".join([head, *rows, ""]).encode())
+
+
+def _join(values: Iterable[float]) -> str:
+    """Numbers with all their digits, so that reading them back is exact."""
+    return " ".join(map(repr, values))
 
 
 def _check_ids(folder: Path, what: str, ids: list[int], bound: int) -> None:
@@ -457,16 +404,14 @@ def _check_ids(folder: Path, what: str, ids: list[int], bound: int) -> None:
         seen.add(number)
 
 
-def _camera(folder: Path, record: CameraRecord) -> ColmapCamera:
-    place = f"camera {record.camera_id}"
-    if not (0 < record.width <= LARGEST_SIDE and 0 < record.height <= LARGEST_SIDE):
-        raise DataError(folder, f"{place}: the size {record.width} x {record.height} makes no sense", EDITED)
-    if not np.isfinite(record.params).all():
-        raise DataError(folder, f"{place}: NaN or infinite parameters {record.params}", EDITED)
-    focal_count = 2 if record.model in ("PINHOLE", "OPENCV") else 1
-    if min(record.params[:focal_count]) <= 0:
-        raise DataError(folder, f"{place}: the focal length {min(record.params[:focal_count])} <= 0", EDITED)
-    return ColmapCamera(record.model, record.width, record.height, record.params)
+def _check_camera(folder: Path, place: str, camera: ColmapCamera) -> None:
+    if not (0 < camera.width <= LARGEST_SIDE and 0 < camera.height <= LARGEST_SIDE):
+        raise DataError(folder, f"{place}: the size {camera.width} x {camera.height} makes no sense", EDITED)
+    if not np.isfinite(camera.params).all():
+        raise DataError(folder, f"{place}: NaN or infinite parameters {camera.params}", EDITED)
+    focal = min(camera.params[: 2 if camera.model in ("PINHOLE", "OPENCV") else 1])
+    if focal <= 0:
+        raise DataError(folder, f"{place}: the focal length {focal} <= 0", EDITED)
 
 
 def _image(folder: Path, record: ImageRecord) -> ColmapImage:
@@ -495,16 +440,6 @@ def _image(folder: Path, record: ImageRecord) -> ColmapImage:
     )
 
 
-def _image_record(image_id: int, image: ColmapImage) -> ImageRecord:
-    cam_from_world = invert_pose(image.world_from_cam.to(torch.float64))
-    x, y, z, w = Rotation.from_matrix(cam_from_world[:3, :3].numpy()).as_quat(canonical=True).tolist()
-    keypoints = np.zeros(len(image.point_ids), KEYPOINT)
-    keypoints["xy"] = image.keypoints_px.numpy() + PIXEL_CENTRE
-    keypoints["point_id"] = image.point_ids.numpy()
-    tvec = tuple(cam_from_world[:3, 3].tolist())
-    return ImageRecord(image_id, (w, x, y, z), tvec, image.camera_id, image.name, keypoints)
-
-
 def _points(folder: Path, records: list[PointRecord]) -> ColmapPoints:
     xyz = np.array([record.xyz for record in records], np.float64).reshape(-1, 3)
     error_px = np.array([record.error_px for record in records], np.float64)
@@ -521,13 +456,3 @@ def _points(folder: Path, records: list[PointRecord]) -> ColmapPoints:
         track_starts=torch.from_numpy(starts),
         tracks=torch.from_numpy(np.concatenate([np.zeros((0, 2), np.int64), *tracks])),
     )
-
-
-def _point_records(points: ColmapPoints) -> list[PointRecord]:
-    starts = points.track_starts.tolist()
-    tracks = [points.tracks[start:stop].numpy() for start, stop in itertools.pairwise(starts)]
-    columns = (points.ids, points.xyz, points.rgb, points.error_px)
-    return [
-        PointRecord(point_id, tuple(xyz), tuple(rgb), error_px, track)
-        for point_id, xyz, rgb, error_px, track in zip(*(c.tolist() for c in columns), tracks, strict=True)
-    ]

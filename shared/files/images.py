@@ -37,7 +37,6 @@ __all__ = [
     "read_npy",
     "read_npz",
     "read_pfm",
-    "read_rgba",
     "to_uint8",
     "undistort_image",
     "write_depth_png",
@@ -58,7 +57,7 @@ UNREAD_KINDS = re.compile(r"\.(heic|heif|avif|jxl|jp2|gif|tga|psd|dng|cr2|cr3|ne
 IMAGE_FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP")
 EXIF_ORIENTATION = 0x0112
 PFM_HEADER = re.compile(rb"(Pf|PF)\s+(\d+)\s+(\d+)\s+(\S+)\s")  # one white-space byte ends it
-COPY_AGAIN = "Copy it again or make it again"
+COPY_AGAIN = "Copy it again, or make it again"
 
 
 def list_images(folder: str | os.PathLike, *, recursive: bool = False) -> tuple[list[Path], list[Path]]:
@@ -86,7 +85,7 @@ def list_images(folder: str | os.PathLike, *, recursive: bool = False) -> tuple[
 def natural_order(path: str | os.PathLike) -> list[tuple[int, str]]:
     """A key to sort names by, with numbers in them as numbers: img2 before img10."""
     parts = re.split(r"(\d+)", os.fspath(path).lower())
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts] + [(-1, os.fspath(path))]
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
 
 
 def left_out_note(left_out: Sequence[Path]) -> str:
@@ -116,22 +115,11 @@ def read_image(path: str | os.PathLike, *, background: Sequence[float] | None = 
     colour, alpha = colour_alpha[:3], colour_alpha[3:]
     if background is not None:
         backdrop = torch.tensor(list(background), dtype=torch.float32)
-        if backdrop.shape != (3,) or not bool(((backdrop >= 0) & (backdrop <= 1)).all()):
-            raise ValueError(f"background must be three numbers in [0, 1], not {background!r}")
         return colour * alpha + backdrop[:, None, None] * (1 - alpha)
     if bool((alpha < 1).any()):
         remedy = "Name the background to put it on, for example background=(1, 1, 1) for white"
         raise DataError(path, "the image has transparent pixels", remedy)
     return colour.contiguous()
-
-
-def read_rgba(path: str | os.PathLike) -> Tensor:
-    """Read an image with its straight alpha, 1 where it has none: float32 [4, H, W]; see `read_image`."""
-    pixels = _to_unit_range(_decode(path))
-    if pixels.shape[0] == 4:
-        return pixels
-    colour = pixels.expand(3, -1, -1)
-    return torch.cat([colour, torch.ones_like(colour[:1])])
 
 
 def read_image_size(path: str | os.PathLike) -> tuple[int, int]:
@@ -502,7 +490,10 @@ def as_image(image: Any, name: str = "image") -> Tensor:
 
 
 def to_uint8(image: Any) -> np.ndarray:
-    """Turn an image tensor or array (see the top of this file) into uint8 RGB [H, W, 3]; NaN is black."""
+    """uint8 RGB [H, W, 3] of a tensor [3 | 1, H, W] or array [H, W, 3 | 1], floats in [0, 1] or uint8.
+
+    Floats are clipped, NaN is black. Raises ValueError for other shapes and types.
+    """
     if isinstance(image, torch.Tensor):
         image = image.detach().float().cpu() if image.is_floating_point() else image.detach().cpu()
         image = (image.permute(1, 2, 0) if image.ndim == 3 else image).numpy()
