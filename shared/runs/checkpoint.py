@@ -13,9 +13,9 @@ import pickle
 import shutil
 import typing
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +27,6 @@ from shared.runs.folder import find_checkpoint
 
 __all__ = [
     "Checkpoint",
-    "Stateful",
     "first_nan",
     "first_nonfinite",
     "load_checkpoint",
@@ -39,14 +38,6 @@ __all__ = [
 FORMAT = "depth-and-views checkpoint"
 VERSION = 2  # 1: without `facts`
 ANOTHER_FILE = "Name a checkpoint that train.py wrote (checkpoints/last.pt or best.pt of a run folder)"
-
-
-class Stateful(Protocol):
-    """What a checkpoint can keep: a network, an optimiser, a scheduler, a gradient scaler."""
-
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state_dict: Any) -> Any: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +57,7 @@ class Checkpoint:
     rng: list[dict[str, Any]]
     state: dict[str, dict[str, Any]]
 
-    def load_into(self, objects: Mapping[str, Stateful]) -> None:
+    def load_into(self, objects: Mapping[str, Any]) -> None:
         """Load the named states into networks, optimisers and so on; if one does not fit, nothing changes."""
         for name, target in objects.items():
             if not isinstance(self.state.get(name), dict):
@@ -97,7 +88,7 @@ class Checkpoint:
 
 def save_checkpoint(
     path: str | Path,
-    state: Mapping[str, Stateful],
+    state: Mapping[str, Any],
     *,
     paper: str,
     step: int,
@@ -107,7 +98,7 @@ def save_checkpoint(
     rng: list[dict[str, Any]] | None = None,
     also: str | Path | None = None,
 ) -> None:
-    """Write states and header to `path` atomically, and under the name `also` if that is given.
+    """Write the states of networks, optimisers and so on, and a header, to `path` and `also` atomically.
 
     Raises CheckpointError if the file cannot be written; the older file then stays as it was. Raises
     TypeError for a state that holds anything but tensors, numbers, strings, None, lists, tuples and dicts.
@@ -249,12 +240,10 @@ def first_nonfinite(tensors: Mapping[str, Tensor]) -> str | None:
 
 def first_nan(state: Any, name: str = "") -> str | None:
     """Dotted name of the first tensor with NaN in nested dicts, lists and tuples; infinity is let pass."""
-    return next((where for where, tensor in _tensors(state, name) if tensor.isnan().any()), None)
-
-
-def _tensors(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
-    if isinstance(value, Tensor):
-        yield name, value
-    items = dict(enumerate(value)) if isinstance(value, list | tuple) else value
-    for key, item in items.items() if isinstance(items, Mapping) else ():
-        yield from _tensors(item, f"{name}.{key}" if name else str(key))
+    if isinstance(state, Tensor):
+        return name if state.isnan().any() else None
+    items = dict(enumerate(state)) if isinstance(state, list | tuple) else state
+    if not isinstance(items, Mapping):
+        return None
+    found = (first_nan(item, f"{name}.{key}" if name else str(key)) for key, item in items.items())
+    return next((where for where in found if where is not None), None)

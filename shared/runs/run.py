@@ -34,7 +34,6 @@ from shared.files.disk import write_bytes, write_json
 from shared.files.images import encode_png, to_uint8
 from shared.runs.checkpoint import (
     Checkpoint,
-    Stateful,
     first_nan,
     first_nonfinite,
     load_checkpoint,
@@ -115,7 +114,7 @@ class Run:
         self.folder, self.config, self.device = folder.path, config, device
         self.rank, self.world_size, self.is_main = rank, world_size, rank == 0
         self._paths, self._paper, self._args, self._checkpoint = folder, paper, args, checkpoint
-        self._state: Mapping[str, Stateful] = {}
+        self._state: Mapping[str, Any] = {}
         self._weights: dict[str, Tensor] = {}
         self._facts: dict[str, Any] = {}
         self._made_by = made_by(paper, args)
@@ -127,7 +126,7 @@ class Run:
 
     # -- start, loop, end
 
-    def restore(self, state: Mapping[str, Stateful], facts: Mapping[str, Any] | None = None) -> int:
+    def restore(self, state: Mapping[str, Any], facts: Mapping[str, Any] | None = None) -> int:
         """Load the checkpoint of a resumed run into `state` and return the number of finished steps.
 
         Restores the random generators as well and drops the log entries made after the checkpoint, so that
@@ -260,7 +259,7 @@ class Run:
     def save(
         self,
         step: int,
-        state: Mapping[str, Stateful],
+        state: Mapping[str, Any],
         facts: Mapping[str, Any] | None = None,
         score: float | None = None,
     ) -> None:
