@@ -23,7 +23,7 @@ from shared.runs.config import config_from_dict
 __all__ = ["EncodedImage", "PairPrediction", "ViewSynthesizer"]
 
 AT_ONCE = 8  # new views per pass
-DEPTH_SCALE = "learned from the training poses; right only for pictures like the training images"
+DEPTH_SCALE = "that of the training poses; right only for pictures like the training images"
 DEPTH_INVALID = "none marked; the black background of objects has no meaningful depth"
 
 
@@ -47,7 +47,7 @@ class ViewSynthesizer:
         >>> synthesizer = ViewSynthesizer.load("runs/nvs_depth-quick")  # doctest: +SKIP
         >>> views = synthesizer.views("chair.png", None, target_from_source)  # doctest: +SKIP
         >>> views.images.shape, views.depth.unit  # doctest: +SKIP
-        (torch.Size([5, 3, 64, 64]), 'units of the training poses (objects: their centre is 2 away)')
+        (torch.Size([5, 3, 64, 64]), 'scene units')
     """
 
     def __init__(
@@ -86,8 +86,8 @@ class ViewSynthesizer:
 
     @property
     def unit(self) -> str:
-        """The unit of depths and of the translations of poses."""
-        return "m" if self.unit_m else "units of the training poses (objects: their centre is 2 away)"
+        """Of depths and of the translations of poses; in scene units objects are 2 away in training."""
+        return "m" if self.unit_m else "scene units"
 
     def views(self, image: Any, K: Any, target_from_source: Any) -> Views:
         """New views [N, 3, S, S] with z-depth [N, S, S] from cameras [N, 4, 4] relative to one picture.

@@ -96,7 +96,7 @@ def evaluate(synthesizer: ViewSynthesizer, split: Split, folder: Path) -> dict[s
         "images": {key: _means([row[key] for row in rows]) for key in IMAGE_LABELS},
         "depth": _depth_means(rows),
         "depth_l1_between": sum(row["depth_l1_between"] for row in rows) / len(rows),
-        "depth_unit": "m" if split.test.views.unit_m else "scene units",
+        "depth_unit": synthesizer.unit,
         "depth_limits": limits,
         "constant_depth": constant,
         "seconds_per_pair": seconds / len(rows),

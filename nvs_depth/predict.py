@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     views = source.views(poses)
     write_pfm(folder / "source_depth.pfm", source.depth.values)
     views.save(folder)
-    frames = view_frames(source, views, "scale of the training poses")
+    frames = view_frames(source, views)
     video = write_video(folder / "moving_camera.mp4", frames, args.fps)
     for note in source.notes:
         print(f"note: {note}")  # noqa: T201

@@ -15,7 +15,7 @@ from nvs_depth.paths import relative_path
 from shared.files.disk import write_bytes
 from shared.files.images import encode_png
 from shared.results import Views
-from shared.show.pictures import colorize_depth, contact_sheet, depth_legend, depth_picture
+from shared.show.pictures import colorize_depth, contact_sheet, depth_legend, depth_picture, depth_range
 from shared.show.report import Curves, Picture, Section, Video, write_report
 from shared.show.tables import Column, ResultsTable
 from shared.show.video import write_video
@@ -24,7 +24,6 @@ __all__ = [
     "IMAGE_LABELS",
     "depth_table",
     "image_table",
-    "depth_spread",
     "paper_tables",
     "pair_sheet",
     "run_tables",
@@ -85,9 +84,9 @@ def pair_sheet(synthesizer: ViewSynthesizer, split: Split, count: int) -> np.nda
     batch = load_pairs(views, pairs[chosen]).to(synthesizer.device)
     prediction = synthesizer.predict_pairs(batch)
     known = batch.depth_target[batch.valid_target]
-    low, high = depth_spread(known if len(known) else prediction.depth_read)
-    scale, unit = (views.unit_m, "m") if views.unit_m else (1.0, "scene units")
-    legend = depth_legend(min(400, len(chosen) * CELL), scale * low, scale * high, unit, DEPTH_STATUS)
+    low, high = depth_range((known if len(known) else prediction.depth_read).reshape(1, -1))
+    scale, width = views.unit_m or 1.0, min(400, len(chosen) * CELL)
+    legend = depth_legend(width, scale * low, scale * high, synthesizer.unit, DEPTH_STATUS)
     error = (prediction.image - batch.image_target).abs().mean(1, keepdim=True)
 
     def coloured(depths: Tensor, valid: Tensor | None = None) -> list[np.ndarray]:
@@ -109,13 +108,12 @@ def pair_sheet(synthesizer: ViewSynthesizer, split: Split, count: int) -> np.nda
     return contact_sheet(list(rows.values()), row_captions=list(rows), cell_width=CELL, legend=legend)
 
 
-def view_frames(source: EncodedImage, views: Views, status: str) -> Iterator[np.ndarray]:
+def view_frames(source: EncodedImage, views: Views) -> Iterator[np.ndarray]:
     """Video frames: the given image, each view and its depth, coloured over the given image's range."""
-    low, high = depth_spread(source.depth.values)
-    unit = "m" if source.depth.unit == "m" else "training units"
-    for view, depth in zip(views.images, views.depth.values, strict=True):
-        side = max(256, view.shape[-1])
-        shown = depth_picture(depth, unit=unit, status=status, vmin=low, vmax=high, min_width=side)
+    low, high = depth_range(source.depth)
+    side = max(256, views.images.shape[-1])
+    for view, depth in zip(views.images, views.depth, strict=True):
+        shown = depth_picture(depth, status=DEPTH_STATUS, vmin=low, vmax=high, min_width=side)
         row = [source.image, view, shown]
         yield contact_sheet([row], columns=("given", "new view", "its depth"), cell_width=side)
 
@@ -224,10 +222,4 @@ def _moving_camera(synthesizer: ViewSynthesizer, split: Split) -> Iterator[np.nd
     else:
         path = relative_path("swing", VIDEO_FRAMES, amount=35.0)
     source = synthesizer.encode(sample.image, sample.K)
-    return view_frames(source, source.views(path), DEPTH_STATUS)
-
-
-def depth_spread(values: Tensor) -> tuple[float, float]:
-    """A range of colours for depths: their 2nd and 98th percentile."""
-    low, high = np.percentile(values.detach().cpu().numpy(), [2, 98])
-    return float(low), float(high) if high > low else float(low) + 1e-3
+    return view_frames(source, source.views(path))

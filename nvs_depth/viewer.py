@@ -40,8 +40,8 @@ def scene_of(run: Path, checkpoint: Literal["best", "last"], device: torch.devic
     if config.model.depth_range != "scene":
         notes.append("The black background is left out.")
     title = f"Single-image view synthesis, {config.label.lower()}: {Path(config.data.root).name}"
-    unit = "m" if synthesizer.unit_m else "scene units"
-    return ViewerScene(title, unit, f"z-depth, {DEPTH_STATUS}", tuple(parts), (*notes, *split.notes))
+    status = f"z-depth, {DEPTH_STATUS}"
+    return ViewerScene(title, synthesizer.unit, status, tuple(parts), (*notes, *split.notes))
 
 
 def _part(

@@ -50,7 +50,7 @@ class PairSet:
     @property
     def used(self) -> list[int]:
         """The views that are source or target of a pair, in their order."""
-        return torch.cat([self.sources, self.targets[self.targets >= 0]]).unique().tolist()
+        return self.all_pairs().unique().tolist()
 
     def draw(self, generator: torch.Generator) -> Tensor:
         """One target, drawn evenly, for every source: pairs [n, 2]."""

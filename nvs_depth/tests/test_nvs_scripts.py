@@ -1,23 +1,31 @@
-"""Scripts as a user runs them, on two tiny embedded objects; KITTI conversion; paths; tables."""
+"""Scripts and the Python object as a user runs them, on two tiny embedded objects; KITTI; paths."""
 
 import json
 import math
+import shutil
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from nvs_depth import ViewSynthesizer, predict, prepare, table, train
 from nvs_depth import eval as evaluation
-from nvs_depth import predict, prepare, table, train
 from nvs_depth.config import TrainConfig
 from nvs_depth.datasets.kitti_convert import convert_drive, oxts_poses, project_lidar
+from nvs_depth.datasets.pairs import load_pairs
 from nvs_depth.models.encoder import Encoder
+from nvs_depth.models.synthesis import SynthesisNetwork
 from nvs_depth.paths import relative_path
 from nvs_depth.train import learning_rate
-from shared.errors import DataError, RunError
-from shared.files.images import read_depth_png, read_image_size, read_pfm, write_image
+from shared.errors import CheckpointError, DataError, RunError
+from shared.files.images import read_depth_png, read_image, read_image_size, read_pfm, write_image
 from shared.geometry.camera import check_pose, invert_pose, transform_points
+from shared.runs.checkpoint import save_checkpoint
+from shared.runs.config import config_to_dict
 
 CONFIGS = sorted((Path(train.__file__).parent / "configs").glob("*.yaml"))
 
@@ -94,14 +102,11 @@ def test_predict_makes_views_without_a_target(run_folder, tmp_path, capsys):
     one, other = (read_pfm(tmp_path / n / "depth_0002.pfm") for n in "ab")
     torch.testing.assert_close(one, other, rtol=0, atol=1e-4)
     assert "only the square in the middle of 70 x 50" in capsys.readouterr().out
-    assert "units of the training poses" in json.loads((tmp_path / "a" / "depth.json").read_text())["unit"]
-    doubled = "2 0 0 0 0 2 0 0 0 0 2 0 0 0 0 1"
-    broken = {"1 2 3": "line 1: 3 numbers", "": "empty", doubled: "not orthonormal"}
-    broken[lines[0].replace("1.0", "nan", 1)] = "nan"
-    for text, message in broken.items():
-        (tmp_path / "poses.txt").write_text(text)
-        with pytest.raises(DataError, match=message):
-            predict.main([*common, "--poses", str(tmp_path / "poses.txt")])
+    assert json.loads((tmp_path / "a" / "depth.json").read_text())["unit"] == "scene units"
+    (tmp_path / "poses.txt").write_text("1 2 3")
+    with pytest.raises(DataError, match=r"poses.txt: line 1"):
+        predict.main([*common, "--poses", str(tmp_path / "poses.txt"), "--out", str(tmp_path / "c")])
+    assert not (tmp_path / "c").exists()
 
 
 def test_predict_encodes_once(run_folder, tmp_path, monkeypatch):
@@ -114,6 +119,79 @@ def test_predict_encodes_once(run_folder, tmp_path, monkeypatch):
     command = ["--run", str(run_folder), "--device", "cpu", str(tmp_path / "thing.png"), "--frames", "9"]
     predict.main([*command, "--out", str(tmp_path / "out")])
     assert calls == [1]
+
+
+# ---- in Python ---------------------------------------------------------------------------------------------
+
+
+def test_a_moved_run_without_its_data_is_used_in_three_lines(run_folder, tmp_path, monkeypatch):
+    shutil.copytree(run_folder, tmp_path / "moved")
+    picture = torch.rand(3, 50, 70, generator=torch.Generator().manual_seed(0))
+    write_image(tmp_path / "thing.png", picture)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("nvs_depth.datasets.select.load_split", lambda *_: pytest.fail("the data were read"))
+    arguments = ["--run", "moved", "thing.png", "--device", "cpu", "--focal-px", "80", "--frames", "10"]
+    predict.main([*arguments, "--out", "out"])
+
+    poses = relative_path("swing", 10, 30.0)
+    synthesizer = ViewSynthesizer.load("moved", device="cpu")
+    K = np.array([[80, 0, 34.5], [0, 80, 24.5], [0, 0, 1]])
+    views = synthesizer.views("thing.png", K, poses)
+    for index in (0, 9):
+        assert torch.equal(views.depth.values[index], read_pfm(f"out/depth_{index:04d}.pfm"))
+        written = read_image(f"out/view_{index:04d}.png")
+        torch.testing.assert_close(views.images[index], written, rtol=0, atol=0.6 / 255)
+    depth = synthesizer.depth("thing.png", K)
+    assert torch.equal(depth.values, read_pfm("out/source_depth.pfm"))
+    record = json.loads(Path("out/depth.json").read_text())
+    assert record["kind"] == "z_depth"
+    assert record["unit"] == "scene units"
+    assert record["K"] == views.depth.K.tolist() == depth.K.tolist()
+    # the same picture as a tensor and as an array
+    pixels = read_image("thing.png")
+    assert torch.equal(synthesizer.depth(pixels, K).values, depth.values)
+    assert torch.equal(synthesizer.depth(pixels.permute(1, 2, 0).numpy(), K).values, depth.values)
+
+
+def test_views_are_those_of_the_evaluation(run_folder):
+    synthesizer = ViewSynthesizer.load(run_folder / "checkpoints" / "last.pt", "cpu")
+    split = evaluation.load_test_pairs(synthesizer.config)
+    batch = load_pairs(split.test.views, split.test_pairs)
+    evaluated = synthesizer.predict_pairs(batch)
+    views = synthesizer.views(batch.image_source[1], batch.K_source[1], batch.target_from_source[1:2])
+    torch.testing.assert_close(views.images[0], evaluated.image[1], rtol=0, atol=1e-5)
+    torch.testing.assert_close(views.depth.values[0], evaluated.depth_new[1, 0], rtol=0, atol=1e-5)
+    torch.testing.assert_close(synthesizer.K, batch.K_source[0])
+
+
+def test_wrong_arguments_are_named(run_folder, tmp_path):
+    synthesizer = ViewSynthesizer.load(run_folder, "cpu")
+    image, poses = torch.rand(3, 64, 64), relative_path("swing", 2, 10.0)
+    for wrong in (torch.rand(1, 64, 64), torch.rand(3, 64, 64) * 255, None):
+        with pytest.raises(ValueError, match="image must"):
+            synthesizer.depth(wrong)
+    for wrong in (torch.eye(4), torch.zeros(3, 3), torch.full((3, 3), torch.nan)):
+        with pytest.raises(ValueError, match="K must"):
+            synthesizer.views(image, wrong, poses)
+    for wrong in (torch.eye(4), poses[:, :3], 2 * poses, poses[:0]):
+        with pytest.raises(ValueError, match="target_from_source"):
+            synthesizer.views(image, None, wrong)
+    with pytest.raises(RunError, match="nothing_here"):
+        ViewSynthesizer.load("nothing_here")
+    old = tmp_path / "old.pt"
+    network = SynthesisNetwork(synthesizer.config.model)
+    config = config_to_dict(synthesizer.config)
+    save_checkpoint(old, {"model": network}, paper="nvs_depth", step=1, config=config)
+    with pytest.raises(CheckpointError, match="old.pt.*--resume"):
+        ViewSynthesizer.load(old)
+
+
+def test_the_package_is_imported_without_torch():
+    code = "import sys, nvs_depth; assert 'torch' not in sys.modules; assert nvs_depth.ViewSynthesizer"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# ---- tables and paths --------------------------------------------------------------------------------------
 
 
 def test_table_collects_rows_and_seeds(run_folder):
@@ -135,11 +213,11 @@ def test_table_collects_rows_and_seeds(run_folder):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (("--frames", "0"), "at least one frame"),
-        (("--fps", "0"), "at least one frame"),
-        (("--fps", "nan"), "at least one frame"),
-        (("--amount", "nan"), "must be finite"),
-        (("--distance", "inf"), "must be finite"),
+        (("--frames", "0"), "--frames 0"),
+        (("--fps", "nan"), "--fps nan"),
+        (("--amount", "nan"), "--amount nan"),
+        (("--distance", "inf"), "--distance inf"),
+        (("--focal-px", "-1"), "--focal-px -1"),
     ],
 )
 def test_predict_refuses_a_path_that_is_none(run_folder, wrong, message):
@@ -156,9 +234,6 @@ def test_published_learning_rate():
     config.decay_steps, config.steps = 10, 20
     assert learning_rate(10, 100, config) == 6e-5
     assert learning_rate(20, 100, config) == pytest.approx(0.05 * 6e-5)
-
-
-# ---- paths -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["orbit", "swing", "forward", "sway"])
@@ -186,7 +261,7 @@ def test_forward_moves_the_scene_towards_the_camera():
     torch.testing.assert_close(moved, torch.tensor([0.0, 0.0, 1.5]))
 
 
-# ---- prepare -----------------------------------------------------------------------------------------------
+# ---- prepare ----------------------------------------------------------------------------------------------
 
 
 def test_check_proves_the_geometry_of_embedded_objects(run_folder, capsys):
