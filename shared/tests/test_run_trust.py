@@ -6,7 +6,6 @@ import math
 import os
 import random
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -20,7 +19,6 @@ from typing import Any
 import pytest
 import torch
 
-import shared
 from shared.errors import RunStopped
 from shared.runs.checkpoint import Checkpoint, load_checkpoint
 from shared.runs.command import command_line
@@ -241,54 +239,6 @@ def test_a_full_disk_is_one_line_and_the_old_checkpoint(toy: Toy, tmp_path: Path
     assert re.search("last.pt: cannot be written .*the older file is intact. Check the free space", error)
     assert folder_bytes(out / "checkpoints") == before
     toy.run(out, resume=True)  # with room again it goes on
-
-
-FULL_DISK = """
-import contextlib, sys
-from pathlib import Path
-import torch
-from shared.runs.command import command_line
-from shared.runs.run import open_run
-from shared.tests.toy_run import ToyConfig, arguments
-
-def main():
-    out = Path(sys.argv[1])
-    with open_run(ToyConfig(), arguments(out), "toy") as run:
-        state = {"model": torch.nn.Linear(400, 400)}  # 640 kB
-        for step in run.steps(run.restore(state), 9):
-            run.log(step, loss=1.0)
-            run.save(step, state, score=1.0 if step == 2 else 0.0)
-            if step == 3:
-                with contextlib.suppress(OSError):
-                    (out / "ballast").write_bytes(bytes(2**23))
-
-command_line(main)
-"""
-
-
-@pytest.mark.slow
-def test_a_real_full_disk(tmp_path: Path) -> None:
-    disk, script = tmp_path / "disk", tmp_path / "run.py"
-    disk.mkdir()
-    script.write_text(FULL_DISK)
-    steps = [
-        f"mount -t tmpfs -o size=4m none {disk} || exit 77",
-        f"{sys.executable} {script} {disk}/run",
-        f"code=$?; rm -f {disk}/run/ballast; cp -r {disk}/run {tmp_path}; exit $code",
-    ]
-    command = ["unshare", "--map-root-user", "--mount", "sh", "-c", "\n".join(steps)]
-    if shutil.which("unshare") is None:
-        pytest.skip("there is no unshare to mount a small file system with")
-    root = str(Path(shared.__file__).parent.parent)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": root}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
-    if done.returncode == 77 or "unshare" in done.stderr:
-        pytest.skip(f"a small file system cannot be mounted here: {done.stderr.strip()[-100:]}")
-    assert done.returncode == 2, done.stderr
-    assert "cannot be written (No space left on device)" in done.stderr.strip().splitlines()[-1]
-    paths = [tmp_path / "run" / "checkpoints" / f"{name}.pt" for name in ("best", "last")]
-    assert [load_checkpoint(path).step for path in paths] == [2, 3]
-    assert not list((tmp_path / "run").rglob("*.tmp"))
 
 
 def test_folders_of_others_are_refused(toy: Toy, tmp_path: Path, capsys: Any) -> None:
