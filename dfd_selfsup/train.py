@@ -66,6 +66,8 @@ def train(run: Run, method: DepthFromDefocus, splits: dict[str, StackSet]) -> No
     state = {"model": model, "optimizer": optimizer}
     start = run.restore(state, method.facts)
     stacks = starting_point(run, config, model, splits["train"], start)
+    if config.steps == 0:
+        run.save(0, state)  # released weights, to be used as any run
     network = run.wrap_ddp(model)
     network.train()
     for step in run.steps(start, config.steps):
