@@ -125,7 +125,8 @@ def save_checkpoint(
                 with temporary_file(also) as second:
                     _link_or_copy(temporary, second)
     except (DataError, RuntimeError) as error:  # torch reports a failed write as a RuntimeError
-        reason = error.reason if isinstance(error, DataError) else f"cannot be written ({error.__context__})"
+        cause = error.__context__ or error
+        reason = error.reason if isinstance(error, DataError) else f"cannot be written ({cause})"
         remedy = "Check the free space and the write permission"
         raise CheckpointError(path, f"{reason}; the older file is intact", remedy) from None
 

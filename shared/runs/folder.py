@@ -55,7 +55,7 @@ class RunFolder:
                 reason = "it already holds a run; go on with --resume, or choose another --out"
                 raise RunError(f"{self.path}: {reason}")
             for folder in (self.path, self.checkpoints, self.previews):
-                for stray in folder.glob(".*.tmp*"):
+                for stray in filter(Path.is_file, folder.glob(".*.tmp*")):
                     stray.unlink()
             yield
         finally:
