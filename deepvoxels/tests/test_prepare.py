@@ -18,8 +18,9 @@ from shared.files.cameras import DeepVoxelsIntrinsics, read_deepvoxels_intrinsic
 from shared.files.cameras import write_deepvoxels_intrinsics as write_intrinsics
 from shared.files.colmap import ColmapCamera, ColmapImage, ColmapModel, ColmapPoints
 from shared.files.images import write_image
-from shared.files.sfm import SfmScene, align_similarity
+from shared.files.sfm import SfmScene
 from shared.geometry.camera import invert_pose, look_at, project, transform_points
+from shared.tests.similarity import align_similarity
 
 TARGET = torch.tensor([0.1, 0.2, -0.1], dtype=torch.float64)
 

@@ -11,16 +11,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import pydantic
-import torch
 from PIL import Image, ImageOps
 from pydantic import Field, ValidationError
-from torch import Tensor
 
 from shared.errors import DataError, RunError
-from shared.files.colmap import CAMERA_MODEL_IDS, ColmapModel, read_colmap_model
+from shared.files.colmap import ColmapModel, read_colmap_model
 from shared.files.disk import new_folder
 from shared.files.images import list_images, read_image_size
 
@@ -29,7 +27,6 @@ __all__ = [
     "SfmOptions",
     "SfmScene",
     "add_colmap_command",
-    "align_similarity",
     "find_cameras",
     "list_photos",
     "reconstruct",
@@ -37,7 +34,8 @@ __all__ = [
 ]
 
 
-CAMERA_MODELS = tuple(CAMERA_MODEL_IDS)
+CameraModel = Literal["SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV"]
+CAMERA_MODELS = get_args(CameraModel)
 EXIF_ORIENTATION = 0x0112
 JPEG_QUALITY = 97  # of the written images: they are encoded a second time
 
@@ -46,16 +44,12 @@ JPEG_QUALITY = 97  # of the written images: they are encoded a second time
 class SfmOptions:
     """How poses are searched; the defaults suit up to about 200 photos of one thing."""
 
-    camera_model: str = "RADIAL"  # one of CAMERA_MODELS
+    camera_model: CameraModel = "RADIAL"
     matching: Literal["exhaustive", "sequential"] = "exhaustive"  # sequential: video frames, ordered by name
     max_image_side: Annotated[int, Field(ge=32)] = 1600  # for SIFT; the written images keep their size
     min_registered_share: Annotated[float, Field(ge=0, le=1)] = 0.5  # fewer posed photos are an error
     num_threads: Annotated[int, Field(ge=-1)] = -1  # -1: all cores; the result is repeatable with 1
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-
-    def __post_init__(self) -> None:
-        if self.camera_model not in CAMERA_MODELS:
-            raise ValueError(f"unknown camera_model {self.camera_model!r}")
 
 
 @dataclass(frozen=True)
@@ -101,27 +95,6 @@ def reconstruct(
     unread = list_images(photo_dir, recursive=True)[1]  # photos of a kind that is not read, such as .heic
     unregistered += [path.relative_to(photo_dir).as_posix() for path in unread]
     return SfmScene(out_dir / "images", out_dir / "sparse", model, unregistered, len(found))
-
-
-def align_similarity(source: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The scale, rotation [3, 3] and translation [3] with target ~ scale * rotation @ source + translation.
-
-    Least squares over points [N, 3] that correspond row by row; never a reflection (Umeyama, PAMI 1991).
-    Returned in float64. Raises ValueError for fewer than 3 points or points on one line.
-    """
-    if source.ndim != 2 or source.shape != target.shape or source.shape[1] != 3 or len(source) < 3:
-        raise ValueError(f"need two sets of N >= 3 points [N, 3], got {source.shape} and {target.shape}")
-    source, target = source.to(torch.float64), target.to(torch.float64)
-    source_mean, target_mean = source.mean(0), target.mean(0)
-    source_offset, target_offset = source - source_mean, target - target_mean
-    u, singular_values, vt = torch.linalg.svd(target_offset.T @ source_offset / len(source))
-    if not bool(singular_values[1] > 1e-12 * singular_values[0]):
-        raise ValueError("the points lie on one line, so the rotation about it is undetermined")
-    signs = torch.ones_like(singular_values)
-    signs[2] = torch.sign(torch.linalg.det(u) * torch.linalg.det(vt))
-    rotation = (u * signs) @ vt
-    scale = (singular_values * signs).sum() / source_offset.square().sum(1).mean()
-    return scale, rotation, target_mean - scale * rotation @ source_mean
 
 
 # ---- COLMAP, step by step ----------------------------------------------------------------------------------
@@ -246,11 +219,7 @@ def sfm_options(args: argparse.Namespace) -> SfmOptions:
     """The options that the sub-command's arguments ask for; RunError for a number that makes no sense."""
     try:
         return SfmOptions(
-            camera_model=args.camera_model,
-            matching=args.matching,
-            max_image_side=args.max_image_side,
-            num_threads=args.threads,
-            seed=args.seed,
+            args.camera_model, args.matching, args.max_image_side, num_threads=args.threads, seed=args.seed
         )
     except ValidationError as error:
         first = error.errors()[0]

@@ -1,4 +1,4 @@
-"""Photos to poses: a rendered room corner with known cameras, the similarity fit, and bad input."""
+"""Photos to poses: a rendered room corner with known cameras, and bad input."""
 
 import math
 import os
@@ -15,58 +15,12 @@ from shared.errors import DataError
 from shared.files.cameras import read_nerf_transforms
 from shared.files.colmap import find_colmap_model
 from shared.files.images import read_image, read_image_size
-from shared.files.sfm import SfmOptions, align_similarity, list_photos, reconstruct
+from shared.files.sfm import SfmOptions, list_photos, reconstruct
 from shared.geometry.camera import look_at
 from shared.tests.own_process import in_own_process
+from shared.tests.similarity import align_similarity
 
 HEIGHT, WIDTH, FOCAL = 180, 240, 260.0
-
-
-# ---- similarity --------------------------------------------------------------------------------------------
-
-
-def rotation(seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    q, _ = torch.linalg.qr(torch.randn(3, 3, dtype=torch.float64, generator=generator))
-    return q * torch.linalg.det(q)
-
-
-@pytest.mark.parametrize("count", [3, 4, 50])
-def test_similarity_is_recovered_exactly(count):
-    source = torch.randn(count, 3, dtype=torch.float64)
-    offset = torch.tensor([1.0, -2.0, 3.0], dtype=torch.float64)
-    scale, turn, shift = align_similarity(source, 2.5 * source @ rotation().T + offset)
-    assert scale == pytest.approx(2.5, rel=1e-9)
-    assert torch.allclose(turn, rotation(), atol=1e-9)
-    assert torch.allclose(shift, offset, atol=1e-8)
-
-
-def test_similarity_is_the_least_squares_optimum_and_never_mirrors():
-    generator = torch.Generator().manual_seed(4)
-    source = torch.randn(20, 3, dtype=torch.float64, generator=generator)
-    mirrored = source * torch.tensor([1.0, 1.0, -1.0]) + 0.05 * torch.randn(20, 3, generator=generator)
-    scale, turn, shift = align_similarity(source, mirrored)
-    assert torch.linalg.det(turn) == pytest.approx(1.0)
-
-    def cost(scale, turn, shift):
-        return (scale * source @ turn.T + shift - mirrored).square().sum()
-
-    best = cost(scale, turn, shift)
-    for seed in range(20):  # every small change makes it worse
-        generator.manual_seed(seed)
-        axis = 0.01 * torch.randn(3, 3, dtype=torch.float64, generator=generator)
-        nearby = torch.linalg.matrix_exp(axis - axis.T) @ turn
-        assert cost(scale, nearby, shift) > best
-        assert cost(scale + 0.01 * axis[0, 0], turn, shift) > best
-        assert cost(scale, turn, shift + axis[0]) > best
-
-
-def test_similarity_refuses_what_is_not_determined():
-    line = torch.arange(5.0)[:, None] * torch.tensor([1.0, 2.0, 3.0])
-    for source, target in ((line, line), (torch.zeros(4, 3), torch.rand(4, 3)), (line[:2], line[:2]),
-                           (line, line[:4]), (line[:, :2], line[:, :2])):  # fmt: skip
-        with pytest.raises(ValueError):
-            align_similarity(source, target)
 
 
 # ---- photos of a room corner -------------------------------------------------------------------------------
