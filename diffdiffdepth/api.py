@@ -34,10 +34,10 @@ CONFIGS = Path(__file__).parent / "configs"
 class DiffusedDepth:
     """Dense depth from sparse points whose diffusion explains the other views.
 
-        >>> from diffdiffdepth import DiffusedDepth, LightField
-        >>> light_field = LightField.from_grid(views)               # [9, 9, 3, H, W]
-        >>> depth = DiffusedDepth("hci").fit(light_field)           # DepthMap, disparity in px
-        >>> DiffusedDepth.load("runs/dino").z_depth.points()        # [n, 3] in metres
+        from diffdiffdepth import DiffusedDepth, LightField
+        light_field = LightField.from_grid(views)               # views [9, 9, 3, H, W]
+        depth = DiffusedDepth("hci").fit(light_field)           # DepthMap, disparity in px
+        DiffusedDepth.load("runs/dino").z_depth.points()        # [n, 3] in metres
 
     `config` is a name in configs/ (hci, lytro, stanford, mvs, quick, ...), a YAML file or a TrainConfig;
     `overrides` replace parts of it: `DiffusedDepth("hci", views_per_step=8, schedule={"passes": 2})`. Raises
@@ -55,7 +55,7 @@ class DiffusedDepth:
             settings = [f"{key}={json.dumps(value)}" for key, value in _flat(overrides)]
             config = load_config(TrainConfig, path if path.suffix else named, settings)
         elif overrides:
-            config = replace(config, **overrides)
+            raise TypeError("overrides go with the name of a config or a file")
         self.config: TrainConfig = config
         self.device = select_device(device)
         self._scene: Scene | None = None
@@ -76,6 +76,11 @@ class DiffusedDepth:
             scene = load_scene(options, self.config.seed)
         else:
             scene = data if isinstance(data, LightField | MultiViewScene) else LightField.from_grid(data)
+            if not len(scene.views):
+                raise ValueError("views are missing: a light field from a run has none; load its folder")
+            for name, images in (("views", scene.views), ("centre", scene.centre)):
+                if not bool(((images >= 0) & (images <= 1)).all()):  # NaN fails as well
+                    raise ValueError(f"{name} must be in [0, 1]")
             scene = replace(scene, points=find_points(scene, self.config.data.points, self.config.seed))
         work = Optimisation(self.config, scene.to(self.device))
         with progress_bar(0, self.config.steps, visible=progress) as bar:

@@ -156,8 +156,6 @@ class LightField:
             raise ValueError(f"views are {rows} x {columns}: both must be odd, or there is no centre view")
         if not views.is_floating_point():
             views = views.float() / 255
-        if not bool(((views >= 0) & (views <= 1)).all()):  # NaN fails as well
-            raise ValueError("views must be in [0, 1]")
         v, u = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
         offsets = torch.stack([columns // 2 - u, rows // 2 - v], -1).flatten(0, 1).float()
         images, middle = views.flatten(0, 1).float(), rows * columns // 2

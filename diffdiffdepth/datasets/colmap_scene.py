@@ -6,7 +6,6 @@
 """
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,9 +69,6 @@ class ColmapScenes:
 
     def __len__(self) -> int:
         return len(self.names)
-
-    def __iter__(self) -> Iterator[MultiViewScene]:
-        return (self[index] for index in range(len(self)))
 
     def __getitem__(self, which: int | str) -> MultiViewScene:
         """The scene with the given image (number in order of names, or name) as its centre."""

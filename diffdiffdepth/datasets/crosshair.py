@@ -34,8 +34,6 @@ def load_crosshair(folder: str | os.PathLike, views: ViewChoice = "all") -> Ligh
     between others is missing, if two names mean one view, or if sizes differ.
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        raise DataError(folder, "is not a folder", "Name the folder of one light field")
     cells = _views(folder)
     if len(cells) < 5:
         reason = f"holds {len(cells)} views named like NAME_05_05.png, fewer than a cross needs"
@@ -56,7 +54,7 @@ def load_crosshair(folder: str | os.PathLike, views: ViewChoice = "all") -> Ligh
 def _views(folder: Path) -> dict[tuple[int, int], Path]:
     """File of each (row, column)."""
     cells: dict[tuple[int, int], Path] = {}
-    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+    for path in sorted(folder.iterdir()):
         match = VIEW_NAME.match(path.name)
         if match is None:
             continue

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from diffdiffdepth.scene import GridCamera, LightField
@@ -92,11 +93,15 @@ def load_hci(folder: str | os.PathLike, views: ViewChoice = "all") -> LightField
     return LightField(images[centre], views, offsets, folder.name, None, truth, valid, camera)
 
 
-def stack_views(paths: list[Path]) -> Tensor:
-    """Read images of one size as [m, 3, H, W]; DataError names the first that is missing or differs."""
-    images: Tensor | None = None
+def stack_views(paths: list[Path], downsample: int = 1) -> Tensor:
+    """Read images of one size as [m, 3, H, W], averaged over n x n pixels by `downsample`.
+
+    Raises DataError naming the first that is missing or differs in size.
+    """
+    images = None
     for index, path in enumerate(paths):
         image = read_image(path)
+        image = F.avg_pool2d(image[None], downsample)[0] if downsample > 1 else image
         if images is None:
             images = image.new_empty(len(paths), *image.shape)
         if image.shape != images.shape[1:]:
@@ -104,15 +109,11 @@ def stack_views(paths: list[Path]) -> Tensor:
             reason = f"has {image.shape[2]} x {image.shape[1]} pixels, not {expected}"
             raise DataError(path, reason, "All views of a light field must have one size")
         images[index] = image
-    if images is None:
-        raise ValueError("no views to read")
     return images
 
 
 def _grid_side(folder: Path, camera: GridCamera | None) -> int:
     """Views along each side of the grid, after a look at which of them are there."""
-    if not folder.is_dir():
-        raise DataError(folder, "is not a folder", "Name the folder of one light field")
     stems = [path.stem[9:] for path in folder.glob("input_Cam*.png")]
     numbers = {int(stem) for stem in stems if stem.isdecimal()}
     if camera is None:

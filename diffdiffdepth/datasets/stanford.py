@@ -16,10 +16,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from diffdiffdepth.datasets.hci import ViewChoice
+from diffdiffdepth.datasets.hci import ViewChoice, stack_views
 from diffdiffdepth.datasets.signs import find_offset_signs
 from diffdiffdepth.scene import LightField
 from shared.errors import DataError
@@ -73,8 +72,6 @@ def load_stanford(
 
 def _views(folder: Path) -> dict[tuple[int, int], tuple[Path, float, float]]:
     """File and measured position (x, y) of each (row, column)."""
-    if not folder.is_dir():
-        raise DataError(folder, "is not a folder", "Name the folder of one light field")
     cells = {}
     for path in sorted(folder.iterdir()):
         match = VIEW_NAME.match(path.name)
@@ -111,21 +108,8 @@ def _mean_step(positions: dict[tuple[int, int], Tensor], down: int, right: int) 
 def _load(cells: dict, offsets: dict, centre: tuple[int, int], kept: list, downsample: int) -> LightField:
     """Read and reduce the views one by one: the full-size stack of a scene would take gigabytes."""
     others = [cell for cell in kept if cell != centre]
-    middle = _reduced(cells[centre][0], downsample)
-    views = middle.new_empty(len(others), *middle.shape)
-    for index, cell in enumerate(others):
-        view = _reduced(cells[cell][0], downsample)
-        if view.shape != middle.shape:
-            raise DataError(
-                cells[cell][0], f"differs in size from {cells[centre][0].name}", "Unpack it again"
-            )
-        views[index] = view
-    return LightField(middle, views, torch.stack([offsets[cell] for cell in others]))
-
-
-def _reduced(path: Path, downsample: int) -> Tensor:
-    image = read_image(path)
-    return image if downsample == 1 else F.avg_pool2d(image[None], downsample)[0]
+    images = stack_views([cells[cell][0] for cell in (centre, *others)], downsample)
+    return LightField(images[0], images[1:], torch.stack([offsets[cell] for cell in others]))
 
 
 def _signs(folder: Path, cells: dict, offsets: dict, centre: tuple[int, int]) -> tuple[int, int]:

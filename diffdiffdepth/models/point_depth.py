@@ -142,7 +142,6 @@ class PointDepth:
 
     def dense(self) -> Tensor:
         """The map [H, W], disparity or depth in the scene's unit; starts from the last solution."""
-        label_map, weight_map = self._splat_points()
         theta = torch.exp(-self.groups["smoothness"]) + LEAST_SMOOTHNESS
         factor = self.options.supersampling
         if factor > 1:
@@ -150,6 +149,7 @@ class PointDepth:
                 theta[None, None], scale_factor=factor, mode="bilinear", align_corners=False
             )[0, 0]
         try:
+            label_map, weight_map = self._splat_points()
             solution = self._diffuse(
                 weight_map,
                 label_map,

@@ -69,22 +69,6 @@ def test_the_cameras_of_a_light_field_see_each_point_where_its_view_has_it(light
         torch.testing.assert_close(pixels + shift, centre_px + disparity[:, None] * offset, rtol=0, atol=1e-2)
 
 
-def test_a_light_field_without_camera_data_is_a_relief(light_field, tmp_path: Path) -> None:
-    root, _, _ = light_field
-    bare = tmp_path / "bare"
-    bare.mkdir()
-    for file in root.iterdir():
-        if file.name != "parameters.cfg":
-            (bare / file.name).write_bytes(file.read_bytes())
-    made = make_run(bare, tmp_path / "run")
-    scene = scene_of(tmp_path / "run", "best", CPU)
-    assert scene.unit == "px"
-    assert "relief" in scene.notes[0]
-    cloud = scene.parts[0].clouds[0]
-    nearest, farthest = made.truth.flatten().argmax(), made.truth.flatten().argmin()
-    assert cloud.points[nearest, 2] < cloud.points[farthest, 2]
-
-
 def test_the_cameras_of_photos_stand_where_the_model_has_them(tmp_path: Path) -> None:
     folder = make_embedded_multi_view(tmp_path / "views", size=(30, 40), views=3, points=60, antialias=1)
     made = make_run(folder, tmp_path / "run")
