@@ -1,4 +1,4 @@
-"""What surrounds a program that is attacked: files that run code, a full disk, a user without rights."""
+"""Attacks on a program: files that run code, a full disk, a user without rights."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""Calling a function in a process of its own, so that what kills or hangs it fails one test only."""
+"""Calling a function in a separate process, so that a crash or a hang fails one test only."""
 
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
