@@ -82,12 +82,6 @@ def test_masked_values_do_not_move_the_range():
     assert 3.9 < high <= 4.0
 
 
-def test_constant_and_entirely_invalid_depth():
-    assert (colorize_depth(np.full((3, 4), 2.5)) == np.array(colour_of(128))).all()
-    assert (colorize_depth(np.full((3, 4), np.nan)) == 128).all()
-    assert (colorize_depth(torch.ones(1, 3, 4), torch.zeros(1, 3, 4, dtype=torch.bool)) == 128).all()
-
-
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [

@@ -5,7 +5,6 @@ import math
 import socket
 import sys
 import threading
-import urllib.request
 
 import numpy as np
 import pytest
@@ -125,16 +124,6 @@ def test_the_window_shows_each_direction_where_the_camera_has_it(fov_y, aspect, 
     assert np.abs(window[..., 1][inside] - column[inside]).max(initial=0) <= 1.01  # at each end
     outside = (row < -1.6) | (row > height + 0.6) | (column < -1.6) | (column > width + 0.6)
     assert (window[outside] == 255).all()
-
-
-def test_up_is_the_axis_of_the_world_that_is_up_in_most_pictures():
-    ring = [[math.cos(a), math.sin(a), 0.6] for a in (0.1, 1.5, 3.0, 4.4)]
-    level = tuple(camera(look_at(torch.tensor(place))) for place in ring)
-    assert Part("a", torch.zeros(3), (0, 1), level, (cloud(),)).up.tolist() == [0, 0, 1]
-    assert Part("b", torch.zeros(3), (0, 1), (camera(),), (cloud(),)).up.tolist() == [0, -1, 0]
-    tilted = camera(look_at(torch.tensor([1.0, 0.2, 1.0])))
-    up = Part("c", torch.zeros(3), (0, 1), (tilted,), (cloud(),)).up
-    torch.testing.assert_close(up, -tilted.world_from_cam[:3, 1])
 
 
 def test_the_view_starts_in_a_camera_or_behind_it():
@@ -267,12 +256,6 @@ def page():
     with ViewerPage(a_scene(live=live_view(0.25, seen))) as page:
         page.seen = seen
         yield page
-
-
-def test_the_page_is_served_to_this_machine(page):
-    assert page.url.startswith("http://localhost:")
-    with urllib.request.urlopen(page.url, timeout=10) as answer:
-        assert b"<html" in answer.read(2000)
 
 
 def test_the_panel_shows_what_a_part_has(page):

@@ -39,21 +39,6 @@ def test_every_file_is_on_the_page_and_names_no_place(path: Path) -> None:
         assert (ROOT / content["run"]["config"]).exists()
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("{", "is not JSON"),
-        ('{"paper": "nvs_depth"}', "is not the eval.json of a deepvoxels run"),
-        ('{"paper": "deepvoxels"}', "how the run was made"),
-    ],
-)
-def test_a_foreign_file_is_refused(tmp_path: Path, content: str, message: str) -> None:
-    (tmp_path / "deepvoxels").mkdir()
-    (tmp_path / "deepvoxels" / "mine.json").write_text(content)
-    with pytest.raises(DataError, match=message):
-        results_page(tmp_path)
-
-
 def test_a_row_that_the_table_lacks_is_refused(tmp_path: Path) -> None:
     (tmp_path / "deepvoxels" / "table").mkdir(parents=True)
     text = (ROOT / "results" / "deepvoxels" / "table" / "deepvoxels.json").read_text()
