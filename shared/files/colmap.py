@@ -5,6 +5,7 @@ convention puts (0, 0) at its corner. Format: https://colmap.github.io/format.ht
 offset or the line number.
 """
 
+import contextlib
 import itertools
 import math
 import os
@@ -172,90 +173,66 @@ def _binary_points(file: _Binary) -> Iterator[PointRecord]:
 # ---- text --------------------------------------------------------------------------------------------------
 
 
-class _Line:
-    """The words of one text line, converted with the line number in every error."""
-
-    def __init__(self, path: Path, number: int, words: list[str]):
-        self.path, self.number, self.words = path, number, words
-
-    def fail(self, reason: str) -> DataError:
-        return DataError(self.path, f"line {self.number}: {reason}", REMEDY)
-
-    def ints(self, start: int, stop: int) -> tuple[int, ...]:
-        return self._convert(int, start, stop, "whole numbers")
-
-    def floats(self, start: int, stop: int) -> tuple[float, ...]:
-        return self._convert(float, start, stop, "numbers")
-
-    def _convert(self, kind: type, start: int, stop: int, what: str) -> tuple:
-        words = self.words[start:stop]
-        try:
-            values = tuple(kind(word) for word in words)
-        except ValueError:
-            raise self.fail(f"{' '.join(words)[:60]!r} should be {what}") from None
-        if len(values) != stop - start:
-            raise self.fail(f"{stop} words are needed, {len(self.words)} are there")
-        if kind is int and any(abs(value) >= 2**63 for value in values):
-            raise self.fail(f"{words} is beyond 64 bits")
-        return values
+@contextlib.contextmanager
+def _line(path: Path, number: int) -> Iterator[None]:
+    """Whatever is wrong with a line's words becomes a DataError with its number."""
+    try:
+        yield
+    except IndexError:
+        raise DataError(path, f"line {number}: words are missing", REMEDY) from None
+    except (ValueError, OverflowError) as error:
+        raise DataError(path, f"line {number}: {error}", REMEDY) from None
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    yield from enumerate(read_text(path).split("\n"), start=1)
+    """Numbered lines; comments count, but are left out."""
+    lines = enumerate(read_text(path).split("\n"), start=1)
+    yield from ((number, line) for number, line in lines if not line.lstrip().startswith("#"))
 
 
 def _text_cameras(path: Path) -> Iterator[tuple[int, "ColmapCamera"]]:
     for number, text in _lines(path):
-        line = _Line(path, number, text.split())
-        if not line.words or line.words[0].startswith("#"):
+        words = text.split()
+        if not words:
             continue
-        camera_id, width, height = line.ints(0, 1) + line.ints(2, 4)
-        size = _parameter_count(path, f"line {number}", line.words[1])
-        if len(line.words) != 4 + size:
-            raise line.fail(f"{line.words[1]} has {size} parameters, not {len(line.words) - 4}")
-        yield camera_id, ColmapCamera(line.words[1], width, height, line.floats(4, 4 + size))
+        with _line(path, number):
+            camera_id, model, width, height = int(words[0]), words[1], int(words[2]), int(words[3])
+            size = _parameter_count(path, f"line {number}", model)
+            if len(words) != 4 + size:
+                raise ValueError(f"{model} has {size} parameters, not {len(words) - 4}")
+            camera = ColmapCamera(model, width, height, tuple(map(float, words[4:])))
+        yield camera_id, camera
 
 
 def _text_images(path: Path) -> Iterator[ImageRecord]:
     lines = _lines(path)
     for number, text in lines:
-        if not text.strip() or text.lstrip().startswith("#"):
+        words = text.split(maxsplit=9)  # the name is the rest and may hold spaces
+        if not words:
             continue
-        line = _Line(path, number, text.split(maxsplit=9))  # the name is the rest and may hold spaces
-        (image_id,), pose, (camera_id,) = line.ints(0, 1), line.floats(1, 8), line.ints(8, 9)
-        if len(line.words) < 10:
-            raise line.fail("the image has no name")
+        with _line(path, number):
+            image_id, camera_id, name = int(words[0]), int(words[8]), words[9].rstrip()
+            pose = tuple(map(float, words[1:8]))
         number, text = next(lines, (number + 1, ""))  # the second line of an image, possibly empty
-        keypoints = _text_keypoints(_Line(path, number, text.split()))
-        yield ImageRecord(image_id, pose[:4], pose[4:], camera_id, line.words[9].rstrip(), keypoints)
-
-
-def _text_keypoints(line: _Line) -> np.ndarray:
-    count, rest = divmod(len(line.words), 3)
-    if rest:
-        raise line.fail("keypoints come as x, y, point id; the number of words is no multiple of 3")
-    keypoints = np.zeros(count, KEYPOINT)
-    try:
-        keypoints["xy"][:, 0] = line.words[0::3]
-        keypoints["xy"][:, 1] = line.words[1::3]
-        keypoints["point_id"] = [int(word) for word in line.words[2::3]]
-    except (ValueError, OverflowError):
-        raise line.fail("keypoints come as x, y, point id, all of them numbers") from None
-    return keypoints
+        with _line(path, number):
+            triples = text.split()
+            keypoints = np.zeros(len(triples) // 3, KEYPOINT)
+            keypoints["xy"] = np.array([triples[0::3], triples[1::3]], np.float64).T
+            keypoints["point_id"] = [int(word) for word in triples[2::3]]
+        yield ImageRecord(image_id, pose[:4], pose[4:], camera_id, name, keypoints)
 
 
 def _text_points(path: Path) -> Iterator[PointRecord]:
     for number, text in _lines(path):
-        line = _Line(path, number, text.split())
-        if not line.words or line.words[0].startswith("#"):
+        words = text.split()
+        if not words:
             continue
-        (point_id,), xyz, rgb = line.ints(0, 1), line.floats(1, 4), line.ints(4, 7)
-        (error_px,) = line.floats(7, 8)
-        if any(not 0 <= level <= 255 for level in rgb):
-            raise line.fail(f"the colour {rgb} is outside 0 to 255")
-        if len(line.words) % 2:
-            raise line.fail("a track comes in pairs of image id and keypoint index")
-        track = np.array(line.ints(8, len(line.words)), np.int64).reshape(-1, 2)
+        with _line(path, number):
+            xyz, rgb, error_px = tuple(map(float, words[1:4])), tuple(map(int, words[4:7])), float(words[7])
+            if any(not 0 <= level <= 255 for level in rgb):
+                raise ValueError(f"the colour {rgb} is outside 0 to 255")
+            track = np.array([int(word) for word in words[8:]], np.int64).reshape(-1, 2)
+            point_id = int(words[0])
         yield PointRecord(point_id, xyz, rgb, error_px, track)
 
 
