@@ -74,7 +74,8 @@ def results_page(folder: Path) -> str:
     ]
     for paper, title in PAPERS.items():
         parts.append(f"\n## {title}\n")
-        parts += _markdown(importlib.import_module(f"{paper}.report").paper_tables())
+        report = importlib.import_module(f"{paper}.report")
+        parts += _markdown(report.paper_tables() if hasattr(report, "paper_tables") else [])
         for path in sorted((folder / paper).glob("*.json"), key=_quick_first):
             parts.append(_run_section(paper, path, path.relative_to(folder)))
         for table in sorted(path for path in (folder / paper).glob("*") if path.is_dir()):
