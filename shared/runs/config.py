@@ -158,9 +158,10 @@ class _Dumper(yaml.SafeDumper):
     """Quotes the texts that `_Loader` would read as numbers."""
 
 
+_EXPONENT = "!exponent", re.compile("[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
 _Loader.add_constructor("!exponent", _Loader.construct_exponent)
-for _yaml in (_Loader, _Dumper):
-    _yaml.add_implicit_resolver("!exponent", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789"))
+_Loader.add_implicit_resolver(*_EXPONENT)
+_Dumper.add_implicit_resolver(*_EXPONENT)
 
 
 def _parse_yaml(text: str, name: str) -> Any:
@@ -211,14 +212,9 @@ def _read_override(text: str, config_type: type) -> dict[str, Any]:
     if not separator or not all(names):
         raise ConfigError(place, "expected key=value, with dots for nested keys, as in a.b=3")
     options = _options(_type_at(config_type, names))
-    choices = [
-        choice
-        for option in options
-        if typing.get_origin(option) is Literal
-        for choice in typing.get_args(option)
-    ]
+    literals = [typing.get_args(option) for option in options if typing.get_origin(option) is Literal]
     is_null = type(None) in options and value in ("", "null", "~")
-    is_text = str in options or Path in options or value in choices
+    is_text = str in options or Path in options or any(value in choices for choices in literals)
     parsed: Any = value if is_text and not is_null else _parse_yaml(value, place)
     for name in reversed(names):
         parsed = {_Key(name, place): parsed}
@@ -255,14 +251,8 @@ def _config_error(
     names: list[str] = []
     node: Any = values
     for part in location:
-        items = (
-            node
-            if isinstance(node, Mapping)
-            else dict(enumerate(node))
-            if isinstance(node, list | tuple)
-            else {}
-        )
-        key = next((key for key in items if key == part), None)
+        items = dict(enumerate(node)) if isinstance(node, list | tuple) else node
+        key = next((key for key in items if key == part), None) if isinstance(items, Mapping) else None
         if key is not None:
             place, node = getattr(key, "place", place), items[part]
         elif cause is None and found["type"] != "missing":
@@ -270,12 +260,13 @@ def _config_error(
         names.append(str(part))
     dotted = ".".join(names)
     if found["type"] == "unexpected_keyword_argument":
-        known = [field.name for field in dataclasses.fields(_dataclass_in(_type_at(config_type, names[:-1])))]
+        owner = _dataclass_in(_type_at(config_type, names[:-1]))
+        known = [field.name for field in dataclasses.fields(owner)] if owner else []
         near = difflib.get_close_matches(names[-1], known, n=1, cutoff=0.5)
-        hint = (
-            f"did you mean {'.'.join([*names[:-1], *near])}?" if near else f"known keys: {', '.join(known)}"
+        remedy = (
+            "did you mean " + ".".join([*names[:-1], *near]) + "?" if near else "known: " + ", ".join(known)
         )
-        return ConfigError(place, f"unknown key {dotted}; {hint}")
+        return ConfigError(place, f"unknown key {dotted}; {remedy}")
     if found["type"] == "missing":
         return ConfigError(place, f"the key {dotted} is missing and has no default")
     if cause is not None:

@@ -54,6 +54,7 @@ class ToyConfig:
     optimizer: OptimizerConfig = OptimizerConfig()
     second: OptimizerConfig | None = None
     weights: dict[str, NonNegativeFloat] = dataclasses.field(default_factory=dict)
+    stages: list[OptimizerConfig] = dataclasses.field(default_factory=list)
 
     def __post_init__(self) -> None:
         if self.levels > 4 and self.gan:
@@ -182,7 +183,8 @@ BAD_FILES = {
     "unknown key": ("steps: 1\nstep: 3\n", "line 2: unknown key step; did you mean steps?"),
     "unknown nested key": ("optimizer:\n  lerning_rate: 1\n", "line 2: .*mean optimizer.learning_rate?"),
     "in an optional part": ("second:\n  beta: 1\n", "line 2: .*mean second.betas?"),
-    "unknown far key": ("zzzzz: 1\n", "line 1: unknown key zzzzz; known keys: steps, name"),
+    "in a list": ("stages:\n- betas: [0, 1]\n- beta: 1\n", "line 3: unknown key stages.1.beta"),
+    "unknown far key": ("zzzzz: 1\n", "line 1: unknown key zzzzz; known: steps, name"),
     "float for int": ("steps: 2.5\n", "line 1: steps .*2.5"),
     "bool for int": ("steps: true\n", "line 1: steps .*true"),
     "text for int": ("steps: '3'\n", 'line 1: steps .*"3"'),
