@@ -106,22 +106,16 @@ def test_missing_images_are_listed_and_all_missing_is_an_error(nerf):
 @pytest.mark.parametrize(
     ("changes", "pattern"),
     [
-        ({"frames": None}, "no list of frames"),
         ({"frames": []}, "no list of frames"),
         ({"frames": [{}]}, "frame 0 has no file_path"),
         ({"w": 800}, "w x h is 800 x 6, the image is 8 x 6"),
-        ({"fl_x": 0}, "focal length"),
-        ({"fl_x": -3.0}, "focal length"),
-        ({"fl_x": "ten"}, "fl_x is 'ten'"),
         ({"fl_x": None}, "camera_angle_x is None"),
         ({"fl_x": 0.2, "fl_y": 0.3}, "tiny"),
         ({"fl_x": None, "camera_angle_x": 170.0}, "between 0 and pi"),
         ({"cx": 400.0}, "principal point"),
-        ({"cy": float("nan")}, "cy is nan"),
         ({"k1": 10**400}, "k1 is 1000"),
         ({"k3": 0.1}, "beyond k1 k2 p1 p2"),
         ({"camera_model": "OPENCV_FISHEYE"}, "fisheye"),
-        ({"is_fisheye": True}, "fisheye"),
     ],
 )
 def test_bad_transforms_are_refused(nerf, changes, pattern):
@@ -205,17 +199,11 @@ def test_both_variants_of_intrinsics(tmp_path, text, near):
     ("text", "pattern"),
     [
         ("525 319.5 239.5\n0 0 0\n0.8\n1\n", "lines hold"),
-        ("525 319.5 239.5\n0 0 0\n0.8\n1\n1\n480 640\n", "lines hold"),
         ("525 319.5\n0 0 0\n0.8\n1\n480 640\n", "line 1"),
-        ("525 319.5 x\n0 0 0\n0.8\n1\n480 640\n", "line 1"),
-        ("525 319.5 239.5\n0 0\n0.8\n1\n480 640\n", "line 2"),
         ("525 319.5 239.5\n0 nan 0\n0.8\n1\n480 640\n", "line 2"),
         ("525 319.5 239.5\n0 0 0\n-1\n1\n480 640\n", "near -1"),
-        ("525 319.5 239.5\n0 0 0\n1\n0\n480 640\n", "scale 0"),
         ("525 319.5 239.5\n0 0 0\n1\n1\n480 0\n", "size 480 x 0"),
-        ("525 319.5 239.5\n0 0 0\n1\n1\n480 640.5\n", "size 480 x 640.5"),
         ("0 319.5 239.5\n0 0 0\n1\n1\n480 640\n", "focal length"),
-        ("525 319.5 239.5\n0 0 0\n1\n1\n64 64\n", "principal point"),
         ("0.8 0.5 0.5\n0 0 0\n1\n1\n480 640\n", "tiny"),
     ],
 )

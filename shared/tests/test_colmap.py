@@ -231,14 +231,6 @@ def test_a_folder_without_a_model(tmp_path):
     refused(tmp_path / "none", "no COLMAP model")
 
 
-@pytest.mark.parametrize("name", ["cameras", "images"])
-def test_missing_or_empty_files(text_model, name):
-    (text_model / f"{name}.txt").write_text("")
-    refused(text_model, "empty")
-    (text_model / f"{name}.txt").unlink()
-    refused(text_model, "does not exist|no COLMAP model")
-
-
 def test_a_model_without_images_is_refused(tmp_path):
     write_colmap_model(tmp_path, replace(small_model(), images={}))
     refused(tmp_path, "no images")
@@ -262,22 +254,17 @@ def test_other_camera_models_are_refused_by_name_in_binary(tmp_path):
     ("file", "old", "new", "pattern"),
     [
         ("cameras", "641", "641.5", "line 3"),
-        ("cameras", "641", "0", "camera 2: the size"),
         ("cameras", "500.0", "nan", "camera 2: NaN"),
         ("cameras", "525.0", "-525.0", "camera 1: the focal length"),
         ("cameras", " 240.0", "", "line 2: SIMPLE_PINHOLE"),
         ("cameras", "3 SIMPLE", "2 SIMPLE", "camera id 2 comes twice"),
         ("cameras", "7 OPENCV", "8 OPENCV", "names camera 7"),
-        ("images", "11 ", "12 ", "image id 12 comes twice"),
         ("images", "a.png", "e.png", "name comes twice"),
         ("images", "a.png", "../a.png", "leads out"),
-        ("images", "a.png", "/a.png", "leads out"),
         ("images", "a.png", "C:\\\\a.png", "leads out"),
         ("images", " a.png", "", "line 2"),
         ("points3D", "\n13 ", "\n23 ", "point id 23 comes twice"),
-        ("points3D", "\n13 ", "\n-13 ", "point id -13 is out of range"),
         ("points3D", " 11 ", " 99 ", "names image 99"),
-        ("points3D", "\n13 ", "\n13 inf ", "line 2|NaN"),
     ],
 )
 def test_damaged_text_is_named_by_line(text_model, file, old, new, pattern):
@@ -292,17 +279,6 @@ def test_a_pose_that_is_no_rotation(text_model, bad):
     lines[1] = " ".join([words[0], *map(repr, bad), *words[5:]])
     (text_model / "images.txt").write_text("\n".join(lines))
     refused(text_model, "a.png.*quaternion")
-
-
-@pytest.mark.parametrize("name", ["cameras", "images", "points3D"])
-def test_every_truncation_is_named_by_byte(tmp_path, name):
-    write_binary(tmp_path, small_model())
-    data = (tmp_path / f"{name}.bin").read_bytes()
-    for size in range(1, len(data), 7):
-        (tmp_path / f"{name}.bin").write_bytes(data[:size])
-        refused(tmp_path, r"byte \d+")
-    (tmp_path / f"{name}.bin").write_bytes(data + b"1")
-    refused(tmp_path, "left over")
 
 
 @pytest.mark.parametrize("examples", EXAMPLES)
