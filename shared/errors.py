@@ -80,8 +80,8 @@ def check_shape(
 ) -> dict[str, int]:
     """The sizes of `tensor` by the letters of `layout`; ValueError, naming `name`, where its shape differs.
 
-    layout: numbers and letters such as "B 3 H W", after "..." for any leading dimensions. A letter is one
-    size wherever it stands, in `sizes` as well, so that two tensors can be compared.
+    layout: numbers and letters such as "B 3 H W", after "..." for any leading dimensions. The same
+    letter means the same size, in `sizes` as well, so that two tensors can be compared.
 
         >>> sizes = check_shape(torch.rand(2, 3, 4, 5), "B 3 H W", "image")
         >>> check_shape(torch.rand(2, 1, 4, 6), "B 1 H W", "depth", sizes)

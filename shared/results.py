@@ -40,7 +40,7 @@ class DepthMap:
     unit: "m", "scene units", "px", ... scale: what the unit rests on, in words ("metric, from the lens").
     valid: bool, same shape; None: every value is. invalid: what an invalid pixel is, in words.
     K: intrinsics [3, 3] or [N, 3, 3] at the map's own size, where the camera is known.
-    facts: whatever else a reader of the numbers should know; saved with them.
+    facts: what else a reader of the numbers should know; saved with them.
 
         >>> depth = DepthMap(torch.full((4, 6), 2.0), "z_depth", "m", "metric")
         >>> depth.values.shape, bool(depth.valid.all()), depth.near_is_large

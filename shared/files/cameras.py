@@ -1,7 +1,7 @@
 """Cameras on disk: NeRF's transforms.json, DeepVoxels' intrinsics.txt, and pose files.
 
 Poses come out as `world_from_cam` with OpenCV axes, intrinsics with (0, 0) at the centre of the top-left
-pixel, whatever the file's own convention is.
+pixel, however the file counts them.
 """
 
 import json
@@ -43,7 +43,7 @@ POSE_REMEDY = "Poses map camera to world; each 3x3 part is a rotation without mi
 class NerfFrame:
     """One posed image of a transforms.json."""
 
-    name: str  # file_path as it stands in the file
+    name: str  # file_path as written in the file
     image_path: Path
     world_from_cam: Tensor  # float64 [4, 4], OpenCV axes
     K: Tensor  # float64 [3, 3]
@@ -63,7 +63,7 @@ class NerfTransforms:
 def read_nerf_transforms(path: str | os.PathLike) -> NerfTransforms:
     """Read a transforms.json (Blender, instant-ngp and nerfstudio flavours).
 
-    Intrinsics may stand per frame or once for all: fl_x and fl_y, or camera_angle_x; cx, cy (default: the
+    Intrinsics may be given per frame or once for all: fl_x and fl_y, or camera_angle_x; cx, cy (default: the
     middle), k1, k2, p1, p2 (default: 0), w, h (default: the image's). A file_path may lack its extension.
     Pixels in the file are counted from the corner of the image, so 0.5 is taken off cx and cy; OpenGL axes
     become OpenCV's. Raises DataError for damaged files, poses or intrinsics, fisheye cameras, a size that is
@@ -190,7 +190,7 @@ def _check_pinhole(
     if not min(focal) > 0:
         raise DataError(path, f"{place}: the focal length {min(focal):g} <= 0", "Give it in pixels")
     if max(focal) < 0.05 * max(height, width):
-        reason = f"{place}: the focal length {max(focal):g} is tiny beside {width:g} x {height:g} pixels"
+        reason = f"{place}: the focal length {max(focal):g} is tiny against {width:g} x {height:g} pixels"
         raise DataError(path, reason, "Give focal lengths in pixels, not as a share of the width or in mm")
     if not (0 <= principal_corner[0] <= width and 0 <= principal_corner[1] <= height):
         reason = f"{place}: the principal point {principal_corner} is outside {width:g} x {height:g} pixels"
@@ -202,7 +202,7 @@ def _check_pinhole(
 
 @dataclass(frozen=True)
 class DeepVoxelsIntrinsics:
-    """What stands in an intrinsics.txt, in pixels of a sensor that need not have the size of the images."""
+    """The contents of an intrinsics.txt, in pixels of a sensor that need not have the size of the images."""
 
     focal_px: float
     cx_px: float

@@ -303,7 +303,7 @@ class ColmapModel:
 
 
 def find_colmap_model(folder: str | os.PathLike) -> Path | None:
-    """Where in `folder` the sparse model lies, looking at the usual places; None when there is none."""
+    """Where in `folder` the sparse model is, looking at the usual places; None when there is none."""
     folder = Path(folder)
     for place in (folder, folder / "sparse" / "0", folder / "sparse", folder / "colmap" / "sparse" / "0"):
         if (place / "cameras.bin").is_file() or (place / "cameras.txt").is_file():

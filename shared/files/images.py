@@ -1,7 +1,7 @@
 """Strict readers and writers of pixels: images, PFM, 16-bit depth, NumPy arrays, point clouds.
 
-A bad file ends in one `DataError` that names the file, the reason and the remedy: no other exception, and no
-allocation of what a header merely claims.
+A bad file ends in one `DataError` that names the file, the reason and the remedy: no other exception, and
+nothing is allocated on a header's word alone.
 """
 
 import importlib
@@ -354,7 +354,7 @@ def write_depth_png(
     codes = torch.where(valid, depth.detach().to(torch.float64) / unit_m, 0.0).round()
     if not bool(((codes >= 0) & (codes <= 65535)).all()):
         limit = 65535 * unit_m
-        raise ValueError(f"valid depth for {path} must lie in [0, {limit:g}] at {unit_m:g} per unit")
+        raise ValueError(f"valid depth for {path} must be in [0, {limit:g}] at {unit_m:g} per unit")
     neighbour = invalid + 1 if invalid < 65535 else invalid - 1
     codes = torch.where(valid & (codes == invalid), neighbour, codes)
     codes = torch.where(valid, codes, invalid).cpu().numpy().astype(np.uint16)

@@ -1,7 +1,7 @@
 """Camera paths: orbit, the DeepVoxels test spiral, and interpolation that stays in SO(3).
 
 Rotations here go through unit quaternions (w, x, y, z), so every result is orthonormal to rounding error
-whatever the angle; `so3_exp` and `so3_log` are exact inverses up to the angle pi, with finite gradients at 0.
+at any angle; `so3_exp` and `so3_log` are exact inverses up to the angle pi, with finite gradients at 0.
 """
 
 import math

@@ -87,7 +87,7 @@ def photometric_l1_ssim(
     sizes = check_shape(target, "B C H W", "target")
     check_shape(prediction, "B C H W", "prediction", sizes)
     if not 0 <= alpha <= 1:
-        raise ValueError(f"alpha must lie in [0, 1], got {alpha}")
+        raise ValueError(f"alpha must be in [0, 1], got {alpha}")
     if dissimilarity not in ("halved", "full"):
         raise ValueError(f"unknown dissimilarity {dissimilarity!r}: use halved or full")
     if mask is not None:
@@ -196,7 +196,7 @@ class VggFeatures(nn.Module):
         return {tap: features[tap] for tap in self.taps}
 
     def train(self, mode: bool = True) -> "VggFeatures":
-        """Stay in evaluation mode whatever the surrounding model does."""
+        """Stay in evaluation mode, whichever mode the surrounding model is in."""
         return super().train(False)
 
 

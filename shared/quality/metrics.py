@@ -2,7 +2,7 @@
 
 Everything takes a batch, [B, ...]; image and disparity measures return one value per image, [B], so that a
 table can be checked view by view. Prediction and truth must have one shape: nothing broadcasts by accident.
-What lies outside a mask, NaN and infinity included, never changes a result.
+Values outside a mask, NaN and infinity included, never change a result.
 """
 
 import math
@@ -252,7 +252,7 @@ def _alignment(prediction: Tensor, truth: Tensor, scaling: Scaling) -> tuple[flo
 
 
 def _quantile(values: Tensor, q: float) -> Tensor:
-    """As torch.quantile, which refuses more than 2^24 values; the median of an even count lies in between."""
+    """As torch.quantile, which refuses more than 2^24 values; the median of an even count is interpolated."""
     position = q * (len(values) - 1)
     rank = math.floor(position)
     below = values.kthvalue(rank + 1).values
@@ -282,7 +282,7 @@ def _require_valid(valid: Tensor) -> None:
 
 
 def _mask_like(mask: Tensor | None, values: Tensor) -> Tensor:
-    """The mask as booleans of the shape of `values`; one channel may stand for all."""
+    """The mask as booleans of the shape of `values`; one channel may be given for all."""
     if mask is None:
         return torch.ones_like(values, dtype=torch.bool)
     if mask.dtype != torch.bool:

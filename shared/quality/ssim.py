@@ -67,7 +67,7 @@ class SsimVariant:
     label: str
     size: int  # of the window, in pixels
     sigma: float | None  # of the Gaussian window, in pixels; None is a box
-    border: Literal["valid", "zero", "reflect"]  # "valid": only where the whole window lies in the image
+    border: Literal["valid", "zero", "reflect"]  # "valid": only where the whole window is in the image
     sample_covariance: bool = False  # divide by n - 1 instead of n
     grey: bool = False  # average the channels before anything else
 
