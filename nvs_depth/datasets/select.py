@@ -126,7 +126,12 @@ def _listed_split(config: DataConfig, image_side: int, root: Path, evaluate_pair
     train_mask = _mask(views, train_names)
     if pairs is not None:
         test_mask = torch.zeros(len(views), dtype=torch.bool)
-        indices = torch.tensor([[views.index_of(name) for name in pair] for pair in pairs])
+        index_of = {name: index for index, name in enumerate(views.names)}
+        unknown = next((name for pair in pairs for name in pair if name not in index_of), None)
+        if unknown is not None:
+            remedy = f"Names look like {views.names[0]!r}; `prepare.py check` says what is missing"
+            raise DataError(views.path, f"there is no view named {unknown!r}", remedy)
+        indices = torch.tensor([[index_of[name] for name in pair] for pair in pairs])
         if indices.shape[1] != 2:
             raise DataError(
                 root / config.test_pairs, "lines are not `source target`", "Write two names per line"

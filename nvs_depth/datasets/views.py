@@ -141,15 +141,6 @@ class ViewSet:
     def has_depth(self) -> bool:
         return self.depths is not None and any(path is not None for path in self.depths)
 
-    def index_of(self, name: str) -> int:
-        """Index of a view; DataError if there is none of that name."""
-        if not hasattr(self, "_index"):
-            self._index = {n: i for i, n in enumerate(self.names)}
-        if name not in self._index:
-            remedy = f"Names look like {self.names[0]!r}; `prepare.py check` says what is missing"
-            raise DataError(self.path, f"there is no view named {name!r}", remedy)
-        return self._index[name]
-
     def load(self, index: int) -> ViewSample:
         """Read one view; DataError names a file that is missing, damaged or of another size."""
         if index in self._cache:

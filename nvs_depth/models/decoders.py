@@ -1,6 +1,8 @@
 """The depth decoder, used up to three times with one set of weights, and the decoder of the new view."""
 
+import itertools
 import math
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -83,34 +85,19 @@ class DepthDecoder(nn.Module):
         self.levels, self.heads = nn.ModuleList(levels), nn.ModuleList(heads)
 
     def forward(self, latent: Tensor, features: list[Tensor] | None) -> DepthMaps:
-        x = self.entry(latent)
+        x, skips = self.entry(latent), [None] * len(self.levels)
         if self.uses_features:
-            features = self._zeros(x) if features is None else features
-            x = torch.cat([x, features[-1]], dim=1)
-        raw = []  # coarse to fine
-        for index, level in enumerate(self.levels):
-            x = F.interpolate(level["before"](x), scale_factor=2, mode="bilinear", align_corners=False)
-            if self.skip_channels[index]:
-                x = torch.cat([x, features[3 - index]], dim=1)
-            x = level["after"](x)
-            if self.heads_everywhere:
-                raw.append(self.heads[index](x))
-        if not self.heads_everywhere:
-            raw.append(self.heads[0](x))
+            *skips, bottleneck = self._zeros(x) if features is None else features
+            x, skips = torch.cat([x, bottleneck], dim=1), [*skips[::-1], None]
+        outputs = list(_decode(self.levels, x, skips))
+        outputs = outputs if self.heads_everywhere else outputs[-1:]
         # float32: at half precision tanh saturates early and 1 / sigmoid has steps of metres
-        maps = [activate_depth(r.float(), self.kind) for r in raw]
-        return DepthMaps(maps[-1], self._pyramid(maps))
-
-    def _pyramid(self, maps: list[Tensor]) -> list[Tensor]:
-        """Five maps, finest first, each half as large as the head it comes from."""
+        raw = [head(output).float() for head, output in zip(self.heads, outputs, strict=True)]
+        maps = [activate_depth(r, self.kind) for r in raw[::-1]]  # finest first
         if self.heads_everywhere:
-            return [
-                F.interpolate(m, scale_factor=0.5, mode="bilinear", align_corners=False) for m in maps[::-1]
-            ]
-        pyramid = [maps[-1]]
-        for _ in range(5):
-            pyramid.append(F.interpolate(pyramid[-1], scale_factor=0.5, mode="bilinear", align_corners=False))
-        return pyramid[1:]
+            return DepthMaps(maps[0], [_halved(m) for m in maps])
+        pyramid = list(itertools.accumulate(range(5), lambda m, _: _halved(m), initial=maps[0]))
+        return DepthMaps(maps[0], pyramid[1:])
 
     def _zeros(self, entry: Tensor) -> list[Tensor]:
         batch, side = len(entry), entry.shape[-1]
@@ -139,13 +126,20 @@ class ViewDecoder(nn.Module):
         self.levels, self.heads = nn.ModuleList(levels), nn.ModuleList(heads)
 
     def forward(self, latent: Tensor, features: list[Tensor]) -> list[Tensor]:
-        x = torch.cat([self.entry(latent), features[-1]], dim=1)
-        images = []
-        for index, level in enumerate(self.levels):
-            x = F.interpolate(level["before"](x), scale_factor=2, mode="bilinear", align_corners=False)
-            if index < 4:
-                x = torch.cat([x, features[3 - index]], dim=1)
-            x = level["after"](x)
-            if index > 0:
-                images.append((torch.tanh(self.heads[index - 1](x).float()) + 1) / 2)
-        return images[::-1]
+        *skips, bottleneck = features
+        x = torch.cat([self.entry(latent), bottleneck], dim=1)
+        outputs = list(_decode(self.levels, x, [*skips[::-1], None]))[1:]
+        raw = [head(output).float() for head, output in zip(self.heads, outputs, strict=True)]
+        return [(torch.tanh(r) + 1) / 2 for r in raw[::-1]]
+
+
+def _decode(levels: nn.ModuleList, x: Tensor, skips: Sequence[Tensor | None]) -> Iterator[Tensor]:
+    """The output of each level, coarse to fine: a block, twice the size, the skip, one or two blocks."""
+    for level, skip in zip(levels, skips, strict=True):
+        x = F.interpolate(level["before"](x), scale_factor=2, mode="bilinear", align_corners=False)
+        x = level["after"](x if skip is None else torch.cat([x, skip], dim=1))
+        yield x
+
+
+def _halved(depth: Tensor) -> Tensor:
+    return F.interpolate(depth, scale_factor=0.5, mode="bilinear", align_corners=False)

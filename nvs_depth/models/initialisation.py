@@ -58,4 +58,5 @@ def load_imagenet(trunk: ResNet18Trunk, path: str = "") -> None:
     try:
         trunk.load_state_dict({name: t for name, t in state.items() if not name.startswith("fc.")})
     except (RuntimeError, AttributeError) as error:
-        raise DataError(file, f"does not fit: {' '.join(str(error).split())}", remedy) from None
+        first = str(error).splitlines()[:2][-1].strip()
+        raise DataError(file, f"does not fit: {first}", remedy) from None

@@ -87,7 +87,7 @@ def test_imagenet_weights_come_from_a_local_file(tmp_path):
     trunk = ResNet18Trunk()
     load_imagenet(trunk, str(file))
     torch.testing.assert_close(trunk.layer4[1].conv2.weight, reference.layer4[1].conv2.weight)
-    with pytest.raises(DataError, match="does not fit: conv1.weight"):
+    with pytest.raises(DataError, match="does not fit.*conv1.weight"):
         load_imagenet(ResNet18Trunk((8, 16, 32, 64)), str(file))
     with pytest.raises(DataError, match="not there.*Fetch https"):
         load_imagenet(trunk, str(tmp_path / "absent.pth"))
