@@ -5,18 +5,16 @@ import contextlib
 import errno
 import json
 import os
-import platform
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import filelock
-import torch
 
 from shared.errors import RunError
 from shared.files.disk import write_json
 
-__all__ = ["RunFolder", "find_checkpoint", "made_by", "named_overrides", "run_facts", "write_results"]
+__all__ = ["RunFolder", "find_checkpoint", "made_by", "named_overrides", "write_results"]
 
 
 class RunFolder:
@@ -95,19 +93,3 @@ def made_by(paper: str, args: argparse.Namespace) -> dict[str, Any]:
 def named_overrides(overrides: Sequence[str]) -> list[str]:
     """The `key=value` overrides without those that only tell where data is (`...root=`)."""
     return [entry for entry in overrides if not entry.partition("=")[0].endswith("root")]
-
-
-def run_facts(device: torch.device, seconds: float, cpu_seconds: float) -> dict[str, Any]:
-    """Time and machine of a run that has just finished.
-
-    `seconds` is wall time, data and evaluation included; `cpu_seconds` that of all threads of this process,
-    without worker processes. Both include the parts before an interruption, up to the checkpoint.
-    """
-    cores = f"{os.cpu_count()} CPU cores ({platform.machine()})"
-    return {
-        "seconds": round(seconds, 1),
-        "cpu_seconds": round(cpu_seconds, 1),
-        "threads": torch.get_num_threads(),
-        "machine": torch.cuda.get_device_name(device) if device.type == "cuda" else cores,
-        "torch": torch.__version__,
-    }

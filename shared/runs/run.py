@@ -18,6 +18,7 @@ import argparse
 import contextlib
 import math
 import os
+import platform
 import sys
 import time
 from collections.abc import Collection, Iterator, Mapping
@@ -42,7 +43,7 @@ from shared.runs.checkpoint import (
 )
 from shared.runs.command import progress_bar, select_device
 from shared.runs.config import config_differences, config_to_dict, save_config
-from shared.runs.folder import RunFolder, made_by, run_facts, write_results
+from shared.runs.folder import RunFolder, made_by, write_results
 from shared.runs.log import Log
 from shared.runs.process import keep_large_buffers, largest_of_group, noted_signals, process_group
 from shared.runs.seeds import rng_state, seed_everything, set_rng_state
@@ -215,9 +216,18 @@ class Run:
             return
         seconds = time.monotonic() - self._started
         if results is not None:
-            facts = run_facts(self.device, seconds, time.process_time() - self._cpu_started)
-            how = {"resumed": self._checkpoint is not None, "processes": self.world_size}
-            write_results(self.folder, results, self._made_by | how | facts)
+            cores = f"{os.cpu_count()} CPU cores ({platform.machine()})"
+            on_gpu = self.device.type == "cuda"
+            facts = {
+                "resumed": self._checkpoint is not None,
+                "processes": self.world_size,
+                "seconds": round(seconds, 1),  # with the parts before an interruption, up to the checkpoint
+                "cpu_seconds": round(time.process_time() - self._cpu_started, 1),  # without worker processes
+                "threads": torch.get_num_threads(),
+                "machine": torch.cuda.get_device_name(self.device) if on_gpu else cores,
+                "torch": torch.__version__,
+            }
+            write_results(self.folder, results, self._made_by | facts)
         self.say(f"done after {tqdm.format_interval(seconds)}: {self.folder}")
 
     def close(self) -> None:
