@@ -87,7 +87,7 @@ def focus_guide_loss(
     """Mean distance of inverse depth to what a focus measure finds, over the stack's focus range.
 
     images [B, S, 3, H, W]. No truth: it leads the first steps out of the flat depth that re-blurring alone
-    leaves slowly. A pixel counts by how far its measure's peak stands out of its mean over the slices;
+    leaves slowly. A pixel counts by how far its measure's peak is above its mean over the slices;
     being a median, what is learned has fewer outliers than the measure itself.
     """
     response = focus_response(images, measure)

@@ -138,7 +138,7 @@ def _check(args: argparse.Namespace) -> str:
 
 
 def _align(args: argparse.Namespace) -> str:
-    paths = list_slices(args.photos) if args.photos.is_dir() else []
+    paths, _ = list_slices(args.photos)
     if len(paths) < 2:
         raise DataError(args.photos, f"holds {len(paths)} photo(s)", "Name the folder of one focal stack")
     images = [read_image(path) for path in paths]
@@ -146,18 +146,19 @@ def _align(args: argparse.Namespace) -> str:
         raise DataError(args.photos, "the photos have different sizes", "Give them as the camera wrote them")
     info = read_info(args.photos / "stack.yaml")
     order = None
-    if isinstance(info.get("focus_m"), list) and len(info["focus_m"]) == len(paths):
-        order = sorted(range(len(paths)), key=lambda index: info["focus_m"][index])
+    if info.focus_m and len(info.focus_m) == len(paths):
+        order = sorted(range(len(paths)), key=lambda index: info.focus_m[index])
     aligned, motions = align_stack(torch.stack(images), order)
     if min(aligned.shape[-2:]) < 16:
         raise DataError(args.photos, "the photos hardly overlap once aligned", "Are they of one scene?")
+    if info.sensor_width_mm:  # the pitch stays, the picture becomes narrower
+        info.pixel_pitch_um = info.pixel_pitch_um or info.sensor_width_mm * 1000 / images[0].shape[-1]
+    info.breathing_corrected = True
+    text = yaml.safe_dump(info.model_dump(exclude_defaults=True, exclude={"images", "sensor_width_mm"}))
     with new_folder(args.out) as out:
         for path, image in zip(paths, aligned, strict=True):
             write_image(out / f"{path.stem}.png", image)
-        if "sensor_width_mm" in info:  # the pitch stays, the picture becomes narrower
-            info["pixel_pitch_um"] = info.pop("sensor_width_mm") * 1000 / images[0].shape[-1]
-        info = {key: value for key, value in info.items() if key != "images"} | {"breathing_corrected": True}
-        write_bytes(out / "stack.yaml", yaml.safe_dump(info, sort_keys=False).encode())
+        write_bytes(out / "stack.yaml", text.encode())
     return _motions_text(paths, motions, images[0], aligned)
 
 

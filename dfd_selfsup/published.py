@@ -1,4 +1,4 @@
-"""Figures printed in the paper (its tables 1 and 2), for tables that set them beside one's own.
+"""Figures printed in the paper (its tables 1 and 2), to be printed next to those of a run.
 
 The paper averages over all pixels of all images, depth clipped to the data set's limits; it does not
 measure the all-in-focus image on these sets. On NYUv2 the first five rows of table 2 are quoted from other

@@ -1,4 +1,4 @@
-"""What a run shows: contact sheets of stacks, the table beside the paper's, and the HTML report."""
+"""What a run shows: contact sheets of stacks, the table next to the paper's, and the HTML report."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

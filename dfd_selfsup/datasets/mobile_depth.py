@@ -48,7 +48,7 @@ def is_mobile_depth(folder: str | Path) -> bool:
 def load_mobile_depth(folder: str | Path, lens: Literal["unknown", "released"] = "unknown") -> FocalStack:
     """One scene's stack, nearest focus first."""
     folder = Path(folder)
-    paths = list_slices(folder) if folder.is_dir() else []
+    paths, _ = list_slices(folder)
     paths = [path for path in paths if path.name.startswith("a")] or paths
     if len(paths) < 2:
         raise DataError(folder, f"holds {len(paths)} frames", "Name the folder of one aligned scene (a*.jpg)")

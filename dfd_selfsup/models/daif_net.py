@@ -24,7 +24,7 @@ class DaifNet(nn.Module):
     def __init__(self, in_channels: int = 4, out_channels: int = 4, base_width: int = 16, levels: int = 4):
         super().__init__()
         widths = [base_width * 2**level for level in range(levels + 1)]
-        # The first level sees the images; each later one its own pooled features beside the stack's maximum.
+        # The first level sees the images; each later one its own pooled features and the stack's maximum.
         self.in_channels, self.levels = in_channels, levels
         self.conv_down = nn.ModuleList(
             _double_conv(in_channels if level == 0 else widths[level], widths[level])
@@ -32,7 +32,7 @@ class DaifNet(nn.Module):
         )
         self.bottleneck = nn.Sequential(_conv(widths[levels], widths[levels]), nn.ReLU(inplace=True))
         decoder = list(reversed(range(levels)))
-        # The up-sampler stands first in each Sequential because the released key of its convolution is 1.
+        # The up-sampler comes first in each Sequential because the released key of its convolution is 1.
         self.conv_up = nn.ModuleList(
             nn.Sequential(
                 nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True),
@@ -72,7 +72,7 @@ class DaifNet(nn.Module):
 
 @torch.no_grad()
 def keep_variance(network: DaifNet) -> None:
-    """Draw all layers but the last anew (He et al., 2015), so that features keep their size through the net.
+    """Draw all layers but the last again (He et al., 2015), so that features keep their size through the net.
 
     PyTorch's default shrinks them by a factor of about 2.4 per layer: without normalisation layers, what
     comes out at the end of twenty is nearly constant, and training starts with little to go by.

@@ -50,26 +50,26 @@ def depth(*shape: int):
 
 FOLDER = {
     "no slice": Case(lambda folder: [path.unlink() for path in folder.glob("photo*")], r"holds 0 photo"),
-    "a slice missing": Case(remove("photo_1.png"), "3 entries for 2 photos", "stack.yaml"),
+    "a slice missing": Case(remove("photo_1.png"), "3 focus distances for 2", "stack.yaml"),
     "slice cut short": Case(cut("photo_2.png"), "cannot be decoded", "photo_2.png"),
     "sizes differ": Case(picture("photo_1.png", 21, 28), "28 x 21 pixels", "photo_1.png"),
-    "too few distances": Case(info(focus_m=[1, 2]), "2 entries for 3 photos", "stack.yaml"),
+    "too few distances": Case(info(focus_m=[1, 2]), "2 focus distances for 3", "stack.yaml"),
     "distance zero": Case(info(focus_m=[0, 1, 2]), "positive", "stack.yaml"),
-    "distance not a number": Case(info(focus_m=[1, float("nan"), 2]), "list of numbers", "stack.yaml"),
+    "distance not a number": Case(info(focus_m=[1, float("nan"), 2]), "focus_m", "stack.yaml"),
     "equal distances": Case(info(focus_m=[1, 1, 2]), "equal", "stack.yaml"),
     "distance below the focal length": Case(info(focus_m=[0.03, 1, 2]), "focal length", "stack.yaml"),
-    "negative f-number": Case(info(f_number=-1), "positive", "stack.yaml"),
+    "negative f-number": Case(info(f_number=-1), "f_number", "stack.yaml"),
     "blur without size": Case(
         write("stack.yaml", "focus_disparity_px: [1, 2, 3]\nblur_px_per_disparity: 0"),
-        "positive",
+        "blur_px",
         "stack.yaml",
     ),
-    "unknown order": Case(info(order="random"), "order is", "stack.yaml"),
+    "unknown order": Case(info(order="random"), "order", "stack.yaml"),
     "image not there": Case(
         info(images=["photo_0.png", "gone.png"], focus_m=[1, 2]), "does not exist", "gone"
     ),
-    "breathing a number": Case(info(breathing_corrected=1), "true or false", "stack.yaml"),
-    "YAML: unknown key": Case(info(focus_mm=[1]), "unknown key", "stack.yaml"),
+    "breathing a number": Case(info(breathing_corrected=1), "breathing", "stack.yaml"),
+    "YAML: unknown key": Case(info(focus_mm=[1]), "focus_mm", "stack.yaml"),
     "YAML: a date that is none": Case(write("stack.yaml", "f_number: 2020-13-45"), "YAML", "stack.yaml"),
     "YAML: nested without end": Case(write("stack.yaml", "focus_m: " + "[" * 1100), "YAML", "stack.yaml"),
     "YAML: a program": Case(
