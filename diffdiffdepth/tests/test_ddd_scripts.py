@@ -40,7 +40,7 @@ def test_eval_reproduces_its_own_file(small_run, capsys):
     assert "Table 2" in (small_run / "report.html").read_text()
 
 
-def test_predict_writes_a_light_field_in_metres(small_scenes, few_steps, tmp_path, capsys):
+def test_predict_writes_a_light_field_in_metres(small_scenes, few_steps, small_run, tmp_path, capsys):
     source, out = small_scenes / "still_life", tmp_path / "out"
     arguments = [
         str(source),
@@ -54,6 +54,7 @@ def test_predict_writes_a_light_field_in_metres(small_scenes, few_steps, tmp_pat
     predict.main(arguments)
     disparity, depth = read_pfm(out / "still_life_disparity.pfm"), read_pfm(out / "still_life_depth.pfm")
     np.testing.assert_array_equal(np.load(out / "still_life_disparity.npy"), disparity)
+    np.testing.assert_array_equal(np.load(small_run / "disparity.npy"), disparity)  # train's own, to the bit
     assert depth.median() == pytest.approx(5.4, abs=0.6)  # metres
     record = json.loads((out / "still_life.json").read_text())
     assert (record["depth"]["kind"], record["depth"]["unit"]) == ("z_depth", "m")
