@@ -148,11 +148,9 @@ def load_checkpoint(path: str | Path, paper: str | None = None) -> Checkpoint:
     payload = _read_archive(path)
     if not isinstance(payload, dict) or payload.get("format") != FORMAT:
         raise CheckpointError(path, "it is a torch file, but not a checkpoint of this project", ANOTHER_FILE)
-    if payload.get("version") == 1 and "metrics" in payload:
-        payload |= {"version": VERSION, "facts": payload["metrics"]}
     if payload.get("version") != VERSION:
         reason = f"it has format version {payload.get('version')}, this program reads version {VERSION}"
-        raise CheckpointError(path, reason, "Use the version of this project that wrote it, or train again")
+        raise CheckpointError(path, reason, "Train again with this version, or use the one that wrote it")
     if paper is not None and payload.get("paper") != paper:
         reason = f"it was trained for the paper {payload.get('paper')!r}, not for {paper!r}"
         raise CheckpointError(path, reason, ANOTHER_FILE)

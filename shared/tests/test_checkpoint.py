@@ -96,6 +96,7 @@ BAD_CHECKPOINTS = {
     "plain state dict": (lambda p: torch.save(nn.Linear(2, 2).state_dict(), p), "of this project"),
     "tensor": (lambda p: torch.save(torch.ones(2), p), "of this project"),
     "other format": (lambda p: saved(p, format="theirs"), "of this project"),
+    "older version": (lambda p: saved(p, version=1), "version 1.*Train again"),
     "newer version": (lambda p: saved(p, version=3), "version 3"),
     "other paper": (lambda p: saved(p, paper="dfd"), "trained for the paper 'dfd', not for 'toy'"),
     "no step": (lambda p: saved(p, step=None), "no valid step"),
@@ -151,13 +152,6 @@ def test_damaged_pickle_with_right_checksums(tmp_path, examples):
         loaded.load_into({"model": nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))})
 
     assert_damage_is_refused(tmp_path / "data.pkl", read, examples)
-
-
-def test_version_1_had_its_facts_among_the_metrics(tmp_path):
-    path = saved(
-        tmp_path / "last.pt", version=1, facts=None, metrics={"K": [1.0]}, architecture={"model": "ab"}
-    )
-    assert load_checkpoint(path, "toy").facts == {"K": [1.0]}
 
 
 def test_unfitting_states_change_nothing(tmp_path):
