@@ -105,10 +105,14 @@ def photometric_reprojection(
     for depth in depths:
         side = depth.shape[-1]
         images = (F.interpolate(view.image, (side, side), mode="area") for view in (source, target))
-        Ks = (scaled_intrinsics(view.K, image_side, side, intrinsics) for view in (source, target))
+        K_source, K_target = (
+            scaled_intrinsics(view.K, image_side, side, intrinsics) for view in (source, target)
+        )
         image_source, image_target = images
         depth = depth.clamp(MIN_DEPTH, MAX_DEPTH)
-        warped, valid = backward_warp(image_source, depth, *Ks, source_from_target, padding="border")
+        warped, valid = backward_warp(
+            image_source, depth, K_source, K_target, source_from_target, padding="border"
+        )
         error = torch.where(valid, (image_target - warped).abs(), 0.0)
         kept = _kept(image_target, mask)
         if mean == "valid":
