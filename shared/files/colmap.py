@@ -287,11 +287,6 @@ class ColmapPoints:
     track_starts: Tensor  # int64 [M + 1]
     tracks: Tensor  # int64 [T, 2]: image id, keypoint index
 
-    @property
-    def track_lengths(self) -> Tensor:
-        """By how many keypoints each point was observed, int64 [M]."""
-        return self.track_starts.diff()
-
 
 @dataclass(frozen=True)
 class ColmapModel:

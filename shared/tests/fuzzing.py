@@ -88,7 +88,7 @@ def in_small_memory(act: Callable[[], Any], room: int = ROOM) -> None:
             signal.signal(signal.SIGALRM, too_slow)
             act()
             code = 0
-        except BaseException:  # noqa: BLE001 - all of it is for the parent to see
+        except BaseException:  # all of it is for the parent to see
             text = traceback.format_exc()
             os.write(send, (text[:20_000] + text[-20_000:]).encode()[-60_000:])
         finally:

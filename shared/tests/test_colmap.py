@@ -99,7 +99,6 @@ def test_binary_is_preferred_and_missing_points_are_no_points(tmp_path):
     assert points.xyz.shape == (0, 3)
     assert points.rgb.shape == (0, 3)
     assert points.tracks.shape == (0, 2)
-    assert points.track_lengths.shape == (0,)
 
 
 def test_the_model_is_found_at_the_usual_places(tmp_path):
@@ -164,7 +163,6 @@ def test_we_read_what_pycolmap_writes(tmp_path, binary):
         start, stop = ours.points.track_starts[index : index + 2].tolist()
         track = [(e.image_id, e.point2D_idx) for e in other.track.elements]
         assert [tuple(pair) for pair in ours.points.tracks[start:stop].tolist()] == track
-        assert ours.points.track_lengths[index] == len(track)
 
 
 def test_pycolmap_reads_what_we_write(tmp_path):
