@@ -56,8 +56,8 @@ def load_test_pairs(config: TrainConfig, data: Path | None = None) -> Split:
     """The pairs that a run was trained and is tested on, from `data` or else from where its config says."""
     if data is not None:
         config.data.root = str(data)
-    say = lambda text: sys.stderr.write(f"{text}\n")  # noqa: E731
-    return load_split(config.data, config.model.image_side, config.evaluate_pairs, say)
+    side, count = config.model.image_side, config.evaluate_pairs
+    return load_split(config.data, side, count, say=lambda text: print(text, file=sys.stderr))  # noqa: T201
 
 
 @torch.no_grad()

@@ -142,7 +142,7 @@ def _facts(folder: Path, layout: str, views: ViewSet) -> list[str]:
         f"  views        {len(views)} in {len(groups)} groups ({shown})",
         f"  images       {width} x {height} pixels",
         f"  intrinsics   fx fy {K[0][0]:.2f} {K[1][1]:.2f}, cx cy {K[0][2]:.2f} {K[1][2]:.2f}",
-        f"  cameras      {_span(centres)} {unit} between the outermost",
+        f"  cameras      {(centres.amax(0) - centres.amin(0)).norm():.3g} {unit} between the outermost",
         f"  depth maps   {depths} of {len(views)}",
         f"  sources      {len(pairs)} of the views have a target",
     ]
@@ -150,10 +150,6 @@ def _facts(folder: Path, layout: str, views: ViewSet) -> list[str]:
         lines.append(f"  grid         {_grid(views)}")
     lines.append(f"  geometry     {_geometry(views, pairs.draw(step_generator(0, 0, 'check')))}")
     return lines + [f"  note         {note}" for note in views.notes]
-
-
-def _span(centres: Tensor) -> str:
-    return f"{(centres.amax(0) - centres.amin(0)).norm():.3g}"
 
 
 def _grid(views: ViewSet) -> str:

@@ -8,7 +8,6 @@ Poses are those of the camera itself, in metres; depth is z in that camera, metr
 """
 
 import math
-from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -113,9 +112,7 @@ def camera_chain(date_folder: Path, camera: str) -> tuple[Tensor, Tensor, Tensor
     return K, cam_from_velo, cam_from_velo @ _rigid(date_folder / "calib_imu_to_velo.txt")
 
 
-def convert_drive(
-    date_folder: Path, drive: str, camera: str, root: Path, frames: Collection[int] | None = None
-) -> int:
+def convert_drive(date_folder: Path, drive: str, camera: str, root: Path) -> int:
     """Write `<root>/<drive>_<camera>` from a raw drive and return the number of frames.
 
     Images are resized to 1242x375 with their intrinsics. Frames without LiDAR get no depth file. Raises
@@ -124,8 +121,6 @@ def convert_drive(
     source = date_folder / drive
     K, cam_from_velo, cam_from_imu = camera_chain(date_folder, camera)
     images = _numbered(source / f"image_{camera}" / "data", "png")
-    if frames is not None:
-        images = [image for image in images if int(image.stem) in frames]
     if not images:
         raise DataError(source / f"image_{camera}" / "data", "holds no images", FETCH)
     packets = _numbered(source / "oxts" / "data", "txt")

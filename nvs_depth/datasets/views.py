@@ -1,7 +1,6 @@
 """Posed views on disk as square images: what every data set becomes before pairs are drawn from it."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -14,7 +13,7 @@ from shared.errors import DataError
 from shared.files.images import read_depth_png, read_exr, read_image, undistort_image
 from shared.geometry.camera import crop_intrinsics, depth_from_ray_distance, resize_intrinsics
 
-__all__ = ["DepthFormat", "Framing", "ViewSet", "ViewSample", "check_intrinsics"]
+__all__ = ["DepthFormat", "Framing", "ViewSet", "ViewSample"]
 
 BLACK = (0.0, 0.0, 0.0)
 
@@ -122,7 +121,12 @@ class ViewSet:
     cache_mb: int = 0
 
     def __post_init__(self) -> None:
-        check_intrinsics(self.path, self.K_stored, self.names)
+        K = self.K_stored
+        bad = ~((K.diagonal(dim1=1, dim2=2)[:, :2] > 0).all(1) & (K[:, 2] == K.new_tensor([0, 0, 1])).all(1))
+        if bool(bad.any()):
+            index = int(bad.nonzero()[0])
+            reason = f"view {self.names[index]}: the intrinsics are {K[index].tolist()}"
+            raise DataError(self.path, reason, "A focal length is a positive number of pixels, the last row 0 0 1")
         try:
             self.K = self.framing.K(self.K_stored, self.stored_hw).float()
         except ValueError as error:
@@ -185,16 +189,6 @@ class ViewSet:
             depth = depth_from_ray_distance(depth, self.K_stored[index].float())
         depth, valid = self.framing.depth(depth, valid, self.depth_format.sparse)
         return depth[None], valid[None]
-
-
-def check_intrinsics(path: Path, K: Tensor, names: Sequence[str]) -> None:
-    """DataError naming the first of K [N, 3, 3] that is not finite or has no positive focal lengths."""
-    focal = K.diagonal(dim1=1, dim2=2)[:, :2]
-    bad = ~(K.isfinite().all((1, 2)) & (focal > 0).all(1) & (K[:, 2] == K.new_tensor([0, 0, 1])).all(1))
-    if bool(bad.any()):
-        index = int(bad.nonzero()[0])
-        reason = f"view {names[index]}: the intrinsics are {K[index].tolist()}"
-        raise DataError(path, reason, "A focal length is a positive number of pixels, the last row 0 0 1")
 
 
 def _resize_depth(depth: Tensor, valid: Tensor, size: tuple[int, int], sparse: bool) -> tuple[Tensor, Tensor]:

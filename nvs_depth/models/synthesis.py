@@ -15,8 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from nvs_depth.models.decoders import DepthDecoder, DepthMaps, ViewDecoder
-from nvs_depth.models.encoder import Encoded, Encoder
-from nvs_depth.models.initialisation import initialise
+from nvs_depth.models.encoder import Encoded, Encoder, initialise
 from nvs_depth.models.options import ModelOptions
 from nvs_depth.models.warps import Cameras, direct_warp_pyramid, inverse_warp_pyramid, move_latent
 

@@ -80,10 +80,8 @@ def reprojection_error(batch, source_from_target=None, K=None):
 
     Computed by hand from points, not by the warps under test; only where the source's surface is close.
     """
-    gaps = []
-    source_from_target = (
-        invert_pose(batch.target_from_source) if source_from_target is None else source_from_target
-    )
+    if source_from_target is None:
+        source_from_target = invert_pose(batch.target_from_source)
     K = batch.K_source if K is None else K
     side = batch.image_source.shape[-1]
     points = unproject(pixel_grid(side, side), batch.depth_target[:, 0], K)
@@ -91,9 +89,7 @@ def reprojection_error(batch, source_from_target=None, K=None):
     maps = torch.cat([batch.depth_source, batch.valid_source.float()], 1)
     there, known = sample_pixels(maps, pixels, padding="zeros").unbind(1)
     usable = batch.valid_target[:, 0] & (known > 0.999) & (depth > 0)
-    for gap, mask in zip((there - depth) / depth, usable, strict=True):
-        gaps.append(gap[mask])
-    gaps = torch.cat(gaps).abs()
+    gaps = ((there - depth) / depth)[usable].abs()
     assert len(gaps) > 30
     return gaps.median().item()
 

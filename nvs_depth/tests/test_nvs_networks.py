@@ -10,8 +10,7 @@ import torch
 import torchvision
 
 from nvs_depth.models.decoders import activate_depth
-from nvs_depth.models.encoder import ResNet18Trunk, StridedPointwise
-from nvs_depth.models.initialisation import load_imagenet
+from nvs_depth.models.encoder import ResNet18Trunk, StridedPointwise, load_imagenet
 from nvs_depth.models.options import DEPTH_RANGES, ModelOptions
 from nvs_depth.models.synthesis import SynthesisNetwork, View
 from nvs_depth.models.warps import move_latent
