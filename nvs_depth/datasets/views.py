@@ -126,7 +126,8 @@ class ViewSet:
         if bool(bad.any()):
             index = int(bad.nonzero()[0])
             reason = f"view {self.names[index]}: the intrinsics are {K[index].tolist()}"
-            raise DataError(self.path, reason, "A focal length is a positive number of pixels, the last row 0 0 1")
+            remedy = "A focal length is a positive number of pixels, the last row is 0 0 1"
+            raise DataError(self.path, reason, remedy)
         try:
             self.K = self.framing.K(self.K_stored, self.stored_hw).float()
         except ValueError as error:
