@@ -130,40 +130,35 @@ def _nerf_frame(path: Path, entry: dict[str, Any], name: str, image_path: Path) 
     if named != (height, width):
         reason = f"{place}: w x h is {named[1]:g} x {named[0]:g}, the image is {width} x {height}"
         raise DataError(path, reason, "Scale fl_x, fl_y, cx, cy, w, h to the image, or use the full-size one")
+    def focal(key: str, side: int) -> float:
+        angle = number(key)
+        if not 0 < angle < math.pi:
+            reason = f"{place}: the angle of view {angle} is not between 0 and pi"
+            raise DataError(path, reason, "camera_angle_x and camera_angle_y are in radians")
+        return side / 2 / math.tan(angle / 2)
+
     if "fl_x" in entry:
         fx = number("fl_x")
         fy = number("fl_y", fx)
     else:
-        fx = fy = width / 2 / _half_tangent(path, place, number("camera_angle_x"))
-        if "camera_angle_y" in entry:
-            fy = height / 2 / _half_tangent(path, place, number("camera_angle_y"))
+        fx = focal("camera_angle_x", width)
+        fy = focal("camera_angle_y", height) if "camera_angle_y" in entry else fx
     cx, cy = number("cx", width / 2), number("cy", height / 2)
     _check_pinhole(path, place, (fx, fy), (cx, cy), (height, width))
     distortion = [number(key, 0.0) for key in ("k1", "k2", "p1", "p2")]
+    try:
+        matrix = torch.tensor(entry.get("transform_matrix"), dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        raise DataError(path, f"{place}: transform_matrix is no 4 x 4 list of numbers", POSE_REMEDY) from None
     return NerfFrame(
         name=name,
         image_path=image_path,
-        world_from_cam=opencv_from_opengl_pose(_nerf_pose(path, place, entry.get("transform_matrix"))),
+        world_from_cam=opencv_from_opengl_pose(_checked_pose(path, place, matrix)),
         K=intrinsics_matrix(fx, fy, cx - 0.5, cy - 0.5, dtype=torch.float64),
         distortion=torch.tensor(distortion, dtype=torch.float64),
         height=height,
         width=width,
     )
-
-
-def _half_tangent(path: Path, place: str, angle: float) -> float:
-    if not 0 < angle < math.pi:
-        reason = f"{place}: the angle of view {angle} is not between 0 and pi"
-        raise DataError(path, reason, "camera_angle_x and camera_angle_y are in radians")
-    return math.tan(angle / 2)
-
-
-def _nerf_pose(path: Path, place: str, rows: Any) -> Tensor:
-    try:
-        matrix = torch.tensor(rows, dtype=torch.float64)
-    except (TypeError, ValueError, RuntimeError, OverflowError):
-        raise DataError(path, f"{place}: transform_matrix is no 4 x 4 list of numbers", POSE_REMEDY) from None
-    return _checked_pose(path, place, matrix)
 
 
 def _checked_pose(path: Path, place: str, matrix: Tensor) -> Tensor:
@@ -235,14 +230,7 @@ def read_deepvoxels_intrinsics(path: str | os.PathLike) -> DeepVoxelsIntrinsics:
 
     def numbers(row: int, count: int) -> list[float]:
         number, words = rows[row]
-        try:
-            values = [float(word) for word in words[:count]]
-        except ValueError:
-            values = []
-        if len(values) < count or not all(map(math.isfinite, values)):
-            text = " ".join(words)[:60]
-            raise DataError(path, f"line {number}: {text!r} is not {count} finite number(s)", remedy)
-        return values
+        return parse_matrix(" ".join(words[:count]), path, f"line {number}", (1, count))[0].tolist()
 
     focal, cx, cy = numbers(0, 3)
     origin = numbers(1, 3)
