@@ -25,7 +25,7 @@ from nvs_depth.datasets.views import DepthFormat, Framing, ViewSet
 from shared.errors import DataError
 from shared.files.cameras import parse_matrix, parse_pose, read_matrix, read_poses
 from shared.files.disk import read_text
-from shared.files.images import read_image_size
+from shared.files.images import list_images, read_image_size
 from shared.geometry.camera import intrinsics_matrix
 from shared.geometry.trajectories import so3_exp
 
@@ -113,9 +113,7 @@ def _odometry_frames(folder: Path) -> Iterator[Frame]:
     projection = _calibration(folder / "calib.txt", f"P{image_folder.name[-1]}")
     offset = torch.linalg.inv(projection[:, :3]) @ projection[:, 3]  # of camera 0, in this camera
     poses = read_poses(folder / "poses.txt")
-    images = sorted(image_folder.glob("*.png"))
-    if not images:
-        raise DataError(image_folder, "holds no images", "Fetch the images of the sequence")
+    images = sorted(list_images(image_folder)[0])
     if len(poses) < len(images):
         reason = f"holds {len(poses)} poses for {len(images)} images"
         raise DataError(folder / "poses.txt", reason, "One line of 12 numbers for each image")

@@ -154,7 +154,7 @@ BROKEN = {
         "no calibration": Case(remove("calib.txt"), "no sequence with calib.txt"),
         "no line for the camera": Case(change("calib.txt", "P2:", "P7:"), "P2", "calib.txt"),
         "singular calibration": Case(change("calib.txt", "P2: 20", "P2: 0"), "focal length", "calib.txt"),
-        "no images": Case(empty("image_2"), "holds no images", "image_2"),
+        "no images": Case(empty("image_2"), "holds no", "image_2"),
         "no image folder": Case(rename("image_2", "left"), "no folder image_2 or image_0"),
         "a pose too few": Case(change("poses.txt", "1 0 0 0 0 1 0 0 0 0 1 3\n", ""), "7 poses for 8 images"),
         "11 numbers": Case(change("poses.txt", "1 0 0 0 0", "1 0 0 0"), "11 numbers", "poses.txt"),
