@@ -12,7 +12,8 @@ from torch import Tensor
 
 from dfd_selfsup.models.focus_measure import depth_from_focus
 from dfd_selfsup.models.heads import coarse_aif
-from dfd_selfsup.models.psf import PsfOptions, render_stack
+from dfd_selfsup.models.options import PsfOptions
+from dfd_selfsup.models.psf import render_stack
 from dfd_selfsup.models.thin_lens import Defocus
 
 __all__ = ["plane_sweep"]
