@@ -46,10 +46,9 @@ def selfsup_losses(
     the input.
     """
     coarse = coarse_aif(images, prediction.sigma_px, options.soft_coarse_px)
-    flat_rendered, flat_images = rendered.flatten(0, 1), images.flatten(0, 1)
     terms = {
-        "recon": lambda: mix(flat_rendered, flat_images),
-        "sharp": lambda: F.l1_loss(sharpness(flat_rendered), sharpness(flat_images)),
+        "recon": lambda: mix(rendered.flatten(0, 1), images.flatten(0, 1)),
+        "sharp": lambda: F.l1_loss(sharpness(rendered.flatten(0, 1)), sharpness(images.flatten(0, 1))),
         "aif": lambda: mix(prediction.aif, coarse.detach()),
         "aif_blur": lambda: blur_loss(prediction.aif),
         "coarse_blur": lambda: blur_loss(coarse),

@@ -12,9 +12,11 @@ from dfd_selfsup import DepthFromDefocus, Lens, predict
 from dfd_selfsup import eval as evaluation
 from dfd_selfsup.datasets.folder import load_stack
 from dfd_selfsup.datasets.stack import focal_stack
-from dfd_selfsup.tests.test_dfd_scripts import FOCUS_M, data, run_train, write_stack  # noqa: F401
+from dfd_selfsup.tests.test_dfd_scripts import FOCUS_M, data, run_folder, run_train  # noqa: F401
+from dfd_selfsup.viewer import scene_of
 from shared.errors import RunError
 from shared.files.images import read_pfm
+from shared.geometry.camera import project
 from shared.results import DepthMap
 from shared.runs.checkpoint import load_checkpoint, save_checkpoint
 
@@ -113,6 +115,12 @@ def test_training_on_stacks_without_a_lens_keeps_their_range(data, tmp_path):  #
     assert "abs_rel" not in results["mean"]["selfsup"], "places in a stack are no metres"
     method = DepthFromDefocus.load(tmp_path / "run", "cpu")
     assert (method.kind, method.model.q_range) == ("order", (-0.5, 2.5))
+    scene = scene_of(tmp_path / "run", "last", torch.device("cpu"))
+    assert scene.unit == "slices"
+    assert "relief" in scene.notes[-1]
+    (cloud,) = scene.parts[0].clouds
+    nearer = cloud.values > cloud.values.median()
+    assert cloud.points[nearer, 2].max() <= cloud.points[~nearer, 2].min()
 
 
 def test_a_checkpoint_without_facts_takes_them_from_its_config(moved, tmp_path):
@@ -121,3 +129,18 @@ def test_a_checkpoint_without_facts_takes_them_from_its_config(moved, tmp_path):
     save_checkpoint(tmp_path / "a.pt", {"model": model}, paper="dfd_selfsup", step=1, config=found.config)
     loaded = DepthFromDefocus.load(tmp_path / "a.pt", "cpu")
     assert (loaded.kind, loaded.model.q_range) == ("metric", model.q_range)
+
+
+def test_the_viewer_gets_metric_points_where_the_lens_is_known(data, run_folder):  # noqa: F811
+    scene = scene_of(run_folder, "best", torch.device("cpu"))
+    part = scene.parts[0]
+    assert scene.unit == "m"
+    assert [cloud.name for cloud in part.clouds] == ["predicted", "true depth"]
+    stack = load_stack(data / "test" / "s0")
+    predicted, true = part.clouds
+    pixels, depth = project(true.points, part.cameras[0].K)
+    column, row = pixels.round().long().unbind(1)
+    assert (pixels - pixels.round()).abs().max() < 1e-3
+    torch.testing.assert_close(depth, stack.depth[row, column])
+    estimate = DepthFromDefocus.load(run_folder, "cpu").predict(stack)
+    torch.testing.assert_close(predicted.points, estimate.depth.points())

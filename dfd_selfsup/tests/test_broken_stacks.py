@@ -125,13 +125,11 @@ def mobile(folder: Path) -> Path:
 
 MOBILE = {
     "one frame": Case(lambda folder: [remove(f"a{i}.jpg")(folder) for i in (1, 2)], "holds 1 frames"),
-    "sizes differ": Case(picture("a1.jpg", 21, 28), "28 x 21 pixels", "a1.jpg"),
     "words in the calibration": Case(
         write("calibrated.txt", "near\nfar\n"), "else than numbers", "calibrated"
     ),
     "NaN in the calibration": Case(write("calibrated.txt", "1\nnan\n3\n50\n"), "finite", "calibrated.txt"),
     "a row missing": Case(write("calibrated.txt", "1\n2\n50\n"), "2 focal depths for 3 frames"),
-    "calibration empty": Case(write("calibrated.txt", ""), "empty", "calibrated.txt"),
 }
 
 
@@ -144,18 +142,11 @@ def test_mobile_depth(tmp_path: Path, case: str) -> None:
 NYU = {
     "no frames": Case(lambda root: [path.unlink() for path in (root / "train_rgb").iterdir()], "train_rgb"),
     "a slice missing": Case(remove("train_fs5/0001_0003.png"), "holds 4 slices", "train_fs5"),
-    "slice sizes differ": Case(picture("train_fs5/0001_0002.png", 10, 20), "20 x 10 pixels", "0001_0002"),
-    "slice cut short": Case(cut("train_fs5/0001_0002.png"), "cannot be decoded", "0001_0002"),
     "no depth": Case(remove("train_depth/0001.pfm"), "does not exist", "0001.png"),
     "depth in colours": Case(
         lambda root: write_pfm(root / "train_depth/0001.pfm", torch.ones(3, 480, 640)),
         r"\[3, 480, 640\]",
         "0001.pfm",
-    ),
-    "8-bit depth": Case(
-        lambda root: [remove("train_depth/0001.pfm")(root), picture("train_depth/0001.png", 48, 64, 1)(root)],
-        "8 bits",
-        "train_depth",
     ),
     "no colours": Case(remove("train_rgb/0001.png"), "train_rgb"),
 }
@@ -178,17 +169,11 @@ def test_nyuv2(tmp_path: Path, case: str) -> None:
 DEFOCUSNET = {
     "two scenes": Case(lambda root: [path.unlink() for path in root.glob("000002*")], "holds 2 scenes"),
     "a slice missing": Case(remove("000000_03All.png"), "4 slices instead of 5"),
-    "slice sizes differ": Case(picture("000000_03All.png", 10, 20), "20 x 10 pixels", "000000_03All.png"),
     "no depth": Case(remove("000000Dpt.npy"), "no depth map"),
     "depth cut short": Case(cut("000000Dpt.npy"), "NumPy", "000000Dpt.npy"),
     "depth of another size": Case(
         lambda root: write_npy(root / "000000Dpt.npy", np.ones((4, 6, 1), np.float16)),
         "is 6 x 4 pixels",
-        "Dpt.npy",
-    ),
-    "depth of whole numbers": Case(
-        lambda root: write_npy(root / "000000Dpt.npy", np.ones((12, 16, 1), np.int32)),
-        "not floats",
         "Dpt.npy",
     ),
     "depth in colours": Case(

@@ -248,13 +248,6 @@ def test_defocusnet_layout(tmp_path, monkeypatch):
         splits["test"][0]()
 
 
-def test_exr_without_its_package_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "OpenEXR", None)
-    (tmp_path / "000000_00Dpt.exr").write_bytes(b"x")
-    with pytest.raises(DataError, match="OpenEXR"):
-        defocusnet.convert_depth(tmp_path)
-
-
 def test_exr_is_converted_once(tmp_path, monkeypatch):
     (tmp_path / "000000_00Dpt.exr").write_bytes(b"x")
     monkeypatch.setattr(defocusnet, "read_exr", lambda path: torch.full((4, 5), 1.25))
