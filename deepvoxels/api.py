@@ -40,24 +40,23 @@ def scene_facts(config: TrainConfig, views: PosedScene) -> dict[str, Any]:
 
     Of the photos a few thumbnails; all of them for the baselines, which render from the nearest one.
     """
-    if config.method == "deepvoxels":
-        chosen, side = evenly(len(views), THUMBNAILS), min(THUMBNAIL_SIDE, views.image_side)
-    else:
-        chosen, side = list(range(len(views))), views.image_side
-    small = F.interpolate(views.images[chosen].float(), size=(side, side), mode="area").round().byte()
+    chosen = list(range(len(views))) if config.method != "deepvoxels" else evenly(len(views), THUMBNAILS)
+    photos = views.images[chosen]
+    if config.method == "deepvoxels" and views.image_side > THUMBNAIL_SIDE:
+        photos = F.interpolate(photos.float(), size=(THUMBNAIL_SIDE,) * 2, mode="area").round().byte()
     names = ("names", "K", "world_from_cam", "image_side", "grid_origin", "grid_side_length", "near", "far")
     facts = {name: getattr(views, name) for name in names}
     scene = config.data.scene or views.path.resolve().name
-    return facts | {"scene": scene, "photos": dict(zip(chosen, small, strict=True))}
+    return facts | {"scene": scene, "photos": dict(zip(chosen, photos, strict=True))}
 
 
 class TrainedScene:
     """A network trained on the views of one scene, and what is known of them.
 
-    config: of the run. scene: its name. image_side: S, pixels. K: [3, 3] of the first training view, at S
-    pixels. world_from_cam: [N, 4, 4] of the training views, OpenCV axes; names: of these views; photos: some
-    of them as uint8 [3, s, s], by index. grid_origin: the middle of the grid in the world. near, far: z-depth
-    range of the grid, in scene units. device: where the network is.
+    config: of the run. scene: its name. image_side: S, pixels. Of the training views, names; world_from_cam
+    [N, 4, 4], OpenCV axes; intrinsics [N, 3, 3] at S pixels, the first of which is K; photos: some of them as
+    uint8 [3, s, s], by index. grid_origin: the middle of the grid in the world. near, far: z-depth range of
+    the grid, in scene units. device: where the network is.
     """
 
     def __init__(self, network: nn.Module, facts: Mapping[str, Any], config: TrainConfig) -> None:
@@ -66,7 +65,8 @@ class TrainedScene:
         self.scene: str = facts["scene"]
         self.names: list[str] = facts["names"]
         self.world_from_cam: Tensor = facts["world_from_cam"]
-        self.K: Tensor = facts["K"][0]
+        self.intrinsics: Tensor = facts["K"]
+        self.K = self.intrinsics[0]
         self.image_side: int = facts["image_side"]
         self.grid_origin: tuple[float, float, float] = tuple(facts["grid_origin"])
         self.grid_side_length: float = facts["grid_side_length"]

@@ -51,12 +51,12 @@ def train(run: Run, config: TrainConfig, views: PosedScene, test_views: PosedSce
     discriminator = Discriminator().to(run.device) if config.gan_weight > 0 else None
     if discriminator is not None:
         state |= {"discriminator": discriminator, "optimizer_d": adam(discriminator)}
-    if config.released_checkpoint:
-        load_released(config.released_checkpoint, network, discriminator)
 
     facts = scene_facts(config, views)
     scene = trained_scene(network, facts, config)
     start = run.restore(state, facts)
+    if start == 0 and config.released_checkpoint:
+        load_released(config.released_checkpoint, network, discriminator)
     neighbours = nearest_views(views.world_from_cam, config.nearest_sources)
     maps = SamplingMaps(scene, views, config.map_cache_mb << 20)
     network.train()
@@ -64,7 +64,8 @@ def train(run: Run, config: TrainConfig, views: PosedScene, test_views: PosedSce
         source, targets = draw_views(step, config, neighbours)
         photo = views.batch([source]).to(run.device)
         if isinstance(network, Generator):
-            rendered, grid = network(photo, [maps.lifting(source)], [maps.projection(t) for t in targets])
+            projections = [maps["projection", target] for target in targets]
+            rendered, grid = network(photo, [maps["lifting", source]], projections)
             network.remember(grid)
         else:  # a baseline, which knows poses only
             cameras = views.world_from_cam[[source]], views.world_from_cam[targets], views.K[targets]
@@ -92,28 +93,20 @@ def train(run: Run, config: TrainConfig, views: PosedScene, test_views: PosedSce
     return scene
 
 
-class SamplingMaps:
-    """Where the cameras of the training views sample feature map and grid, kept while memory lasts."""
+class SamplingMaps(dict[tuple[str, int], SamplingMap]):
+    """By ("lifting" or "projection", view): where its camera samples; kept while memory lasts."""
 
     def __init__(self, scene: TrainedScene, views: PosedScene, free_bytes: int) -> None:
-        self._scene, self._views, self._free_bytes = scene, views, free_bytes
-        self._maps: dict[tuple[str, int], SamplingMap] = {}
+        super().__init__()
+        self.scene, self.views, self.free_bytes = scene, views, free_bytes
 
-    def lifting(self, view: int) -> SamplingMap:
-        return self._map("lifting", view)
-
-    def projection(self, view: int) -> SamplingMap:
-        return self._map("projection", view)
-
-    def _map(self, kind: str, view: int) -> SamplingMap:
-        if (kind, view) in self._maps:
-            return self._maps[kind, view]
-        network, views = self._scene.network, self._views
-        camera = views.K[view].to(self._scene.device), views.world_from_cam[view].to(self._scene.device)
-        made = getattr(network, kind)(self._scene.geometry, *camera)
-        if made.nbytes <= self._free_bytes:
-            self._free_bytes -= made.nbytes
-            self._maps[kind, view] = made
+    def __missing__(self, key: tuple[str, int]) -> SamplingMap:
+        kind, view = key
+        camera = (camera[view].to(self.scene.device) for camera in (self.views.K, self.views.world_from_cam))
+        made = getattr(self.scene.network, kind)(self.scene.geometry, *camera)
+        if made.nbytes <= self.free_bytes:
+            self.free_bytes -= made.nbytes
+            self[key] = made
         return made
 
 

@@ -31,7 +31,7 @@ def scene_of(run: Path, checkpoint: Literal["best", "last"], device: torch.devic
         return LivePicture(views.images[0], depth[0, 0])
 
     cameras = tuple(
-        ViewerCamera(scene.names[i], scene.world_from_cam[i], scene.K, size, scene.photos[i])
+        ViewerCamera(scene.names[i], scene.world_from_cam[i], scene.intrinsics[i], size, scene.photos[i])
         for i in evenly(len(scene.names), MAX_CAMERAS)
     )
     part = Part(

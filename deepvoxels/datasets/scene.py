@@ -146,12 +146,11 @@ def load_scene(
     split: str = "all",
     sampling: str = "all",
     intrinsics_rule: str = "half_pixel",
-    background: tuple[float, float, float] = WHITE,
 ) -> PosedScene:
     """Load a scene in one of the layouts of `deepvoxels.datasets.layouts`.
 
     Images are undistorted, cut to the square in their middle and area-averaged to `image_side`; transparency
-    goes on `background`. `split` "train" and "test" part the views by the layout's own test file or, where
+    becomes white. `split` "train" and "test" part the views by the layout's own test file or, where
     there is none, hold out every 8th; `sampling` "skip_n" then keeps every (n+1)-th. The grid is the file's,
     or fitted to the views of all splits. `intrinsics_rule` "released" scales the principal point without
     the half-pixel term, as the released code does. Raises DataError, naming the file.
@@ -168,7 +167,7 @@ def load_scene(
     views = split_views(listing, split)[::step]
     if not views:
         raise DataError(path, f"the split {split!r} has no views", "Add views or use another split")
-    images = [_load_image(view, square_K[view.name], image_side, background) for view in views]
+    images = [_load_image(view, square_K[view.name], image_side) for view in views]
     depth, depth_valid = _load_depth(views, image_side)
     if intrinsics_rule == "released":
         K = _released_intrinsics(listing.intrinsics, image_side).expand(len(views), -1, -1)
@@ -217,10 +216,8 @@ def nearest_views(world_from_cam: Tensor, count: int) -> Tensor:
     """For each camera [N, 4, 4] the `count` others with the most similar viewing direction, best first.
 
     The measure is the cosine between optical axes, as in the released code; positions play no part.
-    Returns int64 [N, count]. Raises ValueError for fewer than `count` other cameras.
+    Returns int64 [N, count].
     """
-    if not 1 <= count < len(world_from_cam):
-        raise ValueError(f"{len(world_from_cam)} views have no {count} neighbours each")
     cosines = _viewing_cosines(world_from_cam, world_from_cam)
     cosines.fill_diagonal_(-torch.inf)
     return cosines.topk(count, dim=1).indices
@@ -316,9 +313,9 @@ def _volume(
     return Volume(origin, side_length, near, far), notes
 
 
-def _load_image(view: View, square_K: Tensor, image_side: int, background: tuple) -> Tensor:
+def _load_image(view: View, square_K: Tensor, image_side: int) -> Tensor:
     """Read, undistort, cut and resize one view: uint8 [3, S, S]."""
-    image = read_image(view.image_path, background=background)
+    image = read_image(view.image_path, background=WHITE)
     side = min(view.height, view.width)
     if bool(view.distortion.any()):
         image, _ = undistort_image(image, view.K, view.distortion, square_K, (side, side))

@@ -75,7 +75,6 @@ class _Autoencoder(nn.Module):
             Up(2, inner, outer, norm=level > 0) for level, (outer, inner) in enumerate(reversed(pairs))
         )
         self.colour = ConvUnit(2, widths[0], 3, norm=False, slope=None)
-        self.image_side = options.image_side
         self.deepest = (widths[-1], *(options.image_side >> len(pairs),) * 2)
         self.latent = self.deepest[0] * self.deepest[1] ** 2
         self.hidden = options.hidden or 4 * widths[-1]
@@ -84,11 +83,6 @@ class _Autoencoder(nn.Module):
         self, source_images: Tensor, world_from_source: Tensor, world_from_target: Tensor, K: Tensor
     ) -> Tensor:
         """See `build_baseline`; K is not used."""
-        if source_images.shape[-2:] != (self.image_side,) * 2:
-            raise ValueError(
-                f"this network was built for images of side {self.image_side}, got "
-                f"{tuple(source_images.shape)}"
-            )
         count = len(world_from_target)
         x = (source_images - 0.5).expand(count, -1, -1, -1)
         world_from_source = world_from_source.expand(count, 4, 4)

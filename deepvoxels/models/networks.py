@@ -327,13 +327,12 @@ class Discriminator(nn.Module):
     """Judge overlapping 70 x 70 patches of an image as real or generated.
 
     Layers are reflection pad 1, convolution k4 with bias, then (inner layers) batch norm, channel dropout and
-    leaky ReLU 0.2. `strides` has one entry per layer but the last, which has stride 1.
+    leaky ReLU 0.2.
     """
 
-    def __init__(
-        self, base: int = 28, *, strides: Sequence[int] = (2, 2, 2, 1), dropout: float = 0.5
-    ) -> None:
+    def __init__(self, base: int = 28, dropout: float = 0.5) -> None:
         super().__init__()
+        strides = (2, 2, 2, 1)
         widths = [3, *(base << i for i in range(len(strides)))]
         pairs = list(zip(widths[:-1], widths[1:], strict=True))
         self.convs = nn.ModuleList(

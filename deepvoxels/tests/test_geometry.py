@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from deepvoxels.models.volume import VolumeGeometry, lift, project
-from shared.geometry.camera import look_at, resize_intrinsics, transform_points
 from shared.geometry.camera import project as project_points
+from shared.geometry.camera import resize_intrinsics, transform_points
 
 F64 = torch.float64
 BOTH = pytest.mark.parametrize("lattice", ["centred", "released"])
@@ -241,12 +241,6 @@ def test_metric_depth_of_a_single_plane_is_that_plane(lattice, far):
     torch.testing.assert_close(geometry.metric_depth(fractions), geometry.plane_depths(fractions))
     if far is not None and lattice == "centred":
         torch.testing.assert_close(geometry.plane_depths(fractions).mean().item(), (0.8 + far) / 2)
-
-
-def test_look_at_of_shared_agrees_with_the_recorded_poses():
-    position = torch.tensor([1.1278037, 0.9463397, 0.85], dtype=F64)
-    pose = look_at(position, torch.zeros(3, dtype=F64), torch.tensor([0.0, 0, 1], dtype=F64))
-    torch.testing.assert_close(pose, POSES["S"].double(), rtol=0, atol=1e-6)
 
 
 # --- odd cases -------------------------------------------------------------------------------------

@@ -38,18 +38,9 @@ class _PaddedConv(torch.autograd.Function):
         in_halves = _would_run_slowly(padded, weight)
         if in_halves:
             grad, padded = _halves(grad), _halves(padded, overlap=2)
+        how = [ctx.stride] * dims, zeros, ones, False, zeros, 1
         grad_padded, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
-            grad,
-            padded,
-            weight,
-            ctx.bias_sizes,
-            [ctx.stride] * dims,
-            zeros,
-            ones,
-            False,
-            zeros,
-            1,
-            ctx.needs_input_grad[:3],
+            grad, padded, weight, ctx.bias_sizes, *how, ctx.needs_input_grad[:3]
         )
         if in_halves and grad_padded is not None:
             grad_padded = _join_halves(grad_padded, overlap=2)
