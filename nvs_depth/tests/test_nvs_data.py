@@ -37,7 +37,7 @@ SIDE = 32
 
 
 def plain_street(seed, views, step_m):
-    """A few boxes beside a road: the shape of a drive, in a fraction of the time of a furnished street."""
+    """A few boxes along a road: the shape of a drive, in a fraction of the time of a furnished street."""
     rng = np.random.default_rng(seed)
     items = [Item(Box((200, 200, 0.1), placed((0, 0, -0.1))), solid(0.4, 0.4, 0.4))]
     for x in range(6, 80, 6):
@@ -100,7 +100,7 @@ def reprojection_error(batch, source_from_target=None, K=None):
 def test_true_depth_carries_one_view_onto_another(embedded, layout, close, wrong):
     split = split_of(embedded, layout, 48 if layout == "kitti_raw" else SIDE)
     batch = load_pairs(split.test.views, split.test_pairs[:: max(1, len(split.test_pairs) // 12)])
-    if layout == "kitti_raw":  # the road maps onto itself under forward motion, whatever its sense
+    if layout == "kitti_raw":  # the road maps onto itself under forward motion in either sense
         batch.valid_target[:, :, 24:] = False
     assert reprojection_error(batch) < close
     # the pose the wrong way round is noticed
@@ -252,7 +252,7 @@ def test_held_out_azimuths(embedded):
     assert not trained & tested
 
 
-# ---- ShapeNet and one's own images -------------------------------------------------------------------------
+# ---- ShapeNet and your own images --------------------------------------------------------------------------
 
 
 def copied(embedded, tmp_path):
@@ -293,7 +293,7 @@ def test_transparent_background_becomes_the_configured_colour(tmp_path):
         views.load(0)
 
 
-def test_ones_own_posed_folder(tmp_path):
+def test_your_own_posed_folder(tmp_path):
     frames = []
     for index in range(4):
         write_image(tmp_path / "images" / f"{index}.png", torch.rand(3, 24, 36))

@@ -179,7 +179,7 @@ def launch(config, out, processes, *settings):
 
 
 def gradients(config, folder, processes, batch_size):
-    """Adam's first moments after one step are half the gradients, whoever computed them."""
+    """Adam's first moments after one step are half the gradients, however many processes there are."""
     out = folder / f"{processes}x{batch_size}"
     state = launch(config, out, processes, "steps=1", f"batch_size={batch_size}")
     return torch.cat([moment["exp_avg"].flatten() for moment in state.values()])

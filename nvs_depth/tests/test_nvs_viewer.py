@@ -42,8 +42,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "run"
 
 
-def test_the_true_depth_of_the_new_view_lies_on_that_of_the_given_one(run: Path) -> None:
-    """Seen from the given camera, a point of the new view lies on its surface or behind it."""
+def test_the_true_depth_of_the_new_view_is_on_that_of_the_given_one(run: Path) -> None:
+    """Seen from the given camera, a point of the new view is on its surface or behind it."""
     scene = scene_of(run, "best", CPU)
     assert scene.unit == "scene units"
     assert len(scene.parts) == 6
@@ -78,6 +78,6 @@ def test_the_live_view_at_the_new_camera_is_the_prediction(run: Path) -> None:
     assert torch.equal(part.cameras[0].image, batch.image_source[0])
     given, new = part.clouds[:2]
     background = batch.image_source[0].amax(0) <= 0.02
-    assert len(given.points) == (~background).sum()  # what stands on black is left out
+    assert len(given.points) == (~background).sum()  # the black background is left out
     assert new.values.min() >= 1
     assert new.values.max() <= 3
