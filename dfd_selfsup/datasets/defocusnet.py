@@ -4,8 +4,7 @@
     <root>/<6-digit scene>...Dpt.exr (or .npy, float16 [H, W, 1])   z-depth in metres
     <root>/<6-digit scene>...Aif.tif (or .png)                      all in focus; only in the re-rendering
 
-The paper's re-rendering was never released. Reading .exr needs the package OpenEXR (optional extra `exr`);
-`prepare.py defocusnet` turns them into .npy once.
+The paper's re-rendering was never released. `prepare.py defocusnet` turns .exr into .npy once.
 """
 
 from functools import partial
