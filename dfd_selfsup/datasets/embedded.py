@@ -104,7 +104,7 @@ def make_embedded_stacks(root: str | Path, config: EmbeddedConfig, processes: in
 
     record = {"generator": "scenes", "version": SCENES_VERSION, **dataclasses.asdict(config)}
     name = f"v{SCENES_VERSION}_{config.width}x{config.height}_seed{config.seed}"
-    return made_once(Path(root) / name, record, write, lambda text: print(text, file=sys.stderr))  # noqa: T201
+    return made_once(Path(root) / name, record, write, lambda text: sys.stderr.write(f"{text}\n"))
 
 
 def embedded_lens(width: int) -> Lens:
