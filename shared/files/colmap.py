@@ -2,18 +2,18 @@
 
 Poses come out as `world_from_cam`, pixels with (0, 0) at the centre of the top-left pixel; COLMAP's own
 convention puts (0, 0) at its corner. Format: https://colmap.github.io/format.html. Errors carry the byte
-offset or the line number.
+offset or the line number of the entry.
 """
 
-import contextlib
 import itertools
 import math
 import os
 import struct
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +25,6 @@ from shared.files.disk import read_bytes, read_text, write_bytes
 from shared.geometry.camera import intrinsics_matrix, invert_pose
 
 __all__ = [
-    "CAMERA_MODEL_IDS",
     "ColmapCamera",
     "ColmapImage",
     "ColmapModel",
@@ -36,209 +35,16 @@ __all__ = [
 ]
 
 
-# The number of a camera model in binary files, its name, and how many parameters it has.
-CAMERA_MODELS = {
-    0: ("SIMPLE_PINHOLE", 3),  # f cx cy
-    1: ("PINHOLE", 4),  # fx fy cx cy
-    2: ("SIMPLE_RADIAL", 4),  # f cx cy k1
-    3: ("RADIAL", 5),  # f cx cy k1 k2
-    4: ("OPENCV", 8),  # fx fy cx cy k1 k2 p1 p2
-}
-OTHER_CAMERA_MODELS = {5: "OPENCV_FISHEYE", 6: "FULL_OPENCV", 7: "FOV", 8: "SIMPLE_RADIAL_FISHEYE",
-                       9: "RADIAL_FISHEYE", 10: "THIN_PRISM_FISHEYE"}  # fmt: skip
-CAMERA_MODEL_IDS = {name: number for number, (name, _) in CAMERA_MODELS.items()}
-REMEDY = "The file is damaged or incomplete: export the model again"
+# Number of parameters of the camera models: f or fx fy, cx cy, then the first of k1 k2 p1 p2.
+CAMERA_MODELS = {"SIMPLE_PINHOLE": 3, "PINHOLE": 4, "SIMPLE_RADIAL": 4, "RADIAL": 5, "OPENCV": 8}
+TWO_FOCAL_LENGTHS = ("PINHOLE", "OPENCV")
+BINARY_MODELS = (*CAMERA_MODELS, "OPENCV_FISHEYE", "FULL_OPENCV", "FOV", "SIMPLE_RADIAL_FISHEYE",
+                 "RADIAL_FISHEYE", "THIN_PRISM_FISHEYE")  # fmt: skip
 KEYPOINT = np.dtype([("xy", "<f8", 2), ("point_id", "<i8")])  # 2^64 - 1 in the file reads as -1: no 3D point
-
-
-class ImageRecord(NamedTuple):
-    image_id: int
-    qvec: tuple[float, ...]  # w x y z, camera from world
-    tvec: tuple[float, ...]  # camera from world
-    camera_id: int
-    name: str
-    keypoints: np.ndarray  # of KEYPOINT, pixel origin at the corner of the image
-
-
-class PointRecord(NamedTuple):
-    point_id: int
-    xyz: tuple[float, ...]
-    rgb: tuple[int, ...]
-    error_px: float
-    track: np.ndarray  # int64 [L, 2]: image id, keypoint index
-
-
-def _read_records(
-    folder: Path,
-) -> tuple[list[tuple[int, "ColmapCamera"]], list[ImageRecord], list[PointRecord]]:
-    """Read cameras, images and points3D, binary if they are there, else text; without points3D no points."""
-    if (folder / "cameras.bin").is_file():
-        cameras = list(_binary_cameras(_Binary(folder / "cameras.bin")))
-        images = list(_binary_images(_Binary(folder / "images.bin")))
-        points_path, read_points = folder / "points3D.bin", lambda path: _binary_points(_Binary(path))
-    elif (folder / "cameras.txt").is_file():
-        cameras = list(_text_cameras(folder / "cameras.txt"))
-        images = list(_text_images(folder / "images.txt"))
-        points_path, read_points = folder / "points3D.txt", _text_points
-    else:
-        remedy = "Name the folder that holds cameras, images and points3D, often sparse/0"
-        raise DataError(folder, "holds no COLMAP model (neither cameras.bin nor cameras.txt)", remedy)
-    return cameras, images, list(read_points(points_path)) if points_path.exists() else []
-
-
-def _parameter_count(path: Path, place: str, model: str) -> int:
-    if model not in CAMERA_MODEL_IDS:
-        remedy = f"Undistort the images (colmap image_undistorter), or use {', '.join(CAMERA_MODEL_IDS)}"
-        raise DataError(path, f"{place}: the camera model {model} is not supported", remedy)
-    return CAMERA_MODELS[CAMERA_MODEL_IDS[model]][1]
-
-
-# ---- binary ------------------------------------------------------------------------------------------------
-
-
-class _Binary:
-    """A cursor over a binary file whose every step is checked against the bytes that are there."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        self.data = read_bytes(path)
-        self.offset = 0
-
-    def fail(self, reason: str) -> DataError:
-        return DataError(self.path, f"byte {self.offset}: {reason}", REMEDY)
-
-    def need(self, size: int, what: str) -> int:
-        """Step over `size` bytes; returns where they start."""
-        left = len(self.data) - self.offset
-        if size > left:
-            raise self.fail(f"{what} needs {size} bytes, {left} are left")
-        self.offset += size
-        return self.offset - size
-
-    def unpack(self, layout: str, what: str) -> tuple:
-        return struct.unpack_from("<" + layout, self.data, self.need(struct.calcsize("<" + layout), what))
-
-    def array(self, dtype: np.dtype, what: str) -> np.ndarray:
-        """A count (uint64) and as many entries."""
-        (count,) = self.unpack("Q", f"the number of {what}")
-        start = self.need(count * dtype.itemsize, f"a list of {count} {what}")
-        return np.frombuffer(self.data, dtype, count, start)
-
-    def string(self, what: str) -> str:
-        end = self.data.find(b"\0", self.offset)
-        if end < 0:
-            raise self.fail(f"{what} does not end")
-        raw = self.data[self.need(end + 1 - self.offset, what) : end]
-        try:
-            return raw.decode("utf-8")
-        except UnicodeDecodeError:
-            raise self.fail(f"{what} is not UTF-8") from None
-
-    def finish(self) -> None:
-        if self.offset != len(self.data):
-            raise self.fail(f"{len(self.data) - self.offset} bytes are left over")
-
-
-def _binary_cameras(file: _Binary) -> Iterator[tuple[int, "ColmapCamera"]]:
-    (count,) = file.unpack("Q", "the number of cameras")
-    for _ in range(count):
-        place = f"byte {file.offset}"
-        camera_id, number, width, height = file.unpack("IiQQ", "a camera")
-        model = CAMERA_MODELS.get(number, [OTHER_CAMERA_MODELS.get(number, str(number))])[0]
-        size = _parameter_count(file.path, place, model)
-        yield camera_id, ColmapCamera(model, width, height, file.unpack(f"{size}d", "camera parameters"))
-    file.finish()
-
-
-def _binary_images(file: _Binary) -> Iterator[ImageRecord]:
-    (count,) = file.unpack("Q", "the number of images")
-    for _ in range(count):
-        image_id, *pose, camera_id = file.unpack("I7dI", "an image")
-        name = file.string("an image name")
-        keypoints = file.array(KEYPOINT, "keypoints")
-        yield ImageRecord(image_id, tuple(pose[:4]), tuple(pose[4:]), camera_id, name, keypoints)
-    file.finish()
-
-
-def _binary_points(file: _Binary) -> Iterator[PointRecord]:
-    (count,) = file.unpack("Q", "the number of points")
-    pair = np.dtype(("<u4", 2))
-    for _ in range(count):
-        point_id, x, y, z, red, green, blue, error_px = file.unpack("Q3d3Bd", "a point")
-        track = file.array(pair, "observations").astype(np.int64)
-        yield PointRecord(point_id, (x, y, z), (red, green, blue), error_px, track)
-    file.finish()
-
-
-# ---- text --------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _line(path: Path, number: int) -> Iterator[None]:
-    """Whatever is wrong with a line's words becomes a DataError with its number."""
-    try:
-        yield
-    except IndexError:
-        raise DataError(path, f"line {number}: words are missing", REMEDY) from None
-    except (ValueError, OverflowError) as error:
-        raise DataError(path, f"line {number}: {error}", REMEDY) from None
-
-
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Numbered lines; comments count, but are left out."""
-    lines = enumerate(read_text(path).split("\n"), start=1)
-    yield from ((number, line) for number, line in lines if not line.lstrip().startswith("#"))
-
-
-def _text_cameras(path: Path) -> Iterator[tuple[int, "ColmapCamera"]]:
-    for number, text in _lines(path):
-        words = text.split()
-        if not words:
-            continue
-        with _line(path, number):
-            camera_id, model, width, height = int(words[0]), words[1], int(words[2]), int(words[3])
-            size = _parameter_count(path, f"line {number}", model)
-            if len(words) != 4 + size:
-                raise ValueError(f"{model} has {size} parameters, not {len(words) - 4}")
-            camera = ColmapCamera(model, width, height, tuple(map(float, words[4:])))
-        yield camera_id, camera
-
-
-def _text_images(path: Path) -> Iterator[ImageRecord]:
-    lines = _lines(path)
-    for number, text in lines:
-        words = text.split(maxsplit=9)  # the name is the rest and may hold spaces
-        if not words:
-            continue
-        with _line(path, number):
-            image_id, camera_id, name = int(words[0]), int(words[8]), words[9].rstrip()
-            pose = tuple(map(float, words[1:8]))
-        number, text = next(lines, (number + 1, ""))  # the second line of an image, possibly empty
-        with _line(path, number):
-            triples = text.split()
-            keypoints = np.zeros(len(triples) // 3, KEYPOINT)
-            keypoints["xy"] = np.array([triples[0::3], triples[1::3]], np.float64).T
-            keypoints["point_id"] = [int(word) for word in triples[2::3]]
-        yield ImageRecord(image_id, pose[:4], pose[4:], camera_id, name, keypoints)
-
-
-def _text_points(path: Path) -> Iterator[PointRecord]:
-    for number, text in _lines(path):
-        words = text.split()
-        if not words:
-            continue
-        with _line(path, number):
-            xyz, rgb, error_px = tuple(map(float, words[1:4])), tuple(map(int, words[4:7])), float(words[7])
-            if any(not 0 <= level <= 255 for level in rgb):
-                raise ValueError(f"the colour {rgb} is outside 0 to 255")
-            track = np.array([int(word) for word in words[8:]], np.int64).reshape(-1, 2)
-            point_id = int(words[0])
-        yield PointRecord(point_id, xyz, rgb, error_px, track)
-
-
 PIXEL_CENTRE = 0.5  # COLMAP's coordinates of the centre of the top-left pixel
 LARGEST_SIDE = 100_000
-EDITED = "The model is damaged or was edited: export it again"
+DAMAGED = "The file is damaged, incomplete or was edited: export the model again"
+PointRecord = tuple[int, tuple[float, ...], tuple[int, ...], float, np.ndarray]  # as in ColmapPoints
 
 
 @dataclass(frozen=True)
@@ -252,17 +58,16 @@ class ColmapCamera:
 
     def intrinsics(self) -> Tensor:
         """K, float64 [3, 3], where (0, 0) is the centre of the top-left pixel."""
-        if self.model in ("SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL"):
-            focal, cx, cy = self.params[:3]
-            return intrinsics_matrix(focal, focal, cx - PIXEL_CENTRE, cy - PIXEL_CENTRE, torch.float64)
-        fx, fy, cx, cy = self.params[:4]
+        fx, fy, cx, cy = self._opencv_params()[:4]
         return intrinsics_matrix(fx, fy, cx - PIXEL_CENTRE, cy - PIXEL_CENTRE, torch.float64)
 
     def distortion(self) -> Tensor:
         """k1, k2, p1, p2 of the OpenCV model, float64 [4]; zeros for a pinhole camera."""
-        first = {"SIMPLE_RADIAL": 3, "RADIAL": 3, "OPENCV": 4}.get(self.model, len(self.params))
-        terms = self.params[first:]
-        return torch.tensor(terms + (0.0,) * (4 - len(terms)), dtype=torch.float64)
+        return torch.tensor(self._opencv_params()[4:], dtype=torch.float64)
+
+    def _opencv_params(self) -> tuple[float, ...]:
+        params = self.params if self.model in TWO_FOCAL_LENGTHS else (self.params[0], *self.params)
+        return params + (0.0,) * (8 - len(params))
 
 
 @dataclass(frozen=True)
@@ -314,27 +119,33 @@ def read_colmap_model(folder: str | os.PathLike) -> ColmapModel:
     camera, values that are not finite, ids or names that come twice, and names that point out of the folder.
     """
     folder = Path(folder)
-    camera_records, image_records, point_records = _read_records(folder)
-    if not image_records:
+    if (folder / "cameras.bin").is_file():
+        cameras = _read_binary(folder / "cameras.bin", _binary_camera)
+        images = _read_binary(folder / "images.bin", _binary_image)
+        path, read, parse = folder / "points3D.bin", _read_binary, _binary_point
+    elif (folder / "cameras.txt").is_file():
+        cameras = _read_text(folder / "cameras.txt", _text_camera)
+        images = _read_text(folder / "images.txt", _text_image)
+        path, read, parse = folder / "points3D.txt", _read_text, _text_point
+    else:
+        remedy = "Name the folder that holds cameras, images and points3D, often sparse/0"
+        raise DataError(folder, "holds no COLMAP model (neither cameras.bin nor cameras.txt)", remedy)
+    points = read(path, parse) if path.exists() else []
+    if not images:
         raise DataError(folder, "the model holds no images", "Reconstruct the scene again, with more overlap")
-    _check_ids(folder, "camera id", [camera_id for camera_id, _ in camera_records], 2**32)
-    _check_ids(folder, "image id", [record.image_id for record in image_records], 2**32)
-    _check_ids(folder, "point id", [record.point_id for record in point_records], 2**63)
-    for camera_id, camera in camera_records:
-        _check_camera(folder, f"camera {camera_id}", camera)
-    cameras = dict(camera_records)
-    images = {record.image_id: _image(folder, record) for record in image_records}
-    for image in images.values():
-        if image.camera_id not in cameras:
+    names = [image.name for _, image in images]
+    for what, records in (("camera id", cameras), ("image id", images), ("point id", points)):
+        _check_unique(folder, what, [record[0] for record in records])
+    _check_unique(folder, "image name", names)
+    model = ColmapModel(dict(cameras), dict(images), _stack_points(points))
+    for image in model.images.values():
+        if image.camera_id not in model.cameras:
             reason = f"the image {image.name!r} names camera {image.camera_id}, which is not there"
-            raise DataError(folder, reason, EDITED)
-    points = _points(folder, point_records)
-    if len({image.name for image in images.values()}) < len(images):
-        raise DataError(folder, "an image name comes twice", EDITED)
-    unknown = set(points.tracks[:, 0].unique().tolist()) - set(images)
+            raise DataError(folder, reason, DAMAGED)
+    unknown = set(model.points.tracks[:, 0].unique().tolist()) - set(model.images)
     if unknown:
-        raise DataError(folder, f"points3D names image {min(unknown)}, which is not there", EDITED)
-    return ColmapModel(cameras, images, points)
+        raise DataError(folder, f"points3D names image {min(unknown)}, which is not there", DAMAGED)
+    return model
 
 
 def write_colmap_model(folder: str | os.PathLike, model: ColmapModel) -> None:
@@ -367,64 +178,173 @@ def _join(values: Iterable[float]) -> str:
     return " ".join(map(repr, values))
 
 
-def _check_ids(folder: Path, what: str, ids: list[int], bound: int) -> None:
-    seen = set()
-    for number in ids:
-        if number in seen or not 0 <= number < bound:
-            reason = "comes twice" if number in seen else "is out of range"
-            raise DataError(folder, f"the {what} {number} {reason}", EDITED)
-        seen.add(number)
+# ---- entries of the files, checked -------------------------------------------------------------------------
 
 
-def _check_camera(folder: Path, place: str, camera: ColmapCamera) -> None:
-    if not (0 < camera.width <= LARGEST_SIDE and 0 < camera.height <= LARGEST_SIDE):
-        raise DataError(folder, f"{place}: the size {camera.width} x {camera.height} makes no sense", EDITED)
-    if not np.isfinite(camera.params).all():
-        raise DataError(folder, f"{place}: NaN or infinite parameters {camera.params}", EDITED)
-    focal = min(camera.params[: 2 if camera.model in ("PINHOLE", "OPENCV") else 1])
+def _check_unique(folder: Path, what: str, values: list) -> None:
+    twice = next((value for value, count in Counter(values).items() if count > 1), None)
+    if twice is not None:
+        raise DataError(folder, f"the {what} {twice} comes twice", DAMAGED)
+
+
+def _parameter_count(model: str) -> int:
+    if model not in CAMERA_MODELS:
+        remedy = f"Undistort the images (colmap image_undistorter), or use {', '.join(CAMERA_MODELS)}"
+        raise ValueError(f"the camera model {model} is not supported. {remedy}")
+    return CAMERA_MODELS[model]
+
+
+def _camera(
+    camera_id: int, model: str, width: int, height: int, params: tuple[float, ...]
+) -> tuple[int, ColmapCamera]:
+    if not (0 < width <= LARGEST_SIDE and 0 < height <= LARGEST_SIDE):
+        raise ValueError(f"camera {camera_id}: the size {width} x {height} makes no sense")
+    if not np.isfinite(params).all():
+        raise ValueError(f"camera {camera_id}: NaN or infinite parameters {params}")
+    focal = min(params[: 2 if model in TWO_FOCAL_LENGTHS else 1])
     if focal <= 0:
-        raise DataError(folder, f"{place}: the focal length {focal} <= 0", EDITED)
+        raise ValueError(f"camera {camera_id}: the focal length {focal} <= 0")
+    return camera_id, ColmapCamera(model, width, height, params)
 
 
-def _image(folder: Path, record: ImageRecord) -> ColmapImage:
-    place = f"image {record.image_id} ({record.name!r})"
-    parts = PurePosixPath(record.name).parts + PureWindowsPath(record.name).parts
-    if not record.name or record.name.startswith(("/", "\\")) or ".." in parts or ":" in record.name[:2]:
-        raise DataError(folder, f"{place}: the name is empty or leads out of the image folder", EDITED)
-    if not abs(math.hypot(*record.qvec) - 1) < 0.01:  # so that NaN fails too
-        raise DataError(folder, f"{place}: {record.qvec} is not a unit quaternion", EDITED)
-    xy = record.keypoints["xy"] - PIXEL_CENTRE
-    if not np.isfinite(xy).all():
-        raise DataError(folder, f"{place}: NaN or infinite keypoints", EDITED)
+def _image(
+    image_id: int, pose: tuple[float, ...], camera_id: int, name: str, keypoints: np.ndarray
+) -> tuple[int, ColmapImage]:
+    """`pose`: quaternion w x y z and translation, camera from world; `keypoints` of the type KEYPOINT."""
+    place, (w, x, y, z) = f"image {image_id} ({name!r})", pose[:4]
+    parts = PurePosixPath(name).parts + PureWindowsPath(name).parts
+    if not name or name.startswith(("/", "\\")) or ".." in parts or ":" in name[:2]:
+        raise ValueError(f"{place}: the name is empty or leads out of the image folder")
+    if not abs(math.hypot(w, x, y, z) - 1) < 0.01:  # so that NaN fails too
+        raise ValueError(f"{place}: {pose[:4]} is not a unit quaternion")
+    xy = keypoints["xy"] - PIXEL_CENTRE
     cam_from_world = torch.eye(4, dtype=torch.float64)
-    w, x, y, z = record.qvec
     cam_from_world[:3, :3] = torch.from_numpy(Rotation.from_quat([x, y, z, w]).as_matrix())
-    cam_from_world[:3, 3] = torch.tensor(record.tvec, dtype=torch.float64)
+    cam_from_world[:3, 3] = torch.tensor(pose[4:], dtype=torch.float64)
     world_from_cam = invert_pose(cam_from_world)
-    if not bool(torch.isfinite(world_from_cam).all()):
-        raise DataError(folder, f"{place}: NaN or infinite translation {record.tvec}", EDITED)
-    return ColmapImage(
-        name=record.name,
-        camera_id=record.camera_id,
-        world_from_cam=world_from_cam,
-        keypoints_px=torch.from_numpy(xy),
-        point_ids=torch.from_numpy(record.keypoints["point_id"].copy()),
-    )
+    if not (np.isfinite(xy).all() and torch.isfinite(world_from_cam).all()):
+        raise ValueError(f"{place}: NaN or infinite keypoints or translation {pose[4:]}")
+    point_ids = torch.from_numpy(keypoints["point_id"].copy())
+    return image_id, ColmapImage(name, camera_id, world_from_cam, torch.from_numpy(xy), point_ids)
 
 
-def _points(folder: Path, records: list[PointRecord]) -> ColmapPoints:
-    xyz = np.array([record.xyz for record in records], np.float64).reshape(-1, 3)
-    error_px = np.array([record.error_px for record in records], np.float64)
-    bad = np.flatnonzero(~(np.isfinite(xyz).all(1) & np.isfinite(error_px)))
-    if len(bad):
-        raise DataError(folder, f"point {records[bad[0]].point_id}: NaN or infinite values", EDITED)
-    tracks = [record.track for record in records]
-    starts = np.cumsum([0, *map(len, tracks)], dtype=np.int64)
+def _point(
+    point_id: int, xyz: tuple[float, ...], rgb: tuple[int, ...], error_px: float, track: np.ndarray
+) -> PointRecord:
+    if not 0 <= point_id < 2**63:
+        raise ValueError(f"the point id {point_id} is out of range")
+    if not all(map(math.isfinite, (*xyz, error_px))):
+        raise ValueError(f"point {point_id}: NaN or infinite values")
+    return point_id, xyz, tuple(bytes(rgb)), error_px, track  # bytes: ValueError beyond 0 to 255
+
+
+def _stack_points(records: list[PointRecord]) -> ColmapPoints:
+    ids, xyz, rgb, error_px, tracks = zip(*records, strict=True) if records else ((),) * 5
     return ColmapPoints(
-        ids=torch.tensor([record.point_id for record in records], dtype=torch.int64),
-        xyz=torch.from_numpy(xyz),
-        rgb=torch.tensor([record.rgb for record in records], dtype=torch.uint8).reshape(-1, 3),
-        error_px=torch.from_numpy(error_px),
-        track_starts=torch.from_numpy(starts),
+        ids=torch.tensor(ids, dtype=torch.int64),
+        xyz=torch.tensor(xyz, dtype=torch.float64).reshape(-1, 3),
+        rgb=torch.tensor(rgb, dtype=torch.uint8).reshape(-1, 3),
+        error_px=torch.tensor(error_px, dtype=torch.float64),
+        track_starts=torch.tensor([0, *map(len, tracks)]).cumsum(0),
         tracks=torch.from_numpy(np.concatenate([np.zeros((0, 2), np.int64), *tracks])),
     )
+
+
+# ---- binary ------------------------------------------------------------------------------------------------
+
+
+class _Binary:
+    """A cursor over the bytes of a file; reading beyond their end raises ValueError or struct.error."""
+
+    def __init__(self, data: bytes):
+        self.data, self.offset = data, 0
+
+    def unpack(self, layout: str) -> tuple:
+        values = struct.unpack_from("<" + layout, self.data, self.offset)
+        self.offset += struct.calcsize("<" + layout)
+        return values
+
+    def array(self, dtype: np.dtype) -> np.ndarray:
+        """A count (uint64) and as many entries."""
+        (count,) = self.unpack("Q")
+        values = np.frombuffer(self.data, dtype, count, self.offset)
+        self.offset += values.nbytes
+        return values
+
+    def string(self) -> str:
+        raw = self.data[self.offset : self.data.index(b"\0", self.offset)]
+        self.offset += len(raw) + 1
+        return raw.decode()
+
+
+def _read_binary(path: Path, parse: Callable[[_Binary], Any]) -> list[Any]:
+    """A count (uint64) and as many entries, to the last byte."""
+    file, records, start = _Binary(read_bytes(path)), [], 0
+    try:
+        for _ in range(file.unpack("Q")[0]):
+            start = file.offset
+            records.append(parse(file))
+        if file.offset != len(file.data):
+            raise ValueError(f"{len(file.data) - file.offset} bytes are left over")
+    except (ValueError, OverflowError, struct.error) as error:
+        raise DataError(path, f"byte {start}: {error}", DAMAGED) from None
+    return records
+
+
+def _binary_camera(file: _Binary) -> tuple[int, ColmapCamera]:
+    camera_id, number, width, height = file.unpack("IiQQ")
+    model = dict(enumerate(BINARY_MODELS)).get(number, str(number))
+    return _camera(camera_id, model, width, height, file.unpack(f"{_parameter_count(model)}d"))
+
+
+def _binary_image(file: _Binary) -> tuple[int, ColmapImage]:
+    image_id, *pose, camera_id = file.unpack("I7dI")
+    return _image(image_id, tuple(pose), camera_id, file.string(), file.array(KEYPOINT))
+
+
+def _binary_point(file: _Binary) -> PointRecord:
+    point_id, x, y, z, red, green, blue, error_px = file.unpack("Q3d3Bd")
+    track = file.array(np.dtype(("<u4", 2))).astype(np.int64)
+    return _point(point_id, (x, y, z), (red, green, blue), error_px, track)
+
+
+# ---- text --------------------------------------------------------------------------------------------------
+
+
+def _read_text(path: Path, parse: Callable[[str, Iterator[tuple[int, str]]], Any]) -> list[Any]:
+    """What `parse` makes of each line and, where it takes them, those after it; comments are left out."""
+    numbered, records = enumerate(read_text(path).split("\n"), start=1), []
+    lines = ((number, line) for number, line in numbered if not line.lstrip().startswith("#"))
+    for number, line in lines:
+        try:
+            if line.strip():
+                records.append(parse(line, lines))
+        except IndexError:
+            raise DataError(path, f"line {number}: words are missing", DAMAGED) from None
+        except (ValueError, OverflowError) as error:
+            raise DataError(path, f"line {number}: {error}", DAMAGED) from None
+    return records
+
+
+def _text_camera(line: str, following: Iterator[tuple[int, str]]) -> tuple[int, ColmapCamera]:
+    camera_id, model, width, height, *params = line.split()
+    if len(params) != _parameter_count(model):
+        raise ValueError(f"{model} has {CAMERA_MODELS[model]} parameters, not {len(params)}")
+    return _camera(int(camera_id), model, int(width), int(height), tuple(map(float, params)))
+
+
+def _text_image(line: str, following: Iterator[tuple[int, str]]) -> tuple[int, ColmapImage]:
+    words = line.split(maxsplit=9)  # the name is the rest and may hold spaces
+    image_id, pose, camera_id, name = int(words[0]), words[1:8], int(words[8]), words[9].rstrip()
+    triples = next(following, (0, ""))[1].split()  # the second line of an image, possibly empty
+    keypoints = np.zeros(len(triples) // 3, KEYPOINT)
+    keypoints["xy"] = np.array([triples[0::3], triples[1::3]], np.float64).T
+    keypoints["point_id"] = [int(word) for word in triples[2::3]]
+    return _image(image_id, tuple(map(float, pose)), camera_id, name, keypoints)
+
+
+def _text_point(line: str, following: Iterator[tuple[int, str]]) -> PointRecord:
+    words = line.split()
+    xyz, rgb, error_px = tuple(map(float, words[1:4])), tuple(map(int, words[4:7])), float(words[7])
+    track = np.array([int(word) for word in words[8:]], np.int64).reshape(-1, 2)
+    return _point(int(words[0]), xyz, rgb, error_px, track)

@@ -257,7 +257,7 @@ def test_other_camera_models_are_refused_by_name_in_binary(tmp_path):
         ("cameras", " 240.0", "", "line 2: SIMPLE_PINHOLE"),
         ("cameras", "3 SIMPLE", "2 SIMPLE", "camera id 2 comes twice"),
         ("cameras", "7 OPENCV", "8 OPENCV", "names camera 7"),
-        ("images", "a.png", "e.png", "name comes twice"),
+        ("images", "a.png", "e.png", "name e.png comes twice"),
         ("images", "a.png", "../a.png", "leads out"),
         ("images", "a.png", "C:\\\\a.png", "leads out"),
         ("images", " a.png", "", "line 2"),
