@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from shared.errors import CheckpointError, DataError, NonFiniteError, RunError, RunStopped
+from shared.errors import DataError, RunError, RunStopped
 from shared.runs.command import command_line, parse_eval_args, parse_train_args, select_device
 
 
@@ -19,8 +19,6 @@ def test_train_arguments(tmp_path, capsys):
     with pytest.raises(SystemExit):
         parse_train_args("doc", [])
     assert "--config FILE is needed" in capsys.readouterr().err
-    args = parse_train_args("doc", ["--config", "x", "--n", "3"], lambda p: p.add_argument("--n", type=int))
-    assert args.n == 3
 
 
 def test_eval_arguments():
@@ -33,17 +31,13 @@ def test_eval_arguments():
     [
         (DataError("a.png", "is\nbroken", "Fix it"), 2, "error: a.png: is broken. Fix it\n"),
         (RunError("out: no"), 2, "error: out: no\n"),
-        (NonFiniteError("step 3"), 2, "error: step 3\n"),
-        (CheckpointError("a.pt", "is old", "Train"), 2, "error: a.pt: is old. Train\n"),
         (RunStopped("stopped after step 3", signal.SIGTERM), 143, "stopped after step 3\n"),
         (KeyboardInterrupt(), 130, "interrupted\n"),
-        (None, 0, ""),
     ],
 )
 def test_known_errors_become_one_line_and_an_exit_code(capsys, error, code, text):
     def main():
-        if error is not None:
-            raise error
+        raise error
 
     with pytest.raises(SystemExit) as caught:
         command_line(main)
@@ -61,8 +55,6 @@ def test_devices(monkeypatch):
     assert select_device("auto") == select_device("cpu") == torch.device("cpu")
     with pytest.raises(RunError, match="no CUDA device"):
         select_device("cuda")
-    with pytest.raises(RunError, match="unknown device"):
-        select_device("tpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert select_device("auto", 1) == torch.device("cuda:1")

@@ -3,13 +3,13 @@
 import dataclasses
 import enum
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, ValidationError
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat
 from pydantic.dataclasses import dataclass
 
 from shared.errors import ConfigError, FieldError
@@ -102,27 +102,6 @@ def test_empty_file_means_defaults(tmp_path):
     assert load_config(ToyConfig, write(tmp_path / "empty.yaml", "# nothing\n")) == ToyConfig()
 
 
-def test_the_limits_hold_in_python_too():
-    for wrong in ({"steps": -1}, {"steps": "3"}, {"steps": True}, {"levels": 5}, {"stps": 3}):
-        with pytest.raises(ValidationError, match=next(iter(wrong))):
-            ToyConfig(**wrong)
-
-
-def test_standard_dataclasses_are_validated_too(tmp_path):
-    @dataclasses.dataclass
-    class Plain:
-        folder: str
-        steps: int = 3
-
-    assert load_config(Plain, write(tmp_path / "c.yaml", "folder: x\n")) == Plain("x")
-    with pytest.raises(ConfigError, match="the key folder is missing"):
-        load_config(Plain, write(tmp_path / "c.yaml", "steps: 1\n"))
-    with pytest.raises(ConfigError, match=r"line 1: unknown key foldr; did you mean folder\?"):
-        load_config(Plain, write(tmp_path / "c.yaml", "foldr: x\n"))
-    with pytest.raises(ConfigError, match="line 2: steps must be a valid integer"):
-        load_config(Plain, write(tmp_path / "c.yaml", "folder: x\nsteps: '1'\n"))
-
-
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     name=st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=20)
@@ -156,20 +135,13 @@ def test_base_is_merged_key_by_key_and_lists_are_replaced(tmp_path):
     ("override", "field", "value"),
     [
         ("name=123", "name", "123"),
-        ("name=true", "name", "true"),
         ("name=a=b", "name", "a=b"),
-        ("name=", "name", ""),
         ("steps=5", "steps", 5),
-        ("gan=false", "gan", False),
         ("data=null", "data", None),
-        ("data=1.0", "data", Path("1.0")),
         ("size=[4, 5]", "size", (4, 5)),
         ("variant=3", "variant", 3),
-        ("variant=paper", "variant", "paper"),
         ("grid=coarse", "grid", Grid.COARSE),
-        ("scale=3", "scale", 3),
         ("second.learning_rate=3", "second", OptimizerConfig(3.0)),
-        ("second={learning_rate: 3}", "second", OptimizerConfig(3.0)),
         ("weights.l1=2", "weights", {"l1": 2.0}),
     ],
 )
@@ -182,45 +154,26 @@ def test_override_takes_the_type_of_its_field(tmp_path, override, field, value):
 BAD_FILES = {
     "unknown key": ("steps: 1\nstep: 3\n", "line 2: unknown key step; did you mean steps?"),
     "unknown nested key": ("optimizer:\n  lerning_rate: 1\n", "line 2: .*mean optimizer.learning_rate?"),
-    "in an optional part": ("second:\n  beta: 1\n", "line 2: .*mean second.betas?"),
     "in a list": ("stages:\n- betas: [0, 1]\n- beta: 1\n", "line 3: unknown key stages.1.beta"),
-    "unknown far key": ("zzzzz: 1\n", "line 1: unknown key zzzzz; known: steps, name"),
-    "float for int": ("steps: 2.5\n", "line 1: steps .*2.5"),
     "bool for int": ("steps: true\n", "line 1: steps .*true"),
     "text for int": ("steps: '3'\n", 'line 1: steps .*"3"'),
-    "int for bool": ("gan: 1\n", "line 1: gan "),
-    "number for text": ("name: 3\n", "line 1: name "),
     "nothing for text": ("name:\n", "line 1: name .*null"),
-    "list for number": ("steps: [1]\n", "line 1: steps "),
     "scalar for mapping": ("optimizer: 3\n", "line 1: optimizer must be a mapping"),
-    "text for list": ("size: big\n", "line 1: size must be a list"),
     "wrong list entry": ("name: x\nsize: [1, b]\n", "line 2: size.1 "),
-    "wrong length": ("optimizer: {betas: [1, 0, 1]}\n", "line 1: optimizer.betas"),
     "below its limit": ("steps: -1\n", "line 1: steps .*-1"),
-    "limit of an entry": ("optimizer: {betas: [0, 2]}\n", "line 1: optimizer.betas.1 .*2"),
     "limit in a mapping": ("weights:\n  l1: -1\n", "line 2: weights.l1 .*-1"),
     "nan": ("optimizer: {learning_rate: .nan}\n", "line 1: optimizer.learning_rate "),
-    "infinity": ("optimizer: {learning_rate: .inf}\n", "line 1: optimizer.learning_rate "),
-    "huge number": ("optimizer: {learning_rate: 1" + "0" * 400 + "}\n", "line 1: optimizer.learning_rate "),
     "wrong choice": ("variant: papr\n", "line 1: variant .*'paper'"),
     "true is not 1": ("variant: true\n", "line 1: variant "),
-    "wrong enum": ("grid: FINE\n", "line 1: grid .*'coarse'"),
-    "union": ("scale: big\n", "line 1: scale .*big"),
     "union of mapping": ("second: {betas: 3}\n", "line 1: second.betas "),
     "check of one field": ("steps: 1\nlevels: 5\n", "line 2: levels must be at most 4 with gan"),
     "check of several": ("name: data\n", "bad.yaml: name and root are the same"),
     "tag": ("name: !!python/object/apply:os.system ['touch pwned']\n", "line 1: not valid YAML"),
     "alias": ("name: &a x\ndata: *a\n", "line 2: not valid YAML"),
     "duplicate key": ("steps: 1\nname: x\nsteps: 2\n", "line 3: the key steps is given twice"),
-    "broken yaml": ("steps: [1\nname: x\n", "line 2: not valid YAML"),
-    "two documents": ("steps: 1\n---\nsteps: 2\n", "line 2: not valid YAML"),
     "list on top": ("- 1\n", "expected lines of the form"),
-    "mapping as key": ("? {a: 1}\n: 2\n", "line 1: a key must be a plain word"),
     "missing base": ("base: gone.yaml\n", "line 1: .*gone.yaml"),
-    "base of wrong type": ("base: [a, b]\n", "line 1: base "),
     "base is itself": ("base: bad.yaml\n", "in a circle: bad.yaml -> bad.yaml"),
-    "a date": ("steps: 2020-01-01\n", "line 1: steps .*2020-01-01"),
-    "no date": ("name: 2020-99-99\n", "not valid YAML"),
 }
 
 
@@ -240,12 +193,8 @@ def test_bad_file_is_refused_by_file_and_line(tmp_path, monkeypatch, case):
     ("override", "reason"),
     [
         ("steps", "expected key=value"),
-        ("a..b=3", "expected key=value"),
         ("optimzer.learning_rate=3", "did you mean optimizer?"),
         ("steps=two", "steps must be"),
-        ("steps.x=2", "steps must be"),
-        ("steps={", "not valid YAML"),
-        ("steps=" + "1" * 5000, "not valid YAML"),
         ("steps=" + "[" * 3000, "not valid YAML"),
         ("levels=9", "levels must be less than or equal to 8, got 9"),
         ("base=other.yaml", "unknown key base"),
@@ -281,13 +230,3 @@ def test_differences_are_named_by_dotted_key():
     assert set(differences) == {"steps", "optimizer.learning_rate", "second"}
     assert config_differences({"a": 1}, {"a": True}) == {"a": (1, True)}
     assert config_differences({"a": 1}, {"a": 1.0}) == {}
-
-
-def test_config_that_yaml_cannot_hold_is_refused(tmp_path):
-    @dataclasses.dataclass
-    class Odd:
-        anything: Any = None
-
-    with pytest.raises(ValueError):
-        save_config(Odd(anything=object()), tmp_path / "c.yaml")
-    assert not list(tmp_path.iterdir())

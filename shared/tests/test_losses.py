@@ -10,7 +10,7 @@ from torch import nn
 from torch.autograd import gradcheck
 
 from shared.quality.losses import edge_aware_smoothness, photometric_l1_ssim
-from shared.quality.ssim import SSIM_VARIANTS, ssim_map
+from shared.quality.ssim import ssim_map
 
 FAST = {"eps": 1e-6, "atol": 1e-5, "rtol": 1e-3, "fast_mode": True}
 
@@ -193,12 +193,6 @@ def test_photometric_gradients():
             assert torch.isfinite(constant.grad).all()
 
 
-def test_photometric_of_identical_images_is_zero():
-    (image,) = randoms((1, 3, 12, 13))
-    for variant in SSIM_VARIANTS:
-        assert photometric_l1_ssim(image, image.clone(), variant=variant) == 0
-
-
 # ------------------------------------------------------------------------------------------------ bad input
 
 
@@ -208,11 +202,8 @@ IMAGE = torch.rand(1, 3, 12, 12)
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: edge_aware_smoothness(IMAGE, IMAGE), "values"),
         (lambda: edge_aware_smoothness(IMAGE[:, :1, 1:], IMAGE), "image"),
-        (lambda: edge_aware_smoothness(IMAGE[:, :1], IMAGE, gradient="scharr"), "gradient"),
         (lambda: photometric_l1_ssim(IMAGE, IMAGE[:, :1]), "prediction"),
-        (lambda: photometric_l1_ssim(IMAGE, IMAGE, mask=IMAGE), "boolean"),
         (lambda: photometric_l1_ssim(IMAGE, IMAGE, mask=IMAGE[:, 0] > 0), "mask"),
         (lambda: photometric_l1_ssim(IMAGE, IMAGE, mask=IMAGE > 0, variant="uniform7"), "mask"),
     ],

@@ -1,6 +1,7 @@
-"""VGG features against torchvision, the perceptual loss, and weights that are missing or damaged."""
+"""VGG features and LPIPS against their packages, the perceptual loss, and weights that are missing or damaged."""
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch.autograd import gradcheck
 
 from shared.errors import DataError
 from shared.quality.losses import VggFeatures, backbone_state_dict, perceptual_loss
+from shared.quality.metrics import Lpips
 from shared.tests.hostile import Hostile
 
 FAST = {"eps": 1e-6, "atol": 1e-5, "rtol": 1e-3, "fast_mode": True}
@@ -133,7 +135,41 @@ def test_perceptual_gradients():
     assert torch.isfinite(same.grad).all()
 
 
-@pytest.mark.parametrize("architecture", ["alexnet", "vgg16", "vgg19"])
+@pytest.mark.parametrize("net", ["alex", "vgg"])
+def test_lpips_equals_the_package(net, tmp_path):
+    import lpips
+
+    path, _ = random_weight_file(tmp_path, {"alex": "alexnet", "vgg": "vgg16"}[net])
+    ours = Lpips(net, path)
+    with warnings.catch_warnings(), torch.random.fork_rng(), torch.device("meta"):
+        warnings.simplefilter("ignore")
+        theirs = lpips.LPIPS(net=net, pretrained=False, pnet_rand=True, verbose=False)
+    theirs.scaling_layer = lpips.ScalingLayer()
+    theirs = theirs.to_empty(device="cpu")
+    theirs.scaling_layer = lpips.ScalingLayer()
+    linear = f"{lpips.__path__[0]}/weights/v0.1/{net}.pth"
+    theirs.load_state_dict(torch.load(linear, map_location="cpu", weights_only=True), strict=False)
+    backbone = torch.load(path, weights_only=True)
+    with torch.no_grad():
+        for name, parameter in theirs.net.named_parameters():  # slice2.3.weight is features.3.weight
+            parameter.copy_(backbone["features." + name.split(".", 1)[1]])
+
+    generator = torch.Generator().manual_seed(1)
+    a, b = torch.rand(2, 2, 3, 41, 37, generator=generator)
+    expected = theirs(2 * a - 1, 2 * b - 1).detach().flatten()
+    assert ours(a, b).shape == (2,)
+    assert expected.min() > 1e-3
+    torch.testing.assert_close(ours(a, b), expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(ours.train()(a, b), expected, rtol=0, atol=1e-6)  # no dropout ever
+    assert (ours(a, a) == 0).all()
+    assert not any(parameter.requires_grad for parameter in ours.parameters())
+    small = torch.rand(1, 3, ours.smallest_side, ours.smallest_side)
+    assert torch.isfinite(ours(small, small.flip(-1))).all()
+    with pytest.raises(ValueError, match="at least"):
+        ours(small[..., 1:], small[..., 1:])
+
+
+@pytest.mark.parametrize("architecture", ["alexnet", "vgg16"])
 def test_missing_weights_say_which_file_and_where(architecture, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
 
@@ -150,27 +186,19 @@ def test_missing_weights_say_which_file_and_where(architecture, tmp_path, monkey
     assert place in caught.value.remedy
     with pytest.raises(DataError, match=r"elsewhere\.pth"):
         backbone_state_dict(architecture, tmp_path / "elsewhere.pth")
-
-
-def test_weights_in_the_cache_are_used(tmp_path, monkeypatch):
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    with pytest.raises(DataError) as caught:
-        VggFeatures(("relu1_1",))
-    (tmp_path / "checkpoints").mkdir()
-    path, theirs = random_weight_file(tmp_path, "vgg16")
+    (tmp_path / "checkpoints").mkdir()  # in the cache they are used
+    path, theirs = random_weight_file(tmp_path, architecture)
     path.rename(caught.value.path)
-    assert torch.equal(VggFeatures(("relu1_1",)).features[0].weight, theirs[0].weight)
+    assert torch.equal(backbone_state_dict(architecture)["features.0.weight"], theirs[0].weight)
 
 
-@pytest.mark.parametrize("damage", ["truncated", "empty", "text", "other", "nan", "pickle", "list"])
+@pytest.mark.parametrize("damage", ["truncated", "text", "other", "nan", "pickle"])
 def test_damaged_weights_are_refused(damage, tmp_path):
     path, _ = random_weight_file(tmp_path, "alexnet")
     state = torch.load(path, weights_only=True)
     assert backbone_state_dict("alexnet", path).keys() == {name for name in state if "features" in name}
     if damage == "truncated":
         path.write_bytes(path.read_bytes()[:100_000])
-    elif damage == "empty":
-        path.write_bytes(b"")
     elif damage == "text":
         path.write_text("<html>404</html>")
     elif damage == "other":
@@ -180,7 +208,7 @@ def test_damaged_weights_are_refused(damage, tmp_path):
         torch.save(state, path)
     else:
         hostile = Hostile(tmp_path / "was run")
-        torch.save({"features.0.weight": hostile} if damage == "pickle" else [1, 2], path)
+        torch.save({"features.0.weight": hostile}, path)
     with pytest.raises(DataError) as caught:
         backbone_state_dict("alexnet", path)
     assert caught.value.path == str(path)

@@ -1,16 +1,13 @@
-"""SSIM against scikit-image, against a plain loop, and at its singular points."""
-
-import os
-from pathlib import Path
+"""SSIM against scikit-image, SciPy, a plain loop, and at its singular points."""
 
 import numpy as np
 import pytest
 import torch
+from scipy.signal import correlate2d
 from skimage.metrics import structural_similarity
 from torch.autograd import gradcheck, gradgradcheck
 
-from shared.files.images import read_image
-from shared.quality.ssim import SSIM_VARIANTS, ssim, ssim_map
+from shared.quality.ssim import SSIM_VARIANTS, ssim, ssim_map, window_mean
 
 SKIMAGE_ARGUMENTS = {
     "gaussian11": {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False},
@@ -76,16 +73,17 @@ def test_equals_scikit_image(name, data_range):
     assert ours_float32 == pytest.approx(theirs, abs=1e-5)
 
 
-@pytest.mark.skipif("REAL_DATA" not in os.environ, reason="set REAL_DATA to a folder of real images")
-@pytest.mark.parametrize("name", SKIMAGE_ARGUMENTS)
-def test_equals_scikit_image_on_neighbouring_views(name):
-    folder = Path(os.environ["REAL_DATA"]) / "hci_antinous"
-    image_a, image_b = (read_image(folder / f"input_Cam{view:03d}.png") for view in (40, 41))
-    theirs = structural_similarity(
-        image_a.numpy(), image_b.numpy(), channel_axis=0, data_range=1.0, **SKIMAGE_ARGUMENTS[name]
-    )
-    assert theirs < 0.99
-    assert ssim(image_a[None], image_b[None], name).item() == pytest.approx(theirs, abs=1e-5)
+TAPS = (0.1, 0.25, 0.3, 0.25, 0.1)
+
+
+@pytest.mark.parametrize(("zeros", "mode"), [(0, "valid"), (2, "same"), (4, "full")])
+def test_window_mean_equals_correlation_in_scipy(zeros: int, mode: str) -> None:
+    maps = torch.rand(2, 3, 7, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    window = torch.outer(torch.tensor(TAPS), torch.tensor(TAPS)).double()
+    found = window_mean(maps, TAPS, zeros)
+    for plane, expected in zip(found.flatten(0, 1), maps.flatten(0, 1), strict=True):
+        theirs = torch.from_numpy(correlate2d(expected.numpy(), window.numpy(), mode=mode))
+        torch.testing.assert_close(plane, theirs, rtol=0, atol=1e-7)
 
 
 @pytest.mark.parametrize("name", SSIM_VARIANTS)
@@ -104,20 +102,6 @@ def test_convention_variants_are_five_different_numbers():
     image_a, image_b = image_pair()
     values = sorted(ssim(image_a, image_b, name).item() for name in SSIM_VARIANTS)
     assert min(np.diff(values)) > 1e-3
-    assert all(SSIM_VARIANTS[name].name == name for name in SSIM_VARIANTS)
-    assert len({variant.label for variant in SSIM_VARIANTS.values()}) == len(SSIM_VARIANTS)
-
-
-def test_convention_map_shapes():
-    image_a, image_b = image_pair(height=23, width=31)
-    shapes = {name: tuple(ssim_map(image_a, image_b, name).shape) for name in SSIM_VARIANTS}
-    assert shapes == {
-        "gaussian11": (2, 3, 13, 21),
-        "uniform7": (2, 3, 17, 25),
-        "box3": (2, 3, 23, 31),
-        "gaussian11_zero_pad": (2, 3, 23, 31),
-        "grey11_sigma0.5": (2, 1, 23, 31),
-    }
 
 
 def test_value_of_the_released_defocus_loss():
@@ -191,12 +175,8 @@ A, B = torch.rand(1, 3, 16, 16), torch.rand(1, 1, 16, 16)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((A[0], A[0]), "image_a"),
         ((A, B), "image_b"),
-        ((A[:0], A[:0]), "0, 3, 16, 16"),
         ((A.byte(), A.byte()), "uint8"),
-        ((A, A, "gaussian"), "gaussian11"),
-        ((A, A, "box3", 0.0), "data_range"),
         ((A, A, "box3", 1.0, "none"), "reduction"),
     ],
 )

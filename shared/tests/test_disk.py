@@ -1,0 +1,141 @@
+"""Writing to disk: files whole or not at all, folders that appear only when complete, data sets made once."""
+
+import multiprocessing
+import os
+import pickle
+import random
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from shared.errors import DataError
+from shared.files.disk import made_once, new_folder, read_text, write_bytes, write_json
+from shared.files.images import write_image, write_npy, write_pfm
+from shared.tests.hostile import file_size_limit
+
+
+def test_text_is_utf8_with_windows_line_ends(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfone\r\ntwo\r\n")
+    assert read_text(tmp_path / "a.txt") == "one\ntwo\n"
+    (tmp_path / "b.txt").write_bytes(b"ab\xff")
+    with pytest.raises(DataError, match="byte 2"):
+        read_text(tmp_path / "b.txt")
+
+
+def test_data_error_survives_pickling():
+    error = pickle.loads(pickle.dumps(DataError(Path("a/b.png"), "is odd", "Fix it")))
+    assert (error.path, error.reason, error.remedy) == ("a/b.png", "is odd", "Fix it")
+
+
+WRITERS = {
+    "a.bin": lambda path: write_bytes(path, bytes(90_000)),
+    "a.png": lambda path: write_image(path, torch.rand(3, 200, 200)),
+    "a.pfm": lambda path: write_pfm(path, torch.rand(200, 200)),
+    "a.npy": lambda path: write_npy(path, np.random.default_rng(0).random((99, 99))),
+    "a.json": lambda path: write_json(path, {"values": list(range(30_000))}),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_no_writer_leaves_half_a_file(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(b"old")
+    with file_size_limit(20_000), pytest.raises(DataError, match=name):
+        WRITERS[name](path)
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == [name]
+    with pytest.raises(DataError, match=name):
+        WRITERS[name](path / name)  # below a file
+
+
+def test_a_new_folder_appears_only_when_complete(tmp_path):
+    (tmp_path / "b").mkdir()  # an empty folder may be there
+    with new_folder(tmp_path / "b") as folder:
+        (folder / "x.txt").write_text("1")
+        assert not list((tmp_path / "b").iterdir())
+        with pytest.raises(DataError, match="another process"), new_folder(tmp_path / "b"):
+            pass
+    assert (tmp_path / "b" / "x.txt").read_text() == "1"
+
+    def fail_halfway():
+        with new_folder(tmp_path / "c") as folder:
+            (folder / "x.txt").write_text("1")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail_halfway()
+    assert os.listdir(tmp_path) == ["b"]
+    for used in (tmp_path / "b", tmp_path / "b" / "x.txt", tmp_path / "b" / "x.txt" / "z"):
+        with pytest.raises(DataError, match="b"), new_folder(used):
+            pass
+
+
+def slowly(folder: Path) -> None:
+    """Make a folder of data file by file."""
+    with new_folder(folder) as temporary:
+        for index in range(100):
+            write_bytes(temporary / f"{index}.txt", b"content")
+
+
+@pytest.mark.parametrize("kills", [10, pytest.param(50, marks=pytest.mark.slow)])
+def test_kills_while_a_folder_is_made(tmp_path: Path, kills: int) -> None:
+    rng = random.Random(0)
+    folder, seen = tmp_path / "data" / "made", 0
+    for _ in range(kills):
+        begun, begin = os.pipe()
+        child = os.fork()
+        if child == 0:
+            try:
+                os.write(begin, b"1")
+                slowly(folder)
+            finally:
+                os._exit(1)
+        os.read(begun, 1)
+        time.sleep(rng.uniform(0, 0.01))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(begun)
+        os.close(begin)
+        seen += any(folder.parent.glob(".*.tmp")) if folder.parent.exists() else False
+        if folder.exists():
+            assert len(list(folder.iterdir())) == 100
+            shutil.rmtree(folder)
+    assert seen >= kills // 5
+    slowly(folder)
+    assert os.listdir(folder.parent) == ["made"]
+
+
+# ---- data sets that are made on first use ------------------------------------------------------------------
+
+
+def write_slowly(folder: Path) -> None:
+    (folder / "a.txt").write_text(str(os.getpid()))
+    time.sleep(0.2)
+    (folder / "b.txt").write_text(str(os.getpid()))
+
+
+def make(folder: Path) -> Path:
+    return made_once(folder, {"size": 3}, write_slowly)
+
+
+def test_a_data_set_is_made_once_for_each_set_of_options(tmp_path):
+    said = []
+    first = made_once(tmp_path / "x" / "cube", {"size": 3, "pair": (1, 2)}, write_slowly, said.append)
+    again = made_once(tmp_path / "x" / "cube", {"pair": [1, 2], "size": 3}, write_slowly, said.append)
+    other = made_once(tmp_path / "x" / "cube", {"size": 4}, write_slowly, said.append)
+    assert first == again != other
+    assert len(said) == 2
+    assert sorted(os.listdir(tmp_path / "x")) == sorted([first.name, other.name])
+
+
+def test_processes_that_make_the_same_data_set_at_once_wait_for_the_first(tmp_path):
+    with multiprocessing.get_context("fork").Pool(3) as pool:
+        made = pool.map(make, [tmp_path / "cube"] * 3)
+    assert len(set(made)) == 1
+    assert (made[0] / "a.txt").read_text() == (made[0] / "b.txt").read_text()
+    assert os.listdir(tmp_path) == [made[0].name]
