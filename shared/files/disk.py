@@ -26,6 +26,7 @@ __all__ = [
     "new_folder",
     "read_bytes",
     "read_text",
+    "reading",
     "temporary_file",
     "write_bytes",
     "write_json",
@@ -147,6 +148,19 @@ def read_text(path: str | os.PathLike) -> str:
         return read_bytes(path).decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
         raise DataError(path, f"is not UTF-8 text (byte {error.start})", "Save it as UTF-8 text") from None
+
+
+@contextlib.contextmanager
+def reading(
+    path: str | os.PathLike, reason: str, remedy: str = "Copy it again, or make it again"
+) -> Iterator[None]:
+    """What a parser of damaged bytes raises, which may be any error, becomes a DataError with `reason`."""
+    try:
+        yield
+    except DataError:
+        raise
+    except Exception as error:
+        raise DataError(path, f"{reason} ({error})", remedy) from None
 
 
 def write_bytes(path: str | os.PathLike, data: bytes) -> None:

@@ -4,7 +4,6 @@ A bad file ends in one `DataError` that names the file, the reason and the remed
 nothing is allocated on a header's word alone.
 """
 
-import importlib
 import io
 import math
 import os
@@ -12,17 +11,17 @@ import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import cv2
 import numpy as np
+import OpenEXR
 import torch
 from PIL import Image
 from torch import Tensor
 
 from shared.errors import DataError
-from shared.files.disk import read_bytes, temporary_file, write_bytes
+from shared.files.disk import read_bytes, reading, temporary_file, write_bytes
 
 __all__ = [
     "as_image",
@@ -57,7 +56,7 @@ UNREAD_KINDS = re.compile(r"\.(heic|heif|avif|jxl|jp2|gif|tga|psd|dng|cr2|cr3|ne
 IMAGE_FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP")
 EXIF_ORIENTATION = 0x0112
 PFM_HEADER = re.compile(rb"(Pf|PF)\s+(\d+)\s+(\d+)\s+(\S+)\s")  # one white-space byte ends it
-COPY_AGAIN = "Copy it again, or make it again"
+BGR = [2, 1, 0, 3]  # OpenCV's order of channels
 
 
 def list_images(folder: str | os.PathLike, *, recursive: bool = False) -> tuple[list[Path], list[Path]]:
@@ -129,7 +128,7 @@ def read_image_size(path: str | os.PathLike) -> tuple[int, int]:
         return (width, height) if _orientation(image) >= 5 else (height, width)
 
 
-def write_image(path: str | os.PathLike, image: Tensor, *, bits: int = 8, jpeg_quality: int = 95) -> None:
+def write_image(path: str | os.PathLike, image: Tensor, *, bits: int = 8) -> None:
     """Write a PNG (8 or 16 bits per channel) or JPEG (8) in one step.
 
     `image` is [1 | 3 | 4, H, W]: floats in [0, 1] (clamped, rounded to nearest) or uint8 as it is; grey, RGB
@@ -151,11 +150,9 @@ def write_image(path: str | os.PathLike, image: Tensor, *, bits: int = 8, jpeg_q
             raise ValueError(f"the image for {path} holds NaN or infinite values")
         levels = values.clamp(0, 1).mul(2**bits - 1).round().numpy()
         pixels = levels.astype(np.uint8 if bits == 8 else np.uint16)
-    pixels = pixels.transpose(1, 2, 0)
-    if pixels.shape[2] >= 3:  # OpenCV's order is blue, green, red
-        pixels = pixels[..., [2, 1, 0, 3][: pixels.shape[2]]]
-    options = [] if extension == ".png" else [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality]
-    _, encoded = cv2.imencode(extension, np.ascontiguousarray(pixels), options)
+    if len(pixels) >= 3:
+        pixels = pixels[BGR[: len(pixels)]]
+    _, encoded = cv2.imencode(extension, np.ascontiguousarray(pixels.transpose(1, 2, 0)))
     write_bytes(path, encoded.tobytes())
 
 
@@ -173,11 +170,9 @@ def _open_image(path: str | os.PathLike, data: bytes) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # damaged metadata only warns; what matters is raised by decoding
             image = Image.open(io.BytesIO(data), formats=IMAGE_FORMATS)
-    except Exception as error:  # a parser of damaged bytes may fail in any way
-        remedy = "Copy it again, or convert it to PNG or JPEG"
-        unknown = isinstance(error, Image.UnidentifiedImageError)
-        reason = "is not an image of a known kind" if unknown else f"has a damaged image header ({error})"
-        raise DataError(path, reason, remedy) from None
+    except Exception:  # Pillow's own words name a buffer, not the file
+        reason = "is not an image of a known kind, or its header is damaged"
+        raise DataError(path, reason, "Copy it again, or convert it to PNG or JPEG") from None
     pixel_count = image.width * image.height
     claim = f"the header claims {image.width} x {image.height} pixels"
     if pixel_count > MAX_IMAGE_PIXELS:
@@ -194,16 +189,12 @@ def _decode(path: str | os.PathLike) -> np.ndarray:
         if image.mode not in {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "YCbCr", "I;16", "I;16B", "I;16L"}:
             remedy = "Convert it to 8- or 16-bit RGB with its colour profile, as PNG or JPEG"
             raise DataError(path, f"the colour mode {image.mode} is not supported", remedy)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                is_wide = any(";16" in str(tile.args) for tile in image.tile)  # before load() forgets it
-                image.load()  # raises on truncated data, where OpenCV would fill up with grey
-                pixels = _opencv_pixels(data) if is_wide else _pillow_pixels(image)
-                return _upright(pixels, _orientation(image))
-        except Exception as error:  # a parser of damaged bytes may fail in any way
-            reason = f"cannot be decoded ({error})"
-            raise DataError(path, reason, "The file is damaged or incomplete: copy it again") from None
+        with reading(path, "cannot be decoded"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            is_wide = any(";16" in str(tile.args) for tile in image.tile)  # before load() forgets it
+            image.load()  # raises on truncated data, where OpenCV would fill up with grey
+            pixels = _opencv_pixels(data) if is_wide else _pillow_pixels(image)
+            return _upright(pixels, _orientation(image))
 
 
 def _pillow_pixels(image: Image.Image) -> np.ndarray:
@@ -223,7 +214,7 @@ def _opencv_pixels(data: bytes) -> np.ndarray:
         raise ValueError("16-bit channels cannot be decoded")
     if pixels.ndim == 2:
         return pixels[..., None]
-    return pixels[..., [2, 1, 0, 3][: pixels.shape[2]]]  # OpenCV's order is blue, green, red
+    return pixels[..., BGR[: pixels.shape[2]]]
 
 
 def _orientation(image: Image.Image) -> int:
@@ -290,10 +281,8 @@ def read_pfm(path: str | os.PathLike) -> Tensor:
     if header is None:
         raise DataError(path, "is not a PFM file (Pf or PF, width, height, scale, then floats)", remedy)
     width, height = int(header[2]), int(header[3])
-    try:
+    with reading(path, "has a damaged PFM header", remedy):
         scale = float(header[4])
-    except ValueError:
-        raise DataError(path, f"the PFM header has the scale {header[4][:16]!r}", remedy) from None
     channels = 3 if header[1] == b"PF" else 1
     if min(width, height) == 0 or scale == 0 or not math.isfinite(scale):
         raise DataError(path, f"the PFM header says size {width} x {height} and scale {scale}", remedy)
@@ -364,21 +353,16 @@ def write_depth_png(
 
 def write_ply(path: str | os.PathLike, points: Tensor, colors: Tensor | None = None) -> None:
     """Write points [N, 3] and colours [N, 3] (uint8, or floats in [0, 1]) as a binary PLY point cloud."""
-    fields = [("x", "<f4"), ("y", "<f4"), ("z", "<f4")]
     if points.ndim != 2 or points.shape[1] != 3 or (colors is not None and colors.shape != points.shape):
         raise ValueError(f"write_ply needs points and colours [N, 3], not {tuple(points.shape)}")
+    names = ["float x", "float y", "float z"]
+    vertices = np.ascontiguousarray(points.detach().cpu().numpy(), dtype="<f4").view(np.uint8)
     if colors is not None:
-        fields += [("red", "u1"), ("green", "u1"), ("blue", "u1")]
-    vertices = np.empty(len(points), dtype=fields)
-    for axis, name in enumerate("xyz"):
-        vertices[name] = points[:, axis].detach().cpu().numpy()
-    if colors is not None:
+        names += ["uchar red", "uchar green", "uchar blue"]
         is_bytes = colors.dtype == torch.uint8
         levels = colors if is_bytes else colors.clamp(0, 1).mul(255).round().to(torch.uint8)
-        for channel, name in enumerate(("red", "green", "blue")):
-            vertices[name] = levels[:, channel].detach().cpu().numpy()
-    kinds = {"<f4": "float", "u1": "uchar"}
-    properties = "".join(f"property {kinds[kind]} {name}\n" for name, kind in fields)
+        vertices = np.hstack([vertices, levels.detach().cpu().numpy()])
+    properties = "".join(f"property {name}\n" for name in names)
     header = f"ply\nformat binary_little_endian 1.0\nelement vertex {len(points)}\n{properties}end_header\n"
     write_bytes(path, header.encode() + vertices.tobytes())
 
@@ -386,28 +370,23 @@ def write_ply(path: str | os.PathLike, points: Tensor, colors: Tensor | None = N
 def read_npy(path: str | os.PathLike) -> np.ndarray:
     """Read one array; DataError for damaged files, arrays of objects, and sizes beyond the file's end."""
     data = read_bytes(path)
-    try:
+    with reading(path, "is no array in NumPy's format"):
         if data[6:7] > b"\x01" and int.from_bytes(data[8:12], "little") > len(data):
             raise ValueError("the header is longer than the file")
         array = np.load(path, mmap_mode="r", allow_pickle=False)  # mapped: a header's claim allocates nothing
         if not isinstance(array, np.ndarray):
             raise ValueError("it is an archive of arrays")
         return np.array(array)
-    except Exception as error:  # a parser of damaged bytes may fail in any way
-        raise DataError(path, f"is no array in NumPy's format ({error})", COPY_AGAIN) from None
 
 
 def read_npz(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """Read all arrays of an archive by name; DataError as in `read_npy`."""
     data = read_bytes(path)
-    try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-            claimed = sum(entry.file_size for entry in archive.zip.infolist())
-            if claimed > LARGEST_COMPRESSION * len(data):
-                raise ValueError(f"its directory claims {claimed} bytes in a file of {len(data)}")
-            return dict(archive)
-    except Exception as error:  # a parser of damaged bytes may fail in any way
-        raise DataError(path, f"is not an NPZ file of arrays ({error})", COPY_AGAIN) from None
+    with reading(path, "is not an NPZ file of arrays"), np.load(io.BytesIO(data)) as archive:
+        claimed = sum(entry.file_size for entry in archive.zip.infolist())
+        if claimed > LARGEST_COMPRESSION * len(data):
+            raise ValueError(f"its directory claims {claimed} bytes in a file of {len(data)}")
+        return dict(archive)
 
 
 def write_npy(path: str | os.PathLike, array: np.ndarray) -> None:
@@ -428,38 +407,28 @@ def read_exr(path: str | os.PathLike, channel: str | None = None) -> Tensor:
     """One channel of an OpenEXR file as float32 [H, W], top row first; infinities and NaN stay as they are.
 
     channel: its name; by default the first of Z, V, Y, R, or else the first in the file: depth renders repeat
-    the depth in all of their channels. Raises DataError for damaged files and without the package OpenEXR.
+    the depth in all of their channels. Raises DataError for damaged files.
     """
-    openexr, size = _openexr(path), len(read_bytes(path))
-    try:
-        header = openexr.File(str(path), separate_channels=True, header_only=True).header()
+    size = len(read_bytes(path))
+    with reading(path, "cannot be read as OpenEXR"):
+        header = OpenEXR.File(str(path), separate_channels=True, header_only=True).header()
         low, high = header["dataWindow"]
         width, height = (int(v) + 1 for v in high.astype(np.int64) - low)
         if 4 * width * height > LARGEST_COMPRESSION * size:
             raise ValueError(f"the header claims {width} x {height} pixels in a file of {size} bytes")
-        channels = openexr.File(str(path), separate_channels=True).channels()
+        channels = OpenEXR.File(str(path), separate_channels=True).channels()
         name = channel or next((n for n in ("Z", "V", "Y", "R") if n in channels), min(channels))
         if name not in channels:
             raise ValueError(f"there is no channel {name!r}, only {', '.join(channels)}")
         return torch.from_numpy(channels[name].pixels.astype(np.float32))
-    except Exception as error:
-        raise DataError(path, f"cannot be read as OpenEXR ({error})", COPY_AGAIN) from None
 
 
 def write_exr(path: str | os.PathLike, values: Tensor, channel: str = "Z") -> None:
-    """Write [H, W] as an OpenEXR file of one float32 channel in one step; DataError without OpenEXR."""
-    openexr = _openexr(path)
-    header = {"compression": openexr.ZIP_COMPRESSION, "type": openexr.scanlineimage}
+    """Write [H, W] as an OpenEXR file of one float32 channel in one step."""
+    header = {"compression": OpenEXR.ZIP_COMPRESSION, "type": OpenEXR.scanlineimage}
     pixels = np.ascontiguousarray(values.detach().cpu().numpy(), dtype=np.float32)
     with temporary_file(path) as temporary:
-        openexr.File(header, {channel: pixels}).write(str(temporary))
-
-
-def _openexr(path: str | os.PathLike) -> ModuleType:
-    try:
-        return importlib.import_module("OpenEXR")
-    except ImportError:
-        raise DataError(path, "needs the package OpenEXR", "Install it: pip install OpenEXR") from None
+        OpenEXR.File(header, {channel: pixels}).write(str(temporary))
 
 
 def as_image(image: Any, name: str = "image") -> Tensor:
