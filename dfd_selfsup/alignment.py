@@ -6,15 +6,15 @@ pictures, coarse to fine, with a gain and an offset for changes of exposure (a L
 unknowns).
 """
 
+import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["ScaleShift", "align_stack", "estimate_motion"]
+__all__ = ["align_stack", "estimate_motion", "motion_matrix", "scale_and_shift"]
 
 SOFTEN_PX = 1.5  # at every level of the pyramid: hides differences of blur
 SMALLEST_SIDE = 48
@@ -22,52 +22,33 @@ ITERATIONS = 25
 BORDER = 4  # pixels left out of the comparison at each level
 
 
-@dataclass(frozen=True)
-class ScaleShift:
-    """moving = c + scale * (fixed - c) + (shift_x, shift_y) in pixels, c the middle of the picture."""
-
-    scale: float = 1.0
-    shift_x: float = 0.0
-    shift_y: float = 0.0
-
-    def then(self, other: "ScaleShift") -> "ScaleShift":
-        """self maps a to b and other maps b to c: the motion from a to c."""
-        return ScaleShift(
-            self.scale * other.scale,
-            other.scale * self.shift_x + other.shift_x,
-            other.scale * self.shift_y + other.shift_y,
-        )
-
-    def inverse(self) -> "ScaleShift":
-        return ScaleShift(1 / self.scale, -self.shift_x / self.scale, -self.shift_y / self.scale)
-
-    def matrix(self, height: int, width: int) -> np.ndarray:
-        """2 x 3 matrix from fixed to moving pixels; (0, 0) is the centre of the top-left pixel."""
-        cx, cy = (width - 1) / 2, (height - 1) / 2
-        return np.array(
-            [
-                [self.scale, 0, cx - self.scale * cx + self.shift_x],
-                [0, self.scale, cy - self.scale * cy + self.shift_y],
-            ]
-        )
+def motion_matrix(scale: float, shift: Sequence[float], size: tuple[int, int]) -> np.ndarray:
+    """3 x 3: p -> c + scale * (p - c) + shift, in pixels (x, y) of a picture of size (H, W), c its middle."""
+    middle = (np.array(size[::-1]) - 1) / 2
+    matrix = np.diag([scale, scale, 1.0])
+    matrix[:2, 2] = (1 - scale) * middle + shift
+    return matrix
 
 
-def estimate_motion(fixed: np.ndarray, moving: np.ndarray) -> ScaleShift:
-    """The scale and shift that carry grey picture `fixed` [H, W] onto `moving`, floats of one size."""
-    levels = max(0, int(np.log2(min(fixed.shape) / SMALLEST_SIDE)))
+def scale_and_shift(motion: np.ndarray, size: tuple[int, int]) -> tuple[float, float, float]:
+    """(scale, shift x, shift y) of a `motion_matrix`."""
+    shift = motion[:2, 2] - motion_matrix(motion[0, 0], (0, 0), size)[:2, 2]
+    return float(motion[0, 0]), float(shift[0]), float(shift[1])
+
+
+def estimate_motion(fixed: np.ndarray, moving: np.ndarray) -> np.ndarray:
+    """The motion from pixels of grey `fixed` [H, W] to those of `moving`, floats of one size."""
     pyramid = [(fixed.astype(np.float32), moving.astype(np.float32))]
-    for _ in range(levels):
+    for _ in range(int(np.log2(max(1, min(fixed.shape) / SMALLEST_SIDE)))):
         pyramid.append(tuple(cv2.pyrDown(picture) for picture in pyramid[-1]))
-    motion = ScaleShift()
-    for level in range(levels, -1, -1):
-        factor = 2.0**level
-        at_level = ScaleShift(motion.scale, motion.shift_x / factor, motion.shift_y / factor)
-        found = _gauss_newton(*pyramid[level], at_level)
-        motion = ScaleShift(found.scale, found.shift_x * factor, found.shift_y * factor)
+    motion = np.eye(3)
+    for pair in reversed(pyramid):
+        motion[:2, 2] *= 2  # pixels of this level
+        motion = _gauss_newton(*pair, motion)
     return motion
 
 
-def align_stack(images: Tensor, order: Sequence[int] | None = None) -> tuple[Tensor, list[ScaleShift]]:
+def align_stack(images: Tensor, order: Sequence[int] | None = None) -> tuple[Tensor, list[np.ndarray]]:
     """Register slices [S, 3, H, W] to the middle one and cut to what all of them show.
 
     order: indices from nearest to farthest focus, by default as given. Returns the slices in their given
@@ -76,40 +57,35 @@ def align_stack(images: Tensor, order: Sequence[int] | None = None) -> tuple[Ten
     order = list(range(len(images))) if order is None else list(order)
     grey = images.mean(1).numpy()
     middle = len(order) // 2
-    motions: dict[int, ScaleShift] = {order[middle]: ScaleShift()}
-    for places in (range(middle + 1, len(order)), range(middle - 1, -1, -1)):
-        step = 1 if places.step == 1 else -1
-        for place in places:
-            neighbour, index = order[place - step], order[place]
-            motions[index] = motions[neighbour].then(estimate_motion(grey[neighbour], grey[index]))
+    found = {order[middle]: np.eye(3)}
+    for way in (order[middle:], order[middle::-1]):
+        for neighbour, index in itertools.pairwise(way):
+            found[index] = estimate_motion(grey[neighbour], grey[index]) @ found[neighbour]
+    motions = [found[index] for index in range(len(images))]
     height, width = images.shape[-2:]
-    top, bottom, left, right = _common_part([motions[i] for i in range(len(images))], height, width)
+    rows, columns = _common_part(motions, height, width)
+    flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
     warped = []
-    for index, image in enumerate(images):
-        matrix = motions[index].matrix(height, width)
-        flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
-        pixels = cv2.warpAffine(
-            image.permute(1, 2, 0).numpy(),
-            matrix,
-            (width, height),
-            flags=flags,
-            borderMode=cv2.BORDER_REPLICATE,
-        )
-        warped.append(torch.from_numpy(pixels).permute(2, 0, 1).clamp(0, 1)[:, top:bottom, left:right])
-    return torch.stack(warped), [motions[index] for index in range(len(images))]
+    for image, motion in zip(images, motions, strict=True):
+        pixels = image.permute(1, 2, 0).numpy()
+        border = cv2.BORDER_REPLICATE
+        pixels = cv2.warpAffine(pixels, motion[:2], (width, height), flags=flags, borderMode=border)
+        warped.append(torch.from_numpy(pixels).permute(2, 0, 1).clamp(0, 1)[:, rows, columns])
+    return torch.stack(warped), motions
 
 
-def _gauss_newton(fixed: np.ndarray, moving: np.ndarray, motion: ScaleShift) -> ScaleShift:
+def _gauss_newton(fixed: np.ndarray, moving: np.ndarray, motion: np.ndarray) -> np.ndarray:
     height, width = fixed.shape
     soft_fixed, soft_moving = (cv2.GaussianBlur(picture, (0, 0), SOFTEN_PX) for picture in (fixed, moving))
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)
     x, y = x - (width - 1) / 2, y - (height - 1) / 2
     inner = np.zeros(fixed.shape, bool)
     inner[BORDER:-BORDER, BORDER:-BORDER] = True
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     for _ in range(ITERATIONS):
-        matrix = motion.matrix(height, width)
-        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        warped = cv2.warpAffine(soft_moving, matrix, (width, height), flags=flags, borderValue=float("nan"))
+        warped = cv2.warpAffine(
+            soft_moving, motion[:2], (width, height), flags=flags, borderValue=float("nan")
+        )
         slope_y, slope_x = np.gradient(warped)
         seen = inner & np.isfinite(warped) & np.isfinite(slope_x) & np.isfinite(slope_y)
         a, b = slope_x[seen], slope_y[seen]
@@ -119,23 +95,16 @@ def _gauss_newton(fixed: np.ndarray, moving: np.ndarray, motion: ScaleShift) -> 
         normal = np.array([[float(np.dot(p, q)) for p in columns] for q in columns])
         right = np.array([float(np.dot(p, residual)) for p in columns])
         change = np.linalg.lstsq(normal, right, rcond=None)[0][:3]
-        scale = motion.scale * float(np.exp(np.clip(change[0], -0.1, 0.1)))
-        motion = ScaleShift(
-            scale, motion.shift_x + motion.scale * change[1], motion.shift_y + motion.scale * change[2]
-        )
+        motion = motion @ motion_matrix(np.exp(np.clip(change[0], -0.1, 0.1)), change[1:], fixed.shape)
         if abs(change[0]) * max(width, height) < 1e-3 and max(abs(change[1]), abs(change[2])) < 1e-3:
             break
     return motion
 
 
-def _common_part(motions: Sequence[ScaleShift], height: int, width: int) -> tuple[int, int, int, int]:
-    """Rows and columns (top, bottom, left, right) of the middle slice that every slice shows."""
-    top, left, bottom, right = 0.0, 0.0, height - 1.0, width - 1.0
-    for motion in motions:
-        back = motion.inverse()
-        cx, cy = (width - 1) / 2, (height - 1) / 2
-        left = max(left, cx - back.scale * cx + back.shift_x)
-        right = min(right, cx + back.scale * cx + back.shift_x)
-        top = max(top, cy - back.scale * cy + back.shift_y)
-        bottom = min(bottom, cy + back.scale * cy + back.shift_y)
-    return int(np.ceil(top - 1e-6)), int(bottom + 1e-6) + 1, int(np.ceil(left - 1e-6)), int(right + 1e-6) + 1
+def _common_part(motions: Sequence[np.ndarray], height: int, width: int) -> tuple[slice, slice]:
+    """Rows and columns of the middle slice that every slice shows."""
+    corners = np.array([[0, width - 1], [0, height - 1], [1, 1]])  # top left, bottom right
+    back = np.stack([np.linalg.inv(motion) @ corners for motion in motions])
+    left, top = np.ceil(back[:, :2, 0].max(0) - 1e-6).astype(int)
+    right, bottom = (back[:, :2, 1].min(0) + 1e-6).astype(int) + 1
+    return slice(top, bottom), slice(left, right)

@@ -17,15 +17,13 @@ from pathlib import Path
 
 import torch
 import yaml
-from torch import Tensor
 
-from dfd_selfsup.alignment import ScaleShift, align_stack
+from dfd_selfsup.alignment import align_stack, scale_and_shift
 from dfd_selfsup.config import DataConfig
 from dfd_selfsup.datasets.defocusnet import convert_depth
-from dfd_selfsup.datasets.folder import list_slices, read_info
+from dfd_selfsup.datasets.folder import list_slices, read_info, write_stack
 from dfd_selfsup.datasets.nyuv2 import (
     NYU_FOCUS_M,
-    NYU_LENS,
     read_labeled_frames,
     rgbd_stack,
     write_nyuv2_frame,
@@ -34,7 +32,7 @@ from dfd_selfsup.datasets.splits import KINDS, read_folder
 from dfd_selfsup.datasets.stack import SPLITS, FocalStack, Loader
 from shared.errors import DataError, RunError
 from shared.files.disk import new_folder, write_bytes
-from shared.files.images import read_depth_png, read_image, write_image, write_pfm
+from shared.files.images import read_depth_png, read_image, write_image
 from shared.runs.command import command_line
 
 __all__ = ["main", "report_folder", "report_stack"]
@@ -58,17 +56,16 @@ def report_folder(folder: Path) -> str:
     """The report on one stack, or on all stacks below {train,validation,test}/, at most two folders down."""
     levels = ("", "*/", "*/*/")
     roots = {path.parent for level in levels for split in SPLITS for path in folder.glob(f"{level}{split}/")}
-    if roots:
-        return "".join(f"{root}\n{report_splits(_folders(root))}" for root in sorted(roots))
-    try:
+    if not roots:
         return report_stack(read_folder(folder))
-    except DataError as error:
-        raise DataError(error.path, error.reason, f"{error.remedy}. {WHERE_TO_GET}") from None
+    return "".join(
+        f"{root}\n" + report_splits({split: _loaders(root / split) for split in SPLITS})
+        for root in sorted(roots)
+    )
 
 
-def _folders(root: Path) -> dict[str, list[Loader]]:
-    stacks = {split: sorted(path for path in (root / split).glob("*") if path.is_dir()) for split in SPLITS}
-    return {split: [partial(read_folder, path) for path in paths] for split, paths in stacks.items()}
+def _loaders(folder: Path) -> list[Loader]:
+    return [partial(read_folder, path) for path in sorted(folder.glob("*/"))]
 
 
 def report_splits(loaders: dict[str, list[Loader]]) -> str:
@@ -83,55 +80,39 @@ def report_splits(loaders: dict[str, list[Loader]]) -> str:
                 lines.append(f"  UNUSABLE: {error}")
                 continue
             truth = [n for n in ("depth", "aif") if getattr(stack, n) is not None]
-            height, width = stack.size
-            lines.append(
-                f"  {stack.name:20s} {len(stack.images)} slices of {width} x {height}, {stack.defocus.kind}, "
-                f"truth: {', '.join(truth) or 'none'}"
-            )
+            lines.append(f"  {stack.name:20s} {stack.in_words}, truth: {', '.join(truth) or 'none'}")
     return "\n".join(lines) + "\n"
 
 
 def report_stack(stack: FocalStack) -> str:
     """What is known about one stack, and how much blur its lens can make."""
-    height, width = stack.size
-    focus = ", ".join(
-        f"{q:.4g}" for q in (1 / stack.defocus.focus_q if stack.is_metric else stack.defocus.focus_q)
-    )
-    what = {
-        "metric": "focus (m)",
-        "disparity": "focus (disparity, px)",
-        "order": "focus (place in the stack)",
-    }
-    lines = [
-        f"{stack.name}: {len(stack.images)} slices of {width} x {height}",
-        f"  {what[stack.defocus.kind]:27s}{focus}",
-    ]
-    if stack.lens is not None:
-        lens = stack.lens
-        lines.append(
-            f"  lens                       {lens.focal_length_mm:g} mm, f/{lens.f_number:g}, "
-            f"pixel {lens.pixel_pitch_um:g} um"
-        )
-    q = stack.defocus.focus_q
-    widest = (stack.defocus.gain_px * (q - q[[0, -1]][:, None]).abs().amax(0)).max()
-    if stack.defocus.kind != "order":
-        lines.append(
-            f"  largest blur radius        {float(widest):.1f} px, between the ends of the focus range"
-        )
-        if widest < 2:
-            lines.append(
-                "  WEAK BLUR                  below 2 px: depth will be hard to tell; check lens and pitch"
-            )
+    q, lens = stack.defocus.focus_q, stack.lens
+    quantity, focus = {
+        "metric": ("focus (m)", 1 / q),
+        "disparity": ("focus (disparity, px)", q),
+        "order": ("focus (place in the stack)", q),
+    }[stack.defocus.kind]
+    facts = {quantity: ", ".join(f"{value:.4g}" for value in focus)}
+    if lens is not None:
+        pixel = f"pixel {lens.pixel_pitch_um:g} um"
+        facts["lens"] = f"{lens.focal_length_mm:g} mm, f/{lens.f_number:g}, {pixel}"
+    if stack.defocus.kind == "order":
+        lacking = "lens" if lens is None else "focus distances"
+        facts[lacking] = "unknown: depth will be ordered, not metric"
     else:
-        lines.append("  lens                       unknown: depth will be ordered, not metric")
-    lines += [f"  note                       {note}" for note in stack.notes]
+        widest = float((stack.defocus.gain_px * (q - q[[0, -1]][:, None]).abs().amax(0)).max())
+        facts["largest blur radius"] = f"{widest:.1f} px, between the ends of the focus range"
+        if widest < 2:
+            facts["WEAK BLUR"] = "below 2 px: depth will be hard to tell; check lens and pitch"
+    lines = [f"{stack.name}: {stack.in_words}"]
+    lines += [f"  {name:27s}{text}" for name, text in [*facts.items(), *(("note", n) for n in stack.notes)]]
     return "\n".join(lines) + "\n"
 
 
 def _check(args: argparse.Namespace) -> str:
-    if args.kind is None:
-        return report_folder(args.folder)
     try:
+        if args.kind is None:
+            return report_folder(args.folder)
         return report_splits(KINDS[args.kind](args.folder, DataConfig(kind=args.kind)))
     except DataError as error:
         raise DataError(error.path, error.reason, f"{error.remedy}. {WHERE_TO_GET}") from None
@@ -159,16 +140,11 @@ def _align(args: argparse.Namespace) -> str:
         for path, image in zip(paths, aligned, strict=True):
             write_image(out / f"{path.stem}.png", image)
         write_bytes(out / "stack.yaml", text.encode())
-    return _motions_text(paths, motions, images[0], aligned)
-
-
-def _motions_text(paths: list[Path], motions: list[ScaleShift], before: Tensor, after: Tensor) -> str:
     lines = [f"aligned {len(paths)} photos to the middle one; the motion of each was"]
-    lines += [
-        f"  {path.name:24s} scale {motion.scale:.5f}, shift {motion.shift_x:+.2f} {motion.shift_y:+.2f} px"
-        for path, motion in zip(paths, motions, strict=True)
-    ]
-    sizes = [f"{image.shape[-1]} x {image.shape[-2]}" for image in (before, after)]
+    for path, motion in zip(paths, motions, strict=True):
+        scale, x, y = scale_and_shift(motion, images[0].shape[-2:])
+        lines.append(f"  {path.name:24s} scale {scale:.5f}, shift {x:+.2f} {y:+.2f} px")
+    sizes = [f"{image.shape[-1]} x {image.shape[-2]}" for image in (images[0], aligned)]
     lines.append(f"cut from {sizes[0]} to {sizes[1]}, which all of them show; check the result by eye")
     return "\n".join(lines) + "\n"
 
@@ -195,17 +171,7 @@ def _rgbd(args: argparse.Namespace) -> str:
         raise DataError(args.depth, "holds no valid depth", "0 means none")
     stack = rgbd_stack(image, depth, valid, args.image.stem)
     with new_folder(args.out) as out:
-        for index, picture in enumerate(stack.images):
-            write_image(out / f"slice_{index}.png", picture)
-        write_image(out / "aif.png", stack.aif)
-        write_pfm(out / "depth.pfm", torch.where(stack.valid, stack.depth, torch.inf))
-        info = {
-            "focus_m": list(NYU_FOCUS_M),
-            "focal_length_mm": NYU_LENS.focal_length_mm,
-            "f_number": NYU_LENS.f_number,
-            "pixel_pitch_um": NYU_LENS.pixel_pitch_um,
-        }
-        write_bytes(out / "stack.yaml", yaml.safe_dump(info, sort_keys=False).encode())
+        write_stack(out, stack, NYU_FOCUS_M)
     return f"a stack of {len(stack.images)} slices, blurred as the paper's NYUv2 stacks are, in {args.out}\n"
 
 

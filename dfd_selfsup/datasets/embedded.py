@@ -17,22 +17,20 @@ import math
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-import yaml
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from dfd_selfsup.config import DataConfig, EmbeddedConfig
-from dfd_selfsup.datasets.folder import folder_splits
-from dfd_selfsup.datasets.stack import SPLITS, Loader
-from dfd_selfsup.models.thin_lens import Lens
-from shared.files.disk import made_once, write_bytes
-from shared.files.images import write_image, write_pfm
+from dfd_selfsup.datasets.folder import folder_splits, write_stack
+from dfd_selfsup.datasets.stack import SPLITS, FocalStack, Loader
+from dfd_selfsup.models.thin_lens import Defocus, Lens
+from shared.files.disk import made_once
 from shared.geometry.camera import look_at
 
 if TYPE_CHECKING:
@@ -47,8 +45,7 @@ RAYS_AT_ONCE = 80_000  # a few pinholes share the cost of a call; more would lea
 TABLETOP_SCALE = 2.0  # table-tops at twice life size, so that rooms and tables fall into one range of depth
 
 
-@dataclass(frozen=True)
-class View:
+class View(NamedTuple):
     """A scene, a pose in it [4, 4], and how many metres a unit of the scene is."""
 
     name: str
@@ -57,29 +54,12 @@ class View:
     metres_per_unit: float
 
 
-@dataclass(frozen=True)
-class _SceneOrder:
+class _SceneOrder(NamedTuple):
     """One scene to render with all its views: enough to build it in another process."""
 
     split: str
     kind: Literal["room", "table"]
     seed: int
-
-
-@dataclass(frozen=True)
-class _Jobs(Dataset):
-    """Scenes as a data set: to read one is to render and write it, so that a loader's workers share them."""
-
-    folder: Path
-    orders: list[_SceneOrder]
-    config: EmbeddedConfig
-
-    def __len__(self) -> int:
-        return len(self.orders)
-
-    def __getitem__(self, index: int) -> int:
-        _write_scene(self.folder, self.orders[index], self.config)
-        return index
 
 
 def embedded_splits(root: Path, config: DataConfig) -> dict[str, list[Loader]]:
@@ -97,18 +77,14 @@ def make_embedded_stacks(root: str | Path, config: EmbeddedConfig, processes: in
     def write(folder: Path) -> None:
         orders = _scene_orders(config)
         workers = min(processes or os.cpu_count() or 1, len(orders))
+        workers = workers if workers > 1 else 0
         own = torch.Generator()  # a loader draws a number, which must not be the global generator's
-        jobs = _Jobs(folder, orders, config)
-        for _ in DataLoader(jobs, None, num_workers=workers if workers > 1 else 0, generator=own):
-            pass
+        render = partial(_write_scene, folder, config)  # to read a scene is to render it, in some worker
+        list(DataLoader(orders, None, num_workers=workers, collate_fn=render, generator=own))
 
     record = {"generator": "scenes", "version": SCENES_VERSION, **dataclasses.asdict(config)}
     name = f"v{SCENES_VERSION}_{config.width}x{config.height}_seed{config.seed}"
     return made_once(Path(root) / name, record, write, lambda text: sys.stderr.write(f"{text}\n"))
-
-
-def embedded_lens(width: int) -> Lens:
-    return Lens(FOCAL_LENGTH_MM, F_NUMBER, SENSOR_WIDTH_MM * 1000 / width)
 
 
 def render_stack_views(
@@ -167,7 +143,7 @@ def _scene_orders(config: EmbeddedConfig) -> list[_SceneOrder]:
     return orders
 
 
-def _write_scene(folder: Path, order: _SceneOrder, config: EmbeddedConfig) -> None:
+def _write_scene(folder: Path, config: EmbeddedConfig, order: _SceneOrder) -> None:
     """Render every view of a scene into <folder>/<split>/<scene>_<view>/."""
     from scenes.rooms import room
     from scenes.tabletop import tabletop
@@ -201,22 +177,14 @@ def _write_stack(folder: Path, view: View, config: EmbeddedConfig) -> None:
     from scenes import render
 
     height, width = config.height, config.width
-    lens = embedded_lens(width)
+    lens = Lens(FOCAL_LENGTH_MM, F_NUMBER, SENSOR_WIDTH_MM * 1000 / width)
     focal = FOCAL_LENGTH_MM / SENSOR_WIDTH_MM * width
     K = torch.tensor([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]])
     slices = render_stack_views(view, K, height, width, FOCUS_M, lens.aperture_m, config.lens_samples)
     # The same camera with its aperture closed, so that image and slices differ by the defocus alone.
     aif = render_stack_views(view, K, height, width, FOCUS_M[:1], 0.0, config.lens_samples)[0]
     sharp = render(view.scene, K, view.world_from_cam, height, width, antialias=1)
-    for index, image in enumerate(slices):
-        write_image(folder / f"slice_{index}.png", image)
-    write_image(folder / "aif.png", aif)
-    write_pfm(folder / "depth.pfm", torch.where(sharp.mask, sharp.depth * view.metres_per_unit, torch.inf))
-    info = {
-        "focus_m": list(FOCUS_M),
-        "focal_length_mm": FOCAL_LENGTH_MM,
-        "f_number": F_NUMBER,
-        "pixel_pitch_um": lens.pixel_pitch_um,
-        "breathing_corrected": True,
-    }
-    write_bytes(folder / "stack.yaml", yaml.safe_dump(info, sort_keys=False).encode())
+    defocus = Defocus.thin_lens(lens, FOCUS_M, breathing_corrected=True)
+    depth = sharp.depth * view.metres_per_unit
+    stack = FocalStack(view.name, slices, defocus, lens, aif, depth, sharp.mask)
+    write_stack(folder, stack, FOCUS_M, breathing_corrected=True)

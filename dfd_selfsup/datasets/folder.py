@@ -20,9 +20,9 @@ What the YAML leaves out is taken from EXIF where every photo has it (SubjectDis
 FNumber). Without focus distances, or without a lens, depth is known by its order only.
 """
 
+import dataclasses
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -36,10 +36,17 @@ from pydantic import PositiveFloat
 from dfd_selfsup.datasets.stack import SPLITS, FocalStack, Loader, read_slices
 from dfd_selfsup.models.thin_lens import ORDER_GAIN_PX, Defocus, Lens
 from shared.errors import DataError
-from shared.files.disk import read_text
-from shared.files.images import left_out_note, list_images, read_image, read_pfm
+from shared.files.disk import read_text, write_bytes
+from shared.files.images import (
+    left_out_note,
+    list_images,
+    read_image,
+    read_pfm,
+    write_image,
+    write_pfm,
+)
 
-__all__ = ["AIF_NAMES", "StackInfo", "folder_splits", "list_slices", "load_stack", "read_exif", "read_info"]
+__all__ = ["StackInfo", "folder_splits", "list_slices", "load_stack", "read_info", "write_stack"]
 
 AIF_NAMES = {"aif", "all_in_focus"}
 
@@ -150,6 +157,16 @@ def _exif_numbers(path: Path) -> dict[str, float]:
     return numbers
 
 
+def write_stack(folder: Path, stack: FocalStack, focus_m: Sequence[float], **info: Any) -> None:
+    """Write slices, truth and stack.yaml as `load_stack` reads them; `info`: more keys of the YAML."""
+    for index, image in enumerate(stack.images):
+        write_image(folder / f"slice_{index}.png", image)
+    write_image(folder / "aif.png", stack.aif)
+    write_pfm(folder / "depth.pfm", torch.where(stack.valid, stack.depth, torch.inf))
+    info = {"focus_m": list(focus_m), **dataclasses.asdict(stack.lens), **info}
+    write_bytes(folder / "stack.yaml", yaml.safe_dump(info, sort_keys=False).encode())
+
+
 def read_info(path: Path) -> StackInfo:
     """The YAML's values, checked; the defaults without the file."""
     if not path.exists():
@@ -202,4 +219,4 @@ def _with_truth(stack: FocalStack, folder: Path) -> FocalStack:
         if value.shape != ((3, *stack.size) if name == "aif" else stack.size):
             reason = f"the truth ({name}) is {list(value.shape)}, the slices are {list(stack.size)}"
             raise DataError(folder, reason, "They must have one size, and depth one channel")
-    return replace(stack, **found)
+    return dataclasses.replace(stack, **found)

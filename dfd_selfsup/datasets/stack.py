@@ -65,6 +65,10 @@ class FocalStack:
         return self.images.shape[-2], self.images.shape[-1]
 
     @property
+    def in_words(self) -> str:
+        return f"{len(self.images)} slices of {self.size[1]} x {self.size[0]}, {self.defocus.kind}"
+
+    @property
     def is_metric(self) -> bool:
         return self.defocus.kind == "metric"
 
@@ -125,12 +129,7 @@ class StackBatch:
     guide: Tensor | None = None  # [B, 4, H, W]
 
     def to(self, device: torch.device) -> "StackBatch":
-        moved = {
-            name: None if value is None else value.to(device)
-            for name, value in vars(self).items()
-            if name != "defocus"
-        }
-        return replace(self, defocus=self.defocus.to(device), **moved)
+        return StackBatch(*(None if value is None else value.to(device) for value in vars(self).values()))
 
 
 def focal_stack(
@@ -166,36 +165,22 @@ def focal_stack(
 
 def collate(stacks: Sequence[FocalStack]) -> StackBatch:
     """Stacks of one size, slice count and kind as a batch; DataError names the first that differs."""
+    first = stacks[0]
     for stack in stacks:
-        ours, first = (_in_words(s) for s in (stack, stacks[0]))
-        if ours != first:
+        if stack.in_words != first.in_words:
             remedy = "Stacks of one batch must be alike: set crop or data.resize_to, or batch_size=1"
-            raise DataError(stack.name, f"{ours}, but {stacks[0].name} is {first}", remedy)
+            raise DataError(stack.name, f"{stack.in_words}, but {first.name} is {first.in_words}", remedy)
 
     def together(name: str) -> Tensor | None:
         values = [getattr(stack, name) for stack in stacks]
-        return None if any(value is None for value in values) else torch.stack(values)
+        if any(value is None for value in values):
+            return None
+        batch = torch.stack(values)
+        return batch.unsqueeze(1) if name in ("depth", "valid") else batch
 
-    depth, valid = together("depth"), together("valid")
-    defocus = Defocus(
-        torch.stack([stack.defocus.focus_q for stack in stacks]),
-        torch.stack([stack.defocus.gain_px for stack in stacks]),
-        stacks[0].defocus.kind,
-    )
-    images = torch.stack([stack.images for stack in stacks])
-    return StackBatch(
-        images,
-        defocus,
-        together("aif"),
-        None if depth is None else depth.unsqueeze(1),
-        None if valid is None else valid.unsqueeze(1),
-        together("guide"),
-    )
-
-
-def _in_words(stack: FocalStack) -> str:
-    height, width = stack.size
-    return f"{len(stack.images)} slices of {width} x {height} pixels, {stack.defocus.kind}"
+    focus_q, gain_px = (torch.stack([getattr(s.defocus, n) for s in stacks]) for n in ("focus_q", "gain_px"))
+    truth = [together(name) for name in ("aif", "depth", "valid", "guide")]
+    return StackBatch(together("images"), Defocus(focus_q, gain_px, first.defocus.kind), *truth)
 
 
 def read_slices(paths: Sequence[Path]) -> Tensor:

@@ -66,7 +66,6 @@ class PsfOptions:
     window: Annotated[int, Field(ge=1, le=255)] = 7
     psf_std_scale: PositiveFloat = 0.5
     threshold_px: Annotated[float, Field(ge=0.05)] = 1.0  # sigma^-3 in the gradient stays harmless in float32
-    kernel_owner: Literal["source", "output"] = "source"
 
     def __post_init__(self) -> None:
         if self.window % 2 == 0:

@@ -10,8 +10,7 @@ the released code computes, with sigma owned by the SOURCE pixel Q and normalise
     J(P) = sum_Q g(sigma(Q); Q - P) I(Q) / sum_Q g(sigma(Q); Q - P)    over the Q in Omega(P), inside the
                                                                        image, with sigma(Q) > threshold.
 
-Sharp pixels neither give nor take: that is all its treatment of occlusion. With `kernel_owner="output"` the
-weights are g(sigma(P); Q - P) over all Q in the image instead.
+Sharp pixels neither give nor take: that is all its treatment of occlusion.
 """
 
 from collections.abc import Callable
@@ -64,11 +63,8 @@ def plain_blur(image: Tensor, sigma: Tensor, options: PsfOptions) -> Tensor:
         columns = F.unfold(maps, options.window, padding=m)
         return columns.unflatten(1, (maps.shape[1], -1)).unflatten(-1, maps.shape[-2:])
 
-    if options.kernel_owner == "source":
-        radius = around(sigma)  # [B, S, K^2, H, W]
-        live = radius > options.threshold_px
-    else:
-        radius, live = sigma.unsqueeze(2), around(torch.ones_like(sigma)) > 0
+    radius = around(sigma)  # [B, S, K^2, H, W]
+    live = radius > options.threshold_px
     radius = radius.clamp(min=options.threshold_px)  # where it counts it is larger
     weight = live * radius**-2 * torch.exp(-square / (2 * (options.psf_std_scale * radius) ** 2))
     total = torch.einsum("bskhw,bckhw->bschw", weight, around(image))

@@ -51,7 +51,7 @@ def depth(*shape: int):
 FOLDER = {
     "no slice": Case(lambda folder: [path.unlink() for path in folder.glob("photo*")], r"holds 0 photo"),
     "a slice missing": Case(remove("photo_1.png"), "3 focus distances for 2", "stack.yaml"),
-    "slice cut short": Case(cut("photo_2.png"), "cannot be decoded", "photo_2.png"),
+    "slice cut short": Case(cut("photo_2.png"), "damaged|decoded", "photo_2.png"),
     "sizes differ": Case(picture("photo_1.png", 21, 28), "28 x 21 pixels", "photo_1.png"),
     "too few distances": Case(info(focus_m=[1, 2]), "2 focus distances for 3", "stack.yaml"),
     "distance zero": Case(info(focus_m=[0, 1, 2]), "positive", "stack.yaml"),
@@ -94,9 +94,7 @@ def test_folder(tmp_path: Path, case: str) -> None:
 
 SPLITS = {
     "no test stacks": Case(lambda root: (root / "test").rename(root / "toast"), "holds no folder", "test"),
-    "stacks of different sizes": Case(
-        lambda root: stack(root / "train" / "b", 24), "b: 3 slices of 28 x 24 pixels"
-    ),
+    "stacks of different sizes": Case(lambda root: stack(root / "train" / "b", 24), "b: 3 slices of 28 x 24"),
     "stacks of different lengths": Case(
         lambda root: [
             remove("photo_2.png")(stack(root / "train" / "b")),

@@ -20,7 +20,7 @@ def loop_blur(image: Tensor, sigma: Tensor, options: PsfOptions) -> Tensor:
             total, norm = torch.zeros_like(image[:, 0, 0]), image.new_zeros(())
             for v in range(max(0, y - m), min(height, y + m + 1)):
                 for u in range(max(0, x - m), min(width, x + m + 1)):
-                    owner = sigma[v, u] if options.kernel_owner == "source" else sigma[y, x]
+                    owner = sigma[v, u]
                     if owner <= options.threshold_px:
                         continue
                     std = options.psf_std_scale * owner
@@ -35,12 +35,11 @@ def draw(*shape: int, low: float = 0.0, high: float = 1.0, seed: int = 0) -> Ten
     return low + (high - low) * torch.rand(*shape, generator=generator, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("owner", ["source", "output"])
 @pytest.mark.parametrize(
     ("window", "scale", "threshold"), [(7, 0.5, 1.0), (5, 1.0, 0.3), (15, 0.5, 1.0), (1, 0.5, 1)]
 )
-def test_values_equal_the_double_loop(owner, window, scale, threshold):
-    options = PsfOptions(window, scale, threshold, owner)
+def test_values_equal_the_double_loop(window, scale, threshold):
+    options = PsfOptions(window, scale, threshold)
     image, sigma = draw(2, 3, 6, 9), draw(2, 2, 6, 9, high=5, seed=1)
     for blur in (fast.fast_blur, plain_blur):
         rendered = render_stack(image, sigma, options, blur)
@@ -49,9 +48,8 @@ def test_values_equal_the_double_loop(owner, window, scale, threshold):
             assert torch.allclose(rendered[b, s], expected, atol=1e-13, rtol=0)
 
 
-@pytest.mark.parametrize("owner", ["source", "output"])
-def test_gradients_equal_those_of_the_double_loop(owner):
-    options = PsfOptions(5, 0.5, 1.0, owner)
+def test_gradients_equal_those_of_the_double_loop():
+    options = PsfOptions(5, 0.5, 1.0)
     upstream = draw(1, 1, 2, 6, 7, seed=2)
     gradients = []
     for render in (
@@ -65,10 +63,9 @@ def test_gradients_equal_those_of_the_double_loop(owner):
         assert ours.abs().max() > 0.01
 
 
-@pytest.mark.parametrize("owner", ["source", "output"])
 @pytest.mark.parametrize(("window", "scale", "threshold"), [(7, 0.5, 1.0), (11, 0.58, 0.2)])
-def test_values_and_gradients_equal_the_plain_blur(owner, window, scale, threshold):
-    options = PsfOptions(window, scale, threshold, owner)
+def test_values_and_gradients_equal_the_plain_blur(window, scale, threshold):
+    options = PsfOptions(window, scale, threshold)
     upstream = draw(2, 3, 3, 17, 23, seed=2)
     found = []
     for blur in (fast.fast_blur, plain_blur):
@@ -80,12 +77,11 @@ def test_values_and_gradients_equal_the_plain_blur(owner, window, scale, thresho
         assert torch.allclose(ours, theirs, atol=1e-12, rtol=0)
 
 
-@pytest.mark.parametrize("owner", ["source", "output"])
-def test_gradcheck(owner):
+def test_gradcheck():
     image = draw(2, 2, 5, 6).requires_grad_()
     sigma = draw(2, 2, 5, 6, low=0.2, high=4, seed=3)
     sigma = torch.where((sigma - 1).abs() < 0.01, 1.2, sigma).requires_grad_()  # not astride the threshold
-    options = PsfOptions(window=5, kernel_owner=owner)
+    options = PsfOptions(window=5)
     assert torch.autograd.gradcheck(lambda i, s: render_stack(i, s, options), (image, sigma))
 
 
@@ -138,9 +134,8 @@ def test_a_sharp_pixel_neither_gives_nor_takes():
     assert out.tolist() == pytest.approx(expected, abs=1e-13)
 
 
-@pytest.mark.parametrize("owner", ["source", "output"])
-def test_constant_images_stay_constant_and_no_value_leaves_the_range(owner):
-    sigma, options = draw(1, 3, 13, 8, high=30), PsfOptions(9, kernel_owner=owner)
+def test_constant_images_stay_constant_and_no_value_leaves_the_range():
+    sigma, options = draw(1, 3, 13, 8, high=30), PsfOptions(9)
     constant = torch.full((1, 3, 13, 8), 0.3, dtype=torch.float64)
     assert torch.allclose(render_stack(constant, sigma, options), constant.unsqueeze(1), atol=1e-14)
     out = render_stack(draw(1, 3, 13, 8), sigma, options)
@@ -175,9 +170,8 @@ def test_memory_kept_for_the_backward_pass_does_not_depend_on_the_window():
     assert kept(7) == kept(15) == 4 * pixels * (3 + 5 + 15 + 5)
 
 
-@pytest.mark.parametrize("owner", ["source", "output"])
-def test_slices_in_parts_equal_all_at_once(owner, monkeypatch):
-    options = PsfOptions(kernel_owner=owner)
+def test_slices_in_parts_equal_all_at_once(monkeypatch):
+    options = PsfOptions()
 
     def values(cached_pixels: int) -> tuple[Tensor, ...]:
         monkeypatch.setattr(fast, "CACHED_PIXELS", cached_pixels)
@@ -189,23 +183,21 @@ def test_slices_in_parts_equal_all_at_once(owner, monkeypatch):
         torch.testing.assert_close(values(pixels), values(10**6))
 
 
-@pytest.mark.parametrize("owner", ["source", "output"])
-def test_autocast_and_half_precision_compute_in_float32(owner):
+def test_autocast_and_half_precision_compute_in_float32():
     image, sigma = draw(1, 3, 16, 16).float(), draw(1, 2, 16, 16, high=5).float()
-    reference = render_stack(image, sigma, PsfOptions(kernel_owner=owner))
+    reference = render_stack(image, sigma, PsfOptions())
     with torch.autocast("cpu", dtype=torch.bfloat16):
         image_leaf = image.clone().requires_grad_()
-        out = render_stack(image_leaf, sigma, PsfOptions(kernel_owner=owner))
+        out = render_stack(image_leaf, sigma, PsfOptions())
         out.sum().backward()
     assert out.dtype == torch.float32
     assert torch.equal(out, reference)
     assert image_leaf.grad.dtype == torch.float32
-    low = render_stack(image.bfloat16(), sigma, PsfOptions(kernel_owner=owner))
+    low = render_stack(image.bfloat16(), sigma, PsfOptions())
     assert torch.allclose(low, reference, atol=5e-3)
 
 
-@pytest.mark.parametrize("owner", ["source", "output"])
-def test_extreme_radii_keep_everything_finite(owner):
+def test_extreme_radii_keep_everything_finite():
     sigma = (
         torch.tensor([0.0, 0.050001, 1e-8, 1.0, 1.0001, 1e3, 1e6, 3.0])
         .repeat(8)
@@ -213,7 +205,7 @@ def test_extreme_radii_keep_everything_finite(owner):
         .requires_grad_()
     )
     image = draw(1, 3, 8, 8).float().requires_grad_()
-    out = render_stack(image, sigma, PsfOptions(7, threshold_px=0.05, kernel_owner=owner))
+    out = render_stack(image, sigma, PsfOptions(7, threshold_px=0.05))
     out.square().sum().backward()
     assert all(t.isfinite().all() for t in (out, image.grad, sigma.grad))
 

@@ -50,11 +50,11 @@ class _Blur(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, image: Tensor, sigma: Tensor, options: PsfOptions) -> Tensor:
-        totals = _source_totals if options.kernel_owner == "source" else _output_totals
         blurred, norms = [], []
+        with_ones = torch.cat([image, torch.ones_like(image[:, :1])], 1).unsqueeze(1)  # sums the weights
         for (part,) in _in_parts(sigma):
             kernels = _Kernels.of(part, options)
-            total = totals(image, kernels)  # [B, s, C + 1, H, W]
+            total = _scatter(with_ones * kernels.strength.unsqueeze(2), kernels.factors)
             norms.append(torch.where(kernels.live > 0, total[:, :, -1], 1.0))
             mean = total[:, :, :-1] / norms[-1].unsqueeze(2)
             blurred.append(torch.lerp(image.unsqueeze(1), mean, kernels.live.unsqueeze(2)))
@@ -67,53 +67,20 @@ class _Blur(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:
         image, sigma, blurred, norm = ctx.saved_tensors
-        gradients = _source_gradients if ctx.options.kernel_owner == "source" else _output_gradients
         with_sigma = ctx.needs_input_grad[1]
         grad_image, grads_sigma = torch.zeros_like(image), []
         for part, grad_part, blurred_part, norm_part in _in_parts(sigma, grad, blurred, norm):
             kernels = _Kernels.of(part, ctx.options)
             share = (kernels.live / norm_part).unsqueeze(2) * grad_part  # what an output gives to its sums
-            to_image, to_sigma = gradients(image, blurred_part, share, kernels, with_sigma)
+            share = torch.cat([share, (share * blurred_part).sum(2, keepdim=True)], 2)
+            sums, distance_sums = _gather(share, kernels.factors, with_distance=with_sigma)
             copied = (1 - kernels.live).unsqueeze(2) * grad_part
-            grad_image += (to_image + copied).sum(1)
+            grad_image += (kernels.strength.unsqueeze(2) * sums[:, :, :-1] + copied).sum(1)
             if with_sigma:
+                by_distance = kernels.exponent * kernels.strength * _against_image(distance_sums, image)
+                to_sigma = by_distance - _against_image(sums, image)
                 grads_sigma.append(2 * kernels.strength / kernels.sigma * to_sigma)
         return grad_image, torch.cat(grads_sigma, 1) if with_sigma else None, None
-
-
-# Of each kind of kernel: the sums of image and normaliser; and from the share of each output, the gradients
-# of the image and of sigma, the latter but for the factor 2 / sigma^3 that both kinds have.
-
-
-def _source_totals(image: Tensor, kernels: _Kernels) -> Tensor:
-    return _scatter(_with_ones(image) * kernels.strength.unsqueeze(2), kernels.factors)
-
-
-def _source_gradients(
-    image: Tensor, blurred: Tensor, share: Tensor, kernels: _Kernels, with_sigma: bool
-) -> tuple[Tensor, Tensor | None]:
-    share = torch.cat([share, (share * blurred).sum(2, keepdim=True)], 2)
-    sums, distance_sums = _gather(share, kernels.factors, with_distance=with_sigma)
-    to_image = kernels.strength.unsqueeze(2) * sums[:, :, :-1]
-    if not with_sigma:
-        return to_image, None
-    by_distance = kernels.exponent * kernels.strength * _against_image(distance_sums, image)
-    return to_image, by_distance - _against_image(sums, image)
-
-
-def _output_totals(image: Tensor, kernels: _Kernels) -> Tensor:
-    return _gather(_with_ones(image), kernels.factors, with_distance=False)[0]
-
-
-def _output_gradients(
-    image: Tensor, blurred: Tensor, share: Tensor, kernels: _Kernels, with_sigma: bool
-) -> tuple[Tensor, Tensor | None]:
-    to_image = _scatter(share, kernels.factors)
-    if not with_sigma:
-        return to_image, None
-    _, distance_sums = _gather(_with_ones(image), kernels.factors, with_distance=True)
-    excess = distance_sums[:, :, :-1] - blurred * distance_sums[:, :, -1:]
-    return to_image, kernels.exponent * (share * excess).sum(2)
 
 
 def _in_parts(*stacks: Tensor) -> Iterator[tuple[Tensor, ...]]:
@@ -122,11 +89,6 @@ def _in_parts(*stacks: Tensor) -> Iterator[tuple[Tensor, ...]]:
     on_cpu = stacks[0].device.type == "cpu"
     at_once = max(1, CACHED_PIXELS // (batch * height * width)) if on_cpu else slices
     return zip(*(stack.split(at_once, 1) for stack in stacks), strict=True)
-
-
-def _with_ones(image: Tensor) -> Tensor:
-    """[B, C, H, W] -> [B, 1, C + 1, H, W]: the last channel gathers the normaliser."""
-    return torch.cat([image, torch.ones_like(image[:, :1])], 1).unsqueeze(1)
 
 
 def _against_image(sums: Tensor, image: Tensor) -> Tensor:
@@ -150,10 +112,7 @@ def _scatter(values: Tensor, factors: list[Tensor]) -> Tensor:
 
 
 def _gather(values: Tensor, factors: list[Tensor], with_distance: bool) -> tuple[Tensor, Tensor | None]:
-    """R0 = sum_ij E_|i| E_|j| values(. + (i, j)), and R1, the same weighted by i^2 + j^2.
-
-    `values` may have one slice for all S of the factors.
-    """
+    """R0 = sum_ij E_|i| E_|j| values(. + (i, j)), and R1, the same weighted by i^2 + j^2."""
     reach, height = len(factors), values.shape[-2]
     padded = F.pad(values, (reach,) * 4)
     sums, distance_sums = _gather_row(padded[..., reach : reach + height, :], factors, with_distance)
@@ -168,10 +127,8 @@ def _gather(values: Tensor, factors: list[Tensor], with_distance: bool) -> tuple
 def _gather_row(padded: Tensor, factors: list[Tensor], with_distance: bool) -> tuple[Tensor, Tensor | None]:
     """sum_j E_|j| values(. + j) along x, and the same weighted by j^2."""
     reach, width = len(factors), padded.shape[-1] - 2 * len(factors)
-    middle = padded[..., reach : reach + width]
-    shape = torch.broadcast_shapes(middle.shape, *(factor.shape for factor in factors))
-    sums = middle.expand(shape).clone()
-    distance_sums = padded.new_zeros(shape) if with_distance else None
+    sums = padded[..., reach : reach + width].clone()
+    distance_sums = torch.zeros_like(sums) if with_distance else None
     for j, factor in enumerate(factors, start=1):
         pair = _mirrored_sum(padded, -1, j, reach)
         sums.addcmul_(pair, factor)
