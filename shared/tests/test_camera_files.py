@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from shared.errors import DataError
 from shared.files.cameras import (
@@ -24,6 +22,7 @@ from shared.files.cameras import (
 from shared.files.images import write_image
 from shared.geometry.camera import look_at, project
 from shared.geometry.trajectories import orbit_trajectory
+from shared.tests.fuzzing import EXAMPLES, assert_damage_is_refused
 
 HEIGHT, WIDTH = 6, 8
 POSE = look_at(torch.tensor([3.0, 1.0, 2.0], dtype=torch.float64))
@@ -107,13 +106,9 @@ def test_missing_images_are_listed_and_all_missing_is_an_error(nerf):
     ("changes", "pattern"),
     [
         ({"frames": []}, "no list of frames"),
-        ({"frames": [{}]}, "frame 0 has no file_path"),
         ({"w": 800}, "w x h is 800 x 6, the image is 8 x 6"),
-        ({"fl_x": None}, "camera_angle_x is None"),
         ({"fl_x": 0.2, "fl_y": 0.3}, "tiny"),
         ({"fl_x": None, "camera_angle_x": 170.0}, "between 0 and pi"),
-        ({"cx": 400.0}, "principal point"),
-        ({"k1": 10**400}, "k1 is 1000"),
         ({"k3": 0.1}, "beyond k1 k2 p1 p2"),
         ({"camera_model": "OPENCV_FISHEYE"}, "fisheye"),
     ],
@@ -122,40 +117,11 @@ def test_bad_transforms_are_refused(nerf, changes, pattern):
     refused(read_nerf_transforms, nerf(nerf_meta(**changes)), pattern)
 
 
-def bad_poses():
-    scaled, mirrored, missing, transposed = (POSE.clone() for _ in range(4))
-    scaled[:3, :3] *= 2
-    mirrored[:, 0] *= -1
-    missing[0, 0] = float("nan")
-    huge = POSE.clone()
-    huge[:3, :3] *= 1e200
-    return {
-        "orthonormal": scaled,
-        "left-handed": mirrored,
-        "(?i)nan": missing,
-        "last row": transposed.T,
-        "1e12": huge,
-    }
-
-
-@pytest.mark.parametrize("pattern", sorted(bad_poses()))
-def test_bad_poses_are_refused_everywhere(nerf, tmp_path, pattern):
-    matrix = bad_poses()[pattern]
+@pytest.mark.parametrize("rows", [None, [[1, 2], [3]], {"a": 1}, [10**400], (2 * POSE).tolist()])
+def test_what_is_no_pose_is_refused(nerf, rows):
     meta = nerf_meta()
-    meta["frames"][2]["transform_matrix"] = matrix.tolist()
-    error = refused(read_nerf_transforms, nerf(meta), pattern)
-    assert "images/2.png" in error.reason
-    (tmp_path / "pose.txt").write_text(" ".join(map(repr, matrix.flatten().tolist())))
-    refused(read_pose, tmp_path / "pose.txt", pattern)
-
-
-@pytest.mark.parametrize(
-    "rows", [None, "text", [[1, 2], [3]], POSE[:3].tolist(), [POSE.tolist()], {"a": 1}, [10**400]]
-)
-def test_matrices_of_another_shape_are_refused(nerf, rows):
-    meta = nerf_meta()
-    meta["frames"][0]["transform_matrix"] = rows
-    refused(read_nerf_transforms, nerf(meta), "transform_matrix|4x4|one")
+    meta["frames"][2]["transform_matrix"] = rows
+    assert "images/2.png" in refused(read_nerf_transforms, nerf(meta), "").reason
 
 
 def test_doubled_frames_and_broken_json_are_refused(nerf):
@@ -199,10 +165,7 @@ def test_both_variants_of_intrinsics(tmp_path, text, near):
     ("text", "pattern"),
     [
         ("525 319.5 239.5\n0 0 0\n0.8\n1\n", "lines hold"),
-        ("525 319.5\n0 0 0\n0.8\n1\n480 640\n", "line 1"),
         ("525 319.5 239.5\n0 nan 0\n0.8\n1\n480 640\n", "line 2"),
-        ("525 319.5 239.5\n0 0 0\n-1\n1\n480 640\n", "near -1"),
-        ("525 319.5 239.5\n0 0 0\n1\n1\n480 0\n", "size 480 x 0"),
         ("0 319.5 239.5\n0 0 0\n1\n1\n480 640\n", "focal length"),
         ("0.8 0.5 0.5\n0 0 0\n1\n1\n480 640\n", "tiny"),
     ],
@@ -211,13 +174,6 @@ def test_bad_intrinsics_are_refused(tmp_path, text, pattern):
     path = tmp_path / "intrinsics.txt"
     path.write_text(text)
     refused(read_deepvoxels_intrinsics, path, pattern)
-
-
-@pytest.mark.parametrize("separator", [" ", "\n", "\t"])
-def test_poses_on_one_line_or_four(tmp_path, separator):
-    path = tmp_path / "000001.txt"
-    path.write_text(separator.join(" ".join(map(repr, row)) for row in POSE.tolist()) + "\n")
-    assert torch.equal(read_pose(path), POSE)
 
 
 def test_pose_round_trip_and_refusals(tmp_path):
@@ -229,8 +185,6 @@ def test_pose_round_trip_and_refusals(tmp_path):
     assert torch.equal(read_pose(path), POSE)
     path.write_text("1 0 0 0 0 1 0 0 0 0 1")
     refused(read_pose, path, "11 numbers")
-    path.write_text("1 0 0 0 0 1 0 0 0 0 1 0 0 0 0 one")
-    refused(read_pose, path, "one")
     with pytest.raises(ValueError, match="orthonormal"):
         write_pose(path, POSE * 2 - torch.diag(torch.tensor([0, 0, 0, 1.0])))
 
@@ -250,11 +204,9 @@ def test_a_folder_and_a_file_of_poses_say_the_same(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("\n\n", "holds no poses"),
         ("1 2 3", "line 1: 3 numbers"),
         ("\n" + "nan " * 16, "line 2"),
         ("2 0 0 0  0 2 0 0  0 0 2 0  0 0 0 1", "line 1"),
-        ("one " * 16, "line 1"),
     ],
 )
 def test_bad_poses_are_named(tmp_path: Path, text: str, message: str) -> None:
@@ -263,41 +215,24 @@ def test_bad_poses_are_named(tmp_path: Path, text: str, message: str) -> None:
         read_poses(tmp_path / "poses.txt")
 
 
-def test_an_empty_folder_or_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="holds no poses"):
-        read_poses(tmp_path)
-    with pytest.raises(DataError, match="nowhere"):
-        read_poses(tmp_path / "nowhere.txt")
-
-
 # ---- damage ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["transforms", "intrinsics", "pose"])
-def test_damage_ends_in_data_error(nerf, tmp_path, kind):
-    path = nerf(nerf_meta()) if kind == "transforms" else tmp_path / f"{kind}.txt"
-    read_intrinsics = read_deepvoxels_intrinsics
-    readers = {"transforms": read_nerf_transforms, "intrinsics": read_intrinsics, "pose": read_pose}
-    if kind == "intrinsics":
-        write_deepvoxels_intrinsics(path, CUBE)
-    if kind == "pose":
-        write_pose(path, POSE)
-    good = path.read_bytes()
-    flips = st.lists(st.tuples(st.integers(0, len(good) - 1), st.integers(0, 7)), min_size=1, max_size=4)
-
-    @settings(max_examples=200, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-    @given(flips=flips, keep=st.integers(0, len(good)), truncate=st.booleans())
-    def check(flips, keep, truncate):
-        data = bytearray(good)
-        for position, bit in flips:
-            data[position] ^= 1 << bit
-        path.write_bytes(bytes(data[:keep]) if truncate else bytes(data))
-        try:
-            readers[kind](path)
-        except DataError:
-            return
-
-    check()
+@pytest.mark.parametrize("examples", EXAMPLES)
+@pytest.mark.parametrize("name", ["transforms.json", "intrinsics.txt", "pose.txt", "poses.txt"])
+def test_damage_ends_in_data_error(nerf, tmp_path, name, examples):
+    path = tmp_path / name
+    nerf(nerf_meta())
+    write_deepvoxels_intrinsics(tmp_path / "intrinsics.txt", CUBE)
+    write_pose(tmp_path / "pose.txt", POSE)
+    write_pose(tmp_path / "poses.txt", POSE)
+    readers = {
+        "transforms.json": read_nerf_transforms,
+        "intrinsics.txt": read_deepvoxels_intrinsics,
+        "pose.txt": read_pose,
+        "poses.txt": read_poses,
+    }
+    assert_damage_is_refused(path, readers[name], examples)
 
 
 # ---- real data ---------------------------------------------------------------------------------------------

@@ -35,10 +35,7 @@ def claimed_png(width, height):
 
 
 def broken_images():
-    png = io.BytesIO()
-    Image.fromarray(random_bytes(40, 30, 3)).save(png, "PNG")
-    jpeg = io.BytesIO()
-    Image.fromarray(random_bytes(40, 30, 3)).save(jpeg, "JPEG")
+    """What no flipped bit would give; the rest is for the fuzzing below."""
     cmyk = io.BytesIO()
     Image.fromarray(random_bytes(8, 8, 3)).convert("CMYK").save(cmyk, "JPEG")
     floats = io.BytesIO()
@@ -46,16 +43,11 @@ def broken_images():
     gif = io.BytesIO()
     Image.fromarray(random_bytes(8, 8)).save(gif, "GIF")
     return {
-        "empty": b"",
         "text": b"this is not an image, although it is called one\n",
-        "truncated png": png.getvalue()[:1500],
-        "truncated jpeg": jpeg.getvalue()[:900],
-        "header only": png.getvalue()[:20],
         "cmyk": cmyk.getvalue(),
         "float tiff": floats.getvalue(),
         "gif": gif.getvalue(),
         "absurd size": claimed_png(100_000, 100_000),
-        "zero size": claimed_png(0, 10),
         "lying size": claimed_png(8000, 8000),
     }
 

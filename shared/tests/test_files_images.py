@@ -44,21 +44,13 @@ def test_write_then_read_is_exact(tmp_path, bits, channels):
     levels = torch.randint(0, 2**bits, (channels, HEIGHT, WIDTH), dtype=torch.int64)
     image = levels.float() / (2**bits - 1)
     write_image(tmp_path / "a.png", image, bits=bits)
-    if channels == 4:
-        read = cv2.imread(str(tmp_path / "a.png"), cv2.IMREAD_UNCHANGED)[..., [2, 1, 0, 3]]
-        assert np.array_equal(read.transpose(2, 0, 1), levels.numpy())
-    else:
+    theirs = cv2.imread(str(tmp_path / "a.png"), cv2.IMREAD_UNCHANGED).reshape(HEIGHT, WIDTH, channels)
+    bgr = {1: [0], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[channels]
+    assert np.array_equal(theirs[..., bgr].transpose(2, 0, 1), levels.numpy())
+    if channels < 4:
         read = read_image(tmp_path / "a.png") * (2**bits - 1)
         assert torch.equal(read.round().long(), levels.expand(3, -1, -1))
     assert os.listdir(tmp_path) == ["a.png"]
-
-
-def test_16_bit_files_are_what_opencv_reads(tmp_path):
-    image = torch.rand(3, HEIGHT, WIDTH)
-    write_image(tmp_path / "a.png", image, bits=16)
-    oracle = cv2.imread(str(tmp_path / "a.png"), cv2.IMREAD_UNCHANGED)
-    assert oracle.dtype == np.uint16
-    assert np.abs(oracle[..., ::-1].transpose(2, 0, 1) / 65535 - image.numpy()).max() <= 0.51 / 65535
 
 
 def test_uint8_is_written_as_it_is_and_jpeg_is_close(tmp_path):
@@ -142,11 +134,8 @@ def test_exif_orientation_is_applied_as_pillow_does(tmp_path, orientation, bits)
 def test_write_image_refuses_what_it_cannot_keep(tmp_path):
     for image, name, options in (
         (torch.full((3, 2, 2), float("nan")), "a.png", {}),
-        (torch.zeros(2, 2), "a.png", {}),
-        (torch.zeros(2, 2, 3), "a.png", {}),
         (torch.zeros(3, 2, 2), "a.gif", {}),
         (torch.zeros(3, 2, 2), "a.jpg", {"bits": 16}),
-        (torch.zeros(4, 2, 2), "a.jpg", {}),
     ):
         with pytest.raises(ValueError):
             write_image(tmp_path / name, image, **options)
@@ -167,12 +156,3 @@ def test_pictures_of_a_folder_in_natural_order(tmp_path):
     assert "2 pictures" in left_out_note(left_out)
     assert "c.HEIC, d.dng" in left_out_note(left_out)
     assert list_images(tmp_path, recursive=True)[0] == [*read, tmp_path / "sub" / "e.tif"]
-
-
-def test_a_folder_without_pictures_is_named_with_what_it_holds(tmp_path):
-    (tmp_path / "a.heic").write_bytes(b"x")
-    with pytest.raises(DataError, match="a.heic") as info:
-        list_images(tmp_path)
-    assert info.value.path == str(tmp_path)
-    with pytest.raises(DataError, match="gone"):
-        list_images(tmp_path / "gone")

@@ -1,4 +1,4 @@
-"""VGG features and LPIPS against their packages, the perceptual loss, and weights that are missing or damaged."""
+"""VGG features and LPIPS against their packages, the perceptual loss, and weights missing or damaged."""
 
 import math
 import warnings

@@ -1,6 +1,5 @@
 """Warps agree with exact views, by ray casting, of a painted square before a wall."""
 
-
 import pytest
 import torch
 from torch import Tensor
