@@ -9,8 +9,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from shared.errors import DataError, check_shape
-from shared.files.disk import read_text, write_json
+from shared.errors import check_shape
+from shared.files.disk import read_text, reading, write_json
 from shared.files.images import (
     read_depth_png,
     read_exr,
@@ -166,15 +166,13 @@ class DepthMap:
     def load(cls, path: str | Path) -> "DepthMap":
         """Read a map that `save` wrote; DataError for damaged files, and without its .json."""
         path = Path(path)
-        try:
-            record = json.loads(read_text(path.with_suffix(".json")))
+        text = read_text(path.with_suffix(".json"))
+        remedy = "Save the map again with DepthMap.save"
+        with reading(path.with_suffix(".json"), "does not say what a depth map means", remedy):
+            record = json.loads(text)
             head = {name: record.pop(name) for name in ("kind", "unit", "scale", "invalid")}
             step = record.pop("png_step") if path.suffix == ".png" else None
             K = torch.tensor(record.pop("K")) if "K" in record else None
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
-            reason = f"does not say what a depth map means ({error})"
-            remedy = "Save the map again with DepthMap.save"
-            raise DataError(path.with_suffix(".json"), reason, remedy) from None
         readers = {".pfm": read_pfm, ".exr": read_exr, ".npy": lambda path: torch.from_numpy(read_npy(path))}
         if step is not None:
             values, valid = read_depth_png(path, unit_m=step)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from shared.errors import DataError
-from shared.files.disk import read_text, write_bytes
+from shared.files.disk import read_text, reading, write_bytes
 from shared.files.images import read_image_size
 from shared.geometry.camera import check_pose, intrinsics_matrix, opencv_from_opengl_pose
 
@@ -70,10 +70,12 @@ def read_nerf_transforms(path: str | os.PathLike) -> NerfTransforms:
     not the image's, doubled frames, and when no image at all is there.
     """
     path = Path(path)
-    meta = _read_json(path)
-    entries = meta.get("frames")
+    text = read_text(path)
+    with reading(path, "is not valid JSON"):
+        meta = json.loads(text)
+    entries = meta.get("frames") if isinstance(meta, dict) else None
     if not isinstance(entries, list) or not entries:
-        raise DataError(path, "there is no list of frames", "A transforms.json has a list named frames")
+        raise DataError(path, "there is no list of frames", "It must be a JSON object with frames")
     frames, missing, seen = [], [], set()
     for index, entry in enumerate(entries):
         if not isinstance(entry, dict) or not isinstance(entry.get("file_path"), str):
@@ -86,22 +88,16 @@ def read_nerf_transforms(path: str | os.PathLike) -> NerfTransforms:
         if image_path is None:
             missing.append(name)
             continue
-        frames.append(_nerf_frame(path, meta | entry, name, image_path))
+        place = f"frame {name!r}"
+        with reading(path, f"{place}: transform_matrix", POSE_REMEDY):
+            pose = torch.tensor(entry.get("transform_matrix"), dtype=torch.float64)
+        pose = opencv_from_opengl_pose(_checked_pose(path, place, pose))
+        with reading(path, place, "Correct the entry, or leave this frame out"):
+            frames.append(_nerf_frame(meta | entry, name, image_path, pose))
     if not frames:
         raise DataError(path, f"none of its {len(missing)} images is there, such as {missing[0]!r}",
                         "Put the images where file_path says, relative to the file")  # fmt: skip
     return NerfTransforms(frames, missing)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    text = read_text(path)
-    try:
-        meta = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise DataError(path, f"is not valid JSON ({error})", "Copy it again or mend it") from None
-    if not isinstance(meta, dict):
-        raise DataError(path, "holds no JSON object", "A transforms.json starts with {")
-    return meta
 
 
 def _find_image(folder: Path, name: str) -> Path | None:
@@ -112,31 +108,30 @@ def _find_image(folder: Path, name: str) -> Path | None:
     return next((candidate for candidate in candidates if candidate.is_file()), None)
 
 
-def _nerf_frame(path: Path, entry: dict[str, Any], name: str, image_path: Path) -> NerfFrame:
-    place = f"frame {name!r}"
+def _nerf_frame(entry: dict[str, Any], name: str, image_path: Path, world_from_cam: Tensor) -> NerfFrame:
+    """The frame with the intrinsics of `entry`; ValueError where these make no sense."""
 
     def number(key: str, default: float | None = None) -> float:
         value = entry.get(key, default)
         if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e12:
-            raise DataError(path, f"{place}: {key} is {value!r}, not a number", "Give it as a finite number")
+            raise ValueError(f"{key} is {value!r}, not a finite number")
         return float(value)
 
-    if "FISHEYE" in str(entry.get("camera_model", "")).upper() or entry.get("is_fisheye"):
-        raise DataError(path, f"{place}: fisheye cameras are not supported", "Undistort the images first")
-    if any(number(key, 0.0) != 0 for key in ("k3", "k4", "k5", "k6")):
-        raise DataError(path, f"{place}: distortion beyond k1 k2 p1 p2", "Undistort the images first")
-    height, width = read_image_size(image_path)
-    named = number("h", height), number("w", width)
-    if named != (height, width):
-        reason = f"{place}: w x h is {named[1]:g} x {named[0]:g}, the image is {width} x {height}"
-        raise DataError(path, reason, "Scale fl_x, fl_y, cx, cy, w, h to the image, or use the full-size one")
     def focal(key: str, side: int) -> float:
         angle = number(key)
         if not 0 < angle < math.pi:
-            reason = f"{place}: the angle of view {angle} is not between 0 and pi"
-            raise DataError(path, reason, "camera_angle_x and camera_angle_y are in radians")
+            raise ValueError(f"{key} is {angle}, not between 0 and pi: it is in radians")
         return side / 2 / math.tan(angle / 2)
 
+    if "FISHEYE" in str(entry.get("camera_model", "")).upper() or entry.get("is_fisheye"):
+        raise ValueError("fisheye cameras are not supported: undistort the images first")
+    if any(number(key, 0.0) != 0 for key in ("k3", "k4", "k5", "k6")):
+        raise ValueError("distortion beyond k1 k2 p1 p2 is not supported: undistort the images first")
+    height, width = read_image_size(image_path)
+    named = number("h", height), number("w", width)
+    if named != (height, width):
+        scale = "scale fl_x, fl_y, cx, cy, w, h to the image, or use the full-size one"
+        raise ValueError(f"w x h is {named[1]:g} x {named[0]:g}, the image is {width} x {height}: {scale}")
     if "fl_x" in entry:
         fx = number("fl_x")
         fy = number("fl_y", fx)
@@ -144,52 +139,33 @@ def _nerf_frame(path: Path, entry: dict[str, Any], name: str, image_path: Path) 
         fx = focal("camera_angle_x", width)
         fy = focal("camera_angle_y", height) if "camera_angle_y" in entry else fx
     cx, cy = number("cx", width / 2), number("cy", height / 2)
-    _check_pinhole(path, place, (fx, fy), (cx, cy), (height, width))
-    distortion = [number(key, 0.0) for key in ("k1", "k2", "p1", "p2")]
-    try:
-        matrix = torch.tensor(entry.get("transform_matrix"), dtype=torch.float64)
-    except (TypeError, ValueError, RuntimeError, OverflowError):
-        raise DataError(path, f"{place}: transform_matrix is no 4 x 4 list of numbers", POSE_REMEDY) from None
-    return NerfFrame(
-        name=name,
-        image_path=image_path,
-        world_from_cam=opencv_from_opengl_pose(_checked_pose(path, place, matrix)),
-        K=intrinsics_matrix(fx, fy, cx - 0.5, cy - 0.5, dtype=torch.float64),
-        distortion=torch.tensor(distortion, dtype=torch.float64),
-        height=height,
-        width=width,
-    )
+    _check_pinhole((fx, fy), (cx, cy), (height, width))
+    K = intrinsics_matrix(fx, fy, cx - 0.5, cy - 0.5, dtype=torch.float64)
+    distortion = torch.tensor([number(key, 0.0) for key in ("k1", "k2", "p1", "p2")], dtype=torch.float64)
+    return NerfFrame(name, image_path, world_from_cam, K, distortion, height, width)
 
 
-def _checked_pose(path: Path, place: str, matrix: Tensor) -> Tensor:
-    if bool((matrix.abs() > 1e12).any()):
-        raise DataError(path, f"{place}: entries beyond 1e12", POSE_REMEDY)
-    try:
-        check_pose(matrix, place)
-    except ValueError as error:
-        raise DataError(path, str(error), POSE_REMEDY) from None
-    if matrix.ndim != 2:
-        raise DataError(path, f"{place}: a list of matrices instead of one", POSE_REMEDY)
+def _checked_pose(path: str | os.PathLike, place: str, matrix: Tensor) -> Tensor:
+    with reading(path, place, POSE_REMEDY):
+        if bool((matrix.abs() > 1e12).any()):
+            raise ValueError("entries beyond 1e12")
+        check_pose(matrix, "not a pose")
+        if matrix.ndim != 2:
+            raise ValueError("a list of matrices instead of one")
     return matrix
 
 
-def _check_pinhole(
-    path: Path,
-    place: str,
-    focal: tuple[float, float],
-    principal_corner: tuple[float, float],
-    height_width: tuple[float, float],
-) -> None:
-    """Focal lengths in pixels that make sense, and a principal point (from the corner) inside the image."""
-    height, width = height_width
+def _check_pinhole(focal: tuple[float, ...], corner_xy: tuple[float, ...], hw: tuple[float, ...]) -> None:
+    """ValueError for focal lengths that are not in pixels, and a principal point outside the image."""
+    height, width = hw
     if not min(focal) > 0:
-        raise DataError(path, f"{place}: the focal length {min(focal):g} <= 0", "Give it in pixels")
+        raise ValueError(f"the focal length {min(focal):g} <= 0")
     if max(focal) < 0.05 * max(height, width):
-        reason = f"{place}: the focal length {max(focal):g} is tiny against {width:g} x {height:g} pixels"
-        raise DataError(path, reason, "Give focal lengths in pixels, not as a share of the width or in mm")
-    if not (0 <= principal_corner[0] <= width and 0 <= principal_corner[1] <= height):
-        reason = f"{place}: the principal point {principal_corner} is outside {width:g} x {height:g} pixels"
-        raise DataError(path, reason, "Check that cx, cy and the size belong together")
+        reason = f"the focal length {max(focal):g} is tiny against {width:g} x {height:g} pixels"
+        raise ValueError(f"{reason}: give it in pixels, not as a share of the width or in mm")
+    if not (0 <= corner_xy[0] <= width and 0 <= corner_xy[1] <= height):
+        reason = f"the principal point {corner_xy} is outside {width:g} x {height:g} pixels"
+        raise ValueError(f"{reason}: check that cx, cy and the size belong together")
 
 
 # ---- DeepVoxels --------------------------------------------------------------------------------------------
@@ -221,11 +197,8 @@ def read_deepvoxels_intrinsics(path: str | os.PathLike) -> DeepVoxelsIntrinsics:
     rows = [(number, line.split()) for number, line in lines if line.strip()]
     counts = [len(words) for _, words in rows]
     remedy = "Write f cx cy / origin x y z / near / scale / height width, one line each"
-    if counts[3:5] == [1, 2] and counts[2] == 1:
-        near_row, scale_row, size_row = 2, 3, 4
-    elif counts[2:4] == [1, 2]:
-        near_row, scale_row, size_row = None, 2, 3
-    else:
+    has_near = counts[2:5] == [1, 1, 2]
+    if not has_near and counts[2:4] != [1, 2]:
         raise DataError(path, f"the lines hold {counts} numbers", remedy)
 
     def numbers(row: int, count: int) -> list[float]:
@@ -234,13 +207,13 @@ def read_deepvoxels_intrinsics(path: str | os.PathLike) -> DeepVoxelsIntrinsics:
 
     focal, cx, cy = numbers(0, 3)
     origin = numbers(1, 3)
-    near = None if near_row is None else numbers(near_row, 1)[0]
-    (scale,) = numbers(scale_row, 1)
-    height, width = numbers(size_row, 2)
+    near = numbers(2, 1)[0] if has_near else None
+    (scale,), (height, width) = numbers(2 + has_near, 1), numbers(3 + has_near, 2)
     if scale <= 0 or (near is not None and near < 0) or min(height, width) < 1 or height % 1 or width % 1:
         reason = f"near {near}, scale {scale}, size {height:g} x {width:g}"
         raise DataError(path, reason, "Near is 0 or more, scale positive, height and width are whole pixels")
-    _check_pinhole(path, "line 1", (focal, focal), (cx + 0.5, cy + 0.5), (height, width))
+    with reading(path, "line 1", remedy):
+        _check_pinhole((focal, focal), (cx + 0.5, cy + 0.5), (height, width))
     return DeepVoxelsIntrinsics(focal, cx, cy, tuple(origin), near, scale, int(height), int(width))
 
 
@@ -270,15 +243,11 @@ def parse_matrix(text: str, path: str | os.PathLike, place: str, *shapes: tuple[
     if shape is None:
         wanted = " or ".join(str(math.prod(shape)) for shape in shapes)
         raise DataError(path, f"{place}: {len(words)} numbers instead of {wanted}", remedy)
-    values = []
-    for word in words:
-        try:
-            values.append(float(word))
-        except ValueError:
-            values.append(math.nan)
-        if not math.isfinite(values[-1]):
-            raise DataError(path, f"{place}: {word[:60]!r} is not a finite number", remedy)
-    return torch.tensor(values, dtype=torch.float64).reshape(shape)
+    with reading(path, place, remedy):
+        values = torch.tensor([float(word) for word in words], dtype=torch.float64)
+        if not values.isfinite().all():
+            raise ValueError("NaN or infinite numbers")
+    return values.reshape(shape)
 
 
 def read_matrix(path: str | os.PathLike, rows: int, columns: int) -> Tensor:

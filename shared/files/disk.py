@@ -160,7 +160,7 @@ def reading(
     except DataError:
         raise
     except Exception as error:
-        raise DataError(path, f"{reason} ({error})", remedy) from None
+        raise DataError(path, f"{reason}: {error}", remedy) from None
 
 
 def write_bytes(path: str | os.PathLike, data: bytes) -> None:

@@ -19,7 +19,7 @@ from pydantic import Field, ValidationError
 
 from shared.errors import DataError, RunError
 from shared.files.colmap import ColmapModel, read_colmap_model
-from shared.files.disk import new_folder
+from shared.files.disk import new_folder, reading
 from shared.files.images import list_images, read_image_size
 
 __all__ = [
@@ -134,16 +134,12 @@ def _stage_upright(photo_dir: Path, names: list[str], staged: Path) -> bool:
         source, copy = photo_dir / name, staged / _staged_name(name)
         sizes.add(read_image_size(source))
         copy.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with Image.open(source) as image:
-                image.load()
-                if image.getexif().get(EXIF_ORIENTATION, 1) == 1 and source.suffix == copy.suffix:
-                    shutil.copyfile(source, copy)
-                else:
-                    ImageOps.exif_transpose(image).save(copy, quality=JPEG_QUALITY)  # keeps the focal length
-        except Exception as error:  # a parser of damaged bytes may fail in any way
-            remedy = "The file is damaged or incomplete: copy it again, or leave it out"
-            raise DataError(source, f"cannot be decoded ({error})", remedy) from None
+        with reading(source, "cannot be decoded", "Copy it again or omit it"), Image.open(source) as image:
+            image.load()
+            if image.getexif().get(EXIF_ORIENTATION, 1) == 1 and source.suffix == copy.suffix:
+                shutil.copyfile(source, copy)
+            else:
+                ImageOps.exif_transpose(image).save(copy, quality=JPEG_QUALITY)  # keeps the focal length
     return len(sizes) == 1
 
 
