@@ -21,7 +21,7 @@ from deepvoxels.models.generator import Generator
 from deepvoxels.models.options import GeneratorOptions
 from deepvoxels.models.volume import SamplingMap
 from shared.geometry.camera import look_at
-from shared.runs.process import keep_large_buffers
+from shared.runs.command import keep_large_buffers
 
 __all__ = ["CASES"]
 

@@ -16,7 +16,7 @@ from dfd_selfsup.models.heads import Prediction, StackModel
 from dfd_selfsup.models.options import PsfOptions
 from dfd_selfsup.models.psf import plain_blur, render_stack
 from dfd_selfsup.models.thin_lens import Defocus, Lens
-from shared.runs.process import keep_large_buffers
+from shared.runs.command import keep_large_buffers
 
 __all__ = ["CASES"]
 

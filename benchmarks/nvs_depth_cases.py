@@ -22,7 +22,7 @@ from nvs_depth.train import step_terms
 from shared.geometry.camera import intrinsics_matrix, pixel_grid, project, transform_points, unproject
 from shared.geometry.trajectories import so3_exp
 from shared.geometry.warp import forward_warp
-from shared.runs.process import keep_large_buffers
+from shared.runs.command import keep_large_buffers
 
 __all__ = ["CASES"]
 

@@ -26,8 +26,7 @@ from shared.errors import RunError
 from shared.files.cameras import read_poses
 from shared.files.images import read_image, write_pfm
 from shared.geometry.camera import intrinsics_matrix, invert_pose
-from shared.runs.command import command_line, parse_eval_args
-from shared.runs.process import keep_large_buffers
+from shared.runs.command import command_line, keep_large_buffers, parse_eval_args
 from shared.show.video import write_video
 
 __all__ = ["main"]

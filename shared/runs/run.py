@@ -41,11 +41,16 @@ from shared.runs.checkpoint import (
     save_checkpoint,
     unwrap,
 )
-from shared.runs.command import progress_bar, select_device
+from shared.runs.command import (
+    keep_large_buffers,
+    largest_of_group,
+    noted_signals,
+    process_group,
+    progress_bar,
+    select_device,
+)
 from shared.runs.config import config_differences, config_to_dict, save_config
-from shared.runs.folder import RunFolder, made_by, write_results
-from shared.runs.log import Log
-from shared.runs.process import keep_large_buffers, largest_of_group, noted_signals, process_group
+from shared.runs.folder import Log, RunFolder, made_by, write_results
 from shared.runs.seeds import rng_state, seed_everything, set_rng_state
 
 __all__ = ["Run", "open_run"]
@@ -203,8 +208,8 @@ class Run:
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         names = {id(weight): name for name, weight in self._weights.items()}
-        weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-        named = {names.get(id(weight), f"weight {index}"): weight for index, weight in enumerate(weights)}
+        weights = [(g.get("name", "weight"), weight) for g in optimizer.param_groups for weight in g["params"]]
+        named = {names.get(id(w), f"{name} {index}"): w for index, (name, w) in enumerate(weights)}
         bad = first_nonfinite({name: w.grad for name, w in named.items() if w.grad is not None})
         if bad is not None:
             self._stop_nonfinite(step, f"the gradient of {bad} is not finite", samples)

@@ -31,7 +31,7 @@ from PIL import Image
 
 from shared.files.disk import read_bytes, read_text, write_bytes
 from shared.files.images import encode_png, to_uint8
-from shared.runs.log import read_metrics
+from shared.runs.folder import read_metrics
 from shared.show.tables import ResultsTable
 from shared.show.video import first_frame
 

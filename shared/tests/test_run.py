@@ -15,8 +15,7 @@ import torch
 from shared.errors import NonFiniteError, RunError, RunStopped
 from shared.runs.checkpoint import load_checkpoint
 from shared.runs.config import load_config
-from shared.runs.folder import find_checkpoint, made_by, write_results
-from shared.runs.log import read_metrics
+from shared.runs.folder import find_checkpoint, made_by, read_metrics, write_results
 from shared.runs.run import open_run
 from shared.tests.toy_run import ToyConfig, arguments, toy_state
 
