@@ -32,28 +32,20 @@ class CheckpointError(DataError):
 
 
 class ConfigError(Exception):
-    """A configuration that cannot be used; the message names the place and the reason."""
-
-    def __init__(self, place: str, reason: str):
-        super().__init__(place, reason)
-        self.place, self.reason = place, reason
+    """A configuration that cannot be used: ConfigError(place, reason)."""
 
     def __str__(self) -> str:
-        return f"{self.place}: {self.reason}"
+        return ": ".join(self.args)
 
 
 class FieldError(ValueError):
-    """A value of one config field that cannot be used; `load_config` adds its file and line.
+    """A value of one config field that cannot be used: FieldError("rate", "must be positive, got 0").
 
-    For `__post_init__`: FieldError("rate", "must be positive, got 0").
+    For `__post_init__`; `load_config` adds the file and line.
     """
 
-    def __init__(self, field: str, reason: str):
-        super().__init__(field, reason)
-        self.field, self.reason = field, reason
-
     def __str__(self) -> str:
-        return f"{self.field} {self.reason}"
+        return " ".join(self.args)
 
 
 class RunError(Exception):
@@ -68,11 +60,8 @@ class RunStopped(Exception):
     """The run was asked to stop (Ctrl-C, SIGTERM) and did so after saving a checkpoint."""
 
     def __init__(self, message: str, signal_number: int):
-        super().__init__(message, signal_number)
-        self.message, self.signal_number = message, signal_number
-
-    def __str__(self) -> str:
-        return self.message
+        super().__init__(message)
+        self.signal_number = signal_number
 
 
 def check_shape(

@@ -18,6 +18,7 @@ __all__ = [
     "VggFeatures",
     "backbone_state_dict",
     "edge_aware_smoothness",
+    "expand_mask",
     "perceptual_loss",
     "photometric_l1_ssim",
 ]
@@ -84,17 +85,13 @@ def photometric_l1_ssim(
     in dfd_selfsup, whose variant is "gaussian11_zero_pad". alpha = 0 is plain L1, of any size (nvs_depth).
     Raises ValueError for other shapes, and for a mask with a variant whose map is smaller than the image.
     """
-    sizes = check_shape(target, "B C H W", "target")
-    check_shape(prediction, "B C H W", "prediction", sizes)
+    check_shape(prediction, "B C H W", "prediction", check_shape(target, "B C H W", "target"))
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha must be in [0, 1], got {alpha}")
     if dissimilarity not in ("halved", "full"):
         raise ValueError(f"unknown dissimilarity {dissimilarity!r}: use halved or full")
     if mask is not None:
-        if mask.dtype != torch.bool:
-            raise ValueError(f"the mask must be boolean, got {mask.dtype}")
-        check_shape(mask, "B 1 H W" if mask.shape[1:2] == (1,) else "B C H W", "mask", sizes)
-        mask = mask.expand_as(target)
+        mask = expand_mask(mask, target)
         # Both images show the target where invalid, so windows across the border compare like with like.
         target = torch.where(mask | torch.isfinite(target), target, torch.zeros_like(target))
         prediction = torch.where(mask, prediction, target)
@@ -128,6 +125,16 @@ def _gradients(maps: Tensor, operator: GradientOperator) -> tuple[Tensor, Tensor
     )
 
 
+def expand_mask(mask: Tensor, values: Tensor) -> Tensor:
+    """A boolean mask in the shape of `values`; of [B, C, H, W] one channel may be given for all."""
+    if mask.dtype != torch.bool:
+        raise ValueError(f"the mask must be boolean, got {mask.dtype}: write the condition, e.g. mask > 0.5")
+    shared_channel = values.ndim == 4 and mask.shape == (values.shape[0], 1, *values.shape[2:])
+    if mask.shape != values.shape and not shared_channel:
+        raise ValueError(f"mask {list(mask.shape)} does not fit maps of shape {list(values.shape)}")
+    return mask.expand_as(values)
+
+
 def _valid_mean(values: Tensor, mask: Tensor | None) -> Tensor:
     if mask is None:
         return values.mean()
@@ -137,8 +144,6 @@ def _valid_mean(values: Tensor, mask: Tensor | None) -> Tensor:
     return kept.sum() / mask.sum().clamp(min=1)
 
 
-# Simonyan & Zisserman 2015: number of 3x3 convolutions of each block.
-_VGG_DEPTHS = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -162,16 +167,17 @@ class VggFeatures(nn.Module):
         normalisation: Literal["imagenet", "none", "imagenet_on_signed"] = "imagenet",
     ):
         super().__init__()
-        if architecture not in _VGG_DEPTHS:
-            raise ValueError(f"unknown architecture {architecture!r}: use {' or '.join(_VGG_DEPTHS)}")
-        known_taps = _vgg_tap_indices(architecture)
+        if architecture not in ("vgg16", "vgg19"):
+            raise ValueError(f"unknown architecture {architecture!r}: use vgg16 or vgg19")
+        layers = _backbone(architecture).features
+        known_taps = _vgg_tap_indices(layers)
         unknown = [tap for tap in taps if tap not in known_taps]
         if unknown or not taps:
             raise ValueError(f"{architecture} has no taps {unknown}: choose from {', '.join(known_taps)}")
         self.taps = tuple(taps)
         self._tap_at = {known_taps[tap]: tap for tap in self.taps}  # layer index -> name
         self._blocks_pooled = max(int(tap[4]) for tap in self.taps) - 1
-        self.features = _vgg_layers(architecture, last=max(self._tap_at))
+        self.features = layers[: max(self._tap_at) + 1]
         if weights == "random":
             _fill_random(self.features)
         else:
@@ -268,20 +274,16 @@ def _resize(image: Tensor, size: int | tuple[int, int] | None) -> Tensor:
     return F.interpolate(image, size, mode="bilinear", align_corners=False)
 
 
-def _vgg_tap_indices(architecture: str) -> dict[str, int]:
-    """Name of each ReLU -> its index in torchvision's `features`, where pooling ends each block."""
-    indices, index = {}, 0
-    for block, depth in enumerate(_VGG_DEPTHS[architecture], start=1):
-        for convolution in range(1, depth + 1):
-            indices[f"relu{block}_{convolution}"] = index + 1
-            index += 2
-        index += 1
+def _vgg_tap_indices(layers: nn.Sequential) -> dict[str, int]:
+    """Name of each ReLU (relu2_1: block 2, convolution 1) -> its index; pooling ends each block."""
+    indices, block, convolution = {}, 1, 1
+    for index, layer in enumerate(layers):
+        if isinstance(layer, nn.ReLU):
+            indices[f"relu{block}_{convolution}"] = index
+            convolution += 1
+        elif isinstance(layer, nn.MaxPool2d):
+            block, convolution = block + 1, 1
     return indices
-
-
-def _vgg_layers(architecture: str, last: int) -> nn.Sequential:
-    """Layers 0..last of torchvision's `features`, without values (meta device)."""
-    return _backbone(architecture).features[: last + 1]
 
 
 def _backbone(architecture: str) -> nn.Module:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from shared.errors import check_shape
-from shared.quality.losses import backbone_state_dict
+from shared.quality.losses import backbone_state_dict, expand_mask
 
 __all__ = [
     "Lpips",
@@ -114,7 +114,9 @@ def depth_errors(
     if pooling not in ("image", "batch"):
         raise ValueError(f"unknown pooling {pooling!r}: use image or batch")
     _check_pair(prediction, truth, "B 1 H W", "B H W")
-    low, high = _depth_limits(min_depth, max_depth)
+    low, high = min_depth or 0.0, math.inf if max_depth is None else max_depth
+    if not 0 <= low < high:
+        raise ValueError(f"depth limits must be 0 <= min_depth < max_depth, got {min_depth}, {max_depth}")
 
     images = len(truth)
     valid = _mask_like(mask, truth) & torch.isfinite(truth) & (truth > low) & (truth < high)
@@ -143,13 +145,6 @@ def depth_errors(
         "alignments": [] if scaling == "none" else alignments,
     }
     return means
-
-
-def _depth_limits(min_depth: float | None, max_depth: float | None) -> tuple[float, float]:
-    low, high = min_depth or 0.0, math.inf if max_depth is None else max_depth
-    if not 0 <= low < high:
-        raise ValueError(f"depth limits must be 0 <= min_depth < max_depth, got {min_depth}, {max_depth}")
-    return low, high
 
 
 def least_squares_scale(
@@ -214,8 +209,6 @@ def q25(prediction: Tensor, truth: Tensor, mask: Tensor | None = None) -> Tensor
     Arguments as in `l1`.
     """
     error = _absolute_error(prediction, truth)
-    if mask is None:
-        return torch.stack([_quantile(e, 0.25) for e in error.flatten(1)])
     valid = _mask_like(mask, error)
     _require_valid(valid)
     return torch.stack([_quantile(e[v], 0.25) for e, v in zip(error, valid, strict=True)])
@@ -282,15 +275,7 @@ def _require_valid(valid: Tensor) -> None:
 
 
 def _mask_like(mask: Tensor | None, values: Tensor) -> Tensor:
-    """The mask as booleans of the shape of `values`; one channel may be given for all."""
-    if mask is None:
-        return torch.ones_like(values, dtype=torch.bool)
-    if mask.dtype != torch.bool:
-        raise ValueError(f"the mask must be boolean, got {mask.dtype}: write the condition, e.g. mask > 0.5")
-    shared_channel = values.ndim == 4 and mask.shape == (values.shape[0], 1, *values.shape[2:])
-    if mask.shape != values.shape and not shared_channel:
-        raise ValueError(f"mask {list(mask.shape)} does not fit maps of shape {list(values.shape)}")
-    return mask.expand_as(values)
+    return torch.ones_like(values, dtype=torch.bool) if mask is None else expand_mask(mask, values)
 
 
 def _check_pair(prediction: Tensor, truth: Tensor, *layouts: str) -> None:

@@ -63,7 +63,6 @@ _K1, _K2 = 0.01, 0.03  # Wang et al. 2004; every variant in use keeps them
 class SsimVariant:
     """One way to compute SSIM: the window, how it meets the border, and the colour handling."""
 
-    name: str
     label: str
     size: int  # of the window, in pixels
     sigma: float | None  # of the Gaussian window, in pixels; None is a box
@@ -94,32 +93,22 @@ class SsimVariant:
 
 SSIM_VARIANTS: Mapping[str, SsimVariant] = MappingProxyType(
     {
-        variant.name: variant
-        for variant in (
-            # Wang et al. 2004; scikit-image's gaussian_weights=True, sigma=1.5, use_sample_covariance=False.
-            SsimVariant(
-                "gaussian11", "SSIM (Gaussian 11x11, sigma 1.5, valid region, RGB)", 11, 1.5, "valid"
-            ),
-            # scikit-image's defaults, hence most published numbers that came out of scikit-image.
-            SsimVariant(
-                "uniform7", "SSIM (uniform 7x7, valid region, RGB)", 7, None, "valid", sample_covariance=True
-            ),
-            # The photometric loss of monodepth2 (Godard et al. 2019).
-            SsimVariant("box3", "SSIM (box 3x3, reflected border, RGB)", 3, None, "reflect"),
-            # pytorch_ssim (P.-H. Su), used by the losses of diffdiffdepth and dfd_selfsup.
-            SsimVariant(
-                "gaussian11_zero_pad", "SSIM (Gaussian 11x11, sigma 1.5, zero border, RGB)", 11, 1.5, "zero"
-            ),
-            # Chen et al. 2019 and after them nvs_depth: narrow window, on the mean of the colour channels.
-            SsimVariant(
-                "grey11_sigma0.5",
-                "SSIM (Gaussian 11x11, sigma 0.5, zero border, grey)",
-                11,
-                0.5,
-                "zero",
-                grey=True,
-            ),
-        )
+        # Wang et al. 2004; scikit-image's gaussian_weights=True, sigma=1.5, use_sample_covariance=False.
+        "gaussian11": SsimVariant("SSIM (Gaussian 11x11, sigma 1.5, valid region, RGB)", 11, 1.5, "valid"),
+        # scikit-image's defaults, hence most published numbers that came out of scikit-image.
+        "uniform7": SsimVariant(
+            "SSIM (uniform 7x7, valid region, RGB)", 7, None, "valid", sample_covariance=True
+        ),
+        # The photometric loss of monodepth2 (Godard et al. 2019).
+        "box3": SsimVariant("SSIM (box 3x3, reflected border, RGB)", 3, None, "reflect"),
+        # pytorch_ssim (P.-H. Su), used by the losses of diffdiffdepth and dfd_selfsup.
+        "gaussian11_zero_pad": SsimVariant(
+            "SSIM (Gaussian 11x11, sigma 1.5, zero border, RGB)", 11, 1.5, "zero"
+        ),
+        # Chen et al. 2019 and after them nvs_depth: narrow window, on the mean of the colour channels.
+        "grey11_sigma0.5": SsimVariant(
+            "SSIM (Gaussian 11x11, sigma 0.5, zero border, grey)", 11, 0.5, "zero", grey=True
+        ),
     }
 )
 
@@ -243,5 +232,5 @@ def _check(image_a: Tensor, image_b: Tensor, variant: SsimVariant, data_range: f
     if not (image_a.is_floating_point() and image_b.is_floating_point()):
         raise ValueError(f"SSIM needs float images, got {image_a.dtype}: convert first, image.float() / 255")
     if min(image_a.shape[-2:]) < variant.size or image_a.numel() == 0 or not data_range > 0:
-        window = f"{variant.name!r} needs images of at least {variant.size}x{variant.size} and data_range > 0"
+        window = f"{variant.label} needs images of at least {variant.size}x{variant.size} and data_range > 0"
         raise ValueError(f"{window}, got {list(image_a.shape)} and {data_range}")

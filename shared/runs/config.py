@@ -132,12 +132,6 @@ class _Key(str):
 class _Loader(yaml.SafeLoader):
     """Safe YAML whose keys know their place. 1e-4 is a number, and 1e5 a whole one."""
 
-    def compose_node(self, parent: Any, index: Any) -> yaml.Node:
-        if self.check_event(yaml.AliasEvent):  # a few nested ones would fill the memory
-            mark = self.peek_event().start_mark
-            raise yaml.composer.ComposerError(None, None, "aliases are not supported", mark)
-        return super().compose_node(parent, index)
-
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[str, Any]:
         values: dict[str, Any] = {}
         for key_node, value_node in node.value:
@@ -247,7 +241,8 @@ def _config_error(
     # An unknown key may be why another one is missing; of a union, the deepest error says most.
     found = max(error.errors(), key=lambda e: (e["type"] == "unexpected_keyword_argument", len(e["loc"])))
     cause = found.get("ctx", {}).get("error")
-    location = (*found["loc"][1:], *([cause.field] if isinstance(cause, FieldError) else []))
+    field_and_reason = cause.args if isinstance(cause, FieldError) else ()
+    location = (*found["loc"][1:], *field_and_reason[:1])
     names: list[str] = []
     node: Any = values
     for part in location:
@@ -270,7 +265,7 @@ def _config_error(
     if found["type"] == "missing":
         return ConfigError(place, f"the key {dotted} is missing and has no default")
     if cause is not None:
-        return ConfigError(place, f"{dotted} {getattr(cause, 'reason', cause)}".strip())
+        return ConfigError(place, f"{dotted} {field_and_reason[1] if field_and_reason else cause}".strip())
     reason = f"{dotted}: {found['msg']}".replace(": Input should", " must")
     reason = reason.replace("an object", "a mapping (key: value)").replace("a valid array", "a list")
     return ConfigError(place, f"{reason}, got {_shown(found['input'])}")
