@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 
 from shared.errors import DataError
-from shared.tests.fuzzing import repaired_png
 
-__all__ = ["Case", "assert_refused", "change", "claim_size", "cut", "picture", "remove", "write"]
+__all__ = ["Case", "assert_refused", "change", "cut", "picture", "remove", "write"]
 
 SECONDS = 2
 
@@ -85,16 +84,5 @@ def picture(name: str, height: int, width: int, channels: int = 3, bits: int = 8
         pixels = levels.astype(np.uint8 if bits == 8 else np.uint16)
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(folder / name), pixels)
-
-    return act
-
-
-def claim_size(name: str) -> Callable[[Path], Any]:
-    """A PNG whose header claims 8000 x 8000 pixels."""
-
-    def act(folder: Path) -> None:
-        data = bytearray((folder / name).read_bytes())
-        data[16:24] = (8000).to_bytes(4, "big") * 2
-        (folder / name).write_bytes(repaired_png(bytes(data)))
 
     return act

@@ -6,8 +6,9 @@ import resource
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
-__all__ = ["Hostile", "as_plain_user", "file_size_limit"]
+__all__ = ["Hostile", "as_plain_user", "file_size_limit", "forked"]
 
 
 class Hostile:
@@ -48,3 +49,21 @@ def as_plain_user(act: Callable[[], int]) -> int:
             os._exit(code)
     _, status = os.waitpid(child, 0)
     return os.waitstatus_to_exitcode(status)
+
+
+@contextlib.contextmanager
+def forked(act: Callable[[], Any]) -> Iterator[int]:
+    """The id of a child that has begun to `act`; waits for its end."""
+    begun, begin = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.write(begin, b"1")
+            act()
+        finally:
+            os._exit(1)
+    os.read(begun, 1)
+    yield child
+    os.waitpid(child, 0)
+    os.close(begin)
+    os.close(begun)

@@ -2,7 +2,6 @@
 
 import math
 import struct
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -95,10 +94,7 @@ def test_binary_is_preferred_and_missing_points_are_no_points(tmp_path):
     read = read_colmap_model(tmp_path).points
     assert torch.equal(read.xyz[read.ids.argsort()], xyz[ids.argsort()])
     (tmp_path / "points3D.bin").unlink()
-    points = read_colmap_model(tmp_path).points
-    assert points.xyz.shape == (0, 3)
-    assert points.rgb.shape == (0, 3)
-    assert points.tracks.shape == (0, 2)
+    assert read_colmap_model(tmp_path).points.xyz.shape == (0, 3)
 
 
 def test_the_model_is_found_at_the_usual_places(tmp_path):
@@ -111,15 +107,6 @@ def test_the_model_is_found_at_the_usual_places(tmp_path):
 def test_convention_colmap_counts_pixels_from_the_corner():
     centred = ColmapCamera("SIMPLE_PINHOLE", 4, 2, (10.0, 2.0, 1.0))  # the middle of 4 x 2 pixels
     assert centred.intrinsics().tolist() == [[10, 0, 1.5], [0, 10, 0.5], [0, 0, 1]]
-
-
-def test_convention_distortion_is_in_opencv_order():
-    assert CAMERAS[1].distortion().tolist() == [0, 0, 0, 0]
-    assert CAMERAS[2].distortion().tolist() == [0, 0, 0, 0]
-    assert CAMERAS[3].distortion().tolist() == [-0.1, 0, 0, 0]
-    assert CAMERAS[4].distortion().tolist() == [-0.1, 0.02, 0, 0]
-    assert CAMERAS[7].distortion().tolist() == [-0.1, 0.02, 1e-3, -2e-3]
-    assert CAMERAS[7].intrinsics().tolist() == [[50, 0, 31.5], [0, 51, 23.5], [0, 0, 1]]
 
 
 # ---- pycolmap as the oracle --------------------------------------------------------------------------------
@@ -229,12 +216,7 @@ def test_a_folder_without_a_model(tmp_path):
     refused(tmp_path / "none", "no COLMAP model")
 
 
-def test_a_model_without_images_is_refused(tmp_path):
-    write_colmap_model(tmp_path, replace(small_model(), images={}))
-    refused(tmp_path, "no images")
-
-
-@pytest.mark.parametrize("model", ["OPENCV_FISHEYE", "FULL_OPENCV", "FOV", "NONSENSE"])
+@pytest.mark.parametrize("model", ["OPENCV_FISHEYE", "NONSENSE"])
 def test_other_camera_models_are_refused_by_name(text_model, model):
     edit(text_model / "cameras.txt", "PINHOLE 641", f"{model} 641")
     refused(text_model, f"line 3: the camera model {model}.*Undistort")
@@ -251,32 +233,16 @@ def test_other_camera_models_are_refused_by_name_in_binary(tmp_path):
 @pytest.mark.parametrize(
     ("file", "old", "new", "pattern"),
     [
-        ("cameras", "641", "641.5", "line 3"),
         ("cameras", "500.0", "nan", "camera 2: NaN"),
-        ("cameras", "525.0", "-525.0", "camera 1: the focal length"),
-        ("cameras", " 240.0", "", "line 2: SIMPLE_PINHOLE"),
         ("cameras", "3 SIMPLE", "2 SIMPLE", "camera id 2 comes twice"),
-        ("cameras", "7 OPENCV", "8 OPENCV", "names camera 7"),
-        ("images", "a.png", "e.png", "name e.png comes twice"),
         ("images", "a.png", "../a.png", "leads out"),
         ("images", "a.png", "C:\\\\a.png", "leads out"),
-        ("images", " a.png", "", "line 2"),
         ("points3D", "\n13 ", "\n23 ", "point id 23 comes twice"),
-        ("points3D", " 11 ", " 99 ", "names image 99"),
     ],
 )
 def test_damaged_text_is_named_by_line(text_model, file, old, new, pattern):
     edit(text_model / f"{file}.txt", old, new)
     refused(text_model, pattern)
-
-
-@pytest.mark.parametrize("bad", [(0.0, 0.0, 0.0, 0.0), (float("nan"), 0.0, 0.0, 0.0), (2.0, 0.0, 0.0, 0.0)])
-def test_a_pose_that_is_no_rotation(text_model, bad):
-    lines = (text_model / "images.txt").read_text().split("\n")
-    words = lines[1].split(" ")
-    lines[1] = " ".join([words[0], *map(repr, bad), *words[5:]])
-    (text_model / "images.txt").write_text("\n".join(lines))
-    refused(text_model, "a.png.*quaternion")
 
 
 @pytest.mark.parametrize("examples", EXAMPLES)

@@ -18,7 +18,6 @@ from shared.runs.config import (
     Fraction,
     LocalPath,
     Seed,
-    config_differences,
     config_from_dict,
     config_to_dict,
     load_config,
@@ -169,7 +168,6 @@ BAD_FILES = {
     "check of one field": ("steps: 1\nlevels: 5\n", "line 2: levels must be at most 4 with gan"),
     "check of several": ("name: data\n", "bad.yaml: name and root are the same"),
     "tag": ("name: !!python/object/apply:os.system ['touch pwned']\n", "line 1: not valid YAML"),
-    "alias": ("name: &a x\ndata: *a\n", "line 2: not valid YAML"),
     "duplicate key": ("steps: 1\nname: x\nsteps: 2\n", "line 3: the key steps is given twice"),
     "list on top": ("- 1\n", "expected lines of the form"),
     "missing base": ("base: gone.yaml\n", "line 1: .*gone.yaml"),
@@ -218,15 +216,3 @@ def test_missing_file_and_folder(tmp_path):
     for path in (tmp_path / "gone.yaml", tmp_path):
         with pytest.raises(ConfigError, match=str(path)):
             load_config(ToyConfig, path)
-
-
-def test_differences_are_named_by_dotted_key():
-    old = config_to_dict(ToyConfig(second=OptimizerConfig()))
-    new = config_to_dict(ToyConfig(steps=5, optimizer=OptimizerConfig(1.0), second=None))
-    assert config_differences(old, old) == {}
-    differences = config_differences(old, new)
-    assert differences["steps"] == (100, 5)
-    assert differences["optimizer.learning_rate"] == (4e-4, 1.0)
-    assert set(differences) == {"steps", "optimizer.learning_rate", "second"}
-    assert config_differences({"a": 1}, {"a": True}) == {"a": (1, True)}
-    assert config_differences({"a": 1}, {"a": 1.0}) == {}

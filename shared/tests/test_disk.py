@@ -16,7 +16,7 @@ import torch
 from shared.errors import DataError
 from shared.files.disk import made_once, new_folder, read_text, write_bytes, write_json
 from shared.files.images import write_image, write_npy, write_pfm
-from shared.tests.hostile import file_size_limit
+from shared.tests.hostile import file_size_limit, forked
 
 
 def test_text_is_utf8_with_windows_line_ends(tmp_path):
@@ -87,20 +87,9 @@ def test_kills_while_a_folder_is_made(tmp_path: Path, kills: int) -> None:
     rng = random.Random(0)
     folder, seen = tmp_path / "data" / "made", 0
     for _ in range(kills):
-        begun, begin = os.pipe()
-        child = os.fork()
-        if child == 0:
-            try:
-                os.write(begin, b"1")
-                slowly(folder)
-            finally:
-                os._exit(1)
-        os.read(begun, 1)
-        time.sleep(rng.uniform(0, 0.01))
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-        os.close(begun)
-        os.close(begin)
+        with forked(lambda: slowly(folder)) as child:
+            time.sleep(rng.uniform(0, 0.01))
+            os.kill(child, signal.SIGKILL)
         seen += any(folder.parent.glob(".*.tmp")) if folder.parent.exists() else False
         if folder.exists():
             assert len(list(folder.iterdir())) == 100

@@ -1,5 +1,6 @@
-"""Images: every mode against another library, exact round trips, orientation, and alpha never lost."""
+"""Images: every mode against another library, exact round trips, orientation, alpha kept, and damage."""
 
+import io
 import os
 import struct
 import zlib
@@ -11,13 +12,17 @@ import torch
 from PIL import Image, ImageOps
 
 from shared.errors import DataError
+from shared.files.disk import read_text
 from shared.files.images import (
     left_out_note,
     list_images,
+    read_depth_png,
     read_image,
     read_image_size,
+    read_pfm,
     write_image,
 )
+from shared.tests.fuzzing import EXAMPLES, assert_damage_is_refused, repaired_png
 from shared.tests.pixels import random_bytes
 
 HEIGHT, WIDTH = 13, 9
@@ -69,15 +74,6 @@ def test_opaque_modes_match_pillow(tmp_path, mode):
     with Image.open(path) as image:
         oracle = np.asarray(image.convert("RGB")).transpose(2, 0, 1) / np.float32(255)
     assert np.array_equal(read_image(path).numpy(), oracle.astype(np.float32))
-
-
-@pytest.mark.parametrize("extension", [".png", ".tiff"])
-def test_16_bit_grey_is_scaled_by_65535_and_promoted(tmp_path, extension):
-    codes = np.random.default_rng(1).integers(0, 65536, (HEIGHT, WIDTH), dtype=np.uint16)
-    cv2.imwrite(str(tmp_path / f"a{extension}"), codes)
-    image = read_image(tmp_path / f"a{extension}")
-    assert torch.equal(image[0], image[1])
-    assert np.allclose(image[2].numpy(), codes / 65535, atol=1e-7)
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P+tRNS", "RGB+tRNS"])
@@ -156,3 +152,78 @@ def test_pictures_of_a_folder_in_natural_order(tmp_path):
     assert "2 pictures" in left_out_note(left_out)
     assert "c.HEIC, d.dng" in left_out_note(left_out)
     assert list_images(tmp_path, recursive=True)[0] == [*read, tmp_path / "sub" / "e.tif"]
+
+
+# ---- damaged files -----------------------------------------------------------------------------------------
+
+
+def assert_refused(read, path):
+    with pytest.raises(DataError) as info:
+        read(path)
+    assert str(path) in str(info.value)
+    assert info.value.reason
+    assert info.value.remedy
+    assert len(str(info.value).splitlines()) == 1
+
+
+def encoded(extension, pixels):
+    return cv2.imencode(extension, pixels)[1].tobytes()
+
+
+GOOD = {
+    "rgb.png": encoded(".png", random_bytes(12, 9, 3)),
+    "rgb16.png": encoded(".png", random_bytes(12, 9, 3).astype(np.uint16) * 257),
+    "photo.jpg": encoded(".jpg", random_bytes(24, 17, 3)),
+    "scan.tiff": encoded(".tiff", random_bytes(12, 9, 3)),
+    "photo.webp": encoded(".webp", random_bytes(12, 9, 3)),
+    "depth.png": encoded(".png", random_bytes(12, 9).astype(np.uint16) * 257),
+    "map.pfm": b"PF\n7 5\n-1.0\n" + bytes(4 * 3 * 35),
+}
+
+
+def claimed_png(width, height):
+    data = GOOD["rgb.png"]
+    return repaired_png(data[:16] + struct.pack(">II", width, height) + data[24:])
+
+
+def broken_images():
+    """What no flipped bit would give; the rest is for the fuzzing below."""
+    cmyk = io.BytesIO()
+    Image.fromarray(random_bytes(8, 8, 3)).convert("CMYK").save(cmyk, "JPEG")
+    floats = io.BytesIO()
+    Image.fromarray(np.ones((4, 4), np.float32)).save(floats, "TIFF")
+    gif = io.BytesIO()
+    Image.fromarray(random_bytes(8, 8)).save(gif, "GIF")
+    return {
+        "text": b"this is not an image, although it is called one\n",
+        "cmyk": cmyk.getvalue(),
+        "float tiff": floats.getvalue(),
+        "gif": gif.getvalue(),
+        "absurd size": claimed_png(100_000, 100_000),
+        "lying size": claimed_png(8000, 8000),
+    }
+
+
+@pytest.mark.parametrize("case", sorted(broken_images()))
+def test_broken_images_end_in_one_clear_error(tmp_path, case):
+    path = tmp_path / "a.png"
+    path.write_bytes(broken_images()[case])
+    assert_refused(read_image, path)
+
+
+def test_missing_files_folders_and_odd_names(tmp_path):
+    for path in (tmp_path / "none.png", tmp_path, tmp_path / "a\0b"):
+        for read in (read_image, read_pfm, read_text, read_image_size):
+            assert_refused(read, path)
+
+
+@pytest.mark.parametrize("examples", EXAMPLES)
+@pytest.mark.parametrize("name", [*sorted(GOOD), "checksums repaired/rgb16.png"])
+def test_damage_ends_in_data_error(tmp_path, name, examples):
+    """`repaired`: with right checksums the damage reaches the decoder."""
+    repair, name = repaired_png if "/" in name else None, name.split("/")[-1]
+    path = tmp_path / name
+    readers = {"map.pfm": read_pfm, "depth.png": lambda p: read_depth_png(p, unit_m=1e-3)}
+    path.write_bytes(GOOD[name])
+    head = (0, 60) if repair or name == "map.pfm" else (0, 0)
+    assert_damage_is_refused(path, readers.get(name, read_image), examples, repair, head)

@@ -92,26 +92,6 @@ def test_scripts_import_the_method_and_never_the_other_way(paper: str) -> None:
             assert not loads, f"{path} imports {names} of {module}"
 
 
-@pytest.mark.parametrize("package", PACKAGES)
-def test_a_name_is_imported_from_the_module_that_defines_it(package: str) -> None:
-    for path in sources(package):
-        for module, names in imports(path):
-            file = ROOT / f"{module.replace('.', '/')}.py"
-            if module.split(".")[0] in PACKAGES and file.is_file():
-                missing = set(names) - defined(file)
-                assert not missing, f"{path} imports {missing} from {module}, which does not define it"
-
-
-def defined(file: Path) -> set[str]:
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.FunctionDef | ast.ClassDef):
-            names.add(node.name)
-        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            names.add(node.id)
-    return names
-
-
 @pytest.mark.parametrize("paper", PAPERS)
 def test_importing_a_paper_is_cheap(paper: str) -> None:
     run(f"import sys, {paper}; assert 'torch' not in sys.modules and {paper}.__all__")

@@ -126,21 +126,15 @@ def test_convention_truth_at_a_depth_limit_does_not_count():
 
 
 @pytest.mark.parametrize("scaling", SCALINGS)
-@pytest.mark.parametrize("junk", [math.nan, math.inf, -math.inf, 0.0, -3.0, 1e30])
+@pytest.mark.parametrize("junk", [math.nan, math.inf, -3.0])
 def test_depth_outside_the_mask_changes_nothing(scaling, junk):
     prediction, truth = depth_pair(dtype=torch.float32)
     mask = torch.rand(truth.shape, generator=torch.Generator().manual_seed(1)) > 0.4
     clean = depth_errors(prediction, truth, mask, scaling=scaling)
     assert depth_errors(prediction.where(mask, torch.tensor(junk)), truth, mask, scaling=scaling) == clean
-    assert depth_errors(prediction, truth.where(mask, torch.tensor(junk)), mask, scaling=scaling) == clean
-
-
-def test_depth_of_invalid_truth_is_left_out_without_a_mask():
-    prediction, truth = depth_pair()
-    mask = torch.rand(truth.shape, generator=torch.Generator().manual_seed(1)) > 0.4
-    for junk in (math.nan, math.inf, 0.0, -1.0):
-        holes = truth.where(mask, torch.tensor(junk, dtype=truth.dtype))
-        assert depth_errors(prediction, holes) == depth_errors(prediction, truth, mask)
+    holes = truth.where(mask, torch.tensor(junk))
+    assert depth_errors(prediction, holes, mask, scaling=scaling) == clean
+    assert depth_errors(prediction, holes, scaling=scaling) == clean  # truth that cannot be is left out
 
 
 def test_zero_depth_predictions_stay_finite():
@@ -164,11 +158,13 @@ def test_disparity_measures_equal_numpy(shape, masked):
     prediction = truth + 0.2 * torch.randn(shape, generator=generator, dtype=torch.float64)
     mask_shape = shape if len(shape) == 3 else (3, 1, 9, 11)
     mask = torch.rand(mask_shape, generator=generator) > 0.4 if masked else None
+    junk = torch.tensor(math.nan, dtype=truth.dtype)  # outside the mask nothing counts
+    given = (prediction, truth) if mask is None else (prediction.where(mask, junk), truth.where(mask, junk))
     results = {
-        "l1": l1(prediction, truth, mask),
-        "mse": mse_x100(prediction, truth, mask),
-        "bad": bad_pixels(prediction, truth, 0.1, mask),
-        "q25": q25(prediction, truth, mask),
+        "l1": l1(*given, mask),
+        "mse": mse_x100(*given, mask),
+        "bad": bad_pixels(*given, 0.1, mask),
+        "q25": q25(*given, mask),
     }
     for index in range(3):
         error = (prediction - truth)[index].abs()
@@ -182,16 +178,6 @@ def test_disparity_measures_equal_numpy(shape, masked):
         assert {name: value[index].item() for name, value in results.items()} == pytest.approx(
             expected, rel=1e-12
         )
-
-
-@pytest.mark.parametrize("junk", [math.nan, math.inf, 0.0])
-def test_disparity_outside_the_mask_changes_nothing(junk):
-    prediction, truth = depth_pair()
-    mask = torch.rand(truth.shape, generator=torch.Generator().manual_seed(4)) > 0.4
-    junk = torch.tensor(junk, dtype=truth.dtype)
-    for measure in (l1, mse_x100, q25, lambda p, t, m: bad_pixels(p, t, 1.0, m)):
-        clean = measure(prediction, truth, mask)
-        assert torch.equal(measure(prediction.where(mask, junk), truth.where(mask, junk), mask), clean)
 
 
 def test_convention_bad_pixels_exceed_the_threshold_and_nan_is_bad():

@@ -12,10 +12,8 @@ from shared.results import DepthMap
 from shared.show.pictures import (
     colorize_depth,
     contact_sheet,
-    depth_legend,
     depth_picture,
     depth_range,
-    evenly,
 )
 
 RED, GREEN = np.array([[[255, 0, 0]]], np.uint8), np.array([[[0, 255, 0]]], np.uint8)
@@ -82,19 +80,6 @@ def test_masked_values_do_not_move_the_range():
     assert 3.9 < high <= 4.0
 
 
-@pytest.mark.parametrize(
-    ("arguments", "reason"),
-    [
-        ((torch.rand(3, 4), torch.ones(4, 3)), "must have the shape of the depth"),
-        ((torch.rand(2, 3, 4),), "expected one depth map"),
-        ((torch.rand(3, 4), None, 2.0, 1.0), "must be finite and ascending"),
-    ],
-)
-def test_bad_depth_arguments_are_refused(arguments, reason):
-    with pytest.raises(ValueError, match=reason):
-        colorize_depth(*arguments)
-
-
 def test_depth_picture_is_the_enlarged_map_over_its_legend():
     depth = np.arange(15.0).reshape(3, 5)
     picture = depth_picture(depth, depth > 0, unit="m", status="metric", vmin=0, vmax=14, min_width=16)
@@ -115,22 +100,6 @@ def test_a_depth_map_brings_its_unit_status_and_mask():
         depth_picture(values)
 
 
-def test_the_legend_prints_range_unit_and_status():
-    """What is printed cannot be read back here, but different words must give different pictures."""
-    base = depth_legend(320, 1.0, 3.0, "m", "metric")
-    others = [
-        depth_legend(320, 1.5, 3.0, "m", "metric"),
-        depth_legend(320, 1.0, 3.5, "m", "metric"),
-        depth_legend(320, 1.0, 3.0, "units", "metric"),
-        depth_legend(320, 1.0, 3.0, "m", "up to scale"),
-    ]
-    assert all(other.shape == base.shape and (other != base).any() for other in others)
-    taller = depth_legend(120, 1.0, 3.0, "m", "a status of the scale that needs a second and a third line")
-    assert taller.shape[0] > depth_legend(120, 1.0, 3.0, "m", "metric").shape[0]
-    for width in (1, 2, 17):
-        assert depth_legend(width, 0.0, 0.0, "m").shape[1] == width
-
-
 # ---- contact sheets ----------------------------------------------------------------------------------------
 
 
@@ -144,30 +113,3 @@ def test_contact_sheet_places_every_image_whole():
     assert is_green[8:12, 28:40].all()
     assert (is_red.sum(), is_green.sum()) == (2 * 8 * 12, 4 * 12)
     assert (sheet[~is_red & ~is_green] == 255).all()
-
-
-def test_captions_stand_beside_the_images():
-    image = np.full((20, 30, 3), 200, np.uint8)
-    plain = contact_sheet([[image]], cell_width=60)
-    captioned = contact_sheet([[image]], ["Error × 5 → äöü °"], ["view 3"], cell_width=60)
-    assert captioned.shape[0] > plain.shape[0]
-    assert captioned.shape[1] > plain.shape[1]
-    ink = (captioned < 120).all(-1)
-    assert ink[:30, -68:].any()
-    assert ink[30:, :50].any()
-    assert (captioned == 200).all(-1).sum() == 40 * 60
-
-
-def test_a_legend_is_put_below_the_cells_as_it_is():
-    image, legend = np.full((20, 30, 3), 200, np.uint8), np.full((11, 50, 3), 77, np.uint8)
-    plain = contact_sheet([[image]], (), ["view 3"], cell_width=60)
-    sheet = contact_sheet([[image]], (), ["view 3"], cell_width=60, legend=legend)
-    assert sheet.shape == (plain.shape[0] + 8 + 11, plain.shape[1], 3)
-    rows, columns = np.nonzero((sheet == 77).all(-1))
-    cell = np.nonzero((plain == 200).all(-1))[1].min()
-    assert (rows.min(), columns.min(), len(rows)) == (plain.shape[0], cell, 11 * 50)
-
-
-def test_evenly_takes_the_ends():
-    assert evenly(3, 6) == [0, 1, 2]
-    assert evenly(11, 3) == [0, 5, 10]

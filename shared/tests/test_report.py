@@ -1,4 +1,4 @@
-"""The report: one file with everything in it, every word escaped, nothing from outside."""
+"""The report: one file with everything in it, every word escaped; curves are drawn where the numbers are."""
 
 import base64
 import io
@@ -8,11 +8,13 @@ import xml.etree.ElementTree as ElementTree
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from shared.errors import DataError
 from shared.files.images import encode_png
-from shared.show.report import Curves, Picture, Section, Video, write_report
+from shared.show.report import Curves, Picture, Section, Video, curve_svg, write_report
 from shared.show.video import first_frame, write_video
 from shared.tests.report_parts import TABLE, solid_frames
 
@@ -77,38 +79,48 @@ def test_report_is_one_file_with_everything_in_it(run_folder):
     assert not re.search(r"https?://|@import|url\(", text)
 
 
-def test_a_table_on_the_page(tmp_path):
-    _, tree = read_page(write_report(tmp_path, "t", [Section("s", [TABLE])]))
-    groups, head = tree.findall(".//thead/tr")
-    assert [(th.text, th.get("colspan")) for th in groups] == [
-        (None, "1"),
-        ("paper: Cube, 512 px", "1"),
-        ("this run: embedded cube", "2"),
-    ]
-    assert [th.text for th in head][1:] == ["PSNR [dB]\u00a0↑", "PSNR [dB]\u00a0↑", "RMSE [m]\u00a0↓"]
-    rows = tree.findall(".//tbody/tr")
-    assert [td.text for td in rows[2]] == ["<script>alert(1)</script>", "–", "–", "–"]
-    assert [td.get("class") for td in rows[1]] == [None] + ["number best"] * 3
-    assert tree.findall(".//p")[-1].text == TABLE.note
-
-
-def test_report_of_an_empty_folder(tmp_path):
-    text, _ = read_page(write_report(tmp_path, "Nothing yet", [Section("Training", [Curves(["l1"])])]))
-    assert "l1: nothing was logged." in text
-
-
-def test_small_pictures_are_shown_enlarged_and_a_gif_is_a_picture(tmp_path):
-    video = Video(write_video(tmp_path / "orbit.gif", solid_frames(16, 16)), "orbit")
-    picture = Picture(np.zeros((8, 16, 3), np.uint8))
-    _, tree = read_page(write_report(tmp_path, "t", [Section("s", [picture, video])]))
-    small, gif = tree.iter("img")
-    assert (small.get("class"), small.get("width"), small.get("height")) == ("narrow", "320", "160")
-    assert gif.get("src").startswith("data:image/gif")
-
-
 def test_a_missing_or_unknown_picture_is_refused_and_no_report_is_left(tmp_path):
     with pytest.raises(DataError, match=r"gone\.png"):
         write_report(tmp_path, "t", [Section("s", [Picture(tmp_path / "gone.png")])])
     with pytest.raises(ValueError, match=r"a\.tiff"):
         write_report(tmp_path, "t", [Section("s", [Picture(tmp_path / "a.tiff")])])
     assert not list(tmp_path.iterdir())
+
+
+# ---- curves ------------------------------------------------------------------------------------------------
+
+
+def coordinates(svg: str) -> dict[str, list[tuple[float, float]]]:
+    """The points of each polyline and polygon, by class."""
+    root = ElementTree.fromstring(svg)
+    shapes = {}
+    for element in root:
+        if "points" in element.attrib:
+            pairs = [pair.split(",") for pair in element.get("points").split()]
+            shapes[element.get("class")] = [(float(x), float(y)) for x, y in pairs]
+    return shapes
+
+
+def test_a_long_curve_is_its_mean_within_the_band_of_its_extremes():
+    values = np.random.default_rng(0).normal(size=5000) + 10
+    shapes = coordinates(curve_svg(list(enumerate(values)), "a"))
+    assert len(shapes["line"]) == 160
+    upper, lower = shapes["band"][:160], shapes["band"][160:][::-1]
+    for (x, y), (x_up, y_up), (x_low, y_low) in zip(shapes["line"], upper, lower, strict=True):
+        assert x == x_up == x_low
+        assert y_up < y < y_low
+
+
+FINITE = st.floats(-1e30, 1e30, allow_subnormal=False)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 10**7), FINITE), min_size=1, max_size=400))
+def test_any_curve_stays_inside_its_frame(points):
+    svg = curve_svg(sorted(points), 'any <name> & "more"')
+    assert "nan" not in svg
+    assert "inf" not in svg
+    for shape in coordinates(svg).values():
+        assert all(57 <= x <= 549 and 11 <= y <= 201 for x, y in shape)
+    labels = [element.text for element in ElementTree.fromstring(svg) if element.tag == "text"]
+    assert 2 <= len(labels) <= 24

@@ -24,7 +24,7 @@ from shared.runs.command import command_line
 from shared.runs.folder import read_metrics
 from shared.runs.run import Run, open_run
 from shared.tests import toy_run
-from shared.tests.hostile import as_plain_user
+from shared.tests.hostile import as_plain_user, forked
 
 pytestmark = pytest.mark.usefixtures("without_tensorboard", "seeded")
 
@@ -191,24 +191,6 @@ def test_kills_while_saving(toy: Toy, tmp_path: Path, kills: int) -> None:
     assert last_checkpoint(out).step == newest
     assert not [path for path in out.rglob("*") if ".tmp" in path.name]
     assert strays >= kills // 5
-
-
-@contextlib.contextmanager
-def forked(act: Any) -> Any:
-    """The id of a child that has begun to `act`; waits for its end."""
-    begun, begin = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            os.write(begin, b"1")
-            act()
-        finally:
-            os._exit(1)
-    os.read(begun, 1)
-    yield child
-    os.waitpid(child, 0)
-    os.close(begin)
-    os.close(begun)
 
 
 def save_for_ever(run: Run, newest: int) -> None:

@@ -3,7 +3,6 @@
 import math
 import os
 import sys
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -12,7 +11,6 @@ import torch
 from PIL import Image
 
 from shared.errors import DataError
-from shared.files.cameras import read_nerf_transforms
 from shared.files.colmap import find_colmap_model
 from shared.files.images import read_image, read_image_size
 from shared.files.sfm import SfmOptions, reconstruct
@@ -140,23 +138,3 @@ def test_without_pycolmap_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pycolmap", None)
     with pytest.raises(ModuleNotFoundError, match=r"\[colmap\]"):
         reconstruct(tmp_path, tmp_path / "out")
-
-
-# ---- real data ---------------------------------------------------------------------------------------------
-
-
-@pytest.mark.slow  # about a minute on two cores
-@pytest.mark.skipif("REAL_DATA" not in os.environ, reason="the environment variable REAL_DATA is not set")
-def test_camera_centres_of_the_fox_are_within_2_percent(tmp_path):
-    pytest.importorskip("pycolmap")
-    fox = Path(os.environ["REAL_DATA"]) / "fox"
-    scene = in_own_process(reconstruct, fox / "images", tmp_path / "out")
-    assert len(scene.model.images) >= 48
-    frames = read_nerf_transforms(fox / "transforms.json").frames
-    truth = {frame.image_path.name: frame.world_from_cam for frame in frames}
-    found = list(scene.model.images.values())
-    source = torch.stack([image.world_from_cam[:3, 3] for image in found])
-    target = torch.stack([truth[image.name][:3, 3] for image in found])
-    scale, turn, shift = align_similarity(source, target)
-    distances = (scale * source @ turn.T + shift - target).norm(dim=1)
-    assert distances.max() < 0.02 * (target.amax(0) - target.amin(0)).norm()

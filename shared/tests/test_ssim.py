@@ -98,12 +98,6 @@ def test_map_equals_plain_loop(name, data_range):
         np.testing.assert_allclose(ours[index].numpy(), theirs, atol=1e-12)
 
 
-def test_convention_variants_are_five_different_numbers():
-    image_a, image_b = image_pair()
-    values = sorted(ssim(image_a, image_b, name).item() for name in SSIM_VARIANTS)
-    assert min(np.diff(values)) > 1e-3
-
-
 def test_value_of_the_released_defocus_loss():
     """A ramp and its dimmed copy: 0.98911452 by dfd_selfsup's released loss, 1.5e-6 off in float32."""
     ramp = (torch.arange(4096) / 4096).view(1, 1, 64, 64).expand(1, 3, 64, 64)

@@ -34,19 +34,6 @@ def test_table_as_markdown():
     assert "RMSE [m]: valid pixels (this run)" in TABLE.markdown()
 
 
-def test_metrics_of_one_definition_share_its_line():
-    columns = [
-        Column("a", "δ1", "this run", "rooms", "all pixels", "higher"),
-        Column("b", "δ2", "this run", "rooms", "all pixels", "higher"),
-        Column("c", "RMSE", "this run", "rooms", "valid pixels", "lower"),
-        Column("d", "δ1", "paper", "NYUv2", "all pixels", "higher"),
-    ]
-    lines = ResultsTable("", columns, []).text().splitlines()
-    assert lines[-3:] == ["δ1: all pixels", "δ2: all pixels (this run)", "RMSE: valid pixels (this run)"]
-    lines = ResultsTable("", columns[:3], []).text().splitlines()
-    assert lines[-2:] == ["δ1, δ2: all pixels", "RMSE: valid pixels"]
-
-
 def test_a_row_that_saw_the_truth_is_never_best():
     columns = [Column("error", "error", "run", "data", "definition", "lower", digits=1)]
     rows = [{"error": 0.0}, {"error": 1.0}, {"error": 2.0}]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 from torch import nn
 
-from shared.errors import CheckpointError, RunError
+from shared.errors import RunError
 from shared.geometry.camera import intrinsics_matrix, invert_pose, look_at, project, transform_points
 from shared.runs.checkpoint import save_checkpoint
 from shared.show import viewer
@@ -29,8 +29,6 @@ from shared.show.viewer import (
     ViewerScene,
     cloud_from_depth,
     fit_window,
-    look_from_behind,
-    look_through,
     open_scene,
     relief,
 )
@@ -126,22 +124,6 @@ def test_the_window_shows_each_direction_where_the_camera_has_it(fov_y, aspect, 
     assert (window[outside] == 255).all()
 
 
-def test_the_view_starts_in_a_camera_or_behind_it():
-    pose = look_at(torch.tensor([2.0, 0.0, 1.0]))
-    part = Part("a", torch.zeros(3), (0, 1), (camera(pose),), (cloud(),), live_view())
-    inside, behind = look_through(part, part.cameras[0]), look_from_behind(part, part.cameras[0])
-    assert inside.position.tolist() == pose[:3, 3].tolist()
-    torch.testing.assert_close(inside.target, torch.zeros(3), atol=1e-6, rtol=0)
-    assert inside.up.tolist() == part.up.tolist()
-    assert inside.fov_y == pytest.approx(2 * math.atan(4.5 / 20))
-    assert behind.target.tolist() == [0, 0, 0]
-    seen_from_behind = transform_points(invert_pose(look_at(behind.position, behind.target)), pose[:3, 3])
-    assert seen_from_behind[2] > 0  # the first camera itself is in sight
-    overhead = camera(look_at(torch.tensor([0.0, 0.0, 2.0])))
-    above = Part("b", torch.zeros(3), (0, 1), (overhead,), (), live_view())
-    assert abs(look_through(above, overhead).up @ torch.tensor([0.0, 0.0, 1.0])) < 1e-6  # no gimbal lock
-
-
 # ---- which paper is asked ----------------------------------------------------------------------------------
 
 
@@ -188,15 +170,10 @@ def test_a_checkpoint_cannot_make_the_viewer_import_anything_else(house, tmp_pat
     assert "antigravity" not in sys.modules
 
 
-def test_what_is_no_run_is_said_in_one_line(tmp_path):
-    with pytest.raises(RunError, match="there is no such run folder"):
-        viewer.main([str(tmp_path / "nowhere")])
-    with pytest.raises(RunError, match="no checkpoint yet"):
-        viewer.main([str(tmp_path)])
-    (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints/last.pt").write_bytes(b"nothing")
-    with pytest.raises(CheckpointError, match="truncated"):
-        viewer.main([str(tmp_path)])
+def test_what_is_no_run_is_refused(tmp_path):
+    for folder in (tmp_path / "nowhere", tmp_path):
+        with pytest.raises(RunError, match=str(folder)):
+            viewer.main([str(folder)])
 
 
 # ---- the page ----------------------------------------------------------------------------------------------
@@ -218,14 +195,6 @@ def test_a_port_or_host_that_cannot_be_had_is_refused():
         port = taken.getsockname()[1]
         with pytest.raises(RunError, match=f"port {port} of 127.0.0.1"):
             ViewerPage(a_scene(), port=port)
-    with pytest.raises(RunError, match=r"no\.such\.host\.invalid"):
-        ViewerPage(a_scene(), host="no.such.host.invalid")
-
-
-def test_without_viser_the_error_names_the_extra(monkeypatch):
-    monkeypatch.setitem(sys.modules, "viser", None)
-    with pytest.raises(RunError, match=r"pip install -e '\.\[viewer\]'"):
-        ViewerPage(a_scene())
 
 
 class Window:
@@ -259,26 +228,17 @@ def page():
 
 
 def test_the_panel_shows_what_a_part_has(page):
-    assert page._choice.visible
-    assert not page._live.visible
-    assert page._point_size.visible
     ((shown, handle, _),) = page._clouds
     assert handle.visible
     assert np.array_equal(handle.colors, (shown.colours.numpy() * 255).round().astype(np.uint8))
     page._colours.value = "depth"
     low, high = page.part.limits
     assert np.array_equal(handle.colors, colorize_depth(shown.values[None], None, low, high)[0])
-    width = handle.point_size
-    page._point_size.value = 2.0
-    assert handle.point_size == pytest.approx(2 * width)
     page._choice.value = "live"
     assert page.part.name == "live"
-    assert page._live.visible
-    assert not page._live.value
     assert page._clouds[0][1] is not handle
     page._live.value = True  # nothing may stand in the way of the live picture
     assert not page._clouds[0][1].visible
-    assert not page._cameras.value
     page._live.value = False
     assert page._clouds[0][1].visible
 
@@ -299,17 +259,6 @@ def test_a_window_gets_the_picture_of_its_own_camera(page):
     page._colours.value = "depth"
     page._draw(window)
     assert np.array_equal(window.background[4, 10], colorize_depth(np.full((1, 1), 2.0), None, 1, 3)[0, 0])
-    assert page.pictures_sent == 2
-
-
-def test_a_new_window_starts_where_the_part_says_and_is_drawn_when_it_moves(page):
-    page._choice.value, page._live.value = "live", True
-    window = Window()
-    page._connect(window)
-    assert (window.position, window.look_at) == ((0, 0, 0), pytest.approx((0, 0, math.sqrt(3))))
-    assert window.fov == pytest.approx(2 * math.atan(4.5 / 20))
-    assert page.pictures_sent == 1
-    window.moved(window)
     assert page.pictures_sent == 2
 
 
