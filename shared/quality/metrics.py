@@ -89,15 +89,13 @@ def depth_errors(
     min_depth: float | None = 1e-3,
     max_depth: float | None = 80.0,
     scaling: Scaling = "none",
-    clamp_prediction: bool = True,
-    pooling: Literal["image", "batch"] = "image",
 ) -> dict[str, Any]:
     """The nine usual depth errors (Eigen et al. 2014) with a record of how they were taken.
 
     prediction, truth, mask: [B, 1, H, W] or [B, H, W], depth in one unit. A pixel counts if the mask holds
     (default: all), truth is finite and positive, and min_depth < truth < max_depth; None is no limit. The
-    prediction is aligned by `scaling`, then clamped to the limits. pooling: "image" averages the errors of
-    the images, "batch" pools all pixels first, alignment too. Logarithms floor the prediction at 1e-8.
+    prediction of each image is aligned by `scaling`, then clamped to the limits; the errors of the images are
+    averaged. Logarithms floor the prediction at 1e-8.
     Returns plain floats abs_rel, sq_rel, rmse, rmse_log (natural), log10, silog (x 100), delta1 to delta3
     (share below 1.25^n), and "record": images, pixels, limits, scaling, pooling, alignments [scale, shift].
     Raises ValueError for an image without a valid pixel and for a prediction not finite at a valid pixel.
@@ -111,17 +109,12 @@ def depth_errors(
     """
     if scaling not in get_args(Scaling):
         raise ValueError(f"unknown scaling {scaling!r}: use one of {', '.join(get_args(Scaling))}")
-    if pooling not in ("image", "batch"):
-        raise ValueError(f"unknown pooling {pooling!r}: use image or batch")
     _check_pair(prediction, truth, "B 1 H W", "B H W")
     low, high = min_depth or 0.0, math.inf if max_depth is None else max_depth
     if not 0 <= low < high:
         raise ValueError(f"depth limits must be 0 <= min_depth < max_depth, got {min_depth}, {max_depth}")
 
-    images = len(truth)
     valid = _mask_like(mask, truth) & torch.isfinite(truth) & (truth > low) & (truth < high)
-    if pooling == "batch":
-        prediction, truth, valid = (maps.reshape(1, -1) for maps in (prediction, truth, valid))
     _require_valid(valid)
     rows, alignments = [], []
     for index, inside in enumerate(valid):
@@ -129,19 +122,18 @@ def depth_errors(
         if not torch.isfinite(predicted).all():
             raise ValueError(f"the prediction is not finite at a valid pixel (batch entry {index})")
         scale, shift = _alignment(predicted, true, scaling)
-        predicted = scale * predicted + shift
-        rows.append(_error_row(predicted.clamp(low, high) if clamp_prediction else predicted, true))
+        rows.append(_error_row((scale * predicted + shift).clamp(low, high), true))
         alignments.append([scale, shift])
 
     means: dict[str, Any] = {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
     means["record"] = {
-        "images": images,
+        "images": len(truth),
         "pixels": int(valid.sum()),
         "min_depth": min_depth,
         "max_depth": max_depth,
-        "clamp_prediction": clamp_prediction,
+        "clamp_prediction": True,
         "scaling": scaling,
-        "pooling": pooling,
+        "pooling": "image",
         "alignments": [] if scaling == "none" else alignments,
     }
     return means
