@@ -28,6 +28,7 @@ from shared.geometry.camera import depth_from_ray_distance, pixel_grid, unprojec
 __all__ = ["DepthKind", "DepthMap", "Views"]
 
 DepthKind = Literal["z_depth", "ray_distance", "inv_depth", "disparity_px", "order"]
+FLOAT_FILES = {".pfm": (read_pfm, write_pfm), ".npy": (read_npy, write_npy), ".exr": (read_exr, write_exr)}
 LARGEST_PNG_CODE = 65535  # of 16 bits; 0 is kept for invalid pixels
 
 
@@ -142,19 +143,14 @@ class DepthMap:
         if self.values.ndim != 2:
             raise ValueError("save writes one view: take depth[i], or save the Views")
         values, valid = self.values.detach().cpu().float(), self.valid.cpu()
-        match path.suffix:
-            case ".pfm":
-                write_pfm(path, values)
-            case ".npy":
-                write_npy(path, values.numpy())
-            case ".exr":
-                write_exr(path, values)
-            case ".png":
-                largest = values[valid].max().item() if valid.any() else 1.0
-                record["png_step"] = png_step or max(largest, 1e-12) / LARGEST_PNG_CODE
-                write_depth_png(path, values, valid, unit_m=record["png_step"])
-            case _:
-                raise ValueError(f"a depth map is saved as .pfm, .png, .npy or .exr, not {path.suffix!r}")
+        if path.suffix == ".png":
+            largest = values[valid].max().item() if valid.any() else 1.0
+            record["png_step"] = png_step or max(largest, 1e-12) / LARGEST_PNG_CODE
+            write_depth_png(path, values, valid, unit_m=record["png_step"])
+        elif path.suffix in FLOAT_FILES:
+            FLOAT_FILES[path.suffix][1](path, values)
+        else:
+            raise ValueError(f"a depth map is saved as .pfm, .png, .npy or .exr, not {path.suffix!r}")
         written = [path, path.with_suffix(".json")]
         write_json(written[1], record)
         if not valid.all():
@@ -173,11 +169,10 @@ class DepthMap:
             head = {name: record.pop(name) for name in ("kind", "unit", "scale", "invalid")}
             step = record.pop("png_step") if path.suffix == ".png" else None
             K = torch.tensor(record.pop("K")) if "K" in record else None
-        readers = {".pfm": read_pfm, ".exr": read_exr, ".npy": lambda path: torch.from_numpy(read_npy(path))}
         if step is not None:
             values, valid = read_depth_png(path, unit_m=step)
-        elif path.suffix in readers:
-            values, valid = readers[path.suffix](path), None
+        elif path.suffix in FLOAT_FILES:
+            values, valid = torch.as_tensor(FLOAT_FILES[path.suffix][0](path)), None
         else:
             raise ValueError(f"a depth map is read from .pfm, .png, .npy or .exr, not {path.suffix!r}")
         mask = path.with_name(f"{path.stem}_valid.png")

@@ -33,9 +33,6 @@ __all__ = [
 ]
 
 
-SET_HELP = "override values of the config, e.g. optimizer.learning_rate=1e-4"
-CHECKPOINT_HELP = "which checkpoint to use; best (the default) falls back to last"
-DEVICE_HELP = "auto (the default) takes a CUDA device if there is one"
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # names and numbers of glibc's malloc.h
 LARGEST = 2**31 - 1
 AddArguments = Callable[[argparse.ArgumentParser], Any]
@@ -47,7 +44,8 @@ def parse_train_args(
     """Parse the arguments every `train.py` has; with --resume and --out the config may be left out."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file, e.g. configs/quick.yaml")
-    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=SET_HELP)
+    text = "override values of the config, e.g. optimizer.learning_rate=1e-4"
+    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=text)
     parser.add_argument("--out", type=Path, metavar="DIR", help="run folder (default: runs/PAPER-CONFIG)")
     parser.add_argument("--resume", action="store_true", help="go on from the run folder's last checkpoint")
     add_device_argument(parser)
@@ -79,11 +77,13 @@ def parse_eval_args(
 
 
 def add_checkpoint_argument(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--checkpoint", choices=("best", "last"), default="best", help=CHECKPOINT_HELP)
+    text = "which checkpoint to use; best (the default) falls back to last"
+    parser.add_argument("--checkpoint", choices=("best", "last"), default="best", help=text)
 
 
 def add_device_argument(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help=DEVICE_HELP)
+    text = "auto (the default) takes a CUDA device if there is one"
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help=text)
 
 
 def command_line(main: Callable[[], Any]) -> NoReturn:

@@ -80,11 +80,9 @@ def load_config(config_type: type[Config], path: str | Path, overrides: Sequence
 
 def config_from_dict(config_type: type[Config], values: Mapping[str, Any], place: str) -> Config:
     """Build the dataclass from a plain dict such as the one in a checkpoint; errors name `place`."""
-    document = pydantic.create_model("Document", __config__=STRICT, config=(config_type, ...))
     try:
         # By way of JSON, since the strict mode for Python objects wants tuples, enums and dataclasses.
-        text = json.dumps({"config": values}, default=str)
-        return document.model_validate_json(text).config
+        return pydantic.TypeAdapter(config_type).validate_json(json.dumps(values, default=str))
     except pydantic.ValidationError as error:
         raise _config_error(error, config_type, values, place) from None
 
@@ -242,7 +240,7 @@ def _config_error(
     found = max(error.errors(), key=lambda e: (e["type"] == "unexpected_keyword_argument", len(e["loc"])))
     cause = found.get("ctx", {}).get("error")
     field_and_reason = cause.args if isinstance(cause, FieldError) else ()
-    location = (*found["loc"][1:], *field_and_reason[:1])
+    location = (*found["loc"], *field_and_reason[:1])
     names: list[str] = []
     node: Any = values
     for part in location:
@@ -258,9 +256,7 @@ def _config_error(
         owner = _dataclass_in(_type_at(config_type, names[:-1]))
         known = [field.name for field in dataclasses.fields(owner)] if owner else []
         near = difflib.get_close_matches(names[-1], known, n=1, cutoff=0.5)
-        remedy = (
-            "did you mean " + ".".join([*names[:-1], *near]) + "?" if near else "known: " + ", ".join(known)
-        )
+        remedy = f"did you mean {'.'.join([*names[:-1], *near])}?" if near else f"known: {', '.join(known)}"
         return ConfigError(place, f"unknown key {dotted}; {remedy}")
     if found["type"] == "missing":
         return ConfigError(place, f"the key {dotted} is missing and has no default")
