@@ -34,7 +34,6 @@ class PointsConfig:
     source: Literal["auto", "epi", "model", "file"] = "auto"  # auto: EPI edges, or the COLMAP model's points
     file: LocalPath = ""  # .npz with x, y, label, kind and maybe weight, for source "file"
     label_noise: NonNegativeFloat = 0.0  # standard deviation: px for disparity, share for depth
-    position_noise_px: NonNegativeFloat = 0.0
     outlier_share: Fraction = 0.0  # of points that get the label of another point
 
     def __post_init__(self) -> None:
@@ -87,6 +86,8 @@ class ScheduleConfig:
     densify: Annotated[int, Field(ge=1, le=1000)] = 1
 
     def __post_init__(self) -> None:
+        if len({*self.groups}) < len(self.groups):
+            raise FieldError("groups", "names a group twice")
         if self.densify > 1 and not self.preliminary:
             raise FieldError("densify", "adds points after the preliminary iterations, and preliminary is 0")
 
@@ -103,7 +104,6 @@ class TrainConfig:
     features: Literal["rgb", "vgg"] = "rgb"  # what images are compared by; vgg is the paper's choice
     vgg_weights: LocalPath | None = None  # a local file; None: torchvision's in torch hub's cache
     views_per_step: PositiveInt = 5  # drawn for every step; all, if there are fewer
-    views_from: Literal["all", "cross", "corners"] = "all"  # of a light field, those the loss draws from
 
     seed: Seed = 0
     log_every: NonNegativeInt = 1  # steps; 0 in these three: never

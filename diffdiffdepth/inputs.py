@@ -36,8 +36,7 @@ def load_scene(
     else:
         scene = load_light_field(root, data.views)
     if data.embedded is not None:
-        name = f"embedded {'multi-view' if is_colmap else 'light field'} scene"
-        scene = replace(scene, name=name)
+        scene = replace(scene, name=f"embedded {'multi-view' if is_colmap else 'light field'} scene")
     return replace(scene, points=points or find_points(scene, data.points, seed))
 
 
@@ -52,13 +51,11 @@ def _root(data: DataConfig, say: Callable[[str], None]) -> str | Path:
 
 
 def _refuse_choices_of_the_other_kind(data: DataConfig, is_colmap: bool) -> None:
-    meaningless = (
-        {"views": data.views != "all"} if is_colmap else {"image": data.image, "max_side": data.max_side}
-    )
-    for key in (key for key, is_set in meaningless.items() if is_set):
-        here, there = ("a COLMAP scene", "light fields") if is_colmap else ("a light field", "COLMAP scenes")
-        reason = f"is {here}, for which data.{key} means nothing"
-        raise DataError(data.root, reason, f"Leave data.{key} out: it is for {there}")
+    here, chosen = "a light field", {"image": data.image, "max_side": data.max_side}
+    if is_colmap:
+        here, chosen = "a COLMAP scene", {"views": data.views != "all"}
+    for key in (key for key, is_set in chosen.items() if is_set):
+        raise DataError(data.root, f"is {here}, for which data.{key} means nothing", f"Leave data.{key} out")
 
 
 def find_points(scene: Scene, options: PointsConfig, seed: int = 0) -> SparsePoints:
@@ -81,15 +78,7 @@ def find_points(scene: Scene, options: PointsConfig, seed: int = 0) -> SparsePoi
         if scene.points is None:
             raise DataError(scene.name, "comes without points", "Use points.source=epi or file")
         points = scene.points.checked()
-    if options.label_noise or options.position_noise_px or options.outlier_share:
-        points = perturb_points(
-            points,
-            torch.Generator().manual_seed(seed),
-            label_noise=options.label_noise,
-            position_noise_px=options.position_noise_px,
-            outlier_share=options.outlier_share,
-        )
-        if not points.inside(size).any():
-            reason = f"position noise of {options.position_noise_px:g} px moved all points out of the image"
-            raise DataError(scene.name, reason, "Lower data.points.position_noise_px")
+    if options.label_noise or options.outlier_share:
+        generator = torch.Generator().manual_seed(seed)
+        points = perturb_points(points, generator, options.label_noise, options.outlier_share)
     return points

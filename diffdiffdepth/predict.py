@@ -6,9 +6,13 @@
     python predict.py my_photos --out depth                       finds the poses first (extra `colmap`)
 
 Each map is optimised in its run folder below DIR/runs. What is finished is not done again and what was
-interrupted goes on, so the command can be repeated; other settings or pictures need another --out. Writes the
-map as PFM and NumPy, its validity, a colour picture, a point cloud, and a JSON file with unit and scale; for
-several images also cloud.ply.
+interrupted goes on, so the command can be repeated; other settings or pictures need another --out. Writes
+
+    NAME_disparity.pfm/.npy   light field: px between neighbouring views
+    NAME_depth.pfm/.npy       z-depth: metres where the camera is known, else scene units of the poses
+    NAME_valid.png            white where another view sees the pixel, so that the map could be checked there
+    NAME.png  NAME.ply        in colour with legend; as coloured points; of several images also cloud.ply
+    NAME.json                 what the numbers mean
 """
 
 import argparse
@@ -24,15 +28,17 @@ from diffdiffdepth import train
 from diffdiffdepth.api import DiffusedDepth
 from diffdiffdepth.config import TrainConfig
 from diffdiffdepth.datasets import ColmapScenes, data_kind
-from diffdiffdepth.export import export_map
 from diffdiffdepth.prepare import prepare_photos
 from shared.errors import DataError, RunError
-from shared.files.images import write_ply
+from shared.files.disk import write_bytes, write_json
+from shared.files.images import encode_png, write_image, write_npy, write_pfm, write_ply
 from shared.files.sfm import find_cameras, list_photos
+from shared.geometry.camera import pixel_grid
 from shared.runs.command import add_device_argument, command_line
 from shared.runs.config import config_differences, config_to_dict, load_config
+from shared.show.pictures import depth_picture
 
-__all__ = ["main"]
+__all__ = ["export_map", "main"]
 
 CLOUD_POINTS = 2_000_000  # at most, in cloud.ply
 
@@ -115,6 +121,41 @@ def _refuse_other_run(folder: Path, wanted: TrainConfig) -> None:
         raise RunError(
             f"{folder}: this map was made with {key} {old}, not {new}; choose another --out or remove it"
         )
+
+
+def export_map(folder: Path, name: str, fitted: DiffusedDepth) -> tuple[Tensor, Tensor]:
+    """Write all files of a result and return its point cloud [n, 3] with colours [n, 3].
+
+    The cloud is in the camera's coordinates, or in those of the model where the scene has a pose in it; of a
+    light field without a camera it is a relief, which claims none.
+    """
+    scene, depth, z_depth = fitted.scene, fitted.depth, fitted.z_depth
+    record = {"name": scene.name, "size": list(depth.values.shape)}
+    record["valid"] = "seen by at least one other view"
+    maps = {"disparity": depth if depth.kind == "disparity_px" else None, "depth": z_depth}
+    for what, held in maps.items():
+        if held is not None:
+            write_pfm(folder / f"{name}_{what}.pfm", held.values)
+            write_npy(folder / f"{name}_{what}.npy", held.values.numpy())
+            record[what] = held.meaning
+    if z_depth is not None:
+        pose = getattr(scene, "world_from_centre", None)
+        points, keep = z_depth.points(pose), z_depth.valid
+        axes = "camera coordinates, x right, y down, z forward"
+        record["cloud"] = axes if pose is None else "coordinates of the model"
+    else:
+        unknown = "disparity fixes depth only up to scale and offset of 1 / depth"
+        record["depth"] = f"unknown: without parameters.cfg {unknown}"
+        height, width = depth.values.shape
+        relief = torch.cat([pixel_grid(height, width), -depth.values[..., None] * width / 20], dim=-1)
+        points, keep = relief[depth.valid], depth.valid
+        record["cloud"] = "relief: x, y in px, z = -disparity times a twentieth of the width"
+    write_bytes(folder / f"{name}.png", encode_png(depth_picture(depth, grey=depth.invalid)))
+    write_image(folder / f"{name}_valid.png", depth.valid[None].float().expand(3, -1, -1))
+    colours = scene.centre.permute(1, 2, 0)[keep]
+    write_ply(folder / f"{name}.ply", points, colours)
+    write_json(folder / f"{name}.json", record | {"valid_share": depth.valid.float().mean().item()})
+    return points, colours
 
 
 def _write_cloud(path: Path, clouds: list[tuple[Tensor, Tensor]]) -> None:

@@ -6,6 +6,7 @@ smallest of ten fits.
 """
 
 import re
+from collections.abc import Iterable
 
 __all__ = ["METHODS", "MVS_METHODS", "ROW_NAMES", "TABLE_1", "TABLE_2", "THRESHOLDS", "paper_scene"]
 
@@ -27,15 +28,17 @@ METHODS = {
     "ours": ROW_NAMES["ours"],
 }
 
-_COLUMNS = tuple(METHODS)
+
+def _figures(methods: Iterable[str], **measured: tuple[float, ...]) -> dict[str, dict[str, float]]:
+    """Measures of every method, from those of every measure."""
+    rows = zip(methods, *measured.values(), strict=True)
+    return {method: dict(zip(measured, values, strict=True)) for method, *values in rows}
 
 
-def _scene(
-    thresholds: str, mse: tuple, low: tuple, middle: tuple, high: tuple
-) -> dict[str, dict[str, float]]:
-    names = ["mse_x100", *(f"bp_{t:g}" for t in THRESHOLDS[thresholds])]
-    rows = zip(_COLUMNS, mse, low, middle, high, strict=True)
-    return {method: dict(zip(names, values, strict=True)) for method, *values in rows}
+def _scene(thresholds: str, mse: tuple, *bad: tuple) -> dict[str, dict[str, float]]:
+    """A scene of table 2: MSE, then bad pixels at the three thresholds."""
+    shares = {f"bp_{t:g}": values for t, values in zip(THRESHOLDS[thresholds], bad, strict=True)}
+    return _figures(METHODS, mse_x100=mse, **shares)
 
 
 TABLE_2 = {
@@ -91,24 +94,9 @@ MVS_METHODS = {
 }
 
 TABLE_1 = {
-    "living room-mvs": {
-        "deepmvs": {"mse": 1.99, "q25_x100": 64.9},
-        "colmap": {"mse": 1.37, "q25_x100": 4.44},
-        "ours": {"mse": 0.30, "q25_x100": 14.8},
-        "ours_c": {"mse": 0.17, "q25_x100": 4.22},
-    },
-    "piano-mvs": {
-        "deepmvs": {"mse": 1.51, "q25_x100": 6.87},
-        "colmap": {"mse": 2.56, "q25_x100": 42.6},
-        "ours": {"mse": 0.81, "q25_x100": 2.15},
-        "ours_c": {"mse": 0.69, "q25_x100": 1.37},
-    },
-    "average": {
-        "deepmvs": {"mse": 1.75, "q25_x100": 35.9},
-        "colmap": {"mse": 1.97, "q25_x100": 23.5},
-        "ours": {"mse": 0.56, "q25_x100": 8.48},
-        "ours_c": {"mse": 0.43, "q25_x100": 2.80},
-    },
+    "living room-mvs": _figures(MVS_METHODS, mse=(1.99, 1.37, 0.30, 0.17), q25_x100=(64.9, 4.44, 14.8, 4.22)),
+    "piano-mvs": _figures(MVS_METHODS, mse=(1.51, 2.56, 0.81, 0.69), q25_x100=(6.87, 42.6, 2.15, 1.37)),
+    "average": _figures(MVS_METHODS, mse=(1.75, 1.97, 0.56, 0.43), q25_x100=(35.9, 23.5, 8.48, 2.80)),
 }
 
 

@@ -1,22 +1,14 @@
 """What an evaluation shows: maps and errors as pictures, the paper's tables next to this run, report.html."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from diffdiffdepth.published import (
-    METHODS,
-    MVS_METHODS,
-    ROW_NAMES,
-    TABLE_1,
-    TABLE_2,
-    THRESHOLDS,
-    paper_scene,
-)
+from diffdiffdepth import published
+from diffdiffdepth.published import METHODS, ROW_NAMES, TABLE_2, THRESHOLDS, paper_scene
 from diffdiffdepth.scene import Scene, SparsePoints, depth_map
 from shared.files.disk import write_bytes
 from shared.files.images import encode_png, to_uint8
@@ -25,7 +17,6 @@ from shared.show.report import Curves, Picture, Section, write_report
 from shared.show.tables import Column, ResultsTable
 
 __all__ = [
-    "comparison_table",
     "maps_sheet",
     "paper_tables",
     "points_picture",
@@ -62,49 +53,41 @@ def points_picture(points: SparsePoints, image: Tensor, low: float, high: float)
 
 def progress_sheet(scene: Scene, dense: Tensor, points: SparsePoints) -> np.ndarray:
     """One row: centre view, points, map [H, W] and, with ground truth, truth and absolute error."""
-    shown = dense if scene.truth is None else torch.where(torch.isfinite(scene.truth), scene.truth, dense)
-    low, high = depth_range(shown, None if scene.truth is None else scene.valid)
-    row = [
-        scene.centre,
-        points_picture(points, scene.centre, low, high),
-        colorize_depth(dense, vmin=low, vmax=high),
-    ]
+    low, high, limit = _colour_range(scene, dense)
     unit = depth_map(scene, dense).unit
+    row = [scene.centre, points_picture(points, scene.centre, low, high)]
+    row.append(colorize_depth(dense, vmin=low, vmax=high))
     captions = ["centre view", f"{len(points)} points", f"{points.kind} {low:.3g} to {high:.3g} {unit}"]
     if scene.truth is not None:
-        error = (dense - scene.truth).abs()
-        limit = 0.05 * (high - low)
-        row += [
-            colorize_depth(scene.truth, scene.valid, low, high),
-            colorize_depth(error, scene.valid, 0.0, limit, colormap="magma"),
-        ]
+        row += _truth_and_errors(scene, [dense])
         captions += ["ground truth", f"error 0 to {limit:.2g} {unit}"]
     return contact_sheet([row], captions, cell_width=max(192, scene.centre.shape[-1]))
 
 
 def maps_sheet(scene: Scene, maps: Mapping[str, Tensor]) -> np.ndarray:
     """The maps of an evaluation in one colour scale and, with truth, their absolute errors below."""
-    shown = maps["ours"] if scene.truth is None else scene.truth
-    low, high = depth_range(shown, None if scene.truth is None else scene.valid)
-    captions = ["centre view"] + [MAP_NAMES[name] for name in maps]
-    rows = [[scene.centre] + [colorize_depth(dense, vmin=low, vmax=high) for dense in maps.values()]]
-    if scene.truth is not None:
-        limit = ERROR_SHARE * (high - low)
-        errors = [
-            colorize_depth((dense - scene.truth).abs(), scene.valid, 0.0, limit, colormap="magma")
-            for dense in maps.values()
-        ]
-        rows.append([colorize_depth(scene.truth, scene.valid, low, high), *errors])
+    low, high, limit = _colour_range(scene, maps["ours"])
     unit = " px" if scene.points.kind == "disparity" else "\nscene units"
+    rows = [[scene.centre, *(colorize_depth(dense, vmin=low, vmax=high) for dense in maps.values())]]
     names = [f"{scene.points.kind}\n{low:.3g} to {high:.3g}{unit}"]
     if scene.truth is not None:
-        names.append(f"truth, and errors\n0 to {ERROR_SHARE * (high - low):.2g}{unit}")
+        rows.append(_truth_and_errors(scene, maps.values()))
+        names.append(f"truth, and errors\n0 to {limit:.2g}{unit}")
+    captions = ["centre view", *(MAP_NAMES[name] for name in maps)]
     return contact_sheet(rows, captions, names, cell_width=max(192, min(320, scene.centre.shape[-1])))
 
 
-def run_tables(results: Mapping[str, Any]) -> list[ResultsTable]:
-    """All tables of one run, given by its eval.json, as eval.py, report.html and RESULTS.md show them."""
-    return [comparison_table(results)]
+def _colour_range(scene: Scene, dense: Tensor) -> tuple[float, float, float]:
+    """The ends of the colours of maps, by the truth where there is one, and of their errors."""
+    low, high = depth_range(dense if scene.truth is None else scene.truth, scene.valid)
+    return low, high, ERROR_SHARE * (high - low)
+
+
+def _truth_and_errors(scene: Scene, maps: Iterable[Tensor]) -> list[np.ndarray]:
+    low, high, limit = _colour_range(scene, scene.truth)
+    errors = ((dense - scene.truth).abs() for dense in maps)
+    shown = [colorize_depth(error, scene.valid, 0.0, limit, colormap="magma") for error in errors]
+    return [colorize_depth(scene.truth, scene.valid, low, high), *shown]
 
 
 def paper_tables() -> list[ResultsTable]:
@@ -121,8 +104,8 @@ def paper_tables() -> list[ResultsTable]:
     return [ResultsTable("Table 2 of the paper", columns, rows)]
 
 
-def comparison_table(results: Mapping[str, Any]) -> ResultsTable:
-    """A run's rows next to the paper's: table 2 for light fields, table 1 for multi-view scenes.
+def run_tables(results: Mapping[str, Any]) -> list[ResultsTable]:
+    """The table of a run, given by its eval.json: its rows next to those of the paper's table 2 or 1.
 
     The paper's figures are those of the scene that the data are named after, else the mean of its four HCI
     scenes (of its two multi-view scenes). Without truth only the run's colour error is left. What only one
@@ -131,18 +114,14 @@ def comparison_table(results: Mapping[str, Any]) -> ResultsTable:
     title, dataset, methods, paper, measures = _published(results)
     height, width = results["size"]
     columns = [Column("method", "Method")]
-    for source, where, names in (
-        ("paper", dataset, [name for name in measures if paper and name in paper["ours"]]),
-        ("this run", f"{results['data']}, {width} x {height} px", [*measures, "lab"]),
-    ):
-        for name in names:
-            key, label, how = name, _label(name), results["definitions"]
-            if source == "paper":
-                key, how = f"paper_{name}", PAPER_DEFINITIONS
-                label = "Q25" if name == "q25_x100" else label
-            definition = how["bp" if name.startswith("bp_") else name]
-            digits = 4 if key == "mse" else 2
-            columns.append(Column(key, label, source, where, definition, "lower", digits))
+    where = f"{results['data']}, {width} x {height} px"
+    for name in (name for name in measures if paper and name in paper["ours"]):
+        label = "Q25" if name == "q25_x100" else _label(name)
+        how = PAPER_DEFINITIONS["bp" if name.startswith("bp") else name]
+        columns.append(Column(f"paper_{name}", label, "paper", dataset, how, "lower"))
+    for name in (*measures, "lab"):
+        how = results["definitions"]["bp" if name.startswith("bp") else name]
+        columns.append(Column(name, _label(name), "this run", where, how, "lower", 4 if name == "mse" else 2))
     known = {column.key for column in columns}
     rows = []
     for key, name in (methods | {k: n for k, n in ROW_NAMES.items() if k not in methods}).items():
@@ -152,7 +131,7 @@ def comparison_table(results: Mapping[str, Any]) -> ResultsTable:
     note = f"This run: {results['initial_points']} initial points, images compared by {results['features']}."
     if paper and paper_scene(results["data"]) is None:
         note += " The paper's figures are on its own data: the two sides cannot be compared."
-    return ResultsTable(title, columns, rows, note)
+    return [ResultsTable(title, columns, rows, note)]
 
 
 def _published(results: Mapping[str, Any]) -> tuple[str, str, dict, dict, list[str]]:
@@ -160,9 +139,8 @@ def _published(results: Mapping[str, Any]) -> tuple[str, str, dict, dict, list[s
     if not results["has_truth"]:
         return "This run, without truth", "", {}, {}, []
     if results["kind"] == "multi-view":
-        dataset = "mean of Living Room-MVS and Piano-MVS"
-        title = "Table 1 of the paper, and this run"
-        return title, dataset, MVS_METHODS, TABLE_1["average"], ["mse", "q25_x100"]
+        title, dataset = "Table 1 of the paper, and this run", "mean of Living Room-MVS and Piano-MVS"
+        return title, dataset, published.MVS_METHODS, published.TABLE_1["average"], ["mse", "q25_x100"]
     scene = paper_scene(results["data"])
     scenes = [scene] if scene else list(PAPER_HCI)
     thresholds = THRESHOLDS["own"] if scene in ("living room", "piano") else THRESHOLDS["hci"]
@@ -183,9 +161,7 @@ def _label(name: str) -> str:
 def summary(results: Mapping[str, Any]) -> str:
     """The result in one line."""
     ours, plain = results["rows"]["ours"], results["rows"]["diffusion"]
-    names = {"light field": ("mse_x100", "bp_0.03", "bp_0.07"), "multi-view": ("mse", "q25_x100")}[
-        results["kind"]
-    ]
+    names = ("mse_x100", "bp_0.03", "bp_0.07") if results["kind"] == "light field" else ("mse", "q25_x100")
     names = names if results["has_truth"] else ("lab",)
     parts = [f"{_label(name)} {ours[name]:.4g} (before optimisation {plain[name]:.4g})" for name in names]
     return f"{results['data']}: " + ", ".join(parts)

@@ -9,11 +9,10 @@ from torch import Tensor
 from diffdiffdepth.config import RateConfig, ScheduleConfig, TrainConfig
 from diffdiffdepth.losses import ReprojectionLoss, feature_network, seen_pixels
 from diffdiffdepth.models.point_depth import Group, LabelScale, PointDepth, image_edges
-from diffdiffdepth.scene import LightField, Scene
-from shared.errors import RunError
+from diffdiffdepth.scene import Scene
 from shared.runs.seeds import step_generator
 
-__all__ = ["GroupAdam", "Optimisation", "Turn", "build_model", "densify", "loss_views", "turns"]
+__all__ = ["GroupAdam", "Optimisation", "Turn", "build_model", "densify", "turns"]
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ class GroupAdam:
     def start(self, group: Group, rate: float, damping: float = 0.0) -> None:
         """Forget the moments and move this group from now on."""
         self.group, self.damping = group, damping
-        self._adam = torch.optim.Adam([self.model.choose(group)], lr=rate)
+        self._adam = torch.optim.Adam([{"params": [self.model.choose(group)], "name": group}], lr=rate)
         self._is_fresh = True
 
     @property
@@ -102,14 +101,10 @@ class Optimisation:
         features = None
         if config.features == "vgg":
             features = feature_network(config.vgg_weights).to(scene.centre.device)
-        # What counts as one in the smoothness term: disparity or depth, also where 1 / depth is diffused.
-        unit = LabelScale.of(scene.points).unit if config.depth.inverse_depth else self.model.scale.unit
-        self.loss = ReprojectionLoss(scene, config.loss, features, unit)
+        self.loss = ReprojectionLoss(scene, config.loss, features, self.model.scale.unit)
         self.adam = GroupAdam(self.model)
-        self._views = loss_views(scene, config.views_from)
-        self._turns = {
-            step: turn for turn in turns(config.schedule) for step in range(turn.first, turn.last + 1)
-        }
+        plan = turns(config.schedule)
+        self._turns = {step: turn for turn in plan for step in range(turn.first, turn.last + 1)}
 
     @property
     def state(self) -> dict[str, Any]:
@@ -125,8 +120,8 @@ class Optimisation:
     def draw_views(self, step: int) -> Tensor:
         """The views of a step: a random subset that depends on nothing but the seed and the step."""
         generator = step_generator(self.config.seed, step, "views")
-        order = torch.randperm(len(self._views), generator=generator)
-        return self._views[order[: self.config.views_per_step]].sort().values
+        order = torch.randperm(len(self.scene.views), generator=generator)
+        return order[: self.config.views_per_step].sort().values
 
     def end(self, step: int) -> None:
         """Add points where the schedule says so."""
@@ -145,26 +140,8 @@ class Optimisation:
 
 def build_model(config: TrainConfig, scene: Scene) -> PointDepth:
     """The model before any step: its map is the plain diffusion of the initial points."""
-    if config.depth.inverse_depth and scene.points.kind == "disparity":
-        raise RunError("depth.inverse_depth is for photos: disparity goes with one over depth already")
-    scale = LabelScale.of(scene.points, config.depth.inverse_depth, config.label_unit)
+    scale = LabelScale.of(scene.points, config.label_unit)
     return PointDepth(scene.points, scene.centre, config.depth, scale)
-
-
-def loss_views(scene: Scene, preset: str) -> Tensor:
-    """Indices of the views the loss may use; RunError if the scene has none of the preset's."""
-    every = torch.arange(len(scene.views))
-    if preset == "all":
-        return every
-    if not isinstance(scene, LightField):
-        raise RunError(f"{scene.name}: views_from {preset} is for light fields; photos are all used")
-    offsets = scene.offsets.abs().cpu()
-    farthest = offsets.max(0).values
-    is_cross = offsets.min(1).values < 0.25
-    chosen = every[is_cross if preset == "cross" else (offsets > farthest - 0.5).all(1)]
-    if not len(chosen):
-        raise RunError(f"{scene.name}: views_from {preset} finds no view among {len(every)}; take all")
-    return chosen
 
 
 @torch.no_grad()

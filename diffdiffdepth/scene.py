@@ -1,7 +1,7 @@
 """A light field or a few posed photos around one centre view, and labelled points in it."""
 
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -25,8 +25,18 @@ __all__ = [
 LabelKind = Literal["disparity", "depth"]
 
 
+class _Tensors:
+    """What the dataclasses of tensors here have in common."""
+
+    def to(self, device: torch.device | str) -> Self:
+        """A copy with every tensor (also of points inside it) on `device`."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        moved = {k: v.to(device) for k, v in values.items() if isinstance(v, Tensor | SparsePoints)}
+        return replace(self, **moved)
+
+
 @dataclass(frozen=True)
-class SparsePoints:
+class SparsePoints(_Tensors):
     """Labelled points in the centre view; pixel (0, 0) is the centre of the top-left pixel.
 
     `kind` says what `labels` are: "disparity" in pixels per unit of view offset (larger is nearer), or
@@ -72,9 +82,6 @@ class SparsePoints:
             raise ValueError("weights must be positive")
         return self
 
-    def to(self, device: torch.device | str) -> "SparsePoints":
-        return _moved(self, device)
-
 
 @dataclass(frozen=True)
 class GridCamera:
@@ -114,7 +121,7 @@ class GridCamera:
 
 
 @dataclass(frozen=True)
-class LightField:
+class LightField(_Tensors):
     """A centre view and its neighbours on a plane.
 
     A point of disparity d at (x, y) in the centre is at (x + d du, y + d dv) in the view with offset
@@ -162,12 +169,9 @@ class LightField:
         others = torch.arange(rows * columns) != middle
         return cls(images[middle], images[others], offsets[others], **details)
 
-    def to(self, device: torch.device | str) -> "LightField":
-        return _moved(self, device)
-
 
 @dataclass(frozen=True)
-class MultiViewScene:
+class MultiViewScene(_Tensors):
     """A centre view and posed neighbours; `points` and `truth` are z-depth of the centre in scene units.
 
     Raises ValueError, naming the field, for shapes that do not fit.
@@ -189,9 +193,6 @@ class MultiViewScene:
         shapes = {"centre_K": (3, 3), "view_K": (m, 3, 3), "view_from_centre": (m, 4, 4)}
         _check_shapes(self, m, "depth", **shapes, world_from_centre=(4, 4))
 
-    def to(self, device: torch.device | str) -> "MultiViewScene":
-        return _moved(self, device)
-
 
 Scene = LightField | MultiViewScene
 
@@ -207,13 +208,6 @@ def _check_shapes(scene: Scene, m: int, kind: LabelKind, **shapes: tuple[int, ..
         raise ValueError(f"{scene.name}: points must have labels of kind {kind!r}, not {scene.points.kind!r}")
 
 
-def _moved(instance: Any, device: torch.device | str) -> Any:
-    """A copy of a dataclass with every tensor (also of points inside it) on `device`."""
-    values = {field.name: getattr(instance, field.name) for field in fields(instance)}
-    moved = {k: v.to(device) for k, v in values.items() if isinstance(v, Tensor | SparsePoints)}
-    return replace(instance, **moved)
-
-
 def depth_map(scene: Scene, values: Tensor, seen: Tensor | None = None) -> DepthMap:
     """A map [H, W] of the scene's centre with its meaning; `seen` [H, W]: which pixels another view shows."""
     invalid = "seen by no other view, not checked"
@@ -226,20 +220,16 @@ def depth_map(scene: Scene, values: Tensor, seen: Tensor | None = None) -> Depth
 
 def scene_facts(scene: Scene) -> dict[str, Any]:
     """All of a scene but a light field's views, as plain values and tensors for a checkpoint."""
-    facts = {field.name: getattr(scene, field.name) for field in fields(scene)}
-    facts["points"] = vars(scene.points)
-    if isinstance(scene, LightField):
-        facts["camera"] = None if scene.camera is None else vars(scene.camera)
-        facts["views"] = None
-    else:
-        facts["views"] = (255 * scene.views).round().byte()
-    return facts
+    facts = vars(scene) | {"points": vars(scene.points)}
+    if isinstance(scene, MultiViewScene):
+        return facts | {"views": (255 * scene.views).round().byte()}
+    return facts | {"views": None, "camera": scene.camera and vars(scene.camera)}
 
 
 def scene_from_facts(facts: dict[str, Any]) -> Scene:
     """The scene of `scene_facts`; a light field without its views."""
     facts = {**facts, "points": SparsePoints(**facts["points"])}
     if "offsets" not in facts:
-        return MultiViewScene(**{**facts, "views": facts["views"].float() / 255})
-    camera = None if facts["camera"] is None else GridCamera(**facts["camera"])
-    return LightField(**{**facts, "views": facts["centre"][None][:0], "camera": camera})
+        return MultiViewScene(**facts | {"views": facts["views"].float() / 255})
+    camera = facts["camera"] and GridCamera(**facts["camera"])
+    return LightField(**facts | {"views": facts["centre"][None][:0], "camera": camera})

@@ -25,31 +25,16 @@ def scene_of(run: Path, checkpoint: Literal["best", "last"], device: torch.devic
         part = _relief_part(scene, fitted.depth.values)
         return ViewerScene(title, fitted.depth.unit, fitted.depth.scale, (part,), (note,))
     points, truth = scene.points, scene.truth
-    if isinstance(scene, MultiViewScene):
-        cameras = _posed_cameras(scene)
-    else:
-        cameras, to_depth = _grid_cameras(scene), scene.camera.depth_from_disparity
+    if isinstance(scene, LightField):
+        to_depth = scene.camera.depth_from_disparity
         points = SparsePoints(points.positions_px, to_depth(points.labels), "depth")
         truth = None if truth is None else to_depth(truth)
-    part = _depth_part(scene, depth.values, truth, points, depth.K, cameras)
-    return ViewerScene(title, depth.unit, f"z-depth, {depth.scale}", (part,))
-
-
-def _depth_part(
-    scene: Scene,
-    depth: Tensor,
-    truth: Tensor | None,
-    labels: SparsePoints,
-    K: Tensor,
-    others: tuple[ViewerCamera, ...],
-) -> Part:
-    """Map, truth and initial points in the coordinates of the centre camera."""
-    clouds = [cloud_from_depth("optimised map", scene.centre, depth, K)]
-    clouds.append(_label_cloud(labels, scene.centre, K))
+    clouds = [cloud_from_depth("optimised map", scene.centre, depth.values, depth.K)]
+    clouds.append(_label_cloud(points, scene.centre, depth.K))
     if truth is not None:
-        clouds.append(cloud_from_depth("true depth", scene.centre, truth, K, valid=scene.valid))
-    centre = ViewerCamera("centre", torch.eye(4), K, tuple(scene.centre.shape[-2:]), scene.centre)
-    return Part.of_clouds(scene.name, (centre, *others), clouds)
+        clouds.append(cloud_from_depth("true depth", scene.centre, truth, depth.K, valid=scene.valid))
+    part = Part.of_clouds(scene.name, _cameras(scene, depth.K), clouds)
+    return ViewerScene(title, depth.unit, f"z-depth, {depth.scale}", (part,))
 
 
 def _label_cloud(labels: SparsePoints, image: Tensor, K: Tensor) -> PointCloud | None:
@@ -73,25 +58,21 @@ def _relief_part(scene: LightField, disparity: Tensor) -> Part:
     return Part.of_clouds(scene.name, (camera,), clouds)
 
 
-def _posed_cameras(scene: MultiViewScene) -> tuple[ViewerCamera, ...]:
-    poses = invert_pose(scene.view_from_centre)
-    size = tuple(scene.centre.shape[-2:])
-    return tuple(
-        ViewerCamera(f"view {i + 1}", poses[i], scene.view_K[i], size, scene.views[i])
-        for i in range(len(poses))
-    )
+def _cameras(scene: Scene, K: Tensor) -> list[ViewerCamera]:
+    """The centre camera and the others, in its coordinates.
 
-
-def _grid_cameras(scene: LightField) -> tuple[ViewerCamera, ...]:
-    """The other views of the grid: all look the same way, a baseline (in metres) apart.
-
-    A point in front of the plane of focus is d du to the right in the view with offset du (see
-    `LightField`), so that view's camera is du baselines to the left.
+    Those of a grid all look the same way, a baseline (in metres) apart. What is before the plane of focus
+    is d du to the right in the view with offset du (see `LightField`), so that view's camera is du baselines
+    to the left.
     """
-    size, camera = tuple(scene.centre.shape[-2:]), scene.camera
-    cameras = []
-    for i, offset in enumerate(scene.offsets.tolist()):
-        pose = torch.eye(4)
-        pose[:2, 3] = -camera.baseline_mm / 1000 * torch.tensor(offset)
-        cameras.append(ViewerCamera(f"view {i + 1}", pose, camera.K, size))
-    return tuple(cameras)
+    if isinstance(scene, MultiViewScene):
+        poses, Ks, images = invert_pose(scene.view_from_centre), scene.view_K, scene.views
+    else:
+        count = len(scene.offsets)
+        poses, Ks, images = torch.eye(4).repeat(count, 1, 1), K.expand(count, 3, 3), [None] * count
+        poses[:, :2, 3] = -scene.camera.baseline_mm / 1000 * scene.offsets
+    size = tuple(scene.centre.shape[-2:])
+    cameras = [ViewerCamera("centre", torch.eye(4), K, size, scene.centre)]
+    for number, (pose, view_K, image) in enumerate(zip(poses, Ks, images, strict=True), start=1):
+        cameras.append(ViewerCamera(f"view {number}", pose, view_K, size, image))
+    return cameras

@@ -3,12 +3,14 @@
 import os
 from pathlib import Path
 
-from diffdiffdepth.datasets.colmap_scene import ColmapScenes, is_colmap_folder
+from diffdiffdepth.datasets.colmap_scene import ColmapScenes
 from diffdiffdepth.datasets.crosshair import is_crosshair_folder, load_crosshair
-from diffdiffdepth.datasets.hci import ViewChoice, is_hci_folder, load_hci
+from diffdiffdepth.datasets.grid import ViewChoice
+from diffdiffdepth.datasets.hci import is_hci_folder, load_hci
 from diffdiffdepth.datasets.stanford import is_stanford_folder, load_stanford
 from diffdiffdepth.scene import LightField
 from shared.errors import DataError
+from shared.files.colmap import find_colmap_model
 
 __all__ = [
     "ColmapScenes",
@@ -25,14 +27,10 @@ def data_kind(folder: str | os.PathLike) -> str:
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError(folder, "is not a folder", "Name the folder of a light field or of a COLMAP scene")
-    if is_hci_folder(folder):
-        return "hci"
-    if is_stanford_folder(folder):
-        return "stanford"
-    if is_colmap_folder(folder):
-        return "colmap"
-    if is_crosshair_folder(folder):
-        return "crosshair"
+    kinds = {"hci": is_hci_folder, "stanford": is_stanford_folder, "colmap": find_colmap_model}
+    for kind, holds in (kinds | {"crosshair": is_crosshair_folder}).items():
+        if holds(folder):
+            return kind
     raise DataError(
         folder,
         "holds no light field (input_Cam000.png, out_00_00_Y_X.png, NAME_RR_CC.png) and no COLMAP model",

@@ -19,16 +19,11 @@ from shared.files.colmap import ColmapImage, ColmapModel, find_colmap_model, rea
 from shared.files.images import read_image, read_pfm, undistort_image
 from shared.geometry.camera import invert_pose, project, relative_pose, resize_intrinsics, transform_points
 
-__all__ = ["ColmapScenes", "is_colmap_folder"]
+__all__ = ["ColmapScenes"]
 
 BEST_ANGLE_DEG = 5.0  # between the rays of two views to a point, as in MVSNet (Yao et al. 2018)
 MAX_ERROR_PX = 2.0  # points with a larger reprojection error are left out
 SPREAD_DEG = (1.0, 10.0)  # of the preference, below and above that angle
-
-
-def is_colmap_folder(folder: str | os.PathLike) -> bool:
-    """Tell whether the folder holds a sparse COLMAP model at one of the usual places."""
-    return find_colmap_model(folder) is not None
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ Made on first use, seeded, complete or not at all. Ray casting makes the picture
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ from diffdiffdepth.scene import GridCamera
 from shared.files.colmap import write_colmap_model
 from shared.files.disk import made_once, write_bytes
 from shared.files.images import write_image, write_pfm
-from shared.geometry.camera import look_at
+from shared.geometry.camera import intrinsics_matrix, look_at
 
 if TYPE_CHECKING:
     from scenes import Scene
@@ -48,11 +49,8 @@ def make_embedded_light_field(
     """
     height, width = size
     record = {"kind": "light field", "size": [*size], "side": side, "seed": seed, "antialias": antialias}
-
-    def write(folder: Path) -> None:
-        camera = GridCamera(width, height, 100.0, 35.0, side, side, 70.0, 5.46)
-        _write_light_field(folder, camera, seed, antialias)
-
+    camera = GridCamera(width, height, 100.0, 35.0, side, side, 70.0, 5.46)
+    write = partial(_write_light_field, parameters=camera, seed=seed, antialias=antialias)
     return made_once(folder, _versions() | record, write, say)
 
 
@@ -70,12 +68,9 @@ def make_embedded_multi_view(
     The cameras are about a tenth of the scene's distance apart, like the paper's 25 cm. The model's points
     are triangulated from corners with half a pixel of noise, some from wrong matches.
     """
-    record = {"kind": "multi-view", "size": [*size], "views": views, "points": points, "seed": seed}
-
-    def write(folder: Path) -> None:
-        _write_multi_view(folder, size, views, points, seed, antialias)
-
-    return made_once(folder, _versions() | record | {"antialias": antialias}, write, say)
+    options = {"size": [*size], "views": views, "points": points, "seed": seed, "antialias": antialias}
+    write = partial(_write_multi_view, **options)
+    return made_once(folder, _versions() | {"kind": "multi-view"} | options, write, say)
 
 
 def _versions() -> dict[str, list[int]]:
@@ -106,13 +101,12 @@ def _write_light_field(folder: Path, parameters: GridCamera, seed: int, antialia
                 truth = torch.where(view.mask, parameters.disparity_from_depth(view.depth), torch.nan)
                 write_pfm(folder / "gt_disp_lowres.pfm", truth)
                 write_pfm(folder / "gt_depth_lowres.pfm", torch.where(view.mask, view.depth, torch.inf))
-    low, high = truth[view.mask].min().item(), truth[view.mask].max().item()
-    text = _parameters_text(parameters, math.floor(10 * low) / 10 - 0.1, math.ceil(10 * high) / 10 + 0.1)
-    write_bytes(folder / "parameters.cfg", text.encode())
+    known = truth[view.mask]
+    low, high = math.floor(10 * known.min().item()) / 10 - 0.1, math.ceil(10 * known.max().item()) / 10 + 0.1
+    write_bytes(folder / "parameters.cfg", _PARAMETERS.format(camera=parameters, low=low, high=high).encode())
 
 
-def _parameters_text(camera: GridCamera, disp_min: float, disp_max: float) -> str:
-    return f"""[intrinsics]
+_PARAMETERS = """[intrinsics]
 focal_length_mm = {camera.focal_length_mm:.6g}
 image_resolution_x_px = {camera.width}
 image_resolution_y_px = {camera.height}
@@ -128,22 +122,20 @@ focus_distance_m = {camera.focus_distance_m:.6g}
 [meta]
 scene = still life
 category = embedded
-disp_min = {disp_min:.6g}
-disp_max = {disp_max:.6g}
+disp_min = {low:.6g}
+disp_max = {high:.6g}
 """
 
 
 def _write_multi_view(
-    folder: Path, size: tuple[int, int], views: int, points: int, seed: int, antialias: int
+    folder: Path, size: Sequence[int], views: int, points: int, seed: int, antialias: int
 ) -> None:
     from scenes import render
 
     scene, (height, width) = still_life(seed), size
     generator = torch.Generator().manual_seed(seed + 1)
     focal = 1.1 * width
-    K = torch.tensor(
-        [[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]], dtype=torch.float64
-    )
+    K = intrinsics_matrix(focal, focal, (width - 1) / 2, (height - 1) / 2, torch.float64)
     poses, renders = [], []
     for index in range(views):
         yaw, pitch, distance = 0.0, 16.0, 2.6
@@ -153,21 +145,14 @@ def _write_multi_view(
             yaw, pitch = yaw + reach * math.cos(angle), pitch + 0.8 * reach * math.sin(angle)
             distance += 0.3 * float(torch.rand((), generator=generator)) - 0.15
         poses.append(_pose_at(distance, yaw, pitch))
-        renders.append(render(scene, K.float(), poses[-1], height, width, antialias))
-        stem = f"view_{index:02d}"
-        write_image(folder / "images" / f"{stem}.png", renders[-1].image)
-        write_pfm(
-            folder / "depth" / f"{stem}.pfm", torch.where(renders[-1].mask, renders[-1].depth, torch.inf)
-        )
-    model = sparse_model(
-        [f"view_{index:02d}.png" for index in range(views)],
-        K,
-        torch.stack(poses).double(),
-        torch.stack([view.image for view in renders]),
-        torch.stack([view.depth for view in renders]),
-        points,
-        generator,
-    )
+        view = render(scene, K.float(), poses[-1], height, width, antialias)
+        renders.append(view)
+        write_image(folder / "images" / f"view_{index:02d}.png", view.image)
+        depth = torch.where(view.mask, view.depth, torch.inf)
+        write_pfm(folder / "depth" / f"view_{index:02d}.pfm", depth)
+    names = [f"view_{index:02d}.png" for index in range(views)]
+    images, depths = (torch.stack([getattr(v, name) for v in renders]) for name in ("image", "depth"))
+    model = sparse_model(names, K, torch.stack(poses).double(), images, depths, points, generator)
     write_colmap_model(folder / "sparse" / "0", model)
 
 
@@ -175,10 +160,8 @@ def _pose_at(distance: float, yaw_deg: float, pitch_deg: float) -> Tensor:
     """world_from_cam [4, 4] of a camera in front of the still life, looking at it from above."""
     yaw, pitch = math.radians(yaw_deg), math.radians(pitch_deg)
     level = distance * math.cos(pitch)
-    position = torch.tensor(
-        [level * math.sin(yaw), -level * math.cos(yaw), distance * math.sin(pitch)], dtype=torch.float64
-    )
-    return look_at(position, torch.tensor(LOOK_AT, dtype=torch.float64)).float()
+    position = [level * math.sin(yaw), -level * math.cos(yaw), distance * math.sin(pitch)]
+    return look_at(*torch.tensor([position, LOOK_AT], dtype=torch.float64)).float()
 
 
 def still_life(seed: int = 0) -> "Scene":
@@ -196,9 +179,8 @@ def still_life(seed: int = 0) -> "Scene":
     rng = np.random.default_rng(seed)
     table = Texture(planks(512, rng), (1.3, 1.3))
     wall = Texture(bricks(512, rng), (1.1, 1.1))
-    painting = Texture(
-        stripes(256, rng, ((0.16, 0.3, 0.5), (0.9, 0.86, 0.7), (0.7, 0.25, 0.16)), 6), (0.5, 0.5)
-    )
+    bands = ((0.16, 0.3, 0.5), (0.9, 0.86, 0.7), (0.7, 0.25, 0.16))
+    painting = Texture(stripes(256, rng, bands, 6), (0.5, 0.5))
     fabric = Texture(cloth(256, rng, (0.2, 0.42, 0.3), (0.9, 0.86, 0.72)), (0.35, 0.35))
     oak, dark = Texture(wood(256, rng), (0.5, 0.5)), Texture(wood(256, rng, (0.4, 0.25, 0.16)), (0.4, 0.4))
     vase = moved(make_object("vase", seed).items, placed((-0.42, 0.25, 0.0), yaw_deg=25))

@@ -8,21 +8,20 @@ gt_disp_lowres.pfm, gt_depth_lowres.pfm truth of the centre view: px between adj
 import configparser
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from diffdiffdepth.datasets.grid import ViewChoice, read_grid
 from diffdiffdepth.scene import GridCamera, LightField
 from shared.errors import DataError
 from shared.files.disk import read_text
-from shared.files.images import read_image, read_pfm
+from shared.files.images import read_pfm
 
-__all__ = ["ViewChoice", "is_hci_folder", "load_hci", "stack_views"]
+__all__ = ["is_hci_folder", "load_hci"]
 
-ViewChoice = Literal["all", "cross"]
 WHERE = "The data set is described at lightfield-analysis.uni-konstanz.de"
 
 
@@ -75,68 +74,36 @@ def load_hci(folder: str | os.PathLike, views: ViewChoice = "all") -> LightField
     folder = Path(folder)
     camera = _read_camera(folder)
     side = _grid_side(folder, camera)
-    middle = side // 2
-    cells = [(row, column) for row in range(side) for column in range(side)]
-    if views == "cross":
-        cells = [cell for cell in cells if middle in cell]
-    paths = {(row, column): folder / f"input_Cam{row * side + column:03d}.png" for row, column in cells}
-    images = stack_views(list(paths.values()))
-    size = tuple(images.shape[-2:])
+    paths = {divmod(number, side): folder / f"input_Cam{number:03d}.png" for number in range(side * side)}
+    light_field = read_grid(folder, paths, (side // 2, side // 2), views)
+    size = tuple(light_field.centre.shape[-2:])
     if camera is not None and size != (camera.height, camera.width):
         found = f"{size[1]} x {size[0]}, parameters.cfg says {camera.width} x {camera.height}"
         raise DataError(folder, f"the views have {found}", "Both must come from the same scene")
-    centre = cells.index((middle, middle))
-    others = [index for index in range(len(cells)) if index != centre]
-    offsets = torch.tensor([[middle - column, middle - row] for row, column in cells], dtype=torch.float32)
     truth, valid = _read_truth(folder, camera, size)
-    views, offsets = images[others], offsets[others]
-    return LightField(images[centre], views, offsets, folder.name, None, truth, valid, camera)
-
-
-def stack_views(paths: list[Path], downsample: int = 1) -> Tensor:
-    """Read images of one size as [m, 3, H, W], averaged over n x n pixels by `downsample`.
-
-    Raises DataError naming the first that is missing or differs in size.
-    """
-    images = None
-    for index, path in enumerate(paths):
-        image = read_image(path)
-        image = F.avg_pool2d(image[None], downsample)[0] if downsample > 1 else image
-        if images is None:
-            images = image.new_empty(len(paths), *image.shape)
-        if image.shape != images.shape[1:]:
-            expected = f"{images.shape[3]} x {images.shape[2]} like {paths[0].name}"
-            reason = f"has {image.shape[2]} x {image.shape[1]} pixels, not {expected}"
-            raise DataError(path, reason, "All views of a light field must have one size")
-        images[index] = image
-    return images
+    return replace(light_field, truth=truth, valid=valid, camera=camera)
 
 
 def _grid_side(folder: Path, camera: GridCamera | None) -> int:
     """Views along each side of the grid, after a look at which of them are there."""
     stems = [path.stem[9:] for path in folder.glob("input_Cam*.png")]
     numbers = {int(stem) for stem in stems if stem.isdecimal()}
-    if camera is None:
-        count = max(numbers, default=-1) + 1
-        side = math.isqrt(count)
-        if side * side != count:
-            reason = f"{len(numbers)} views, the last of them number {count - 1}, do not fill a square grid"
-            remedy = "The grid must be square, e.g. 9 x 9: input_Cam000 to input_Cam080"
-            raise DataError(folder, reason, remedy)
-    else:
-        side = camera.num_cams_x
-        if side != camera.num_cams_y:
-            reason = f"the grid is {side} x {camera.num_cams_y}, not square"
-            remedy = "Light fields in this layout are square, e.g. 9 x 9"
-            raise DataError(folder / "parameters.cfg", reason, remedy)
+    count = max(numbers, default=-1) + 1
+    side = math.isqrt(count) if camera is None else camera.num_cams_x
+    if camera is None and side * side != count:
+        reason = f"{len(numbers)} views, the last of them number {count - 1}, do not fill a square grid"
+        remedy = "The grid must be square, e.g. 9 x 9: input_Cam000 to input_Cam080"
+        raise DataError(folder, reason, remedy)
+    if camera is not None and side != camera.num_cams_y:
+        reason = f"the grid is {side} x {camera.num_cams_y}, not square"
+        raise DataError(folder / "parameters.cfg", reason, "Use a square one, e.g. 9 x 9")
     first = next((number for number in range(side * side) if number not in numbers), None)
     if first is not None:  # a header may claim millions of views: only the first is looked for
         lacking = side * side - sum(number < side * side for number in numbers)
         reason = f"{lacking} of {side * side} views are missing, first input_Cam{first:03d}.png"
         raise DataError(folder, reason, "Copy them")
     if side % 2 == 0 or side < 3:
-        reason = f"a {side} x {side} grid has no centre view"
-        raise DataError(folder, reason, "The side must be odd: 3, 5, 7, 9")
+        raise DataError(folder, f"a {side} x {side} grid has no centre view", "It must be odd: 3, 5, 7, 9")
     return side
 
 

@@ -30,15 +30,11 @@ def sparse_model(
     K float64 [3, 3]; world_from_cam float64 [V, 4, 4]; images [V, 3, H, W]; depth [V, H, W], inf for nothing.
     """
     truth = _corners(K, world_from_cam, images, depth, 3 * count)
-    seen = torch.stack(
-        [_is_seen(truth, K, pose, z) for pose, z in zip(world_from_cam, depth, strict=True)], 1
-    )
+    pixels, z = _projected(truth, K, world_from_cam)
+    seen = torch.stack([_is_surface(*view) for view in zip(pixels.unbind(1), z.T, depth, strict=True)], 1)
     good = (seen.sum(1) >= min(MIN_TRACK, len(names))).nonzero().flatten()
     good = good[torch.randperm(len(good), generator=generator)[:count]].sort().values
-    truth, seen = truth[good], seen[good]
-    pixels = torch.stack(
-        [project(transform_points(invert_pose(pose), truth), K)[0] for pose in world_from_cam], 1
-    )
+    truth, seen, pixels = truth[good], seen[good], pixels[good]
     pixels = pixels + NOISE_PX * torch.randn(pixels.shape, generator=generator, dtype=pixels.dtype)
     wrong = (torch.rand(len(truth), generator=generator) < MISMATCH_SHARE).nonzero().flatten()
     first = seen[wrong].int().argmax(1)
@@ -60,11 +56,15 @@ def _corners(K: Tensor, poses: Tensor, images: Tensor, depth: Tensor, count: int
     return torch.cat(found)
 
 
-def _is_seen(points: Tensor, K: Tensor, pose: Tensor, depth: Tensor) -> Tensor:
-    """Whether the points [n, 3] are the surface that a view shows at their pixel."""
+def _projected(points: Tensor, K: Tensor, poses: Tensor) -> tuple[Tensor, Tensor]:
+    """Pixels [n, V, 2] and z-depth [n, V] of points [n, 3] in every view."""
+    views = [project(transform_points(invert_pose(pose), points), K) for pose in poses]
+    return torch.stack([pixels for pixels, _ in views], 1), torch.stack([z for _, z in views], 1)
+
+
+def _is_surface(pixels: Tensor, z: Tensor, depth: Tensor) -> Tensor:
+    """Whether points [n] at these pixels and depths are what a view of this depth [H, W] shows there."""
     height, width = depth.shape
-    points_cam = transform_points(invert_pose(pose), points)
-    pixels, z = project(points_cam, K)
     x, y = pixels.round().long().unbind(1)
     inside = (x >= 0) & (x < width) & (y >= 0) & (y < height) & (z > 0)
     surface = depth[y.clamp(0, height - 1), x.clamp(0, width - 1)].double()
@@ -86,15 +86,15 @@ def _as_model(
 ) -> ColmapModel:
     height, width = images.shape[-2:]
     params = (K[0, 0].item(), K[0, 2].item() + 0.5, K[1, 2].item() + 0.5)  # COLMAP counts from the corner
-    projected = [project(transform_points(invert_pose(pose), xyz), K)[0] for pose in poses]
-    error = (torch.stack(projected, 1) - pixels).norm(dim=2)
+    projected, _ = _projected(xyz, K, poses)
+    error = (projected - pixels).norm(dim=2)
     records, keypoint = {}, torch.full(seen.shape, -1)
     for index, (name, pose) in enumerate(zip(names, poses, strict=True)):
         rows = seen[:, index].nonzero().flatten()
         keypoint[rows, index] = torch.arange(len(rows))
         records[index + 1] = ColmapImage(name, 1, pose, pixels[rows, index], rows + 1)
     point, view = seen.nonzero(as_tuple=True)
-    first = (projected[0]).round().long()
+    first = projected[:, 0].round().long()
     colour = images[0][:, first[:, 1].clamp(0, height - 1), first[:, 0].clamp(0, width - 1)].T
     points = ColmapPoints(
         ids=torch.arange(1, len(xyz) + 1),

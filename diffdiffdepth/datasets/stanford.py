@@ -15,21 +15,25 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from diffdiffdepth.datasets.hci import ViewChoice, stack_views
+from diffdiffdepth.datasets.grid import Cell, ViewChoice, named_views, read_grid
 from diffdiffdepth.datasets.signs import find_offset_signs
 from diffdiffdepth.scene import LightField
 from shared.errors import DataError
-from shared.files.disk import write_bytes
-from shared.files.images import read_image
+from shared.files.disk import write_json
+from shared.files.images import read_image_size
 
 __all__ = ["SIGNS_FILE", "is_stanford_folder", "load_stanford"]
 
 log = logging.getLogger(__name__)
 
-VIEW_NAME = re.compile(r"^out_(\d+)_(\d+)_(-?\d+(?:\.\d+)?)_(-?\d+(?:\.\d+)?)_?\.(?:png|jpe?g)$", re.I)
+NUMBER = r"-?\d+(?:\.\d+)?"
+VIEW_NAME = re.compile(
+    rf"^out_(?P<row>\d+)_(?P<column>\d+)_(?P<y>{NUMBER})_(?P<x>{NUMBER})_?\.(?:png|jpe?g)$", re.I
+)
 SIGNS_FILE = "offset_signs.json"
 
 
@@ -39,9 +43,7 @@ def is_stanford_folder(folder: str | os.PathLike) -> bool:
 
 
 def load_stanford(
-    folder: str | os.PathLike,
-    views: ViewChoice = "cross",
-    downsample: int = 2,
+    folder: str | os.PathLike, views: ViewChoice = "cross", downsample: int = 2
 ) -> LightField:
     """Load a scene of the archive; `downsample` averages n x n pixels (the paper: 2).
 
@@ -49,7 +51,10 @@ def load_stanford(
     are measured positions in units of the mean spacing. Raises DataError for missing views and mixed sizes.
     """
     folder = Path(folder)
-    cells = _views(folder)
+    cells = named_views(folder, VIEW_NAME)
+    if not cells:
+        reason = "holds no views named like out_08_08_-381.909271_1103.376221.png"
+        raise DataError(folder, reason, "Unpack the rectified images of a scene of the archive here")
     rows, columns = 1 + max(r for r, _ in cells), 1 + max(c for _, c in cells)
     if rows % 2 == 0 or columns % 2 == 0:
         raise DataError(folder, f"a {rows} x {columns} grid has no centre view", "Both sides must be odd")
@@ -61,58 +66,28 @@ def load_stanford(
         reason = f"{rows * columns - len(cells)} of {rows} x {columns} views are missing, first row {row}, "
         raise DataError(folder, f"{reason}column {column}", "Unpack the whole archive")
     centre = (rows // 2, columns // 2)
-    offsets = _offsets(cells, centre)
+    places = {cell: torch.from_numpy(np.array([m["x"], m["y"]], dtype=float)) for cell, m in cells.items()}
+    offsets = _offsets(places, centre)
     if not all(bool(offset.isfinite().all()) for offset in offsets.values()):
         raise DataError(folder, "the names give all views one position", "Unpack the whole archive")
-    signs = _signs(folder, cells, offsets, centre)
-    kept = [cell for cell in cells if views == "all" or cell[0] == centre[0] or cell[1] == centre[1]]
-    light_field = _load(cells, offsets, centre, kept, downsample)
-    return replace(light_field, offsets=light_field.offsets * torch.tensor(signs), name=folder.name)
+    paths = {cell: folder / match.string for cell, match in cells.items()}
+    signs = _signs(folder, paths, offsets, centre)
+    light_field = read_grid(folder, paths, centre, views, offsets, downsample)
+    return replace(light_field, offsets=light_field.offsets * torch.tensor(signs))
 
 
-def _views(folder: Path) -> dict[tuple[int, int], tuple[Path, float, float]]:
-    """File and measured position (x, y) of each (row, column)."""
-    cells = {}
-    for path in sorted(folder.iterdir()):
-        match = VIEW_NAME.match(path.name)
-        if match:
-            row, column, y, x = match.groups()
-            cell = int(row), int(column)
-            if cell in cells:
-                reason = f"{cells[cell][0].name} and {path.name} are both row {cell[0]}, column {cell[1]}"
-                raise DataError(folder, reason, "Keep one light field in a folder")
-            cells[cell] = (path, float(x), float(y))
-    if not cells:
-        reason = "holds no views named like out_08_08_-381.909271_1103.376221.png"
-        raise DataError(folder, reason, "Unpack the rectified images of a scene of the archive here")
-    return cells
-
-
-def _offsets(cells: dict, centre: tuple[int, int]) -> dict[tuple[int, int], Tensor]:
+def _offsets(places: dict[Cell, Tensor], centre: Cell) -> dict[Cell, Tensor]:
     """Measured offset (centre minus view) of each view in units of the mean spacing, signs as in the file."""
-    positions = {cell: torch.tensor(entry[1:], dtype=torch.float64) for cell, entry in cells.items()}
-    spacing = [_mean_step(positions, *direction) for direction in ((0, 1), (1, 0))]
-    return {cell: ((positions[centre] - p) / (sum(spacing) / 2)).float() for cell, p in positions.items()}
+    spacing = 0
+    for down, right in ((0, 1), (1, 0)):
+        pairs = [(places[r, c], places.get((r + down, c + right))) for r, c in places]
+        spacing += torch.stack([b - a for a, b in pairs if b is not None]).mean(0).abs().max()
+    return {cell: ((places[centre] - place) / (spacing / 2)).float() for cell, place in places.items()}
 
 
-def _mean_step(positions: dict[tuple[int, int], Tensor], down: int, right: int) -> Tensor:
-    """Mean distance of neighbouring views along the rows or the columns, in the unit of the file names."""
-    steps = [
-        positions[r + down, c + right] - position
-        for (r, c), position in positions.items()
-        if (r + down, c + right) in positions
-    ]
-    return torch.stack(steps).mean(0).abs().max()
-
-
-def _load(cells: dict, offsets: dict, centre: tuple[int, int], kept: list, downsample: int) -> LightField:
-    """Read and reduce the views one by one: the full-size stack of a scene would take gigabytes."""
-    others = [cell for cell in kept if cell != centre]
-    images = stack_views([cells[cell][0] for cell in (centre, *others)], downsample)
-    return LightField(images[0], images[1:], torch.stack([offsets[cell] for cell in others]))
-
-
-def _signs(folder: Path, cells: dict, offsets: dict, centre: tuple[int, int]) -> tuple[int, int]:
+def _signs(
+    folder: Path, paths: dict[Cell, Path], offsets: dict[Cell, Tensor], centre: Cell
+) -> tuple[int, int]:
     """Stored signs, or those of a search on the corners of the central 9 x 9 views, which are then stored."""
     path = folder / SIGNS_FILE
     if path.exists():
@@ -124,12 +99,12 @@ def _signs(folder: Path, cells: dict, offsets: dict, centre: tuple[int, int]) ->
         if not {*signs} <= {-1, 1}:
             raise DataError(path, 'does not hold {"x": 1 or -1, "y": 1 or -1}', "Correct or delete the file")
         return signs
-    reach = min(4, centre[0], centre[1])
+    reach = min(4, *centre)
     corners = [(centre[0] + a, centre[1] + b) for a in (-reach, reach) for b in (-reach, reach)]
-    size = max(read_image(cells[centre][0]).shape[-2:])
-    small = _load(cells, offsets, centre, [centre, *corners], downsample=max(1, size // 256))
-    signs = find_offset_signs(small)
+    factor = max(1, max(read_image_size(paths[centre])) // 256)
+    few = {cell: paths[cell] for cell in (centre, *corners)}
+    signs = find_offset_signs(read_grid(folder, few, centre, offsets=offsets, downsample=factor))
     log.info("%s: signs of the measured positions: x %+d, y %+d", folder, *signs)
     with contextlib.suppress(DataError):  # a read-only folder: found again the next time
-        write_bytes(path, (json.dumps({"x": signs[0], "y": signs[1]}) + "\n").encode())
+        write_json(path, {"x": signs[0], "y": signs[1]})
     return signs

@@ -10,27 +10,19 @@ squared form, and so do we.) `diffuse` here writes this system out; `models/fast
 twin.
 """
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-__all__ = ["EdgeRule", "diffuse", "edge_weights", "ghost_edges"]
-
-EdgeRule = Literal["backward", "mean"]
+__all__ = ["diffuse", "edge_weights", "ghost_edges"]
 
 
-def edge_weights(smoothness: Tensor, rule: EdgeRule = "backward") -> tuple[Tensor, Tensor]:
+def edge_weights(smoothness: Tensor) -> tuple[Tensor, Tensor]:
     """Weights of the edges to the right [..., H, W-1] and lower [..., H-1, W] neighbours.
 
-    "backward": an edge takes the smoothness of its right or lower pixel (released code). "mean": the average
-    of its two pixels, which does not shift depth edges by half a pixel.
+    An edge takes the smoothness of its right or lower pixel, as in the released code.
     """
-    if rule == "backward":
-        return smoothness[..., :, 1:], smoothness[..., 1:, :]
-    right = 0.5 * (smoothness[..., :, 1:] + smoothness[..., :, :-1])
-    return right, 0.5 * (smoothness[..., 1:, :] + smoothness[..., :-1, :])
+    return smoothness[..., :, 1:], smoothness[..., 1:, :]
 
 
 def ghost_edges(smoothness: Tensor) -> Tensor:
@@ -44,7 +36,6 @@ def diffuse(
     labels: Tensor,
     smoothness: Tensor,
     *,
-    edge_rule: EdgeRule = "backward",
     ghost_border: bool = False,
     **_: object,
 ) -> Tensor:
@@ -61,7 +52,7 @@ def diffuse(
         tensor([[0., 1., 2., 3., 4.]])
     """
     pixel = torch.arange(weights.numel()).view(weights.shape)
-    right, down = edge_weights(smoothness, edge_rule)
+    right, down = edge_weights(smoothness)
     first = torch.cat([pixel[:, :-1].flatten(), pixel[:-1].flatten()])
     second = torch.cat([pixel[:, 1:].flatten(), pixel[1:].flatten()])
     edge = torch.cat([right.flatten(), down.flatten()])

@@ -18,11 +18,10 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat
 from torch import Tensor
 
 from diffdiffdepth.models import diffusion, splatting
-from diffdiffdepth.models.diffusion import EdgeRule
 from diffdiffdepth.models.fast import diffusion as fast_diffusion
 from diffdiffdepth.models.fast import splatting as fast_splatting
 from diffdiffdepth.models.splatting import Opacity
-from diffdiffdepth.scene import SparsePoints
+from diffdiffdepth.scene import LabelKind, SparsePoints
 from shared.errors import RunError
 from shared.runs.config import STRICT
 
@@ -47,56 +46,48 @@ GROUPS: tuple[Group, ...] = ("smoothness", "labels", "weights", "positions")
 
 @pydantic.dataclasses.dataclass(config=STRICT, frozen=True)
 class DepthOptions:
-    """How points become a map; `edge_rule`, `ghost_border`, `opacity` know the released code's variants."""
+    """How points become a map; `ghost_border` and `opacity` know the released code's variants."""
 
     supersampling: Annotated[int, Field(ge=1, le=8)] = 2  # finer grid of splatting and diffusion; 1 is fast
     half_size: Annotated[int, Field(ge=1, le=20)] = 3  # of the splatting kernel, in pixels of the finer grid
     opacity: Opacity = "analytic"
-    edge_rule: EdgeRule = "backward"
     ghost_border: bool = False
     initial_smoothness: Literal["gradient", "barrier"] = "gradient"  # the released code's, or see `barrier`
     smoothness_gain: NonNegativeFloat = 6.0  # gradient: Q per unit of image gradient
     barrier_level: PositiveFloat = 0.004  # barrier: image gradient from which Q rises
     tolerance: Annotated[float, Field(ge=1e-12, le=0.5)] = 1e-4  # of the diffusion and of its adjoint
-    inverse_depth: bool = False  # depth labels: diffuse 1 / depth, in which planes are exact
 
 
 @dataclass(frozen=True)
 class LabelScale:
-    """What the labels mean that are diffused and optimised: disparity, depth or inverse depth over a unit."""
+    """What the labels mean that are diffused and optimised: disparity or depth over a unit."""
 
-    kind: Literal["disparity", "depth", "inverse_depth"]
+    kind: LabelKind
     unit: float
 
     @classmethod
-    def of(cls, points: SparsePoints, inverse_depth: bool = False, unit: float | None = None) -> "LabelScale":
+    def of(cls, points: SparsePoints, unit: float | None = None) -> "LabelScale":
         """The scale of a point set; by default 90 % of the labels span four units.
 
         So a step of one learning rate means the same for every scene: in the paper's light fields, with
         disparities from about -2 to 2 px, a unit is about a pixel.
         """
-        kind = points.kind if points.kind == "disparity" or not inverse_depth else "inverse_depth"
-        values = cls(kind, 1.0).encode(points.labels)
+        labels = points.labels
         if unit is None:
-            low, high = torch.quantile(values.double(), torch.tensor([0.05, 0.95]).to(values.device).double())
-            unit = max((high - low).item() / 4, 1e-3 * values.abs().mean().item(), 1e-12)
-        return cls(kind, unit)
-
-    @property
-    def near_is_large(self) -> bool:
-        return self.kind != "depth"
+            low, high = torch.quantile(labels.double(), torch.tensor([0.05, 0.95]).to(labels.device).double())
+            unit = max((high - low).item() / 4, 1e-3 * labels.abs().mean().item(), 1e-12)
+        return cls(points.kind, unit)
 
     def encode(self, values: Tensor) -> Tensor:
         """Labels of disparities or depths."""
-        return (1 / values if self.kind == "inverse_depth" else values) / self.unit
+        return values / self.unit
 
     def decode(self, labels: Tensor) -> Tensor:
         """Disparities or depths of labels; depths stay positive."""
         if self.kind == "disparity":
             return labels * self.unit
         # far below any label of a point: only a wild optimisation step gets there
-        positive = (labels * self.unit).clamp(min=1e-3 * self.unit)
-        return 1 / positive if self.kind == "inverse_depth" else positive
+        return (labels * self.unit).clamp(min=1e-3 * self.unit)
 
 
 class PointDepth:
@@ -115,9 +106,8 @@ class PointDepth:
         plain: bool = False,
     ):
         self.options, self.scale = options, scale
-        self._splat, self._diffuse = fast_splatting.splat, fast_diffusion.diffuse
-        if plain:
-            self._splat, self._diffuse = splatting.splat, diffusion.diffuse
+        self._splat = splatting.splat if plain else fast_splatting.splat
+        self._diffuse = diffusion.diffuse if plain else fast_diffusion.diffuse
         self.size = tuple(image.shape[-2:])
         weights = torch.ones_like(points.labels) if points.weights is None else points.weights
         self.groups: dict[str, Tensor] = {
@@ -145,16 +135,13 @@ class PointDepth:
         theta = torch.exp(-self.groups["smoothness"]) + LEAST_SMOOTHNESS
         factor = self.options.supersampling
         if factor > 1:
-            theta = F.interpolate(
-                theta[None, None], scale_factor=factor, mode="bilinear", align_corners=False
-            )[0, 0]
+            theta = F.interpolate(theta[None, None], None, factor, "bilinear", align_corners=False)[0, 0]
         try:
             label_map, weight_map = self._splat_points()
             solution = self._diffuse(
                 weight_map,
                 label_map,
                 theta,
-                edge_rule=self.options.edge_rule,
                 ghost_border=self.options.ghost_border,
                 start=self._start,
                 tolerance=self.options.tolerance,
@@ -181,7 +168,7 @@ class PointDepth:
             self.groups["labels"],
             torch.exp(-self.groups["weights"]),
             self.size,
-            near_is_large=self.scale.near_is_large,
+            near_is_large=self.scale.kind == "disparity",
             supersampling=self.options.supersampling,
             half_size=self.options.half_size,
             opacity=self.options.opacity,
@@ -193,8 +180,8 @@ class PointDepth:
     def points(self) -> SparsePoints:
         """The points as they are now, in the scene's unit."""
         positions, labels, weights = (self.groups[n].detach() for n in ("positions", "labels", "weights"))
-        kind = "disparity" if self.scale.kind == "disparity" else "depth"
-        return SparsePoints(positions.clone(), self.scale.decode(labels), kind, torch.exp(-weights))
+        kind, labels = self.scale.kind, self.scale.decode(labels)
+        return SparsePoints(positions.clone(), labels, kind, torch.exp(-weights))
 
     def add_points(self, positions_px: Tensor, dense: Tensor) -> None:
         """Add points [k, 2] on pixels, labelled from a dense map [H, W]; all weights become 1 again."""
@@ -206,12 +193,8 @@ class PointDepth:
         self.choose(None)
 
     def state_dict(self) -> dict[str, Any]:
-        return {
-            **{name: values.detach() for name, values in self.groups.items()},
-            "start": self._start,
-            "kind": self.scale.kind,
-            "unit": self.scale.unit,
-        }
+        groups = {name: values.detach() for name, values in self.groups.items()}
+        return {**groups, "start": self._start, "kind": self.scale.kind, "unit": self.scale.unit}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if tuple(state["smoothness"].shape) != self.size:

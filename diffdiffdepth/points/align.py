@@ -10,21 +10,14 @@ may be brighter or darker by a constant, because nothing real is quite matt (see
 HCI scene antinous the latter alone takes the median error from 0.024 to 0.009 px.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diffdiffdepth.points.planes import (
-    catmull_rom,
-    differences,
-    lever_sums,
-    normal_matrix,
-    plane_basis,
-    plane_step,
-)
-from diffdiffdepth.points.stacks import EpiStack
+from diffdiffdepth.points import planes
+from diffdiffdepth.points.stacks import EpiStack, Rows
 
 __all__ = ["NOISE_FACTOR", "Alignment", "align_points", "noise_level"]
 
@@ -33,7 +26,7 @@ NOISE_FACTOR = 4.0  # mean squared differences may exceed what misalignment expl
 
 
 @dataclass(frozen=True)
-class Alignment:
+class Alignment(Rows):
     """Result of `align_points`, one row per point."""
 
     disparity: Tensor  # [n] refined
@@ -42,9 +35,6 @@ class Alignment:
     error: Tensor  # [n] mean squared difference of lightness after alignment
     visible: Tensor  # [n, V] bool: the view shows the point; arms in order, views by offset
     plane: Tensor  # [n, 3] disparity at the nearest pixel, its slopes in x and y
-
-    def __getitem__(self, keep: Tensor | slice) -> "Alignment":
-        return Alignment(*(getattr(self, field.name)[keep] for field in fields(self)))
 
 
 def align_points(
@@ -77,7 +67,7 @@ def align_points(
         for _ in range(iterations):
             fit.step(max_change)
         parts.append(fit.result())
-    return Alignment(*(torch.cat([getattr(p, field.name) for p in parts]) for field in fields(Alignment)))
+    return Alignment.join(parts)
 
 
 def noise_level(aligned: Alignment) -> float:
@@ -98,10 +88,10 @@ class _PlaneFit:
     ):
         self.sampler, self.positions_px, self.noise = sampler, positions_px, noise
         self.start = disparity
-        self.plane = torch.stack([disparity, torch.zeros_like(disparity), torch.zeros_like(disparity)], dim=1)
+        self.plane = F.pad(disparity[:, None], (0, 2))  # level
         arms = sampler(positions_px, self.plane)
         self.seen = [self._agreeing(patch, slope, stack, occlusion_px) for stack, patch, slope in arms]
-        self.levers = lever_sums(torch.cat(self.seen, 1), sampler.offsets)
+        self.levers = planes.lever_sums(torch.cat(self.seen, 1), sampler.offsets)
         self._linearise(arms)
 
     def _agreeing(self, patch: Tensor, slope: Tensor, stack: EpiStack, occlusion_px: float | None) -> Tensor:
@@ -140,11 +130,11 @@ class _PlaneFit:
             self.error += (residual.square_().sum(2) * weight).sum(1)
         self.energy = energy.clamp(min=1e-9)
         self.freedom = ((count[:, 0] - 1) * (size - free) - 3).clamp(min=1)
-        self.normal = normal_matrix(self.levers, *gradient, self.sampler.basis, free_brightness=free)
+        self.normal = planes.normal_matrix(self.levers, *gradient, self.sampler.basis, free_brightness=free)
 
     def step(self, max_change: float) -> None:
         """One Gauss-Newton step for all planes, then new samples."""
-        plane = plane_step(self.normal, self.load, self.error / self.freedom, self.plane)
+        plane = planes.plane_step(self.normal, self.load, self.error / self.freedom, self.plane)
         level = plane[:, :1].clamp(self.start[:, None] - max_change, self.start[:, None] + max_change)
         self.plane = torch.cat([level, plane[:, 1:]], dim=1)
         self._linearise(self.sampler(self.positions_px, self.plane))
@@ -174,16 +164,13 @@ class _ArmSampler:
     """
 
     def __init__(self, stacks: list[EpiStack], along: int, across: int):
-        if len(stacks) > 1 and along != across:
-            raise ValueError("a patch for two arms must be square")
         self.stacks, self.along, self.across = stacks, along, across
         self.free_brightness = along == across
         self.run = 2 * along + 6  # with one more pixel on either side for the derivative, 3 for interpolation
-        zero = [torch.zeros_like(stack.offsets) for stack in stacks]
-        pairs = [(z, s.offsets) if s.vertical else (s.offsets, z) for s, z in zip(stacks, zero, strict=True)]
-        self.offsets = torch.cat([torch.stack(pair, dim=1) for pair in pairs])  # [V, 2]
+        sides = [F.pad(s.offsets[:, None], (1, 0) if s.vertical else (0, 1)) for s in stacks]
+        self.offsets = torch.cat(sides)  # [V, 2]
         radii = (across, along) if stacks[0].vertical else (along, across)
-        self.basis = plane_basis(*radii, self.offsets)
+        self.basis = planes.plane_basis(*radii, self.offsets)
         self.samples_per_point = len(self.offsets) * (2 * across + 1) * self.run
         # Views (no copies) of all runs of neighbouring pixels: gathering a run reads consecutive memory.
         self.runs = [
@@ -204,8 +191,8 @@ class _ArmSampler:
             whole = track.floor()
             first = (whole.long() - self.along - 2 + self.run).clamp(0, runs.shape[2] - 1)
             view = torch.arange(len(stack.offsets), device=epi.device)
-            values = catmull_rom(runs[view[:, None], rows[:, None], first], (track - whole)[..., None])
-            slope = differences(values, 3)
+            values = planes.catmull_rom(runs[view[:, None], rows[:, None], first], (track - whole)[..., None])
+            slope = planes.differences(values, 3)
             along = torch.arange(-self.along, self.along + 1, device=epi.device)
             factor = stretch[:, None, None] * stack.offsets[:, None] * along  # [n, U, 2 along + 1]
             patch = torch.addcmul(values[..., 1:-1], factor[:, :, None], slope)

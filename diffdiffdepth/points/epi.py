@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from diffdiffdepth.points.align import Alignment, align_points, noise_level
-from diffdiffdepth.points.grid import has_off_axis_views, refine_with_grid
-from diffdiffdepth.points.lines import EpiLines, choose_lines, join_lines, line_candidates, slope_bank
+from diffdiffdepth.points.grid import refine_with_grid
+from diffdiffdepth.points.lines import EpiLines, choose_lines, line_candidates, slope_bank
 from diffdiffdepth.points.smooth import trilateral_smooth
-from diffdiffdepth.points.stacks import BLUR_SIGMA_PX, EpiStack, epi_stacks
+from diffdiffdepth.points.stacks import ON_AXIS, EpiStack, epi_stacks
 from diffdiffdepth.scene import LightField, SparsePoints
 from shared.errors import DataError
 
@@ -53,25 +53,21 @@ def epi_points(light_field: LightField) -> SparsePoints:
     """
     stacks = epi_stacks(light_field)
     low, high = disparity_range(stacks, light_field.name)
-    slopes = slope_bank(low, high, max(stack.reach for stack in stacks), FINE_STEP_PX)
+    reach = max(stack.reach for stack in stacks)
+    slopes = slope_bank(low, high, reach, FINE_STEP_PX)
     noise = _noise(stacks, slopes)
-    positions, disparity = _chosen(stacks, slopes, noise)
+    positions, disparity = _positions(stacks, [_chosen(stack, slopes, noise) for stack in stacks])
     log.info("%s: %d lines between %.2f and %.2f px", light_field.name, len(disparity), low, high)
 
-    positions, aligned = _refined(stacks, positions, disparity, noise)
+    patch = {"radius": PATCH_RADIUS, "max_change": FINE_STEP_PX / reach, "noise": noise}
+    patch["occlusion_px"] = OCCLUSION_PX
+    aligned = align_points(stacks, positions, disparity, **patch)
+    good = _well_aligned(stacks, aligned)
+    positions, aligned = positions[good], aligned[good]
     log.info("%s: %d points after alignment", light_field.name, len(positions))
     disparity, sigma = aligned.disparity, aligned.sigma_px
-    if has_off_axis_views(light_field):
-        disparity, sigma = refine_with_grid(
-            light_field,
-            positions,
-            aligned,
-            blur_sigma_px=BLUR_SIGMA_PX,
-            radius=PATCH_RADIUS,
-            max_change=FINE_STEP_PX / max(stack.reach for stack in stacks),
-            occlusion_px=OCCLUSION_PX,
-            noise=noise,
-        )
+    if (light_field.offsets.abs() >= ON_AXIS).all(1).any():  # views outside the two arms
+        disparity, sigma = refine_with_grid(light_field, positions, aligned, **patch)
     if len(disparity):
         disparity, supported = trilateral_smooth(
             positions, disparity, sigma, light_field.centre, sigma_disparity=(high - low) / 60
@@ -108,36 +104,31 @@ def disparity_range(stacks: list[EpiStack], name: str = "light field") -> tuple[
 
 def _noise(stacks: list[EpiStack], slopes: Tensor) -> float:
     """Variance of the noise of lightness, from some EPIs: lines that align without any allowance for it."""
-    positions, disparity = [], []
+    found = []
     for stack in stacks:
-        every = max(1, stack.lab.shape[2] // NOISE_EPIS)
-        lines = line_candidates(stack, slopes, MIN_STRENGTH, every)
-        lines = _verified(stack, lines, COARSE_RESIDUAL_PX)
-        positions.append(stack.positions(lines.epi, lines.x))
-        disparity.append(lines.disparity)
-    positions, disparity = torch.cat(positions), torch.cat(disparity)
-    return noise_level(align_points(stacks, positions, disparity, radius=PATCH_RADIUS))
+        lines = line_candidates(stack, slopes, MIN_STRENGTH, max(1, stack.lab.shape[2] // NOISE_EPIS))
+        found.append(_verified(stack, lines, COARSE_RESIDUAL_PX))
+    return noise_level(align_points(stacks, *_positions(stacks, found), radius=PATCH_RADIUS))
 
 
-def _chosen(
-    stacks: list[EpiStack], slopes: Tensor, noise: float
-) -> tuple[Tensor, Tensor]:
-    """Positions [n, 2] and coarse disparities [n] of the lines of both arms after the greedy choice.
+def _positions(stacks: list[EpiStack], lines: list[EpiLines]) -> tuple[Tensor, Tensor]:
+    """Positions [n, 2] and coarse disparities [n] of the lines of each stack."""
+    positions = [stack.positions(found.epi, found.x) for stack, found in zip(stacks, lines, strict=True)]
+    return torch.cat(positions), torch.cat([found.disparity for found in lines])
 
-    Candidates come from each arm as a whole and from its halves: next to something nearer, the background is
+
+def _chosen(stack: EpiStack, slopes: Tensor, noise: float) -> EpiLines:
+    """The lines of an arm after the greedy choice.
+
+    Candidates come from the arm as a whole and from its halves: next to something nearer, the background is
     hidden in the views of one side.
     """
-    positions, disparity = [], []
-    for stack in stacks:
-        found = []
-        for part in (stack, *stack.halves()):
-            lines = line_candidates(part, slopes, MIN_STRENGTH)
-            found.append(_verified(part, lines, COARSE_RESIDUAL_PX, COARSE_ERROR_PX, noise))
-        lines = join_lines(found)
-        lines = lines[choose_lines(stack, lines)]
-        positions.append(stack.positions(lines.epi, lines.x))
-        disparity.append(lines.disparity)
-    return torch.cat(positions), torch.cat(disparity)
+    found = []
+    for part in (stack, *stack.halves()):
+        lines = line_candidates(part, slopes, MIN_STRENGTH)
+        found.append(_verified(part, lines, COARSE_RESIDUAL_PX, COARSE_ERROR_PX, noise))
+    lines = EpiLines.join(found)
+    return lines[choose_lines(stack, lines)]
 
 
 def _verified(
@@ -158,25 +149,11 @@ def _verified(
     return lines[good & (aligned.sigma_px * stack.reach <= max_error_px)]
 
 
-def _refined(
-    stacks: list[EpiStack], positions: Tensor, disparity: Tensor, noise: float
-) -> tuple[Tensor, Alignment]:
-    """The points that can be aligned well, and how well."""
-    reach = max(stack.reach for stack in stacks)
-    aligned = align_points(
-        stacks,
-        positions,
-        disparity,
-        radius=PATCH_RADIUS,
-        max_change=FINE_STEP_PX / reach,
-        occlusion_px=OCCLUSION_PX,
-        noise=noise,
-    )
-    views = sum(len(stack.offsets) for stack in stacks)
-    good = aligned.residual_px <= MAX_RESIDUAL_PX
-    good &= aligned.sigma_px * reach <= MAX_ERROR_PX
-    good &= aligned.visible.sum(1) >= min(MIN_VIEWS, max(3, views // 3))
-    return positions[good], aligned[good]
+def _well_aligned(stacks: list[EpiStack], aligned: Alignment) -> Tensor:
+    """Which points [n] keep their appearance in enough views."""
+    views, reach = sum(len(stack.offsets) for stack in stacks), max(stack.reach for stack in stacks)
+    good = (aligned.residual_px <= MAX_RESIDUAL_PX) & (aligned.sigma_px * reach <= MAX_ERROR_PX)
+    return good & (aligned.visible.sum(1) >= min(MIN_VIEWS, max(3, views // 3)))
 
 
 def _no_edges(name: str) -> DataError:

@@ -11,18 +11,13 @@ from torch import Tensor
 
 from diffdiffdepth.points.align import NOISE_FACTOR, Alignment
 from diffdiffdepth.points.planes import catmull_rom, differences, normal_matrix, plane_basis, plane_step
-from diffdiffdepth.points.stacks import ON_AXIS, blurred_lightness
+from diffdiffdepth.points.stacks import blurred_lightness
 from diffdiffdepth.scene import LightField
 
-__all__ = ["has_off_axis_views", "refine_with_grid"]
+__all__ = ["refine_with_grid"]
 
 POINTS_AT_ONCE = 60_000
 NEXT_TO_CENTRE = 1.3  # views up to this offset make the reference patch: they hardly hide anything
-
-
-def has_off_axis_views(light_field: LightField) -> bool:
-    """Tell whether there are views outside the row and the column of the centre."""
-    return bool((light_field.offsets.abs() >= ON_AXIS).all(1).any())
 
 
 def refine_with_grid(
@@ -30,7 +25,6 @@ def refine_with_grid(
     positions_px: Tensor,
     aligned: Alignment,
     *,
-    blur_sigma_px: float,
     radius: int,
     max_change: float,
     occlusion_px: float,
@@ -42,7 +36,7 @@ def refine_with_grid(
     centre, by no more than `occlusion_px` of misalignment and `noise` (variance of lightness) explain.
     """
     images = [light_field.centre, *light_field.views]
-    images = torch.stack([blurred_lightness(image, blur_sigma_px) for image in images])  # [V, H, W]
+    images = torch.stack([blurred_lightness(image) for image in images])  # [V, H, W]
     offsets = torch.cat([light_field.offsets.new_zeros(1, 2), light_field.offsets])
     parts = []
     for start in range(0, max(1, len(positions_px)), POINTS_AT_ONCE):
@@ -112,9 +106,8 @@ class _GridStep:
         run = 2 * radius + 4
         x, y = self.pixels[:, 0] + self.plane[:, 0] * u, self.pixels[:, 1] + self.plane[:, 0] * v
         column, row = x.floor(), y.floor()
-        blocks = (
-            F.pad(image[None, None], (run,) * 4, mode="replicate")[0, 0].unfold(0, run, 1).unfold(1, run, 1)
-        )
+        padded = F.pad(image[None, None], (run,) * 4, mode="replicate")[0, 0]
+        blocks = padded.unfold(0, run, 1).unfold(1, run, 1)
         top = (row.long() - radius - 1 + run).clamp(0, blocks.shape[0] - 1)
         left = (column.long() - radius - 1 + run).clamp(0, blocks.shape[1] - 1)
         rows = catmull_rom(blocks[top, left], (x - column)[:, None, None])  # [n, run, 2 radius + 1]

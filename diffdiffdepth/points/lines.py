@@ -11,22 +11,22 @@ That is one shifted addition per view and slope, about 40 times cheaper than the
 exact for sub-pixel slopes.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diffdiffdepth.points.stacks import EpiStack
+from diffdiffdepth.points.stacks import EpiStack, Rows
 
-__all__ = ["EpiLines", "join_lines", "slope_bank", "edge_response", "line_candidates", "choose_lines"]
+__all__ = ["EpiLines", "choose_lines", "edge_response", "line_candidates", "slope_bank"]
 
 CHUNK_VALUES = 32_000_000  # responses held at once: 128 MB of float32
 SLOPE_WINDOW, POSITION_WINDOW = 5, 3  # a maximum is the largest of this many neighbouring slopes and pixels
 
 
 @dataclass(frozen=True)
-class EpiLines:
+class EpiLines(Rows):
     """Lines of one stack, one value each."""
 
     epi: Tensor  # [n] long
@@ -34,25 +34,12 @@ class EpiLines:
     disparity: Tensor  # [n] px per unit of offset
     strength: Tensor  # [n] mean edge height per view, in CIELAB units
 
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def __getitem__(self, keep: Tensor | slice) -> "EpiLines":
-        return EpiLines(self.epi[keep], self.x[keep], self.disparity[keep], self.strength[keep])
-
-
-def join_lines(parts: list[EpiLines]) -> EpiLines:
-    """All lines of several sets."""
-    return EpiLines(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(EpiLines)))
-
 
 def slope_bank(low_px: float, high_px: float, reach: float, outermost_step_px: float = 0.4) -> Tensor:
     """Evenly spaced disparities [D] from low to high that move the outermost view by at most the given step.
 
     The released code has 59 slopes in +-2 px, denser near zero; here sub-step refinement makes up for it.
     """
-    if not low_px < high_px:
-        raise ValueError(f"the disparity range is empty: {low_px} to {high_px}")
     steps = max(4, int(torch.tensor((high_px - low_px) * reach / outermost_step_px).ceil()))
     return torch.linspace(low_px, high_px, steps + 1)
 
@@ -102,7 +89,7 @@ def line_candidates(stack: EpiStack, slopes: Tensor, min_strength: float, every:
         shift_d = _vertex(response[n, d - 1, x], top, response[n, d + 1, x])
         disparity = slopes.to(top)[d] + step * shift_d
         parts.append(EpiLines(start + n * every, x + shift_x, disparity, top))
-    return join_lines(parts)
+    return EpiLines.join(parts)
 
 
 def choose_lines(stack: EpiStack, lines: EpiLines, min_free: float = 0.5, radius_px: float = 1.0) -> Tensor:
@@ -113,8 +100,8 @@ def choose_lines(stack: EpiStack, lines: EpiLines, min_free: float = 0.5, radius
     free pixel.) All EPIs are worked through side by side, so the loop is as long as the fullest EPI.
     """
     views, _, epis, width = stack.lab.shape
-    keep = torch.zeros(len(lines), dtype=torch.bool, device=lines.x.device)
-    if not len(lines):
+    keep = torch.zeros_like(lines.epi, dtype=torch.bool)
+    if not len(keep):
         return keep
     by_strength = lines.strength.argsort(descending=True, stable=True)
     order = by_strength[lines.epi[by_strength].argsort(stable=True)]  # by EPI, strongest first in each

@@ -12,19 +12,9 @@ views and over the patch. What is left is three equations for (b_0, b_1, b_2) pe
 import torch
 from torch import Tensor
 
-__all__ = [
-    "SLANT_SIGMA",
-    "catmull_rom",
-    "differences",
-    "lever_sums",
-    "normal_matrix",
-    "plane_basis",
-    "plane_step",
-]
+__all__ = ["catmull_rom", "differences", "lever_sums", "normal_matrix", "plane_basis", "plane_step"]
 
-SLANT_SIGMA = (
-    0.05  # expected size of b_1 and b_2, px per px: holds the plane level where the patch says nothing
-)
+SLANT_SIGMA = 0.05  # expected size of b_1 and b_2, px per px: keeps planes level where a patch says nothing
 SLANT_LIMIT = 3 * SLANT_SIGMA
 
 

@@ -10,7 +10,9 @@ Vocabulary of `diffdiffdepth.points`:
              x + d * offset_u
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -19,12 +21,25 @@ from diffdiffdepth.filters import gaussian_blur, lab_from_rgb
 from diffdiffdepth.scene import LightField
 from shared.errors import DataError
 
-__all__ = ["ON_AXIS", "EpiStack", "blurred_lightness", "epi_stacks"]
+__all__ = ["ON_AXIS", "EpiStack", "Rows", "blurred_lightness", "epi_stacks"]
 
 MIN_ARM_VIEWS = 3
 BLUR_RADIUS_PX = 2
 BLUR_SIGMA_PX = 0.85  # released light-field code
 ON_AXIS = 0.3  # views whose offset across the arm is below this many view spacings belong to the arm
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Tensors with one row for each line or point."""
+
+    def __getitem__(self, keep: Tensor) -> Self:
+        return type(self)(*(getattr(self, field.name)[keep] for field in fields(self)))
+
+    @classmethod
+    def join(cls, parts: Sequence[Self]) -> Self:
+        """The rows of all parts, one after the other."""
+        return cls(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(cls)))
 
 
 @dataclass(frozen=True)
@@ -66,7 +81,6 @@ class EpiStack:
 def epi_stacks(light_field: LightField, blur_sigma_px: float = BLUR_SIGMA_PX) -> list[EpiStack]:
     """EPI stacks of the horizontal and the vertical arm: one or two, those with at least three views.
 
-    The views are turned into CIELAB and blurred by a 5 x 5 Gaussian.
     Raises DataError for a light field without a line of three views through the centre.
     """
     du, dv = light_field.offsets.unbind(1)
@@ -79,15 +93,13 @@ def epi_stacks(light_field: LightField, blur_sigma_px: float = BLUR_SIGMA_PX) ->
             continue
         images = torch.cat([light_field.views[members], light_field.centre[None]])[order]
         lab = gaussian_blur(lab_from_rgb(images), blur_sigma_px, BLUR_RADIUS_PX)
-        if vertical:
-            lab = lab.transpose(-1, -2)
-        stacks.append(EpiStack(lab.contiguous(), offsets[order], vertical))
+        stacks.append(EpiStack((lab.mT if vertical else lab).contiguous(), offsets[order], vertical))
     if not stacks:
         reason = f"fewer than {MIN_ARM_VIEWS} views are in the row or the column of the centre view"
         raise DataError(light_field.name, reason, "Edge points need a line of views: copy the missing ones")
     return stacks
 
 
-def blurred_lightness(image: Tensor, sigma_px: float) -> Tensor:
+def blurred_lightness(image: Tensor) -> Tensor:
     """Lightness [H, W] of an RGB image [3, H, W], blurred like the stacks."""
-    return gaussian_blur(lab_from_rgb(image)[None, :1], sigma_px, BLUR_RADIUS_PX)[0, 0]
+    return gaussian_blur(lab_from_rgb(image)[None, :1], BLUR_SIGMA_PX, BLUR_RADIUS_PX)[0, 0]

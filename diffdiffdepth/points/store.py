@@ -1,6 +1,7 @@
 """Point sets on disk, and points made worse on purpose."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +18,8 @@ REMEDY = "Delete the file, then the points are found again"
 
 def save_points(path: str | os.PathLike, points: SparsePoints) -> None:
     """Write points as NPZ: x, y (0-based pixels of the centre view), label, kind and, if given, weight."""
-    columns = {
-        "x": points.positions_px[:, 0],
-        "y": points.positions_px[:, 1],
-        "label": points.labels,
-        **({} if points.weights is None else {"weight": points.weights}),
-    }
+    columns = {"x": points.positions_px[:, 0], "y": points.positions_px[:, 1], "label": points.labels}
+    columns |= {} if points.weights is None else {"weight": points.weights}
     arrays = {name: column.detach().cpu().numpy() for name, column in columns.items()}
     write_npz(path, kind=np.array(points.kind), **arrays)
 
@@ -37,9 +34,8 @@ def load_points(path: str | os.PathLike, size: tuple[int, int] | None = None) ->
     arrays = read_npz(path)
     missing = {"x", "y", "label", "kind"} - set(arrays)
     if missing:
-        raise DataError(
-            path, f"has no column {sorted(missing)[0]!r}", "It needs x, y, label, kind and maybe weight"
-        )
+        reason = f"has no column {sorted(missing)[0]!r}"
+        raise DataError(path, reason, "It needs x, y, label, kind and maybe weight")
     try:
         x, y, label = (torch.from_numpy(arrays[name].astype(np.float32)) for name in ("x", "y", "label"))
         weight = torch.from_numpy(arrays["weight"].astype(np.float32)) if "weight" in arrays else None
@@ -55,15 +51,12 @@ def load_points(path: str | os.PathLike, size: tuple[int, int] | None = None) ->
 def perturb_points(
     points: SparsePoints,
     generator: torch.Generator,
-    *,
     label_noise: float = 0.0,
-    position_noise_px: float = 0.0,
     outlier_share: float = 0.0,
 ) -> SparsePoints:
-    """Points with Gaussian noise on labels and positions; outliers take the label of some other point.
+    """Points with Gaussian noise on their labels; outliers take the label of some other point.
 
-    `label_noise` is in the unit of the labels for disparity, relative for depth. For tests and for the
-    experiment of the paper's title: diffusion from noisy points, and what optimisation makes of it.
+    `label_noise` is in the unit of the labels for disparity, relative for depth.
     """
     n = len(points)
     noise = torch.randn(n, generator=generator).to(points.labels) * label_noise
@@ -72,5 +65,4 @@ def perturb_points(
         labels = labels.clamp(min=0.1 * float(points.labels.min()))
     wrong = torch.rand(n, generator=generator).to(labels) < outlier_share
     labels = torch.where(wrong, labels[torch.randperm(n, generator=generator)], labels)
-    moved = torch.randn(n, 2, generator=generator).to(points.positions_px) * position_noise_px
-    return SparsePoints(points.positions_px + moved, labels, points.kind, points.weights)
+    return replace(points, labels=labels)

@@ -4,17 +4,12 @@ import re
 from pathlib import Path
 
 import pytest
-import torch
 
 from diffdiffdepth import train
-from diffdiffdepth.config import DataConfig, PointsConfig, TrainConfig
+from diffdiffdepth.config import DataConfig, TrainConfig
 from diffdiffdepth.datasets.embedded import make_embedded_light_field, make_embedded_multi_view
 from diffdiffdepth.inputs import load_scene
-from diffdiffdepth.models.point_depth import DepthOptions
-from diffdiffdepth.points.store import save_points
-from diffdiffdepth.routine import build_model
-from diffdiffdepth.scene import SparsePoints
-from shared.errors import ConfigError, DataError, RunError
+from shared.errors import ConfigError, DataError
 from shared.runs.config import load_config
 
 CONFIGS = Path(train.__file__).parent / "configs"
@@ -31,6 +26,7 @@ QUICK = CONFIGS / "quick.yaml"
         ("schedule.labels.decay=1.5", "schedule.labels.decay"),
         ("loss.blur_px=-3", "loss.blur_px"),
         ("schedule.groups=[]", "schedule.groups"),
+        ("schedule.groups=[labels, labels]", "schedule.groups"),
         ("schedule.groups=[depth]", "schedule.groups"),
         ("schedule.densify=4", "schedule.densify adds points after the preliminary iterations"),
         ("data.points.source=file", "data.points.file is empty"),
@@ -60,17 +56,7 @@ def test_choices_for_photos_are_refused_for_a_light_field(field: Path, choice: d
         load_scene(DataConfig(str(field), **choice))
 
 
-def test_choices_for_light_fields_are_refused_for_photos(field: Path, tmp_path: Path):
+def test_choices_for_light_fields_are_refused_for_photos(tmp_path: Path):
     photos = make_embedded_multi_view(tmp_path / "photos", (24, 32), views=2, points=30, antialias=1)
     with pytest.raises(DataError, match="is a COLMAP scene, for which data.views means nothing"):
         load_scene(DataConfig(str(photos), views="cross"))
-    inverse = TrainConfig(depth=DepthOptions(inverse_depth=True))
-    with pytest.raises(RunError, match="inverse_depth is for photos"):
-        build_model(inverse, load_scene(DataConfig(str(field))))
-
-
-def test_position_noise_that_leaves_no_point_in_the_image_is_named(field: Path, tmp_path: Path):
-    save_points(tmp_path / "one.npz", SparsePoints(torch.zeros(1, 2), torch.ones(1), "disparity"))
-    points = PointsConfig(source="file", file=str(tmp_path / "one.npz"), position_noise_px=100)
-    with pytest.raises(DataError, match="position noise of 100 px moved all points out of the image"):
-        load_scene(DataConfig(str(field), points=points))

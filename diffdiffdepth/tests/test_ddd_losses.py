@@ -12,76 +12,12 @@ from scipy import ndimage
 from diffdiffdepth import losses
 from diffdiffdepth.filters import gaussian_blur
 from diffdiffdepth.losses import LossWeights, ReprojectionLoss, warp_to_centre
-from diffdiffdepth.scene import LightField, MultiViewScene
+from diffdiffdepth.scene import LightField
+from diffdiffdepth.tests.toy import HEIGHT, WIDTH, light_field, multi_view, pixels
 from shared.quality.losses import VggFeatures
 from shared.quality.ssim import ssim
 
-HEIGHT, WIDTH = 41, 54
 DATA_ONLY = LossWeights(edge=0, smoothness=0, ssim=0)
-
-
-def texture(x, y, phase=0.0):
-    """A smooth colour pattern, defined everywhere, [3, ...]."""
-    waves = [
-        0.5 + 0.4 * torch.sin(0.45 * x + 0.2 * y + phase + c) * torch.cos(0.37 * y - c) for c in range(3)
-    ]
-    return torch.stack(waves)
-
-
-def layered(x, y, shift_near, shift_far, square):
-    """A textured square (left, top, right, bottom) before a textured wall, each shifted by its own vector."""
-    near_x, near_y = x - shift_near[0], y - shift_near[1]
-    left, top, right, bottom = square
-    inside = (near_x >= left) & (near_x <= right) & (near_y >= top) & (near_y <= bottom)
-    wall = texture(x - shift_far[0], y - shift_far[1])
-    return torch.where(inside, texture(near_x, near_y, 2.0), wall), inside
-
-
-def pixels():
-    y, x = torch.meshgrid(torch.arange(HEIGHT).float(), torch.arange(WIDTH).float(), indexing="ij")
-    return x, y
-
-
-SQUARE = (20, 12, 35, 28)
-NEAR, FAR = 2.0, -1.0
-
-
-def light_field(directions=((1, 0), (-1, 0), (0, 1), (0, -1), (2, -1))):
-    """View at grid position (u, v) right and below the centre: what is nearer moves left and up."""
-    x, y = pixels()
-    centre, inside = layered(x, y, (0, 0), (0, 0), SQUARE)
-    views = []
-    for u, v in directions:
-        views.append(layered(x, y, (-u * NEAR, -v * NEAR), (-u * FAR, -v * FAR), SQUARE)[0])
-    offsets = -torch.tensor(directions, dtype=torch.float32)
-    truth = torch.where(inside, NEAR, FAR)
-    return LightField(centre, torch.stack(views), offsets, truth=truth)
-
-
-def multi_view():
-    """Two fronto-parallel planes at depth 2 and 4 seen by cameras moved right, down, and forwards."""
-    x, y = pixels()
-    focal, cx, cy = 60.0, (WIDTH - 1) / 2, (HEIGHT - 1) / 2
-    K = torch.tensor([[focal, 0, cx], [0, focal, cy], [0, 0, 1]])
-    moves = torch.tensor([[0.12, 0, 0], [-0.1, 0.05, 0], [0, -0.12, 0.0], [0.02, 0.0, 0.2]])
-
-    def look(move):
-        image, hit = texture(x * 0, x * 0), torch.zeros_like(x, dtype=torch.bool)
-        for depth, square, phase in ((4.0, (-1e9, -1e9, 1e9, 1e9), 0.0), (2.0, SQUARE, 2.0)):
-            z = depth - move[2]
-            # back to the pixel of the centre view that sees the same point of the plane
-            u = ((x - cx) * z / focal + move[0]) * focal / depth + cx
-            v = ((y - cy) * z / focal + move[1]) * focal / depth + cy
-            hit = (u >= square[0]) & (v >= square[1]) & (u <= square[2]) & (v <= square[3])
-            image = torch.where(hit, texture(u, v, phase), image)
-        return image, hit
-
-    centre, inside = look(torch.zeros(3))
-    poses = torch.eye(4).repeat(len(moves), 1, 1)
-    poses[:, :3, 3] = -moves
-    views = torch.stack([look(move)[0] for move in moves])
-    truth = torch.where(inside, 2.0, 4.0)
-    return MultiViewScene(centre, views, K, K.expand(len(moves), 3, 3), poses, truth=truth)
 
 
 @pytest.mark.parametrize("make", [light_field, multi_view])
@@ -247,14 +183,8 @@ def test_error_is_averaged_over_the_views_that_see_a_pixel():
 
 @pytest.mark.parametrize("make", [light_field, multi_view])
 def test_gradient_matches_finite_differences(make):
-    scene = make()
     dtype = torch.float64
-    fields = {
-        k: v.to(dtype)
-        for k, v in vars(scene).items()
-        if isinstance(v, torch.Tensor) and v.dtype != torch.bool
-    }
-    scene = type(scene)(**{**vars(scene), **fields})
+    scene = make(dtype=dtype)
     loss = ReprojectionLoss(scene, LossWeights(edge=0.1, smoothness=0.1, ssim=0.1), unit=0.5)
     generator = torch.Generator().manual_seed(0)
     base = scene.truth + 0.1 * torch.rand(HEIGHT, WIDTH, generator=generator, dtype=dtype)

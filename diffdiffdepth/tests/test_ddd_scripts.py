@@ -15,10 +15,10 @@ from diffdiffdepth import predict, prepare, table
 from diffdiffdepth.api import DiffusedDepth
 from diffdiffdepth.config import TrainConfig
 from diffdiffdepth.datasets import ColmapScenes, load_light_field
-from diffdiffdepth.export import export_map
 from diffdiffdepth.losses import seen_pixels
 from diffdiffdepth.points.epi import epi_points
 from diffdiffdepth.points.store import load_points
+from diffdiffdepth.predict import export_map
 from diffdiffdepth.published import ROW_NAMES
 from diffdiffdepth.scene import LightField
 from shared.errors import DataError, RunError
@@ -42,15 +42,7 @@ def test_eval_reproduces_its_own_file(small_run, capsys):
 
 def test_predict_writes_a_light_field_in_metres(small_scenes, few_steps, small_run, tmp_path, capsys):
     source, out = small_scenes / "still_life", tmp_path / "out"
-    arguments = [
-        str(source),
-        "--out",
-        str(out),
-        "--config",
-        str(few_steps),
-        "--device",
-        "cpu",
-    ]
+    arguments = [str(source), "--out", str(out), "--config", str(few_steps), "--device", "cpu"]
     predict.main(arguments)
     disparity, depth = read_pfm(out / "still_life_disparity.pfm"), read_pfm(out / "still_life_depth.pfm")
     np.testing.assert_array_equal(np.load(out / "still_life_disparity.npy"), disparity)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from diffdiffdepth.models.diffusion import EdgeRule, edge_weights, ghost_edges
+from diffdiffdepth.models.diffusion import edge_weights, ghost_edges
 from diffdiffdepth.models.fast.multigrid import Hierarchy, SolveInfo, degree
 
 __all__ = ["DiffusionReport", "diffuse"]
@@ -30,7 +30,6 @@ def diffuse(
     labels: Tensor,
     smoothness: Tensor,
     *,
-    edge_rule: EdgeRule = "backward",
     ghost_border: bool = False,
     start: Tensor | None = None,
     tolerance: float = 1e-5,
@@ -51,7 +50,7 @@ def diffuse(
     shape = weights.shape
     weights, labels, smoothness = (x.reshape(-1, *shape[-2:]) for x in (weights, labels, smoothness))
     _check_values(weights, labels, smoothness)
-    right, down = edge_weights(smoothness, edge_rule)
+    right, down = edge_weights(smoothness)
     ghost = ghost_edges(smoothness) if ghost_border else None
     start = None if start is None else start.detach().reshape(weights.shape)
     stop = (tolerance, max_iterations)
