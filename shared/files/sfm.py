@@ -149,29 +149,20 @@ def _match_and_map(
     """Features, matches, and all the models that incremental mapping finds."""
     photos, database, models = workspace / "photos", workspace / "database.db", workspace / "models"
     pycolmap.set_random_seed(options.seed)
-
-    reader = pycolmap.ImageReaderOptions()
-    reader.camera_model = options.camera_model
-    extraction = pycolmap.FeatureExtractionOptions()
-    extraction.max_image_size = options.max_image_side
-    extraction.num_threads = options.num_threads
-    mode = pycolmap.CameraMode.SINGLE if one_size else pycolmap.CameraMode.PER_IMAGE
+    cpu = {"device": pycolmap.Device.cpu}
     pycolmap.extract_features(
-        database, photos, camera_mode=mode, reader_options=reader, extraction_options=extraction,
-        device=pycolmap.Device.cpu,
-    )  # fmt: skip
-
-    matching = pycolmap.FeatureMatchingOptions()
-    matching.num_threads = options.num_threads
-    verification = pycolmap.TwoViewGeometryOptions()
-    verification.ransac.random_seed = options.seed
+        database,
+        photos,
+        camera_mode=pycolmap.CameraMode.SINGLE if one_size else pycolmap.CameraMode.PER_IMAGE,
+        reader_options={"camera_model": options.camera_model},
+        extraction_options={"max_image_size": options.max_image_side, "num_threads": options.num_threads},
+        **cpu,
+    )
+    verification = {"ransac": {"random_seed": options.seed}}
+    matching = {"num_threads": options.num_threads}
     match = pycolmap.match_exhaustive if options.matching == "exhaustive" else pycolmap.match_sequential
-    match(database, matching_options=matching, verification_options=verification, device=pycolmap.Device.cpu)
-
-    mapping = pycolmap.IncrementalPipelineOptions()
-    mapping.num_threads = options.num_threads
-    mapping.random_seed = options.seed
-    mapping.min_model_size = 3
+    match(database, matching_options=matching, verification_options=verification, **cpu)
+    mapping = {"num_threads": options.num_threads, "random_seed": options.seed, "min_model_size": 3}
     models.mkdir()
     return pycolmap.incremental_mapping(database, photos, models, options=mapping)
 

@@ -308,10 +308,11 @@ def _fill_random(layers: nn.Sequential) -> None:
 def _normalisation(name: str) -> tuple[Tensor, Tensor]:
     """Shift and scale, [1, 3, 1, 1], with network input = (image - shift) / scale."""
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (_IMAGENET_MEAN, _IMAGENET_STD))
-    if name == "imagenet":
-        return mean, std
-    if name == "none":
-        return torch.zeros_like(mean), torch.ones_like(std)
-    if name == "imagenet_on_signed":  # ((2 x - 1) - mean) / std
-        return (1 + mean) / 2, std / 2
-    raise ValueError(f"unknown normalisation {name!r}: use imagenet, none or imagenet_on_signed")
+    rules = {
+        "imagenet": (mean, std),
+        "none": (torch.zeros_like(mean), torch.ones_like(std)),
+        "imagenet_on_signed": ((1 + mean) / 2, std / 2),  # ((2 x - 1) - mean) / std
+    }
+    if name not in rules:
+        raise ValueError(f"unknown normalisation {name!r}: use one of {', '.join(rules)}")
+    return rules[name]

@@ -35,12 +35,9 @@ __all__ = [
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # names and numbers of glibc's malloc.h
 LARGEST = 2**31 - 1
-AddArguments = Callable[[argparse.ArgumentParser], Any]
 
 
-def parse_train_args(
-    doc: str | None, argv: Sequence[str] | None = None, add_arguments: AddArguments | None = None
-) -> argparse.Namespace:
+def parse_train_args(doc: str | None, argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the arguments every `train.py` has; with --resume and --out the config may be left out."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file, e.g. configs/quick.yaml")
@@ -49,8 +46,6 @@ def parse_train_args(
     parser.add_argument("--out", type=Path, metavar="DIR", help="run folder (default: runs/PAPER-CONFIG)")
     parser.add_argument("--resume", action="store_true", help="go on from the run folder's last checkpoint")
     add_device_argument(parser)
-    if add_arguments is not None:
-        add_arguments(parser)
     args = parser.parse_args(argv)
     if args.config is None and args.resume and args.out is not None:
         args.config = args.out / "config.yaml"
@@ -62,7 +57,7 @@ def parse_train_args(
 def parse_eval_args(
     doc: str | None,
     argv: Sequence[str] | None = None,
-    add_arguments: AddArguments | None = None,
+    add_arguments: Callable[[argparse.ArgumentParser], Any] | None = None,
     has_checkpoints: bool = True,
 ) -> argparse.Namespace:
     """Parse the arguments every `eval.py` has: the run folder, the device and, if wanted, the checkpoint."""
