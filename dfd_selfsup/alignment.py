@@ -83,18 +83,14 @@ def _gauss_newton(fixed: np.ndarray, moving: np.ndarray, motion: np.ndarray) -> 
     inner[BORDER:-BORDER, BORDER:-BORDER] = True
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     for _ in range(ITERATIONS):
-        warped = cv2.warpAffine(
-            soft_moving, motion[:2], (width, height), flags=flags, borderValue=float("nan")
-        )
+        warped = cv2.warpAffine(soft_moving, motion[:2], (width, height), flags=flags, borderValue=np.nan)
         slope_y, slope_x = np.gradient(warped)
         seen = inner & np.isfinite(warped) & np.isfinite(slope_x) & np.isfinite(slope_y)
         a, b = slope_x[seen], slope_y[seen]
         # Unknowns: change of log scale and of the two shifts (in fixed pixels), gain, offset.
-        columns = [a * x[seen] + b * y[seen], a, b, -soft_fixed[seen], -np.ones_like(a)]
-        residual = soft_fixed[seen] - warped[seen]
-        normal = np.array([[float(np.dot(p, q)) for p in columns] for q in columns])
-        right = np.array([float(np.dot(p, residual)) for p in columns])
-        change = np.linalg.lstsq(normal, right, rcond=None)[0][:3]
+        slopes = np.stack([a * x[seen] + b * y[seen], a, b, -soft_fixed[seen], -np.ones_like(a)])
+        normal, right = slopes @ slopes.T, slopes @ (soft_fixed[seen] - warped[seen])
+        change = np.linalg.lstsq(normal.astype(float), right.astype(float), rcond=None)[0][:3]
         motion = motion @ motion_matrix(np.exp(np.clip(change[0], -0.1, 0.1)), change[1:], fixed.shape)
         if abs(change[0]) * max(width, height) < 1e-3 and max(abs(change[1]), abs(change[2])) < 1e-3:
             break

@@ -33,9 +33,7 @@ def fitting_config() -> TrainConfig:
         network=NetworkOptions(init="he"),
         heads=HeadOptions(depth="refine", aif="sharpest", focus_input="sharpest", measure="sml"),
         psf=PsfOptions(window=15, threshold_px=0.2),
-        loss=LossOptions(
-            aif=0, aif_blur=0, coarse_blur=0, smooth=40, beta=2.5, smooth_on="inverse", border_fix=True
-        ),
+        loss=LossOptions(aif=0, aif_blur=0, coarse_blur=0, smooth=40, smooth_on="inverse", border_fix=True),
     )
 
 
@@ -47,9 +45,9 @@ def read_stack(stack: Stack, focus_m: Sequence[float] | None = None, lens: Lens 
     """
     if isinstance(stack, FocalStack):
         return stack
-    if isinstance(stack, str | Path):
-        return fit_to_size(read_folder(stack), MAX_SIDE, MAX_SLICES)
-    return fit_to_size(focal_stack(stack, focus_m, lens), MAX_SIDE, MAX_SLICES)
+    is_folder = isinstance(stack, str | Path)
+    read = read_folder(stack) if is_folder else focal_stack(stack, focus_m, lens)
+    return fit_to_size(read, MAX_SIDE, MAX_SLICES)
 
 
 class DepthFromDefocus:
@@ -87,11 +85,10 @@ class DepthFromDefocus:
         """
         found = load_trained(source, "dfd_selfsup", checkpoint)
         config = config_from_dict(TrainConfig, found.config, str(found.path))
-        facts = {"q_range": config.heads.q_range, "kind": "metric"} | found.facts
         with torch.random.fork_rng(devices=[]):  # the first weights are drawn in vain
-            model = StackModel(config.network, config.heads, tuple(facts["q_range"]))
+            model = StackModel(config.network, config.heads, tuple(found.facts["q_range"]))
         found.load_into({"model": model})
-        return cls(config, model.eval(), device, facts["kind"])
+        return cls(config, model.eval(), device, found.facts["kind"])
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -141,13 +138,12 @@ class DepthFromDefocus:
         else:
             model = copy.deepcopy(self._model_for(stack))
         fitted = DepthFromDefocus(self.config, model, self.device, stack.defocus.kind)
-        stack = fit_stack(fitted.model, stack, self.config.psf, self.config.loss, steps, seed, report)
+        stack = fit_stack(fitted.model, stack, self.config, steps, seed, report)
         return fitted.descend(stack, fitted.predict(stack))
 
     def descend(self, stack: FocalStack, start: Estimate | None = None) -> Estimate:
         """The losses of `config` descended pixel by pixel, from an estimate or else from a focus measure."""
-        config, q_range = self.config, self.q_range_for(stack)
-        return descend(stack, q_range, config.psf, config.loss, config.heads.measure, start=start)
+        return descend(stack, self.q_range_for(stack), self.config, start)
 
     def q_range_for(self, stack: FocalStack) -> tuple[float, float]:
         """That of training, if it was on stacks like this one; else what the stack itself can tell."""
@@ -159,9 +155,7 @@ class DepthFromDefocus:
         """The network for the depth range of this stack; the weights are shared."""
         if self.model is None:
             raise RunError("there is no network to use: load a trained one, or fit this stack (--fit)")
-        if not stack.is_metric and self.config.heads.need_metres:
-            reason = "the heads of this network need a lens and focus distances (stack.yaml)"
-            raise RunError(f"{stack.name}: {reason}; or fit the stack without the network (--fit)")
+        self.model.check_kind(stack.defocus)
         model = copy.copy(self.model)
         model.q_range = self.q_range_for(stack)
         return model

@@ -35,7 +35,7 @@ class DataConfig:
     resize_to: (height, width) of the training stacks, null keeps them; the released code squashes NYUv2 to
     256 x 256. rescale_pitch: let the blur follow a resize. validation: the released split takes a fifth of
     the TEST set. depth_encoding: of NYUv2; wrap16 repeats the released data's overflow. lens: of Mobile
-    Depth, the one that the released code invents, or none. cache_stacks: how many are kept in memory.
+    Depth, the one that the released code invents, or none.
     """
 
     kind: str = "embedded"
@@ -46,7 +46,6 @@ class DataConfig:
     validation: Literal["train_holdout", "released"] = "train_holdout"
     depth_encoding: Literal["clean", "wrap16"] = "clean"
     lens: Literal["released", "unknown"] = "released"
-    cache_stacks: int = 1000
 
 
 @dataclass(config=STRICT, frozen=True)

@@ -12,16 +12,15 @@ from dataclasses import replace
 import torch
 import torch.nn.functional as F
 
-from dfd_selfsup.config import LossOptions
+from dfd_selfsup.config import TrainConfig
 from dfd_selfsup.datasets.splits import StackSet
 from dfd_selfsup.datasets.stack import Estimate, FocalStack
 from dfd_selfsup.losses import TERMS, selfsup_losses
-from dfd_selfsup.models.focus_measure import Measure, focus_mean, sharpest_slices
+from dfd_selfsup.models.focus_measure import focus_mean, sharpest_slices
 from dfd_selfsup.models.heads import Prediction, coarse_aif
-from dfd_selfsup.models.options import PsfOptions
 from dfd_selfsup.models.psf import render_stack
 
-__all__ = ["descend", "with_guides"]
+__all__ = ["descend", "with_guide", "with_guides"]
 
 DESCENDED = ("recon", "sharp", "smooth")  # terms of the loss that depth follows
 DEPTH_STEPS, DEPTH_RATE = 60, 0.1  # logits of inverse depth within its range
@@ -34,20 +33,18 @@ EDGE_OF_RANGE = 0.03  # the start keeps off the ends of the sigmoid, where no gr
 def descend(
     stack: FocalStack,
     q_range: tuple[float, float],
-    psf: PsfOptions,
-    loss: LossOptions,
-    measure: Measure = "ring",
+    config: TrainConfig,
+    start: Estimate | None = None,
     depth_steps: int = DEPTH_STEPS,
     image_steps: int = IMAGE_STEPS,
-    start: Estimate | None = None,
 ) -> Estimate:
-    """Inverse depth within q_range (far, near) and image of one stack.
+    """Inverse depth within q_range (far, near) and image of one stack, under the blur and losses of a config.
 
-    It starts from `start`, a network's answer for example, or else from the focus measure. Of `loss` only the
-    weights of re-blurring and smoothness count.
+    It starts from `start`, a network's answer for example, or else from the focus measure. Of the losses only
+    re-blurring and smoothness count.
     """
-    images, defocus = stack.images[None], stack.defocus.batch_of_one()
-    loss = replace(loss, **{name: 0.0 for name in TERMS if name not in DESCENDED})
+    images, defocus, psf, measure = stack.images[None], stack.defocus, config.psf, config.heads.measure
+    loss = replace(config.loss, **{name: 0.0 for name in TERMS if name not in DESCENDED})
     low, high = q_range
     guess = focus_mean(images, defocus, measure) if start is None else start.q[None, None]
     share = (guess - low) / (high - low)
@@ -73,18 +70,13 @@ def descend(
     return stack.estimate(q[0, 0], aif.detach()[0].clamp(0, 1))
 
 
-def with_guides(
-    stacks: StackSet,
-    q_range: tuple[float, float],
-    psf: PsfOptions,
-    loss: LossOptions,
-    measure: Measure = "ring",
-) -> StackSet:
-    """The same stacks, each with what `descend` finds in it as its `guide`; found when first asked for."""
+def with_guide(stack: FocalStack, q_range: tuple[float, float], config: TrainConfig) -> FocalStack:
+    """The same stack with what `descend` finds in it as its `guide`."""
+    found = descend(stack, q_range, config)
+    return replace(stack, guide=torch.cat([found.q[None], found.aif]))
 
-    def guided(index: int) -> FocalStack:
-        stack = stacks[index]
-        found = descend(stack, q_range, psf, loss, measure)
-        return replace(stack, guide=torch.cat([found.q[None], found.aif]))
 
-    return StackSet([lambda index=index: guided(index) for index in range(len(stacks))], len(stacks))
+def with_guides(stacks: StackSet, q_range: tuple[float, float], config: TrainConfig) -> StackSet:
+    """All stacks with their guides, each found when first asked for."""
+    guided = [lambda i=i: with_guide(stacks[i], q_range, config) for i in range(len(stacks))]
+    return StackSet(guided, cache=None)

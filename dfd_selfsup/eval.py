@@ -15,7 +15,6 @@ from typing import Any
 import torch
 
 from dfd_selfsup.api import DepthFromDefocus
-from dfd_selfsup.config import TrainConfig
 from dfd_selfsup.datasets.splits import StackSet, load_splits
 from dfd_selfsup.datasets.stack import Estimate, FocalStack
 from dfd_selfsup.losses import mix
@@ -52,14 +51,14 @@ def evaluate(method: DepthFromDefocus, splits: dict[str, StackSet], folder: Path
     """Run all methods on the test stacks, write pictures and report.html to `folder`; returns the results."""
     config, test = method.config, splits["test"]
     stacks = [test[index] for index in range(min(config.evaluate_stacks or len(test), len(test)))]
-    shown = evenly(len(stacks), SHEET_STACKS)
+    shown, limits_m = evenly(len(stacks), SHEET_STACKS), (config.heads.near_m, config.heads.far_m)
     rows: dict[str, list[dict[str, float]]] = {}
     seconds, examples = {}, {}
     for name, estimate in compared_methods(method, stacks, _median_depth_m(splits["train"])).items():
         started = time.perf_counter()
         found = [estimate(stack) for stack in stacks]
         seconds[name] = (time.perf_counter() - started) / len(stacks)
-        rows[name] = [measure_stack(*pair, depth_limits(config)) for pair in zip(stacks, found, strict=True)]
+        rows[name] = [measure_stack(*pair, limits_m) for pair in zip(stacks, found, strict=True)]
         examples[name] = [found[index] for index in shown]
     height, width = stacks[0].size
     results = {
@@ -68,7 +67,7 @@ def evaluate(method: DepthFromDefocus, splits: dict[str, StackSet], folder: Path
         "data": f"{config.data.kind} stacks, {width} x {height}",
         "train_stacks": len(splits["train"]),
         "test_stacks": len(stacks),
-        "depth_limits_m": list(depth_limits(config)),
+        "depth_limits_m": list(limits_m),
         "definitions": DEFINITIONS,
         "mean": {name: mean_row(rows[name]) for name in METHOD_NAMES if name in rows},
         "seconds_per_stack": {name: seconds[name] for name in rows if name != "best_slice"},
@@ -122,9 +121,8 @@ def validate(method: DepthFromDefocus, stacks: StackSet) -> float:
     total = 0.0
     for stack in stacks:
         found = method.predict(stack)
-        rendered = render_stack(
-            found.aif[None], stack.defocus.sigma_px(found.q[None, None]), method.config.psf
-        )
+        sigma = stack.defocus.sigma_px(found.q[None, None])
+        rendered = render_stack(found.aif[None], sigma, method.config.psf)
         total += mix(rendered[0], stack.images).item()
     return -total / len(stacks)
 
@@ -141,11 +139,6 @@ def summary(results: dict[str, Any]) -> str:
     if "psnr" in own:
         parts.append(f"AIF {own['psnr']:.2f} dB (focus composite {focus['psnr']:.2f} dB)")
     return "; ".join(parts)
-
-
-def depth_limits(config: TrainConfig) -> tuple[float, float]:
-    """Metres between which depth is measured."""
-    return config.heads.near_m, config.heads.far_m
 
 
 def _median_depth_m(stacks: StackSet) -> float:

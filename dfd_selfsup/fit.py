@@ -11,11 +11,11 @@ from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
-from dfd_selfsup.config import LossOptions
+from dfd_selfsup.config import TrainConfig
 from dfd_selfsup.datasets.stack import FocalStack, collate, random_crop
-from dfd_selfsup.descent import descend
+from dfd_selfsup.descent import with_guide
 from dfd_selfsup.losses import guide_losses, mix, selfsup_losses
 from dfd_selfsup.models.focus_measure import depth_from_focus
 from dfd_selfsup.models.heads import StackModel, coarse_aif
@@ -49,8 +49,7 @@ def guess_gain(stack: FocalStack, psf: PsfOptions) -> FocalStack:
 def fit_stack(
     model: StackModel,
     stack: FocalStack,
-    psf: PsfOptions,
-    loss: LossOptions,
+    config: TrainConfig,
     steps: int,
     seed: int = 0,
     report: Callable[[int, float], None] = lambda step, value: None,
@@ -61,34 +60,27 @@ def fit_stack(
     """
     device = next(model.parameters()).device
     log_gain = nn.Parameter(torch.zeros((), device=device))
-    learns_gain = stack.defocus.kind == "order"
     groups = [{"params": list(model.parameters())}]
-    if learns_gain:
-        stack = guess_gain(stack, psf)
+    if stack.defocus.kind == "order":
+        stack = guess_gain(stack, config.psf)
         groups.append({"params": [log_gain], "lr": 10 * LEARNING_RATE})
     optimizer = torch.optim.AdamW(groups, LEARNING_RATE, (0.9, 0.99), weight_decay=5e-4, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer,
-        [group["lr"] for group in optimizer.param_groups],
-        total_steps=max(steps, 2),
-        pct_start=0.1,
-    )
-    found = descend(stack, model.q_range, psf, loss, model.heads.measure)
-    stack = replace(stack, guide=torch.cat([found.q[None], found.aif]))
+    rates = [group["lr"] for group in optimizer.param_groups]
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, max(steps, 2), pct_start=0.1)
+    stack = with_guide(stack, model.q_range, config)
     model.train()
     for step in range(1, steps + 1):
         crop = random_crop(stack, CROP, step_generator(seed, step, "fit"), flip=True)
         batch = collate([crop]).to(device)
         defocus = replace(batch.defocus, gain_px=batch.defocus.gain_px * log_gain.exp())
         prediction = model(batch.images, defocus)
-        rendered = render_stack(prediction.aif, prediction.sigma_px, psf)
+        rendered = render_stack(prediction.aif, prediction.sigma_px, config.psf)
         value = mix(rendered.flatten(0, 1), batch.images.flatten(0, 1))
-        terms = selfsup_losses(prediction, rendered, batch.images, loss)
+        terms = selfsup_losses(prediction, rendered, batch.images, config.loss)
         share = 1 - step / (steps + 1)
         terms |= guide_losses(prediction, batch.images, batch.defocus, batch.guide, share)
-        total: Tensor = sum(terms.values())
         optimizer.zero_grad(set_to_none=True)
-        total.backward()
+        sum(terms.values()).backward()
         optimizer.step()
         schedule.step()
         report(step, value.item())

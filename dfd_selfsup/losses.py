@@ -20,16 +20,7 @@ from dfd_selfsup.models.heads import Prediction, coarse_aif
 from dfd_selfsup.models.thin_lens import Defocus
 from shared.quality.losses import edge_aware_smoothness, photometric_l1_ssim
 
-__all__ = [
-    "TERMS",
-    "blur_loss",
-    "guide_losses",
-    "mix",
-    "selfsup_losses",
-    "sharpness",
-    "smooth_loss",
-    "supervised_losses",
-]
+__all__ = ["TERMS", "guide_losses", "mix", "selfsup_losses", "supervised_losses"]
 
 TERMS = ("recon", "sharp", "aif", "aif_blur", "coarse_blur", "smooth")  # with a weight in LossOptions
 DEPTH_WEIGHT, AIF_WEIGHT = 100.0, 100.0  # of the supervised losses
@@ -80,18 +71,16 @@ def guide_losses(
     }
 
 
-def focus_guide_loss(
-    prediction: Prediction, images: Tensor, defocus: Defocus, measure: Literal["ring", "sml"] = "ring"
-) -> Tensor:
+def focus_guide_loss(prediction: Prediction, images: Tensor, defocus: Defocus) -> Tensor:
     """Mean distance of inverse depth to what a focus measure finds, over the stack's focus range.
 
     images [B, S, 3, H, W]. No truth: it leads the first steps out of the flat depth that re-blurring alone
     leaves slowly. A pixel counts by how far its measure's peak is above its mean over the slices;
     being a median, what is learned has fewer outliers than the measure itself.
     """
-    response = focus_response(images, measure)
+    response = focus_response(images, "ring")
     trust = 1 - response.mean(1, keepdim=True) / response.amax(1, keepdim=True)  # [B, 1, H, W]
-    error = trust * (prediction.q - focus_guess(images, defocus, measure)).abs()
+    error = trust * (prediction.q - focus_guess(images, defocus, "ring")).abs()
     return (error.sum((1, 2, 3)) / trust.sum((1, 2, 3)).clamp(min=1e-6) / defocus.span).mean()
 
 

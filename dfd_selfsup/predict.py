@@ -17,20 +17,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from dfd_selfsup.api import DepthFromDefocus
 from dfd_selfsup.datasets.splits import read_folder
 from dfd_selfsup.datasets.stack import Estimate, FocalStack, fit_to_size
-from dfd_selfsup.measures import mean_gradient, measure_stack, rank_correlation, spatial_frequency
+from dfd_selfsup.measures import measure_stack, rank_correlation
 from dfd_selfsup.models.focus_measure import depth_from_focus, full_size_image
 from dfd_selfsup.models.thin_lens import Defocus
-from dfd_selfsup.report import stack_cells
 from shared.errors import RunError
 from shared.files.disk import write_bytes
 from shared.files.images import encode_png, write_image, write_ply
-from shared.runs.command import command_line
-from shared.show.pictures import contact_sheet
+from shared.runs.command import add_checkpoint_argument, add_device_argument, command_line, progress_bar
+from shared.show.pictures import contact_sheet, depth_picture
 from shared.show.report import Picture, Section, write_report
 
 __all__ = ["main"]
@@ -56,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.fit is None:
         estimate = method.predict(stack)
     else:
-        with tqdm(total=args.fit, unit="step", disable=None) as bar:
+        with progress_bar(0, args.fit) as bar:
 
             def report(step: int, error: float) -> None:
                 bar.update()
@@ -90,13 +88,13 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("stack", type=Path, metavar="STACK", help="folder of photos")
     parser.add_argument("--fit", type=int, nargs="?", const=300, metavar="STEPS", help="train on it (300)")
     parser.add_argument("--run", type=Path, metavar="DIR", help="run folder of train.py to start from")
-    parser.add_argument("--checkpoint", choices=("best", "last"), default="best")
+    add_checkpoint_argument(parser)
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: runs/dfd_selfsup-STACK")
     parser.add_argument("--max-side", type=int, default=512, metavar="PX", help="shrink larger photos (512)")
     parser.add_argument("--max-slices", type=int, default=12, metavar="N", help="use at most so many (12)")
     parser.add_argument("--psf-window", type=int, metavar="K", help="side of the blur's kernels, odd (15)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    add_device_argument(parser)
     args = parser.parse_args(argv)
     if args.fit is not None and args.fit < 1:
         parser.error("--fit needs at least one step")
@@ -113,7 +111,9 @@ def write_results(out: Path, stack: FocalStack, estimate: Estimate, notes: list[
     facts = facts_of(stack, estimate, focus) | {"seconds": round(seconds, 1), "notes": notes}
     depth = replace(estimate.depth, facts={**estimate.depth.facts, **facts})
     depth.save(out / "depth.pfm")
-    cells = stack_cells(stack, [estimate, focus])
+    cells = [stack.images[0], stack.images[-1]]
+    for found in (estimate, focus):
+        cells += [found.aif, depth_picture(found.depth, status=stack.depth_in_words)]
     write_bytes(out / "depth.png", encode_png(cells[3]))
     write_image(out / "aif.png", estimate.aif)
     if stack.is_metric and stack.lens is not None:
@@ -132,28 +132,21 @@ def write_results(out: Path, stack: FocalStack, estimate: Estimate, notes: list[
 
 def facts_of(stack: FocalStack, estimate: Estimate, focus: Estimate) -> dict[str, Any]:
     """How good the result is as far as that can be told, compared with depth from focus."""
+    rows = {}
+    for name, found in (("predicted", estimate), ("depth_from_focus", focus)):
+        rows[name] = measure_stack(stack, found, LIMITS_M)
+        if stack.depth is not None:
+            truth = 1 / stack.depth.clamp(min=1e-6)
+            rows[name]["rank_correlation"] = rank_correlation(found.q, truth, stack.valid)
+    sharpness = [{name: row[name] for name in ("mg", "sf")} for row in rows.values()]
     facts = {
         "stack": stack.name,
         "slices": len(stack.images),
         "size": list(stack.size),
         "blur_px_per_unit": estimate.defocus.gain_px.tolist(),
-        "sharpness": {
-            name: {
-                "mg": float(mean_gradient(found.aif[None])),
-                "sf": float(spatial_frequency(found.aif[None])),
-            }
-            for name, found in (("aif", estimate), ("focus_composite", focus))
-        },
+        "sharpness": dict(zip(("aif", "focus_composite"), sharpness, strict=True)),
     }
-    if stack.aif is not None or stack.depth is not None:
-        rows = {}
-        for name, found in (("predicted", estimate), ("depth_from_focus", focus)):
-            rows[name] = measure_stack(stack, found, LIMITS_M)
-            if stack.depth is not None:
-                truth = 1 / stack.depth.clamp(min=1e-6)
-                rows[name]["rank_correlation"] = rank_correlation(found.q, truth, stack.valid)
-        facts["against_truth"] = rows
-    return facts
+    return facts if stack.aif is None and stack.depth is None else facts | {"against_truth": rows}
 
 
 if __name__ == "__main__":

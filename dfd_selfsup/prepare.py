@@ -15,21 +15,15 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-import torch
 import yaml
 
 from dfd_selfsup.alignment import align_stack, scale_and_shift
 from dfd_selfsup.config import DataConfig
 from dfd_selfsup.datasets.defocusnet import convert_depth
 from dfd_selfsup.datasets.folder import list_slices, read_info, write_stack
-from dfd_selfsup.datasets.nyuv2 import (
-    NYU_FOCUS_M,
-    read_labeled_frames,
-    rgbd_stack,
-    write_nyuv2_frame,
-)
+from dfd_selfsup.datasets.nyuv2 import NYU_FOCUS_M, read_labeled_frames, rgbd_stack, write_nyuv2_frame
 from dfd_selfsup.datasets.splits import KINDS, read_folder
-from dfd_selfsup.datasets.stack import SPLITS, FocalStack, Loader
+from dfd_selfsup.datasets.stack import SPLITS, FocalStack, Loader, read_slices
 from shared.errors import DataError, RunError
 from shared.files.disk import new_folder, write_bytes
 from shared.files.images import read_depth_png, read_image, write_image
@@ -122,29 +116,26 @@ def _align(args: argparse.Namespace) -> str:
     paths, _ = list_slices(args.photos)
     if len(paths) < 2:
         raise DataError(args.photos, f"holds {len(paths)} photo(s)", "Name the folder of one focal stack")
-    images = [read_image(path) for path in paths]
-    if len({image.shape for image in images}) > 1:
-        raise DataError(args.photos, "the photos have different sizes", "Give them as the camera wrote them")
+    images = read_slices(paths)
     info = read_info(args.photos / "stack.yaml")
-    order = None
-    if info.focus_m and len(info.focus_m) == len(paths):
-        order = sorted(range(len(paths)), key=lambda index: info.focus_m[index])
-    aligned, motions = align_stack(torch.stack(images), order)
+    known = info.focus_m and len(info.focus_m) == len(paths)
+    order = sorted(range(len(paths)), key=info.focus_m.__getitem__) if known else None
+    aligned, motions = align_stack(images, order)
     if min(aligned.shape[-2:]) < 16:
         raise DataError(args.photos, "the photos hardly overlap once aligned", "Are they of one scene?")
     if info.sensor_width_mm:  # the pitch stays, the picture becomes narrower
-        info.pixel_pitch_um = info.pixel_pitch_um or info.sensor_width_mm * 1000 / images[0].shape[-1]
+        info.pixel_pitch_um = info.pixel_pitch_um or info.sensor_width_mm * 1000 / images.shape[-1]
     info.breathing_corrected = True
-    text = yaml.safe_dump(info.model_dump(exclude_defaults=True, exclude={"images", "sensor_width_mm"}))
+    text = yaml.safe_dump(info.model_dump(exclude_defaults=True, exclude={"sensor_width_mm"}))
     with new_folder(args.out) as out:
         for path, image in zip(paths, aligned, strict=True):
             write_image(out / f"{path.stem}.png", image)
         write_bytes(out / "stack.yaml", text.encode())
     lines = [f"aligned {len(paths)} photos to the middle one; the motion of each was"]
     for path, motion in zip(paths, motions, strict=True):
-        scale, x, y = scale_and_shift(motion, images[0].shape[-2:])
+        scale, x, y = scale_and_shift(motion, images.shape[-2:])
         lines.append(f"  {path.name:24s} scale {scale:.5f}, shift {x:+.2f} {y:+.2f} px")
-    sizes = [f"{image.shape[-1]} x {image.shape[-2]}" for image in (images[0], aligned)]
+    sizes = [f"{image.shape[-1]} x {image.shape[-2]}" for image in (images, aligned)]
     lines.append(f"cut from {sizes[0]} to {sizes[1]}, which all of them show; check the result by eye")
     return "\n".join(lines) + "\n"
 

@@ -1,6 +1,6 @@
 """What a run shows: contact sheets of stacks, the table next to the paper's, and the HTML report."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,97 +10,77 @@ from dfd_selfsup.config import TrainConfig
 from dfd_selfsup.datasets.stack import Estimate, FocalStack
 from dfd_selfsup.losses import TERMS
 from dfd_selfsup.measures import METHOD_NAMES
-from dfd_selfsup.published import COLUMNS, TABLE_1, TABLE_2
 from shared.files.disk import write_bytes
 from shared.files.images import encode_png
-from shared.show.pictures import (
-    colorize_depth,
-    contact_sheet,
-    depth_legend,
-    depth_picture,
-    depth_range,
-)
+from shared.show.pictures import colorize_depth, contact_sheet, depth_legend, depth_range
 from shared.show.report import Curves, Picture, Section, write_report
 from shared.show.tables import Column, ResultsTable
 
-__all__ = [
-    "SHEET_STACKS",
-    "comparison_table",
-    "paper_table",
-    "paper_tables",
-    "run_tables",
-    "stack_cells",
-    "stack_sheet",
-    "write_run_report",
-]
+__all__ = ["SHEET_STACKS", "paper_tables", "run_tables", "stack_sheet", "write_run_report"]
 
 SHEET_STACKS = 4  # at most so many rows of a contact sheet
 CELL = 180  # px, of the contact sheet
-LABELS = {"delta1": "δ1", "delta2": "δ2", "delta3": "δ3", "rmse": "RMSE", "abs_rel": "AbsRel"}
-HIGHER = ("delta1", "delta2", "delta3", "psnr", "ssim")
-DIGITS = 3
 SMALLEST_DEPTH = 1e-6
+LABELS = {"delta1": "δ1", "delta2": "δ2", "delta3": "δ3", "rmse": "RMSE", "abs_rel": "AbsRel"}
+PUBLISHED = tuple(LABELS)  # the paper does not measure the all-in-focus image on these data
+LABELS |= {"psnr": "AIF PSNR", "ssim": "AIF SSIM", "mg": "MG", "sf": "SF"}
+BETTER = dict.fromkeys(("delta1", "delta2", "delta3", "psnr", "ssim"), "higher")
+BETTER |= {"rmse": "lower", "abs_rel": "lower"}
+DIGITS = {"psnr": 2, "mg": 4, "sf": 4}
+# Re-rendered DefocusNet data, depth to 3 m
+TABLE_1 = {
+    "DefocusNet (supervised)": (0.912, 0.967, 0.983, 0.194, 0.090),
+    "DFF-FV (supervised)": (0.883, 0.953, 0.980, 0.231, 0.107),
+    "DFF-DFV (supervised)": (0.921, 0.977, 0.990, 0.219, 0.104),
+    "The paper (self-supervised)": (0.746, 0.883, 0.938, 0.351, 0.177),
+}
+
+# NYUv2 with synthetic defocus, depth to 10 m; the first five rows are quoted from other protocols
+TABLE_2 = {
+    "Moeller et al. (analytical)": (0.670, 0.778, 0.912, 0.985, 0.263),
+    "Suwajanakorn et al. (analytical)": (0.688, 0.802, 0.917, 0.950, 0.250),
+    "Gur and Wolf (all-in-focus known)": (0.720, 0.887, 0.951, 0.649, 0.184),
+    "Defocus-Net (all-in-focus known)": (0.732, 0.887, 0.951, 0.623, 0.176),
+    "Focus-Net (all-in-focus known)": (0.748, 0.892, 0.949, 0.611, 0.172),
+    "DFF-FV (supervised)": (0.956, 0.979, 0.988, 0.285, 0.470),
+    "DFF-DFV (supervised)": (0.967, 0.980, 0.990, 0.232, 0.445),
+    "The paper (self-supervised)": (0.950, 0.979, 0.987, 0.325, 0.170),
+}
 
 
 def run_tables(results: Mapping[str, Any]) -> list[ResultsTable]:
-    """All tables of one run, given by its eval.json, as eval.py, report.html and RESULTS.md show them."""
-    return [comparison_table(results)]
+    """The methods of a run, given by its eval.json, as eval.py, report.html and RESULTS.md show them."""
+    low, high = results["depth_limits_m"]
+    definitions = dict(results["definitions"])
+    definitions |= dict.fromkeys(PUBLISHED, f"{definitions['depth']}; limits {low:g} to {high:g} m")
+    definitions |= dict.fromkeys(("mg", "sf"), definitions["sharpness"])
+    columns = _columns(LABELS, "this run", results["data"], definitions)
+    rows = [
+        {"method": METHOD_NAMES[name], **{key: row[key] for key in LABELS if key in row}}
+        for name, row in results["mean"].items()
+    ]
+    oracles = [index for index, name in enumerate(results["mean"]) if name in ("oracle", "best_slice")]
+    return [ResultsTable("Methods on the test stacks", columns, rows, oracles=oracles)]
 
 
 def paper_tables() -> list[ResultsTable]:
     """The paper's tables 2 and 1."""
-    return [paper_table(2), paper_table(1)]
+    definition = "over all pixels, mean over images; depth clipped to the data's limits"
+    published = {2: ("NYUv2, synthetic defocus", TABLE_2), 1: ("DefocusNet data, re-rendered", TABLE_1)}
+    tables = []
+    for number, (dataset, figures) in published.items():
+        columns = _columns(PUBLISHED, "paper", dataset, dict.fromkeys(PUBLISHED, definition))
+        rows = [{"method": name, **dict(zip(PUBLISHED, row, strict=True))} for name, row in figures.items()]
+        tables.append(ResultsTable(f"Table {number} of the paper", columns, rows))
+    return tables
 
 
-def comparison_table(results: Mapping[str, Any]) -> ResultsTable:
-    """This run's methods on its test stacks."""
-    low, high = results["depth_limits_m"]
-    definitions = results["definitions"]
-    where = {"source": "this run", "dataset": results["data"], "digits": DIGITS}
-    depth = f"{definitions['depth']}; limits {low:g} to {high:g} m"
-    columns = [Column("method", "Method")]
-    for name in COLUMNS:
-        better = "higher" if name in HIGHER else "lower"
-        columns.append(Column(name, LABELS[name], definition=depth, better=better, **where))
-    for name, label in (("psnr", "AIF PSNR"), ("ssim", "AIF SSIM")):
-        digits = {**where, "digits": 2} if name == "psnr" else where
-        columns.append(Column(name, label, definition=definitions[name], better="higher", **digits))
-    for name, label in (("mg", "MG"), ("sf", "SF")):
-        columns.append(Column(name, label, definition=definitions["sharpness"], **{**where, "digits": 4}))
-    known = {column.key for column in columns}
-    rows = [
-        {"method": METHOD_NAMES[name], **{key: value for key, value in row.items() if key in known}}
-        for name, row in results["mean"].items()
+def _columns(names: Iterable[str], source: str, dataset: str, definitions: Mapping[str, str]) -> list[Column]:
+    figures = [
+        Column(name, LABELS[name], source, dataset, definitions[name], BETTER.get(name), DIGITS.get(name, 3))
+        for name in names
     ]
-    oracles = [index for index, name in enumerate(results["mean"]) if name in ("oracle", "best_slice")]
-    return ResultsTable("Methods on the test stacks", columns, rows, oracles=oracles)
-
-
-def paper_table(number: int) -> ResultsTable:
-    """Table 1 or 2 of the paper."""
-    rows, dataset = {
-        1: (TABLE_1, "DefocusNet data, re-rendered"),
-        2: (TABLE_2, "NYUv2, synthetic defocus"),
-    }[number]
-    note = "over all pixels, mean over images; depth clipped to the data's limits"
-    columns = [Column("method", "Method")]
-    for name in COLUMNS:
-        better = "higher" if name in HIGHER else "lower"
-        what = {"source": "paper", "dataset": dataset, "definition": note, "digits": DIGITS}
-        columns.append(Column(name, LABELS[name], better=better, **what))
-    filled = [
-        {"method": method, **dict(zip(COLUMNS, values, strict=True))} for method, values in rows.items()
-    ]
-    return ResultsTable(f"Table {number} of the paper", columns, filled)
-
-
-def stack_cells(stack: FocalStack, estimates: Sequence[Estimate]) -> list[Any]:
-    """Cells for one stack: nearest and farthest slice, then image and depth of each estimate."""
-    cells: list[Any] = [stack.images[0], stack.images[-1]]
-    for estimate in estimates:
-        values = estimate.depth.values
-        cells += [estimate.aif, depth_picture(values, unit=stack.depth_unit, status=stack.depth_in_words)]
-    return cells
+    return [Column("method", "Method"), *figures]
 
 
 def write_run_report(
@@ -122,8 +102,9 @@ def write_run_report(
         facts["δ1"] = f"{mean['delta1']:.3f}"
     if "psnr" in mean:
         facts["All-in-focus"] = f"{mean['psnr']:.1f} dB (focus composite {focus['psnr']:.1f} dB)"
-    names = ["loss", "validation_loss"]
-    names += [t for t in TERMS if getattr(config.loss, t) > 0] if own == "selfsup" else ["depth"]
+    terms = [term for term in TERMS if getattr(config.loss, term) > 0]
+    if own != "selfsup":
+        terms = [term for term in ("depth", "aif") if config.supervise in (term, "both")]
     caption = (
         "Test stacks: the slices focused nearest and farthest; the network's all-in-focus image and depth, "
         "its depth after descent of its losses, that of a focus measure (SML), and the truth. "
@@ -134,7 +115,7 @@ def write_run_report(
         Section("Stacks", [Picture(sheet, caption)]),
         Section("Results", run_tables(results)),
         Section("The paper", paper_tables()),
-        Section("Training", [Curves(names)]),
+        Section("Training", [Curves(["loss", "validation_loss", *terms])]),
     ]
     title = f"Depth from defocus, {METHOD_NAMES[own].removesuffix(' (ours)')}: {results['data']}"
     write_report(folder, title, sections, facts=facts)
@@ -146,23 +127,17 @@ def stack_sheet(stacks: Sequence[FocalStack], estimates: Mapping[str, Sequence[E
     rows: list[dict[str, Any]] = []
     for index, stack in enumerate(stacks):
         found = {name: row[index] for name, row in estimates.items()}
-        limits, truth = depth_range(found[first].depth.values), None
+        limits, truth = depth_range(found[first].depth), None
         if stack.depth is not None and stack.valid.any():
             truth = stack.depth_map(1 / stack.depth.clamp(min=SMALLEST_DEPTH), stack.valid)
             limits = tuple(value.item() for value in truth.values[truth.valid].aminmax())
-        cells: dict[str, Any] = {
-            "nearest focus": stack.images[0],
-            "farthest focus": stack.images[-1],
-            f"{first}: image": found[first].aif,
-        }
-        for name, estimate in found.items():
-            cells[f"{name}: depth"] = colorize_depth(estimate.depth.values, None, *limits)
-        cells["true image"] = stack.aif
-        if truth is not None:
-            cells["true depth"] = colorize_depth(truth.values, truth.valid, *limits)
-        cells[""] = depth_legend(CELL, *limits, stack.depth_unit, stack.depth_in_words)
-        rows.append(cells)
-    known = dict.fromkeys(caption for cells in rows for caption in cells)
-    captions = [caption for caption in known if any(cells.get(caption) is not None for cells in rows)]
-    grid = [[cells.get(caption) for caption in captions] for cells in rows]
+        row = {"nearest focus": stack.images[0], "farthest focus": stack.images[-1]}
+        row[f"{first}: image"] = found[first].aif
+        row |= {f"{name}: depth": colorize_depth(each.depth, None, *limits) for name, each in found.items()}
+        row["true image"] = stack.aif
+        row["true depth"] = None if truth is None else colorize_depth(truth, None, *limits)
+        row[""] = depth_legend(CELL, *limits, stack.depth_unit, stack.depth_in_words)
+        rows.append(row)
+    captions = [caption for caption in rows[0] if any(row[caption] is not None for row in rows)]
+    grid = [[row[caption] for caption in captions] for row in rows]
     return contact_sheet(grid, captions, [stack.name for stack in stacks], cell_width=CELL)

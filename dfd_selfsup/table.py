@@ -13,7 +13,7 @@ from typing import Any
 
 from dfd_selfsup import train
 from dfd_selfsup.measures import METHOD_NAMES
-from dfd_selfsup.report import comparison_table, paper_tables
+from dfd_selfsup.report import paper_tables, run_tables
 from shared.runs.command import command_line
 from shared.show.tables import ResultsTable, parse_table_args, show_tables, trained_row
 
@@ -43,7 +43,7 @@ def tables(results: Mapping[str, Mapping[str, Any]]) -> list[ResultsTable]:
     first = next(iter(results.values()))
     means = first["mean"] | {row: result["mean"][row] for row, result in results.items()}
     ordered = {name: means[name] for name in METHOD_NAMES if name in means}
-    return [comparison_table({**first, "mean": ordered})]
+    return run_tables({**first, "mean": ordered})
 
 
 if __name__ == "__main__":

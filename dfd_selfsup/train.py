@@ -20,7 +20,7 @@ from torch import Tensor
 from dfd_selfsup.api import DepthFromDefocus
 from dfd_selfsup.config import TrainConfig
 from dfd_selfsup.datasets.splits import StackSet, load_splits
-from dfd_selfsup.datasets.stack import FocalStack, StackBatch, collate, random_crop
+from dfd_selfsup.datasets.stack import StackBatch, collate, random_crop
 from dfd_selfsup.descent import with_guides
 from dfd_selfsup.eval import evaluate, summary, validate
 from dfd_selfsup.losses import guide_losses, selfsup_losses, supervised_losses
@@ -134,7 +134,7 @@ def starting_point(
         )
         run.say(f"heads: {revive(model.network, images, config.dead_heads)}")
     if config.guide == "descent" and config.guide_steps > start and config.method == "selfsup":
-        return with_guides(stacks, model.q_range, config.psf, config.loss, config.heads.measure)
+        return with_guides(stacks, model.q_range, config)
     return stacks
 
 
@@ -154,13 +154,11 @@ def draw_batch(
         order = torch.randperm(len(stacks), generator=step_generator(config.seed, epoch, "epoch"))
         draw = step_generator(config.seed, step, "crop", place)
         crop = random_crop(stacks[int(order[index])], config.crop, draw, config.flip)
-        crops.append(with_noise(crop, config.noise_std, draw) if config.noise_std else crop)
+        if config.noise_std:
+            noise = config.noise_std * torch.randn(crop.images.shape, generator=draw)
+            crop = replace(crop, images=(crop.images + noise).clamp(0, 1))
+        crops.append(crop)
     return collate(crops), [crop.name for crop in crops]
-
-
-def with_noise(stack: FocalStack, std: float, draw: torch.Generator) -> FocalStack:
-    noise = std * torch.randn(stack.images.shape, generator=draw)
-    return replace(stack, images=(stack.images + noise).clamp(0, 1))
 
 
 def preview(method: DepthFromDefocus, stacks: StackSet) -> np.ndarray:

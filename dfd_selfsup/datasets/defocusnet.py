@@ -20,13 +20,7 @@ from dfd_selfsup.models.thin_lens import Defocus, Lens
 from shared.errors import DataError
 from shared.files.images import read_exr, read_image, read_npy, write_npy
 
-__all__ = [
-    "DEFOCUSNET_FOCUS_M",
-    "DEFOCUSNET_LENS",
-    "convert_depth",
-    "defocusnet_splits",
-    "load_defocusnet_stack",
-]
+__all__ = ["convert_depth", "defocusnet_splits", "load_defocusnet_stack"]
 
 DEFOCUSNET_LENS = Lens(focal_length_mm=7.2, f_number=1.2, pixel_pitch_um=5.6)  # of 256 x 256 pictures
 DEFOCUSNET_FOCUS_M = (0.3, 0.45, 0.75, 1.2, 1.8)
@@ -41,11 +35,8 @@ def defocusnet_splits(root: Path, config: DataConfig | None = None) -> dict[str,
     if len(scenes) < 3:
         reason = f"holds {len(scenes)} scenes of the form 000000_00All.tif"
         raise DataError(root, reason, "Unpack the DefocusNet data set there (see the README)")
-    first, second = (
-        max(1, round(share * len(scenes))) for share in (TRAIN_SHARE, TRAIN_SHARE + VALIDATION_SHARE)
-    )
-    first = min(first, len(scenes) - 2)
-    second = min(max(second, first + 1), len(scenes) - 1)
+    first = min(max(1, round(TRAIN_SHARE * len(scenes))), len(scenes) - 2)
+    second = min(max(round((TRAIN_SHARE + VALIDATION_SHARE) * len(scenes)), first + 1), len(scenes) - 1)
     parts = {"train": scenes[:first], "validation": scenes[first:second], "test": scenes[second:]}
     return {
         split: [partial(load_defocusnet_stack, root, scene) for scene in part]
@@ -62,11 +53,10 @@ def load_defocusnet_stack(root: Path, scene: str) -> FocalStack:
     depth_paths, aif_paths = _files(root, scene, "Dpt"), _files(root, scene, "Aif")
     if not depth_paths:
         raise DataError(root, f"scene {scene} has no depth map", "Unpack the data set again")
-    preferred = sorted(depth_paths, key=lambda path: path.suffix == ".exr")[0]
-    slices, depth = read_slices(paths), _read_depth(preferred)
+    slices, depth = read_slices(paths), _read_depth(depth_paths[0])
     if depth.shape != slices.shape[-2:]:
         found, wanted = (f"{shape[-1]} x {shape[-2]} pixels" for shape in (depth.shape, slices.shape))
-        raise DataError(preferred, f"is {found}, the slices {wanted}", "Unpack the data set again")
+        raise DataError(depth_paths[0], f"is {found}, the slices {wanted}", "Unpack the data set again")
     valid = depth.isfinite() & (depth > 0)
     return FocalStack(
         scene,

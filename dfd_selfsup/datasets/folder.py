@@ -37,18 +37,16 @@ from dfd_selfsup.datasets.stack import SPLITS, FocalStack, Loader, read_slices
 from dfd_selfsup.models.thin_lens import ORDER_GAIN_PX, Defocus, Lens
 from shared.errors import DataError
 from shared.files.disk import read_text, write_bytes
-from shared.files.images import (
-    left_out_note,
-    list_images,
-    read_image,
-    read_pfm,
-    write_image,
-    write_pfm,
-)
+from shared.files.images import left_out_note, list_images, read_image, read_pfm, write_image, write_pfm
 
 __all__ = ["StackInfo", "folder_splits", "list_slices", "load_stack", "read_info", "write_stack"]
 
 AIF_NAMES = {"aif", "all_in_focus"}
+EXIF_TAGS = {
+    "focus_m": ExifTags.Base.SubjectDistance,
+    "focal_length_mm": ExifTags.Base.FocalLength,
+    "f_number": ExifTags.Base.FNumber,
+}
 
 
 class StackInfo(pydantic.BaseModel, extra="forbid", strict=True, allow_inf_nan=False):
@@ -63,7 +61,6 @@ class StackInfo(pydantic.BaseModel, extra="forbid", strict=True, allow_inf_nan=F
     blur_px_per_disparity: PositiveFloat = ORDER_GAIN_PX
     breathing_corrected: bool = False
     order: Literal["near_to_far", "far_to_near"] = "near_to_far"
-    images: list[str] | None = None
 
     def lens(self, width: int) -> Lens | None:
         """The lens of pictures of this width, if all of it is known."""
@@ -83,10 +80,8 @@ def load_stack(folder: str | Path) -> FocalStack:
     described above.
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        raise DataError(folder, "there is no such folder", "Name a folder with the photos of one focal stack")
     info = read_info(folder / "stack.yaml")
-    paths, notes = list_slices(folder) if info.images is None else ([folder / n for n in info.images], [])
+    paths, notes = list_slices(folder)
     if len(paths) < 2:
         reason = f"holds {len(paths)} photo(s)"
         raise DataError(folder, reason, "A focal stack needs two or more, focused at different distances")
@@ -132,29 +127,20 @@ def _folders(folder: Path) -> list[Path]:
 def read_exif(paths: Sequence[Path]) -> dict[str, Any]:
     """Focus distances, focal length and f-number, where all photos have them in EXIF and agree."""
     rows = [_exif_numbers(path) for path in paths]
-    found: dict[str, Any] = {}
-    distances = [row.get("SubjectDistance", 0.0) for row in rows]
-    if all(0 < value < math.inf for value in distances) and len(set(distances)) == len(distances):
-        found["focus_m"] = distances
-    for key, tag in (("focal_length_mm", "FocalLength"), ("f_number", "FNumber")):
-        values = {row.get(tag) for row in rows}
-        if len(values) == 1 and (value := values.pop()) is not None and value > 0:
-            found[key] = value
-    return found
+    columns = {key: [row.get(key, 0.0) for row in rows] for key in EXIF_TAGS}
+    columns = {key: values for key, values in columns.items() if all(0 < v < math.inf for v in values)}
+    distances = columns.pop("focus_m", [])
+    found = {"focus_m": distances} if len(set(distances)) == len(paths) else {}
+    return found | {key: values[0] for key, values in columns.items() if len(set(values)) == 1}
 
 
 def _exif_numbers(path: Path) -> dict[str, float]:
-    numbers = {}
     try:
         with Image.open(path) as image:
             tags = image.getexif().get_ifd(ExifTags.IFD.Exif)
-        for tag, value in tags.items():
-            name = ExifTags.TAGS.get(tag)
-            if name in ("SubjectDistance", "FocalLength", "FNumber"):
-                numbers[name] = float(value)
+        return {key: float(tags[tag]) for key, tag in EXIF_TAGS.items() if tag in tags}
     except Exception:
         return {}
-    return numbers
 
 
 def write_stack(folder: Path, stack: FocalStack, focus_m: Sequence[float], **info: Any) -> None:

@@ -81,9 +81,7 @@ def read_focal_depths(folder: Path) -> list[float] | None:
             raise DataError(path, f"holds something else than numbers ({error})", "Unpack it again") from None
         if not all(map(math.isfinite, values)):
             raise DataError(path, "holds focal depths that are not finite", "Unpack it again")
-        return (
-            values[:-1] if name == "calibrated.txt" else values
-        )  # the last row of calibrated.txt is the focal length
+        return values[:-1] if name == "calibrated.txt" else values  # its last row is the focal length
     return None
 
 

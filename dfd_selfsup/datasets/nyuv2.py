@@ -24,26 +24,13 @@ from torch import Tensor
 
 from dfd_selfsup.config import DataConfig
 from dfd_selfsup.datasets.stack import FocalStack, Loader, read_slices
-from dfd_selfsup.models.options import PsfOptions
 from dfd_selfsup.models.psf import render_stack
 from dfd_selfsup.models.thin_lens import Defocus, Lens
 from shared.errors import DataError
-from shared.files.disk import read_bytes
+from shared.files.disk import read_bytes, reading
 from shared.files.images import read_depth_png, read_image, read_pfm, write_image, write_pfm
 
-__all__ = [
-    "NYU_FOCUS_M",
-    "NYU_LENS",
-    "RgbdFrame",
-    "generate_slices",
-    "labeled_frames",
-    "load_nyuv2_stack",
-    "nyuv2_splits",
-    "read_labeled_frames",
-    "rgbd_stack",
-    "wrap16",
-    "write_nyuv2_frame",
-]
+__all__ = ["NYU_FOCUS_M", "nyuv2_splits", "read_labeled_frames", "rgbd_stack", "write_nyuv2_frame"]
 
 NYU_LENS = Lens(focal_length_mm=50, f_number=8, pixel_pitch_um=12)  # for slices of 320 x 240
 NYU_FOCUS_M = (1.0, 1.5, 2.5, 4.0, 6.0)
@@ -93,58 +80,47 @@ def read_labeled_frames(labeled: str | os.PathLike, splits: str | os.PathLike) -
     """
     import h5py
 
-    try:
+    with reading(splits, "is not a readable MATLAB 5 file"):
         indices = scipy.io.loadmat(io.BytesIO(read_bytes(splits)))
-    except DataError:
-        raise
-    except Exception as error:  # SciPy raises many kinds for damaged files
-        reason = f"is not a readable MATLAB 5 file ({error})"
-        raise DataError(splits, reason, "Copy or download it again") from None
     numbers = {name for name, values in indices.items() if np.asarray(values).dtype.kind in "uif"}
     lacking = {"trainNdxs", "testNdxs"} - numbers
     if lacking:
         raise DataError(splits, f"holds no {min(lacking)}", "Give splits.mat of NYUv2")
     remedy = "Give nyu_depth_v2_labeled.mat, complete (2.8 GB)"
-    try:
-        with h5py.File(labeled, "r") as file:
-            yield from labeled_frames(file, indices)
-    except Exception as error:  # the HDF5 library raises many kinds for damaged files
-        raise DataError(labeled, f"cannot be read ({error})", remedy) from None
+    with reading(labeled, "cannot be read", remedy), h5py.File(labeled, "r") as file:
+        yield from labeled_frames(file, indices)
 
 
-def generate_slices(
-    image: Tensor,
-    depth_m: Tensor,
-    lens: Lens = NYU_LENS,
-    focus_m: tuple[float, ...] = NYU_FOCUS_M,
-    psf: PsfOptions = PsfOptions(),  # noqa: B008
-) -> Tensor:
+def generate_slices(image: Tensor, depth_m: Tensor) -> Tensor:
     """The released generation of a stack: uint8 [S, 3, 240, 320] from image [3, H, W] and depth [H, W].
 
     The image is halved and rounded to 8 bits, depth is clipped to [0.1, 10] m and then halved; the blurred
-    slices are truncated, not rounded, to 8 bits. `lens` belongs to the 320 x 240 slices.
+    slices are truncated, not rounded, to 8 bits.
     """
     # Halves round up, as in OpenCV; float noise must not decide them.
     small = (_resized(image[None] * 255)[0] + 0.501).floor().div(255)
     depth = _resized(depth_m.clamp(NEAR_M, FAR_M)[None, None])
-    sigma = Defocus.thin_lens(lens, focus_m, depth).sigma_at_depth_px(depth)
-    blurred = render_stack(small[None], sigma, psf)[0]
+    sigma = Defocus.thin_lens(NYU_LENS, NYU_FOCUS_M, depth).sigma_at_depth_px(depth)
+    blurred = render_stack(small[None], sigma)[0]
     # 1e-4: what is copied stays what it was.
     return (blurred * 255 + 1e-4).floor().clamp(0, 255).to(torch.uint8)
 
 
 def rgbd_stack(image: Tensor, depth_m: Tensor, valid: Tensor, name: str) -> FocalStack:
     """A five-slice stack from any RGB-D frame [3, H, W], [H, W]; holes take the nearest depth."""
-    slices = generate_slices(image, _filled(depth_m, valid)).float() / 255
-    return FocalStack(
-        name,
-        slices,
-        Defocus.thin_lens(NYU_LENS, NYU_FOCUS_M),
-        NYU_LENS,
-        aif=_resized(image[None])[0],
-        depth=_resized(_filled(depth_m, valid).clamp(NEAR_M, FAR_M)[None, None])[0, 0],
-        valid=_resized(valid[None, None].float())[0, 0] > 0.99,
-    )
+    depth_m = _filled(depth_m, valid)
+    return _stack(name, generate_slices(image, depth_m).float() / 255, image, depth_m, valid)
+
+
+def _stack(name: str, slices: Tensor, image: Tensor, depth_m: Tensor, valid: Tensor) -> FocalStack:
+    """Slices with their truth, which is given at the frame's size, at theirs."""
+
+    def small(maps: Tensor) -> Tensor:
+        return _resized(maps[None], slices.shape[-2:])[0]
+
+    depth, inside = small(depth_m.clamp(NEAR_M, FAR_M)[None])[0], small(valid[None].float())[0] > 0.99
+    defocus = Defocus.thin_lens(NYU_LENS, NYU_FOCUS_M)
+    return FocalStack(name, slices, defocus, NYU_LENS, small(image), depth, inside)
 
 
 def write_nyuv2_frame(root: Path, frame: RgbdFrame, encoding: DepthEncoding = "clean") -> None:
@@ -158,22 +134,16 @@ def write_nyuv2_frame(root: Path, frame: RgbdFrame, encoding: DepthEncoding = "c
 
 def nyuv2_splits(root: Path, config: DataConfig) -> dict[str, list[Loader]]:
     """Loaders per split; `config.validation: released` validates on the last fifth of the test frames."""
-    train, test = (_names(root, split) for split in ("train", "test"))
+    train, test = (
+        [partial(load_nyuv2_stack, root, split, name, config.depth_encoding) for name in _names(root, split)]
+        for split in ("train", "test")
+    )
     if config.validation == "released":
-        held_out = [("test", name) for name in test[len(test) - len(test) // 5 :]]
+        held_out = test[len(test) - len(test) // 5 :]
     else:
         count = max(1, round(HELD_OUT_SHARE * len(train))) if len(train) > 1 else 0
-        held_out = [("train", name) for name in train[len(train) - count :]]
-        train = train[: len(train) - count]
-    chosen = {
-        "train": [("train", name) for name in train],
-        "validation": held_out or [("test", name) for name in test],
-        "test": [("test", name) for name in test],
-    }
-    return {
-        split: [partial(load_nyuv2_stack, root, part, name, config.depth_encoding) for part, name in pairs]
-        for split, pairs in chosen.items()
-    }
+        train, held_out = train[: len(train) - count], train[len(train) - count :]
+    return {"train": train, "validation": held_out or test, "test": test}
 
 
 def load_nyuv2_stack(root: Path, split: str, name: str, encoding: DepthEncoding = "clean") -> FocalStack:
@@ -182,18 +152,10 @@ def load_nyuv2_stack(root: Path, split: str, name: str, encoding: DepthEncoding 
     if len(paths) != len(NYU_FOCUS_M):
         reason = f"holds {len(paths)} slices of frame {name} instead of {len(NYU_FOCUS_M)}"
         raise DataError(root / f"{split}_fs5", reason, "Make the stacks with prepare.py nyuv2")
-    slices = read_slices(paths)
+    slices, image = read_slices(paths), read_image(root / f"{split}_rgb" / f"{name}.png")
     depth, valid = _read_depth(root / f"{split}_depth", name)
     depth = wrap16(depth) if encoding == "wrap16" else depth
-    return FocalStack(
-        f"{split}/{name}",
-        slices,
-        Defocus.thin_lens(NYU_LENS, NYU_FOCUS_M),
-        NYU_LENS,
-        aif=_resized(read_image(root / f"{split}_rgb" / f"{name}.png")[None], slices.shape[-2:])[0],
-        depth=_resized(depth.clamp(NEAR_M, FAR_M)[None, None], slices.shape[-2:])[0, 0],
-        valid=_resized(valid[None, None].float(), slices.shape[-2:])[0, 0] > 0.99,
-    )
+    return _stack(f"{split}/{name}", slices, image, depth, valid)
 
 
 def _names(root: Path, split: str) -> list[str]:

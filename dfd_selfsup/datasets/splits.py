@@ -4,6 +4,7 @@ A new data set is a function of (root, config) that returns loaders per split, a
 one line in `KINDS`.
 """
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -28,26 +29,20 @@ KINDS: dict[str, Callable[[Path, DataConfig], dict[str, list[Loader]]]] = {
 
 
 class StackSet(Sequence[FocalStack]):
-    """A sequence of stacks that are read on first use; up to `cache` of them stay in memory."""
+    """A sequence of stacks that are read on first use; up to `cache` of them stay in memory, None: all."""
 
-    def __init__(self, loaders: Sequence[Loader], cache: int = 1000):
-        self._loaders = list(loaders)
-        self._cache: dict[int, FocalStack] = {}
-        self._room = cache
+    def __init__(self, loaders: Sequence[Loader], cache: int | None = 1000):
+        self._count = len(loaders)
+        self._load = functools.lru_cache(cache)(lambda index: loaders[index]())
 
     def __len__(self) -> int:
-        return len(self._loaders)
+        return self._count
 
     def __getitem__(self, index: int) -> FocalStack:
-        if index in self._cache:
-            return self._cache[index]
-        stack = self._loaders[index]()
-        if len(self._cache) < self._room:
-            self._cache[index] = stack
-        return stack
+        return self._load(index)
 
-    def __iter__(self) -> Iterator[FocalStack]:
-        return (self[index] for index in range(len(self)))
+    def __iter__(self) -> Iterator[FocalStack]:  # not by IndexError, which a loader's mistake may raise
+        return map(self._load, range(self._count))
 
 
 def load_splits(config: DataConfig) -> dict[str, StackSet]:
@@ -60,9 +55,8 @@ def load_splits(config: DataConfig) -> dict[str, StackSet]:
         raise ConfigError("data.kind", f"must be one of {', '.join(KINDS)}, got {config.kind!r}")
     loaders = KINDS[config.kind](Path(config.root), config)
     if config.resize_to is not None:
-        height, width = config.resize_to
-        loaders["train"] = [_resized(load, height, width, config.rescale_pitch) for load in loaders["train"]]
-    return {split: StackSet(loaders[split], config.cache_stacks) for split in SPLITS}
+        loaders["train"] = [functools.partial(_resized, load, config) for load in loaders["train"]]
+    return {split: StackSet(loaders[split]) for split in SPLITS}
 
 
 def read_folder(folder: str | Path) -> FocalStack:
@@ -70,13 +64,10 @@ def read_folder(folder: str | Path) -> FocalStack:
     return load_mobile_depth(folder) if is_mobile_depth(folder) else load_stack(folder)
 
 
-def _resized(load: Loader, height: int, width: int, rescale_pitch: bool) -> Loader:
-    def load_resized() -> FocalStack:
-        stack = load()
-        try:
-            return resize_stack(stack, height, width, rescale_pitch)
-        except ValueError as error:
-            remedy = "Choose data.resize_to of the same shape, or data.rescale_pitch=false"
-            raise DataError(stack.name, str(error), remedy) from None
-
-    return load_resized
+def _resized(load: Loader, config: DataConfig) -> FocalStack:
+    stack = load()
+    try:
+        return resize_stack(stack, *config.resize_to, config.rescale_pitch)
+    except ValueError as error:
+        remedy = "Choose data.resize_to of the same shape, or data.rescale_pitch=false"
+        raise DataError(stack.name, str(error), remedy) from None

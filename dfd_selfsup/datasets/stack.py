@@ -189,7 +189,7 @@ def read_slices(paths: Sequence[Path]) -> Tensor:
     for path, size in zip(paths, sizes, strict=True):
         if size != sizes[0]:
             reason = f"is {size[1]} x {size[0]} pixels, but {paths[0].name} is {sizes[0][1]} x {sizes[0][0]}"
-            raise DataError(path, reason, "All slices must have one size; prepare.py align makes them so")
+            raise DataError(path, reason, "Slices must have one size: give them as the camera wrote them")
     return torch.stack([read_image(path) for path in paths])
 
 

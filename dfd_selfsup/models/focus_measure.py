@@ -14,18 +14,16 @@ from torch import Tensor
 from dfd_selfsup.models.thin_lens import Defocus
 
 __all__ = [
-    "Measure",
     "depth_from_focus",
     "focus_guess",
     "focus_mean",
     "focus_response",
     "full_size_image",
-    "ring_difference",
     "sharpest_slices",
-    "sum_modified_laplacian",
 ]
 
 Measure = Literal["sml", "ring"]
+WINDOW = 9  # side of the square a measure is averaged over, px
 RING_INNER, RING_GAP, RING_OUTER = 1, 2, 2  # pixels, as its authors set them
 MEAN_POWER = 8.0  # a slice a tenth sharper counts twice as much
 FULL_SIZE_POWER = 16.0  # at full size, a photo sharper by a twentieth counts twice as much
@@ -33,12 +31,12 @@ FULL_SIZE_BLUR_PX = 1.5  # blur by the depth, at full size, that costs a photo a
 FLOOR = 1e-4  # keeps the logarithm of a flat neighbourhood finite
 
 
-def sum_modified_laplacian(images: Tensor, step: int = 1) -> Tensor:
-    """SML before its window (Nayar, Nakagawa 1994): |2I - I(x-s) - I(x+s)| + the same in y, [S, H, W]."""
-    grey = F.pad(images.mean(1, keepdim=True), (step,) * 4, mode="replicate")
-    middle = grey[..., step:-step, step:-step]
-    across = 2 * middle - grey[..., step:-step, : -2 * step] - grey[..., step:-step, 2 * step :]
-    down = 2 * middle - grey[..., : -2 * step, step:-step] - grey[..., 2 * step :, step:-step]
+def sum_modified_laplacian(images: Tensor) -> Tensor:
+    """SML before its window (Nayar, Nakagawa 1994): |2I - I(x-1) - I(x+1)| + the same in y, [S, H, W]."""
+    grey = F.pad(images.mean(1, keepdim=True), (1,) * 4, mode="replicate")
+    middle = grey[..., 1:-1, 1:-1]
+    across = 2 * middle - grey[..., 1:-1, :-2] - grey[..., 1:-1, 2:]
+    down = 2 * middle - grey[..., :-2, 1:-1] - grey[..., 2:, 1:-1]
     return (across.abs() + down.abs()).squeeze(1)
 
 
@@ -55,25 +53,25 @@ def ring_difference(images: Tensor) -> Tensor:
     return F.conv2d(flat, kernel).view(slices, channels, height, width).norm(dim=1)
 
 
-def focus_response(images: Tensor, measure: Measure = "sml", window: int = 9) -> Tensor:
-    """How sharp each neighbourhood is, positive: images [..., 3, H, W] to [..., H, W]."""
+def focus_response(images: Tensor, measure: Measure = "sml") -> Tensor:
+    """How sharp each neighbourhood of 9 x 9 pixels is, positive: images [..., 3, H, W] to [..., H, W]."""
     flat = images.reshape(-1, *images.shape[-3:])
     response = sum_modified_laplacian(flat) if measure == "sml" else ring_difference(flat)
-    return (_box_mean(response, window) + FLOOR).view(*images.shape[:-3], *images.shape[-2:])
+    padded = F.pad(response[:, None], (WINDOW // 2,) * 4, mode="replicate")
+    mean = F.avg_pool2d(padded, WINDOW, stride=1)
+    return (mean + FLOOR).view(*images.shape[:-3], *images.shape[-2:])
 
 
-def depth_from_focus(
-    images: Tensor, defocus: Defocus, measure: Measure = "sml", window: int = 9, between_slices: bool = True
-) -> tuple[Tensor, Tensor]:
+def depth_from_focus(images: Tensor, defocus: Defocus, measure: Measure = "sml") -> tuple[Tensor, Tensor]:
     """Inverse depth q [H, W] and all-in-focus image [3, H, W] of slices [S, 3, H, W] ordered by focus.
 
-    window: side of the square the measure is averaged over. between_slices: refine the maximum over inverse
-    depth; at the ends of the stack, and where the three values have no peak, the slice itself is taken.
+    The maximum is refined between the slices; at the ends of the stack, and where the three values have no
+    peak, the slice itself is taken.
     """
-    response = focus_response(images, measure, window)
+    response = focus_response(images, measure)
     best = response.argmax(0)  # [H, W]
     focus = defocus.focus_q.to(images)
-    q = _peak(response.log(), focus, best) if between_slices and len(images) > 2 else focus[best]
+    q = _peak(response.log(), focus, best) if len(images) > 2 else focus[best]
     aif = images.gather(0, best.expand(1, 3, -1, -1))[0]
     return q, aif
 
@@ -106,7 +104,7 @@ def sharpest_slices(images: Tensor, measure: Measure = "ring") -> Tensor:
 
 @torch.no_grad()
 def full_size_image(
-    images: Tensor, defocus: Defocus, q: Tensor, measure: Measure = "sml", window: int = 9, rows: int = 256
+    images: Tensor, defocus: Defocus, q: Tensor, measure: Measure = "sml", rows: int = 256
 ) -> Tensor:
     """All-in-focus image [3, H, W] at the photos' size, from inverse depth q [h, w] found at a smaller one.
 
@@ -118,12 +116,12 @@ def full_size_image(
     height, width = images.shape[-2:]
     q_full = F.interpolate(q[None, None], (height, width), mode="bilinear", align_corners=False)
     blur = defocus.sigma_px(q_full)[0]
-    margin = window // 2 + RING_INNER + RING_GAP + RING_OUTER + 1
+    margin = WINDOW // 2 + RING_INNER + RING_GAP + RING_OUTER + 1
     bands = []
     for top in range(0, height, rows):
         bottom = min(top + rows, height)
         low, high = max(0, top - margin), min(height, bottom + margin)
-        response = focus_response(images[:, :, low:high], measure, window)[:, top - low : bottom - low]
+        response = focus_response(images[:, :, low:high], measure)[:, top - low : bottom - low]
         weights = FULL_SIZE_POWER * response.log() - blur[:, top:bottom] / FULL_SIZE_BLUR_PX
         bands.append((torch.softmax(weights, 0).unsqueeze(1) * images[:, :, top:bottom]).sum(0))
     return torch.cat(bands, 1)
@@ -143,8 +141,3 @@ def _peak(values: Tensor, positions: Tensor, best: Tensor) -> Tensor:
     vertex = (x[0] + x[1]) / 2 - slope_before / (2 * safe)
     low, high = torch.minimum(x[0], x[2]), torch.maximum(x[0], x[2])
     return torch.where(bent, vertex.clamp(low, high), positions[best])
-
-
-def _box_mean(values: Tensor, window: int) -> Tensor:
-    padded = F.pad(values[:, None], (window // 2,) * 4, mode="replicate")
-    return F.avg_pool2d(padded, window, stride=1)[:, 0]

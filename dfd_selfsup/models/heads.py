@@ -21,6 +21,7 @@ from dfd_selfsup.models.daif_net import DaifNet, keep_variance, pad_to_multiple
 from dfd_selfsup.models.focus_measure import focus_mean, focus_response, sharpest_slices
 from dfd_selfsup.models.options import HeadOptions, NetworkOptions
 from dfd_selfsup.models.thin_lens import NEAREST_DEPTH_M, Defocus
+from shared.errors import RunError
 
 __all__ = ["Prediction", "StackModel", "coarse_aif", "raw_depth_to_metres"]
 
@@ -52,7 +53,7 @@ class StackModel(nn.Module):
 
     Sides that are no multiples of 2^levels are padded by repetition and the maps cropped back. q_range:
     inverse depth (far, near), by default that of the heads. A stack without metres needs its own, and heads
-    that need no metres; else ValueError.
+    that need no metres.
     """
 
     def __init__(
@@ -75,11 +76,7 @@ class StackModel(nn.Module):
                 last.weight[3], last.bias[3] = 0, 0
 
     def forward(self, images: Tensor, defocus: Defocus) -> Prediction:
-        if defocus.kind != "metric" and self.heads.need_metres:
-            raise ValueError(
-                f"a stack of kind {defocus.kind!r} needs heads without metres: depth=inverse or refine, "
-                "focus_input=inverse or sharpest"
-            )
+        self.check_kind(defocus)
         padded, original = pad_to_multiple(self.with_focus_plane(images, defocus), 2**self.network.levels)
         raw = self.network(padded)[(..., *original)].float()
         q = self._inverse_depth(raw[:, 3:4], images, defocus)
@@ -92,6 +89,14 @@ class StackModel(nn.Module):
             base = sharpest_slices(images, self.heads.measure)
         aif = base + COLOUR_GAIN * raw[:, :3]
         return Prediction(q, aif + (aif.clamp(0, 1) - aif).detach(), sigma)  # clipped, its gradient not
+
+    def check_kind(self, defocus: Defocus) -> None:
+        """RunError where the heads read metres and the stack has none."""
+        if defocus.kind != "metric" and self.heads.need_metres:
+            raise RunError(
+                "the heads of this network need a lens and focus distances (stack.yaml); fit the stack alone "
+                "(--fit), or train with heads.depth=inverse or refine, heads.focus_input=inverse or sharpest"
+            )
 
     def with_focus_plane(self, images: Tensor, defocus: Defocus) -> Tensor:
         """Images with their focus as a fourth, constant plane: [B, S, 3, H, W] -> [B, S, 4, H, W]."""

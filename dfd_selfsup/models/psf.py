@@ -24,14 +24,12 @@ from dfd_selfsup.models.options import PsfOptions
 
 __all__ = ["plain_blur", "render_stack"]
 
-Blur = Callable[[Tensor, Tensor, PsfOptions], Tensor]
-
 
 def render_stack(
     image: Tensor,
     sigma_px: Tensor,
     options: PsfOptions = PsfOptions(),  # noqa: B008
-    blur: Blur = fast_blur,
+    blur: Callable[[Tensor, Tensor, PsfOptions], Tensor] = fast_blur,
 ) -> Tensor:
     """Blur image [B, C, H, W] with radii sigma_px [B, S, H, W] into a stack [B, S, C, H, W].
 

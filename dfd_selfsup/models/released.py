@@ -10,12 +10,11 @@ raised; the run just never gets better. `revive` measures, reports and mends it.
 """
 
 import io
-import math
 import os
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dfd_selfsup.models.daif_net import DaifNet
 from shared.errors import DataError
@@ -23,16 +22,14 @@ from shared.files.disk import read_bytes
 
 __all__ = ["alive_shares", "load_released", "revive", "swap_red_and_blue"]
 
-ChannelOrder = Literal["rgb", "bgr"]
 REMEDY = "Give the .pth file of the released code, trained with its default W=16 and D=4"
 ALIVE = 0.01  # an output counts as dead when fewer of its pixels have a gradient
 COLOUR_BIAS, DEPTH_BIAS = 0.5, 0.3
 ATTEMPTS = 200
 
 
-def load_released(path: str | os.PathLike, network: DaifNet, channel_order: ChannelOrder = "bgr") -> None:
-    """Load a released checkpoint into `network`, which then takes and gives RGB; `channel_order` is the
-    file's.
+def load_released(path: str | os.PathLike, network: DaifNet) -> None:
+    """Load a released checkpoint, whose network takes and gives BGR, into `network`, which will take RGB.
 
     Only plain tensors are read. Raises DataError if the file is damaged, not such a checkpoint, or another
     size.
@@ -40,7 +37,7 @@ def load_released(path: str | os.PathLike, network: DaifNet, channel_order: Chan
     data = read_bytes(path)
     try:
         content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises half a dozen kinds for damaged files
+    except Exception as error:  # torch.load raises half a dozen kinds, with advice that is not safe
         raise DataError(path, f"cannot be read as a checkpoint ({type(error).__name__})", REMEDY) from None
     state = content.get("model", content) if isinstance(content, dict) else None
     if not isinstance(state, dict):
@@ -51,7 +48,7 @@ def load_released(path: str | os.PathLike, network: DaifNet, channel_order: Chan
         found, expected = _shape(state.get(key)), _shape(wanted.get(key))
         if found != expected:
             raise DataError(path, f"{key} is {found} in the file and {expected} in the network", REMEDY)
-    network.load_state_dict(swap_red_and_blue(state) if channel_order == "bgr" else state)
+    network.load_state_dict(swap_red_and_blue(state))
 
 
 def swap_red_and_blue(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -94,15 +91,9 @@ def revive(network: DaifNet, stack: Tensor, how: Literal["keep", "bias", "reseed
     else:
         for attempt in range(1, ATTEMPTS + 1):
             for layer in (network.conv_out[0], network.conv_out[2]):
-                _default_init(layer)
+                layer.reset_parameters()
             if min(alive_shares(network(stack))) >= ALIVE:
                 return f"{found}; alive after drawing the last two layers {attempt} times"
         return f"{found}; still so after {ATTEMPTS} draws: use dead_heads: bias"
     after = min(alive_shares(network(stack)))
     return f"{found}; bias lifted, now at least {after:.0%} of the pixels of each output are alive"
-
-
-def _default_init(layer: nn.Conv2d) -> None:
-    bound = 1 / math.sqrt(layer.weight[0].numel())  # what kaiming_uniform with a = sqrt(5) comes to
-    layer.weight.uniform_(-bound, bound)
-    layer.bias.uniform_(-bound, bound)

@@ -139,9 +139,6 @@ class Defocus:
     def to(self, like: Tensor | torch.device) -> "Defocus":
         return replace(self, focus_q=self.focus_q.to(like), gain_px=self.gain_px.to(like))
 
-    def batch_of_one(self) -> "Defocus":
-        return replace(self, focus_q=self.focus_q[None], gain_px=self.gain_px[None])
-
     @property
     def span(self) -> Tensor:
         """The range of focus in inverse depth, [] or [B]."""

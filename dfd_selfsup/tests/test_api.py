@@ -18,7 +18,6 @@ from shared.errors import RunError
 from shared.files.images import read_pfm
 from shared.geometry.camera import project
 from shared.results import DepthMap
-from shared.runs.checkpoint import load_checkpoint, save_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +84,7 @@ def test_a_stack_without_a_lens_is_ordered_and_needs_heads_that_need_no_metres(m
     assert estimate.depth.kind == "order"
     assert -0.5 < estimate.q.min() <= estimate.q.max() < 3.5
     assert method.model.q_range == pytest.approx((1 / 6, 1 / 0.7)), "the trained range stays"
-    method.config = replace(method.config, heads=replace(method.config.heads, focus_input="metres"))
+    method.model.heads = replace(method.config.heads, focus_input="metres")
     with pytest.raises(RunError, match="lens"):
         method.predict(torch.rand(4, 3, 16, 24))
     with pytest.raises(RunError, match="no network"):
@@ -121,14 +120,6 @@ def test_training_on_stacks_without_a_lens_keeps_their_range(data, tmp_path):  #
     (cloud,) = scene.parts[0].clouds
     nearer = cloud.values > cloud.values.median()
     assert cloud.points[nearer, 2].max() <= cloud.points[~nearer, 2].min()
-
-
-def test_a_checkpoint_without_facts_takes_them_from_its_config(moved, tmp_path):
-    found = load_checkpoint(moved / "elsewhere" / "checkpoints" / "last.pt")
-    model = DepthFromDefocus.load(found.path, "cpu").model
-    save_checkpoint(tmp_path / "a.pt", {"model": model}, paper="dfd_selfsup", step=1, config=found.config)
-    loaded = DepthFromDefocus.load(tmp_path / "a.pt", "cpu")
-    assert (loaded.kind, loaded.model.q_range) == ("metric", model.q_range)
 
 
 def test_the_viewer_gets_metric_points_where_the_lens_is_known(data, run_folder):  # noqa: F811

@@ -65,9 +65,6 @@ FOLDER = {
         "stack.yaml",
     ),
     "unknown order": Case(info(order="random"), "order", "stack.yaml"),
-    "image not there": Case(
-        info(images=["photo_0.png", "gone.png"], focus_m=[1, 2]), "does not exist", "gone"
-    ),
     "breathing a number": Case(info(breathing_corrected=1), "breathing", "stack.yaml"),
     "YAML: unknown key": Case(info(focus_mm=[1]), "focus_mm", "stack.yaml"),
     "YAML: a date that is none": Case(write("stack.yaml", "f_number: 2020-13-45"), "YAML", "stack.yaml"),
@@ -239,31 +236,22 @@ def test_hdf5(tmp_path: Path, examples: int) -> None:
     )
 
 
-SPLITS_THAT_DO_NOT_FIT = {
-    "no list": ({"trainNdxs": "none"}, "holds no trainNdxs"),
-    "an index beyond the frames": ({"testNdxs": np.array([[9]])}, "testNdxs names frame 9 of 3"),
-    "an index below one": ({"testNdxs": np.array([[0]])}, "testNdxs names frame 0 of 3"),
+DO_NOT_FIT = {
+    "no list": ({"trainNdxs": "none"}, {}, "holds no trainNdxs"),
+    "an index beyond the frames": ({"testNdxs": np.array([[9]])}, {}, "testNdxs names frame 9 of 3"),
+    "an index below one": ({"testNdxs": np.array([[0]])}, {}, "testNdxs names frame 0 of 3"),
+    "other sizes": ({}, {"depths": np.ones((3, 12, 16), np.float32)}, "images and depths are"),
+    "fewer depth maps": ({}, {"depths": np.ones((2, 16, 12), np.float32)}, "images and depths are"),
+    "no images": ({}, {"images": np.ones((3,))}, "images and depths are"),
 }
 
 
-@pytest.mark.parametrize("case", SPLITS_THAT_DO_NOT_FIT)
-def test_splits_that_do_not_fit(tmp_path: Path, case: str) -> None:
-    changes, reason = SPLITS_THAT_DO_NOT_FIT[case]
-    labeled = write_labeled(tmp_path / "labeled.mat")
+@pytest.mark.parametrize("case", DO_NOT_FIT)
+def test_files_that_do_not_fit_each_other(tmp_path: Path, case: str) -> None:
+    splits, labeled, reason = DO_NOT_FIT[case]
+    paths = (
+        write_labeled(tmp_path / "labeled.mat", **labeled),
+        write_splits(tmp_path / "splits.mat", **splits),
+    )
     with pytest.raises(DataError, match=reason):
-        list(read_labeled_frames(labeled, write_splits(tmp_path / "splits.mat", **changes)))
-
-
-LABELED_THAT_DOES_NOT_FIT = {
-    "other sizes": ({"depths": np.ones((3, 12, 16), np.float32)}, "images and depths are"),
-    "fewer depth maps": ({"depths": np.ones((2, 16, 12), np.float32)}, "images and depths are"),
-    "no images": ({"images": np.ones((3,))}, "images and depths are"),
-}
-
-
-@pytest.mark.parametrize("case", LABELED_THAT_DOES_NOT_FIT)
-def test_labeled_frames_that_do_not_fit(tmp_path: Path, case: str) -> None:
-    changes, reason = LABELED_THAT_DOES_NOT_FIT[case]
-    labeled = write_labeled(tmp_path / "labeled.mat", **changes)
-    with pytest.raises(DataError, match=reason):
-        list(read_labeled_frames(labeled, write_splits(tmp_path / "splits.mat")))
+        list(read_labeled_frames(*paths))

@@ -8,7 +8,7 @@ from dfd_selfsup.models.heads import StackModel, coarse_aif, raw_depth_to_metres
 from dfd_selfsup.models.options import HeadOptions, NetworkOptions
 from dfd_selfsup.models.released import ALIVE, alive_shares, load_released, revive, swap_red_and_blue
 from dfd_selfsup.models.thin_lens import Defocus, Lens
-from shared.errors import DataError
+from shared.errors import DataError, RunError
 
 GROUPS = {
     "conv_down": 390_432,
@@ -91,7 +91,7 @@ def test_norm_head_reaches_far_and_near():
 
 def test_stacks_without_metres_need_the_inverse_head():
     defocus, images = Defocus(torch.arange(3.0), torch.ones(3), "order"), torch.rand(1, 3, 3, 16, 16)
-    with pytest.raises(ValueError, match="inverse"):
+    with pytest.raises(RunError, match="inverse"):
         StackModel(NetworkOptions(4), HeadOptions())(images, defocus)
     heads = HeadOptions("inverse", focus_input="inverse")
     model = StackModel(NetworkOptions(4), heads, q_range=(-0.5, 2.5))
@@ -130,7 +130,7 @@ def test_released_checkpoint_of_a_bgr_network_gives_the_same_maps_in_rgb(tmp_pat
         expected = network(bgr_stack)[:, [2, 1, 0, 3]]
     torch.save({"model": network.state_dict(), "optimizer": {}, "iter": 7}, tmp_path / "model.pth")
     imported = DaifNet()
-    load_released(tmp_path / "model.pth", imported, "bgr")
+    load_released(tmp_path / "model.pth", imported)
     with torch.no_grad():
         assert torch.allclose(imported(stack), expected, atol=1e-6)
     back = swap_red_and_blue(imported.state_dict())

@@ -1,8 +1,10 @@
 """Descent of the losses pixel by pixel: better than what it starts from, and carried along as a guide."""
 
+from dataclasses import replace
+
 import torch
 
-from dfd_selfsup.config import LossOptions
+from dfd_selfsup.config import LossOptions, TrainConfig
 from dfd_selfsup.datasets.splits import StackSet
 from dfd_selfsup.datasets.stack import collate, crop_stack, resize_stack
 from dfd_selfsup.descent import descend, with_guides
@@ -16,16 +18,17 @@ from dfd_selfsup.models.focus_measure import (
     sharpest_slices,
 )
 from dfd_selfsup.models.heads import Prediction
+from dfd_selfsup.models.options import HeadOptions
 from dfd_selfsup.models.thin_lens import Defocus
 from dfd_selfsup.tests.test_focus_and_sweep import PSF, two_planes
 
-LOSS = LossOptions(smooth=40, smooth_on="inverse", border_fix=True)
+CONFIG = TrainConfig(psf=PSF, loss=LossOptions(smooth=40, smooth_on="inverse", border_fix=True))
 Q_RANGE = (0.15, 1.1)
 
 
 def test_descent_improves_depth_and_image_on_both_focus_measures():
     stack, q = two_planes()
-    found = descend(stack, Q_RANGE, PSF, LOSS)
+    found = descend(stack, Q_RANGE, CONFIG)
     assert found.q.shape == (40, 56)
     assert Q_RANGE[0] < found.q.min() <= found.q.max() < Q_RANGE[1]
     for measure in ("ring", "sml"):
@@ -37,14 +40,14 @@ def test_descent_improves_depth_and_image_on_both_focus_measures():
 def test_descent_starts_where_it_is_told():
     stack, q = two_planes()
     start = stack.estimate(q, stack.aif)
-    found = descend(stack, Q_RANGE, PSF, LOSS, depth_steps=0, image_steps=0, start=start)
+    found = descend(stack, Q_RANGE, CONFIG, start, depth_steps=0, image_steps=0)
     assert torch.allclose(found.q, q, atol=1e-5)
     assert torch.equal(found.aif, stack.aif)
 
 
 def test_without_steps_it_is_the_focus_measure():
-    stack, _ = two_planes()
-    found = descend(stack, Q_RANGE, PSF, LOSS, "sml", depth_steps=0, image_steps=0)
+    (stack, _), heads = two_planes(), HeadOptions(measure="sml")
+    found = descend(stack, Q_RANGE, replace(CONFIG, heads=heads), depth_steps=0, image_steps=0)
     assert torch.allclose(found.q, focus_mean(stack.images[None], stack.defocus, "sml")[0, 0], atol=1e-5)
     assert torch.equal(found.aif, sharpest_slices(stack.images[None], "sml")[0])
 
@@ -62,7 +65,7 @@ def test_focus_mean_and_sharpest_slices_agree_with_plain_loops():
 
 def test_guides_follow_crops_and_are_left_behind_by_resizing():
     stack, _ = two_planes()
-    guided = with_guides(StackSet([lambda: stack]), Q_RANGE, PSF, LOSS)
+    guided = with_guides(StackSet([lambda: stack]), Q_RANGE, CONFIG)
     assert guided[0].guide.shape == (4, 40, 56)
     assert guided[0] is guided[0], "found once"
     cut = crop_stack(guided[0], 3, 5, 16, flip=True)
