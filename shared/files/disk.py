@@ -160,7 +160,8 @@ def reading(
     except DataError:
         raise
     except Exception as error:
-        raise DataError(path, f"{reason}: {error}", remedy) from None
+        line = str(error).partition("\n")[0] or type(error).__name__
+        raise DataError(path, f"{reason}: {line}", remedy) from None
 
 
 def write_bytes(path: str | os.PathLike, data: bytes) -> None:

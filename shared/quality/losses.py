@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -120,9 +120,7 @@ def _gradients(maps: Tensor, operator: GradientOperator) -> tuple[Tensor, Tensor
             across[..., :-2, :] + 2 * across[..., 1:-1, :] + across[..., 2:, :],
             down[..., :-2] + 2 * down[..., 1:-1] + down[..., 2:],
         )
-    raise ValueError(
-        f"unknown gradient {operator!r}: use forward, sobel, sobel_zero_pad or backward_zero_pad"
-    )
+    raise ValueError(f"unknown gradient {operator!r}: use one of {', '.join(get_args(GradientOperator))}")
 
 
 def expand_mask(mask: Tensor, values: Tensor) -> Tensor:
@@ -150,9 +148,8 @@ _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 class VggFeatures(nn.Module):
     """Frozen ImageNet features of VGG-16 or VGG-19 after named ReLUs, built no deeper than the deepest tap.
 
-    taps: names such as "relu1_2" (block, convolution). weights: a local file with torchvision's weights; by
-    default the copy in torch hub's cache; "random" (fixed seed) is for tests. Nothing is ever downloaded:
-    without weights the constructor raises DataError that says which file to fetch and where to put it.
+    taps: names such as "relu1_2" (block, convolution). weights: as in `backbone_state_dict`, which raises
+    DataError without any; "random" (fixed seed) is for tests.
     normalisation: "imagenet" subtracts mean and divides by deviation; "none" feeds [0, 1] as it is
     (diffdiffdepth); "imagenet_on_signed" maps to [-1, 1] before that (released code of nvs_depth).
     Call with RGB [B, 3, H, W] in [0, 1]; returns {tap: features}. Parameters have no gradient, images do.

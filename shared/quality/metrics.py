@@ -51,9 +51,8 @@ def psnr(prediction: Tensor, target: Tensor, data_range: float = 1.0) -> Tensor:
 class Lpips(nn.Module):
     """Learned perceptual distance (LPIPS v0.1, Zhang et al. 2018) of each image; lower is more alike.
 
-    net: "alex" (the usual choice for reporting) or "vgg". weights: a local file with torchvision's ImageNet
-    weights of that net; by default the copy in torch hub's cache. Nothing is ever downloaded: without weights
-    the constructor raises DataError that says which file to fetch and where to put it.
+    net: "alex" (the usual choice for reporting) or "vgg". weights: the file of its ImageNet weights, as in
+    `backbone_state_dict`, which raises DataError without any.
     Call with prediction, target: [B, 3, H, W] RGB in [0, 1]; returns [B]. A measure, not a loss: no gradient,
     which the package would make NaN wherever all features are zero. Print `label` in tables.
     Raises ValueError for an unknown net and for images smaller than the net can take.

@@ -1,9 +1,4 @@
-"""Checkpoints: tensors and plain values in one file, written atomically, read without running code from it.
-
-A checkpoint is a torch archive of one dict: a header (format, version, paper, step, config, facts), the state
-dicts, and the states of the random generators. It is read with `weights_only=True`; a file that is pickled,
-truncated, foreign or of another network ends in one `CheckpointError`, and nothing is changed.
-"""
+"""Checkpoints: tensors and plain values in one file, written atomically, read without running any code."""
 
 import dataclasses
 import importlib
@@ -139,7 +134,7 @@ def _link_or_copy(source: Path, target: Path) -> None:
 
 
 def load_checkpoint(path: str | Path, paper: str | None = None) -> Checkpoint:
-    """Read a checkpoint onto the CPU without running code from it; `paper`, if given, must be its paper.
+    """Read a checkpoint onto the CPU; `paper`, if given, must be its paper.
 
     Raises CheckpointError for a file that is missing, truncated, damaged, pickled, foreign, of another paper,
     or whose state holds NaN.
