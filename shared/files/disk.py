@@ -144,10 +144,8 @@ def read_bytes(path: str | os.PathLike) -> bytes:
 
 def read_text(path: str | os.PathLike) -> str:
     """Read a UTF-8 text file (a byte order mark and Windows line ends are accepted)."""
-    try:
+    with reading(path, "is not UTF-8 text", "Save it as UTF-8 text"):
         return read_bytes(path).decode("utf-8-sig").replace("\r\n", "\n")
-    except UnicodeDecodeError as error:
-        raise DataError(path, f"is not UTF-8 text (byte {error.start})", "Save it as UTF-8 text") from None
 
 
 @contextlib.contextmanager

@@ -109,9 +109,8 @@ def spiral_trajectory(
     """
     _check_path(num_views, radius)
     remaining = 1 - torch.arange(num_views, dtype=torch.float64) / num_views  # 1 at the equator
-    return _poses_on_sphere(
-        remaining * 2 * math.pi * turns, (1 - remaining) * math.pi / 2, radius, target, up
-    ).to(dtype)
+    azimuth, elevation = remaining * 2 * math.pi * turns, (1 - remaining) * math.pi / 2
+    return _poses_on_sphere(azimuth, elevation, radius, target, up).to(dtype)
 
 
 def _poses_on_sphere(

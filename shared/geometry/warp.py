@@ -173,8 +173,7 @@ def forward_warp(
 def _reproject(
     depth: Tensor, K_from: Tensor, K_to: Tensor, to_from_from: Tensor, near: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Where the pixels of `depth` [B, 1, h, w] land: pixels [B, h, w, 2], depth ratio, in front, both [B, h,
-    w].
+    """Where the pixels of `depth` [B, 1, h, w] land [B, h, w, 2], the depth ratio and `in_front` [B, h, w].
 
     The ratio is new depth / old depth. Where `in_front` is false, the ratio is 1 and the pixels mean
     nothing, but both are finite with finite gradients, for the caller to mask.
@@ -192,9 +191,7 @@ def _reproject(
     u = torch.arange(width, device=depth.device, dtype=dtype)
     v = torch.arange(height, device=depth.device, dtype=dtype)[:, None]
     a, b = homography[..., None, None], epipole[..., None, None]  # the batch, row (and column), then h, w
-    q_x, q_y, q_z = (
-        a[:, i, 0] * u + (a[:, i, 1] * v + a[:, i, 2]) + b[:, i] * inv_depth for i in range(3)
-    )  # each [B, h, w]
+    q_x, q_y, q_z = (a[:, i, 0] * u + (a[:, i, 1] * v + a[:, i, 2]) + b[:, i] * inv_depth for i in range(3))
     in_front = usable & (q_z * depth > near)
     depth_ratio = torch.where(in_front, q_z, 1.0)
     return torch.stack([q_x / depth_ratio, q_y / depth_ratio], dim=-1), depth_ratio, in_front
@@ -203,9 +200,7 @@ def _reproject(
 def _plane_and_parallax(K_from: Tensor, K_to: Tensor, to_from_from: Tensor) -> tuple[Tensor, Tensor]:
     """K' R K⁻¹ [B, 3, 3] and K' t [B, 3] in float64, so that an identity stays one after rounding."""
     K_from, K_to, pose = (m.reshape(-1, *m.shape[-2:]).double() for m in (K_from, K_to, to_from_from))
-    free = K_from.new_tensor(
-        [[1, 1, 1], [0, 1, 1], [0, 0, 0]]
-    )  # the other entries are constants, without gradient
+    free = K_from.new_tensor([[1, 1, 1], [0, 1, 1], [0, 0, 0]])  # the other entries are constants
     K_from, K_to = (K * free + K.new_tensor([0, 0, 1]).diag() for K in (K_from, K_to))
     K_rotation = (K_to[:, :, :, None] * pose[:, None, :3, :3]).sum(-2)
     homography = torch.linalg.solve(K_from, K_rotation, left=False)

@@ -95,9 +95,7 @@ def _refuse_changed_config(checkpoint: Checkpoint, config: Any, allowed: Collect
         if key not in allowed and not key.endswith("_every")
     )
     if listed:
-        raise RunError(
-            f"{checkpoint.path}: it was trained with another config: {listed}; choose another --out"
-        )
+        raise RunError(f"{checkpoint.path}: trained with another config: {listed}; choose another --out")
 
 
 class Run:
@@ -208,7 +206,7 @@ class Run:
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         names = {id(weight): name for name, weight in self._weights.items()}
-        weights = [(g.get("name", "weight"), weight) for g in optimizer.param_groups for weight in g["params"]]
+        weights = [(g.get("name", "weight"), w) for g in optimizer.param_groups for w in g["params"]]
         named = {names.get(id(w), f"{name} {index}"): w for index, (name, w) in enumerate(weights)}
         bad = first_nonfinite({name: w.grad for name, w in named.items() if w.grad is not None})
         if bad is not None:

@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import pickle
 import random
 import shutil
 import signal
@@ -23,13 +22,8 @@ def test_text_is_utf8_with_windows_line_ends(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfone\r\ntwo\r\n")
     assert read_text(tmp_path / "a.txt") == "one\ntwo\n"
     (tmp_path / "b.txt").write_bytes(b"ab\xff")
-    with pytest.raises(DataError, match="byte 2"):
+    with pytest.raises(DataError, match="b.txt"):
         read_text(tmp_path / "b.txt")
-
-
-def test_data_error_survives_pickling():
-    error = pickle.loads(pickle.dumps(DataError(Path("a/b.png"), "is odd", "Fix it")))
-    assert (error.path, error.reason, error.remedy) == ("a/b.png", "is odd", "Fix it")
 
 
 WRITERS = {
