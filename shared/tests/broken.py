@@ -11,7 +11,7 @@ import pytest
 
 from shared.errors import DataError
 
-__all__ = ["Case", "assert_refused", "change", "cut", "picture", "remove", "write"]
+__all__ = ["Case", "assert_refused", "change", "cut", "picture", "refused", "remove", "write"]
 
 SECONDS = 2
 
@@ -37,6 +37,17 @@ def assert_refused(case: Case, folder: Path, load: Callable[[], Any]) -> None:
     assert error.reason
     assert error.remedy
     assert "\n" not in str(error)
+
+
+def refused(read: Callable[[Path], Any], path: Path, says: str = ".") -> DataError:
+    """What reading `path` ends in: one DataError with file, reason and remedy, in one line."""
+    with pytest.raises(DataError, match=says) as caught:
+        read(path)
+    assert str(path) in str(caught.value)
+    assert caught.value.reason
+    assert caught.value.remedy
+    assert "\n" not in str(caught.value)
+    return caught.value
 
 
 def write(name: str, text: str | bytes) -> Callable[[Path], Any]:

@@ -102,24 +102,20 @@ def in_small_memory(act: Callable[[], Any], room: int = ROOM) -> None:
         pytest.fail(report or f"the reader ended its process ({code})")
 
 
-class TooSlow(BaseException):
-    """Raised by the alarm; no `except Exception` of a reader swallows it."""
+class Excess(BaseException):
+    """Too much time or memory for a small file; no `except Exception` of a reader swallows it."""
 
 
 def too_slow(number: int, frame: Any) -> None:
-    raise TooSlow(f"reading took longer than {SECONDS} seconds")
+    raise Excess(f"reading took longer than {SECONDS} seconds")
 
 
 def fail_if_out_of_memory(error: BaseException | None) -> None:
     """A reader may have turned a failed allocation into its own error; the cause still hangs on it."""
     while error is not None:
         if isinstance(error, MemoryError) or "allocate" in str(error):
-            raise TooMuch(f"more than {ROOM >> 20} MB were asked for") from error
+            raise Excess(f"more than {ROOM >> 20} MB were asked for") from error
         error = error.__context__
-
-
-class TooMuch(BaseException):
-    """More memory was asked for than a small file can need."""
 
 
 def recipes(first: int, last: int) -> st.SearchStrategy:

@@ -172,14 +172,6 @@ def test_look_at_along_up(position, up):
     torch.testing.assert_close(pose[:3, 2], -torch.tensor(position) / 2, atol=1e-4, rtol=0)
 
 
-def test_look_at_batches_and_refuses_no_direction():
-    poses = look_at(torch.randn(2, 3, 3), torch.zeros(3))
-    assert poses.shape == (2, 3, 4, 4)
-    assert poses.dtype == torch.float32
-    with pytest.raises(ValueError, match="differ"):
-        look_at((1, 2, 3), (1, 2, 3))
-
-
 # ---------------------------------------------------------------------------------------- projection
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from shared.errors import DataError
 from shared.files.cameras import (
     DeepVoxelsIntrinsics,
     read_deepvoxels_intrinsics,
@@ -21,19 +20,12 @@ from shared.files.cameras import (
 from shared.files.images import write_image
 from shared.geometry.camera import look_at, project
 from shared.geometry.trajectories import orbit_trajectory
+from shared.tests.broken import refused
 from shared.tests.fuzzing import EXAMPLES, assert_damage_is_refused
 
 HEIGHT, WIDTH = 6, 8
 POSE = look_at(torch.tensor([3.0, 1.0, 2.0], dtype=torch.float64))
 OPENGL = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=torch.float64))
-
-
-def refused(read, path, pattern):
-    with pytest.raises(DataError, match=pattern) as info:
-        read(path)
-    assert str(path) in str(info.value)
-    assert info.value.remedy
-    return info.value
 
 
 # ---- NeRF --------------------------------------------------------------------------------------------------

@@ -1,13 +1,11 @@
 """COLMAP models against pycolmap, both ways, and damage that may only end in DataError."""
 
 import math
-import struct
 
 import numpy as np
 import pytest
 import torch
 
-from shared.errors import DataError
 from shared.files.colmap import (
     ColmapCamera,
     ColmapImage,
@@ -18,6 +16,7 @@ from shared.files.colmap import (
     write_colmap_model,
 )
 from shared.geometry.camera import invert_pose, look_at, project, transform_points
+from shared.tests.broken import change, refused
 from shared.tests.fuzzing import EXAMPLES, assert_damage_is_refused
 
 CAMERAS = {
@@ -192,19 +191,6 @@ def test_intrinsics_and_distortion_project_as_pycolmap_does(camera_id):
 # ---- damage ------------------------------------------------------------------------------------------------
 
 
-def refused(folder, pattern):
-    with pytest.raises(DataError, match=pattern) as info:
-        read_colmap_model(folder)
-    assert str(folder) in str(info.value)
-    assert info.value.remedy
-
-
-def edit(path, old, new):
-    text = path.read_text()
-    assert old in text
-    path.write_text(text.replace(old, new, 1))
-
-
 @pytest.fixture
 def text_model(tmp_path):
     write_colmap_model(tmp_path, small_model())
@@ -212,22 +198,14 @@ def text_model(tmp_path):
 
 
 def test_a_folder_without_a_model(tmp_path):
-    refused(tmp_path, "no COLMAP model")
-    refused(tmp_path / "none", "no COLMAP model")
+    refused(read_colmap_model, tmp_path, "no COLMAP model")
+    refused(read_colmap_model, tmp_path / "none", "no COLMAP model")
 
 
 @pytest.mark.parametrize("model", ["OPENCV_FISHEYE", "NONSENSE"])
 def test_other_camera_models_are_refused_by_name(text_model, model):
-    edit(text_model / "cameras.txt", "PINHOLE 641", f"{model} 641")
-    refused(text_model, f"line 3: the camera model {model}.*Undistort")
-
-
-def test_other_camera_models_are_refused_by_name_in_binary(tmp_path):
-    write_binary(tmp_path, small_model())
-    data = bytearray((tmp_path / "cameras.bin").read_bytes())
-    data[12:16] = struct.pack("<i", 5)
-    (tmp_path / "cameras.bin").write_bytes(data)
-    refused(tmp_path, "byte 8: the camera model OPENCV_FISHEYE.*Undistort")
+    change("cameras.txt", "PINHOLE 641", f"{model} 641")(text_model)
+    refused(read_colmap_model, text_model, f"line 3: the camera model {model}.*Undistort")
 
 
 @pytest.mark.parametrize(
@@ -241,8 +219,8 @@ def test_other_camera_models_are_refused_by_name_in_binary(tmp_path):
     ],
 )
 def test_damaged_text_is_named_by_line(text_model, file, old, new, pattern):
-    edit(text_model / f"{file}.txt", old, new)
-    refused(text_model, pattern)
+    change(f"{file}.txt", old, new)(text_model)
+    refused(read_colmap_model, text_model, pattern)
 
 
 @pytest.mark.parametrize("examples", EXAMPLES)

@@ -1,24 +1,133 @@
-"""The conventions page holds: its tests exist, geometry is covered by name, and no default is left unsaid."""
+"""The rules of the house: imports run one way, the conventions page holds, no default is left unsaid."""
 
 import ast
+import doctest
+import importlib
 import re
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
+import shared
 from shared.geometry import camera, trajectories, warp
 
-ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ["shared", "deepvoxels", "nvs_depth", "diffdiffdepth", "dfd_selfsup"]
+# ---- imports -----------------------------------------------------------------------------------------------
+
+ROOT = Path(shared.__file__).parent.parent
+KNOWN = ("deepvoxels", "diffdiffdepth", "dfd_selfsup", "nvs_depth")
+PAPERS = [name for name in KNOWN if (ROOT / name).is_dir()]
+PACKAGES = ["shared", *PAPERS]
+# What each part of `shared` may import of the others.
+ALLOWED = {
+    "errors": set(),
+    "geometry": {"errors"},
+    "quality": {"errors", "geometry"},
+    "files": {"errors", "geometry"},
+    "results": {"errors", "geometry", "files"},
+    "runs": {"errors", "files"},
+    "show": {"errors", "geometry", "files", "results", "runs"},
+}
+SCRIPTS = {"train", "eval", "predict", "prepare", "table", "report", "viewer"}
+
+
+def sources(package: str, tests: bool = False) -> list[Path]:
+    found = sorted((ROOT / package).rglob("*.py"))
+    return [path for path in found if tests or "tests" not in path.parts]
+
+
+def all_sources() -> list[Path]:
+    return [path for package in PACKAGES for path in sources(package, tests=True)]
+
+
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imports(path: Path, at_import: bool = False) -> Iterator[tuple[str, list[str]]]:
+    """Modules that a file imports, with the names taken from them; on request only what its import runs."""
+    tree = ast.parse(path.read_text(), str(path))
+    later: set[ast.AST] = set()
+    for node in ast.walk(tree):
+        for_types = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+        if isinstance(node, ast.FunctionDef) or for_types:
+            later |= set(ast.walk(node))
+    for node in ast.walk(tree):
+        if at_import and node in later:
+            continue
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, []) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            yield node.module, [alias.name for alias in node.names]
+
+
+def test_the_parts_of_shared_import_one_way() -> None:
+    for path in sources("shared"):
+        part = module_of(path).split(".")[1:2]
+        for module, _ in imports(path):
+            if part and module.startswith("shared."):
+                other = module.split(".")[1]
+                assert other == part[0] or other in ALLOWED[part[0]], f"{path} imports {module}"
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_paper_imports_another_and_shared_imports_none(package: str) -> None:
+    for path in sources(package, tests=True):
+        crossing = {module.split(".")[0] for module, _ in imports(path)} & set(PACKAGES) - {"shared", package}
+        assert not crossing, f"{path} imports {crossing}"
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_scenes_are_imported_by_the_embedded_data_alone_and_only_when_asked_for(package: str) -> None:
+    for path in sources(package):
+        embedded = path.relative_to(ROOT / package).as_posix() == "datasets/embedded.py"
+        found = [m for m, _ in imports(path, at_import=embedded) if m.split(".")[0] == "scenes"]
+        assert not found, f"{path} imports {found[0]}"
+
+
+@pytest.mark.parametrize("paper", PAPERS)
+def test_scripts_import_the_method_and_never_the_other_way(paper: str) -> None:
+    for path in sources(paper):
+        parts = module_of(path).split(".")[1:]
+        below = parts and parts[0] not in SCRIPTS
+        for module, names in imports(path):
+            target = (module.split(".") + names)[1] if module.split(".")[0] == paper and names else ""
+            assert not (below and target in SCRIPTS), f"{path} imports {target}"
+            is_core = parts and (parts[0] in ("models", "datasets", "losses", "config"))
+            assert not (is_core and target == "api"), f"{path} imports {target}"
+            loads = parts == ["config"] and target == "datasets" and names != ["DataConfig"]
+            assert not loads, f"{path} imports {names} of {module}"
+
+
+@pytest.mark.parametrize("paper", PAPERS)
+def test_importing_a_paper_is_cheap(paper: str) -> None:
+    run(f"import sys, {paper}; assert 'torch' not in sys.modules and {paper}.__all__")
+
+
+def test_import_needs_no_gpu_and_prints_nothing() -> None:
+    modules = [module_of(path) for package in PACKAGES for path in sources(package)]
+    code = f"import importlib\nfor name in {modules!r}: importlib.import_module(name)"
+    run(code + "\nimport torch\nassert not torch.cuda.is_initialized()")
+
+
+def run(code: str) -> None:
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == ""
+
+
+# ---- conventions -------------------------------------------------------------------------------------------
+
 PAGE = ROOT / "docs" / "conventions.md"
 
 
-def sources() -> list[Path]:
-    return [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
-
-
 def names_of_tests() -> set[str]:
-    tests = [path.read_text() for path in sources() if path.name.startswith("test_")]
+    tests = [path.read_text() for path in all_sources() if path.name.startswith("test_")]
     return set(re.findall(r"^def (test_\w+)", "\n".join(tests), flags=re.MULTILINE))
 
 
@@ -61,5 +170,18 @@ def unsaid_defaults(source: str) -> list[str]:
 def test_align_corners_and_indexing_are_always_written_out():
     for line in ("F.grid_sample(image, grid)", "torch.meshgrid(x, y)", "nn.Upsample(2, mode='bilinear')"):
         assert len(unsaid_defaults(line)) == 1
-    found = {str(path.relative_to(ROOT)): unsaid_defaults(path.read_text()) for path in sources()}
+    found = {str(path.relative_to(ROOT)): unsaid_defaults(path.read_text()) for path in all_sources()}
     assert {path: calls for path, calls in found.items() if calls} == {}
+
+
+MODULES = ["errors", "geometry.camera", "geometry.warp", "geometry.trajectories", "quality.ssim",
+           "quality.metrics", "quality.losses", "results"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples(name: str) -> None:
+    module = importlib.import_module(f"shared.{name}")
+    options = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
+    failed, tried = doctest.testmod(module, extraglobs={"torch": torch}, optionflags=options)
+    assert tried > 0
+    assert failed == 0

@@ -20,12 +20,18 @@ from shared.files.images import (
     read_image,
     read_image_size,
     read_pfm,
+    undistort_image,
     write_image,
 )
+from shared.geometry.camera import intrinsics_matrix, pixel_grid
+from shared.tests.broken import refused
 from shared.tests.fuzzing import EXAMPLES, assert_damage_is_refused, repaired_png
-from shared.tests.pixels import random_bytes
 
 HEIGHT, WIDTH = 13, 9
+
+
+def random_bytes(*shape):
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
 
 
 def saved(path, image, **options):
@@ -154,16 +160,61 @@ def test_pictures_of_a_folder_in_natural_order(tmp_path):
     assert list_images(tmp_path, recursive=True)[0] == [*read, tmp_path / "sub" / "e.tif"]
 
 
+# ---- undistortion ------------------------------------------------------------------------------------------
+
+
+LENSES = {
+    "none": [0.0, 0.0, 0.0, 0.0],
+    "barrel": [-0.28, 0.07, 0.0, 0.0],
+    "pincushion": [0.22, 0.1, 0.0, 0.0],
+    "decentred": [-0.1, 0.02, 0.003, -0.004],
+}
+
+
+def waves(pixels: torch.Tensor) -> torch.Tensor:
+    """A smooth picture [3, H, W] as a function of its pixel coordinates [H, W, 2]."""
+    x, y = pixels.unbind(-1)
+    return torch.stack([(0.11 * x).sin(), (0.13 * y).cos(), (0.07 * (x + y)).sin()]) / 2 + 0.5
+
+
+@pytest.mark.parametrize("lens", LENSES)
+def test_convention_undistort_image_agrees_with_pycolmap(lens: str) -> None:
+    """Each pixel of the photograph is drawn at its ideal position; undistortion gives the drawing back."""
+    pycolmap = pytest.importorskip("pycolmap", reason="the extra `colmap` is not installed")
+    height, width, size = 61, 83, (50, 70)
+    K, K_new = intrinsics_matrix(70.0, 72.0, 40.3, 31.2), intrinsics_matrix(66.0, 65.0, 33.0, 25.5)
+    parameters = [70.0, 72.0, 40.8, 31.7, *LENSES[lens]]  # COLMAP counts pixels from the corner
+    camera = pycolmap.Camera(model="OPENCV", width=width, height=height, params=parameters)
+    grid = pixel_grid(height, width, dtype=torch.float64)
+    rays = camera.cam_from_img(grid.reshape(-1, 2).numpy() + 0.5)
+    ideal = torch.from_numpy(rays).reshape(height, width, 2) * K_new.diagonal()[:2] + K_new[:2, 2]
+    image, valid = undistort_image(waves(ideal).float(), K, torch.tensor(LENSES[lens]), K_new, size)
+    assert image.shape == (3, *size)
+    assert valid.double().mean() > 0.8
+    error = (image - waves(pixel_grid(*size))).abs().amax(0)[valid]
+    assert error.max() < 6e-3  # bilinear interpolation of these waves; OpenCV rounds positions to 1/32 px
+
+
+def test_without_distortion_pixels_stay_and_grey_stays_grey() -> None:
+    image, K = torch.rand(1, 9, 7), intrinsics_matrix(8.0, 8.0, 3.0, 4.0)
+    same, valid = undistort_image(image, K, torch.zeros(5))
+    torch.testing.assert_close(same, image, rtol=0, atol=1e-6)
+    assert valid.all()
+
+
+def test_the_fold_and_what_the_photograph_does_not_show_are_invalid() -> None:
+    # r (1 - 0.3 r²) has its maximum 0.703 at r = 1.054: nothing is seen further out.
+    K, wide = intrinsics_matrix(20.0, 20.0, 20.0, 20.0), intrinsics_matrix(6.0, 6.0, 20.0, 20.0)
+    _, valid = undistort_image(torch.rand(3, 41, 41), K, torch.tensor([-0.3, 0, 0, 0]), wide)
+    radius = ((pixel_grid(41, 41) - 20).norm(dim=-1) / 6).numpy()
+    assert not valid[torch.from_numpy(radius > 1.25)].any()
+    assert valid[torch.from_numpy(radius < 0.9)].all()
+    _, valid = undistort_image(torch.rand(3, 41, 41), K, torch.zeros(4), wide)
+    inside = (np.abs((pixel_grid(41, 41) - 20).numpy()) * 20 / 6 <= 20).all(-1)
+    assert np.array_equal(valid.numpy(), inside)
+
+
 # ---- damaged files -----------------------------------------------------------------------------------------
-
-
-def assert_refused(read, path):
-    with pytest.raises(DataError) as info:
-        read(path)
-    assert str(path) in str(info.value)
-    assert info.value.reason
-    assert info.value.remedy
-    assert len(str(info.value).splitlines()) == 1
 
 
 def encoded(extension, pixels):
@@ -208,13 +259,13 @@ def broken_images():
 def test_broken_images_end_in_one_clear_error(tmp_path, case):
     path = tmp_path / "a.png"
     path.write_bytes(broken_images()[case])
-    assert_refused(read_image, path)
+    refused(read_image, path)
 
 
 def test_missing_files_folders_and_odd_names(tmp_path):
     for path in (tmp_path / "none.png", tmp_path, tmp_path / "a\0b"):
         for read in (read_image, read_pfm, read_text, read_image_size):
-            assert_refused(read, path)
+            refused(read, path)
 
 
 @pytest.mark.parametrize("examples", EXAMPLES)

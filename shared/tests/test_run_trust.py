@@ -201,20 +201,14 @@ def save_for_ever(run: Run, newest: int) -> None:
 # ---- disks and folders -------------------------------------------------------------------------------------
 
 
-def test_folders_of_others_are_refused(toy: Toy, tmp_path: Path, capsys: Any) -> None:
-    """One that may not be written, and one in which a run is going on."""
+def test_a_folder_that_may_not_be_written_is_refused(toy: Toy) -> None:
     with tempfile.TemporaryDirectory(dir="/tmp") as locked:  # not below pytest's own private folder
         os.chmod(locked, 0o555)
         assert as_plain_user(lambda: toy.exit_code(Path(locked) / "run")) == 2
         assert not list(Path(locked).iterdir())
-    codes = []
-    with toy.at_step(2, lambda run: codes.append(toy.exit_code(tmp_path / "r", resume=True))):
-        toy.run(tmp_path / "r")
-    assert codes == [2]
-    assert "another process is writing here" in capsys.readouterr().err
 
 
-def test_the_lock_dies_with_its_process(toy: Toy, tmp_path: Path) -> None:
+def test_a_folder_in_use_is_refused_and_its_lock_dies_with_the_process(toy: Toy, tmp_path: Path) -> None:
     out = tmp_path / "run"
 
     def hold() -> None:

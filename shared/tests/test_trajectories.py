@@ -17,13 +17,9 @@ from shared.geometry.trajectories import (
 F64 = torch.float64
 ANGLES = [
     0.0,
-    1e-12,
     1e-8,
-    1e-4,
     9.99e-4,
     1.001e-3,
-    0.1,
-    1.0,
     math.pi / 2,
     3.0,
     math.pi - 1e-4,

@@ -136,18 +136,14 @@ def make_run(folder, paper="imagined", step=2, steps=5):
 
 @pytest.fixture
 def house(tmp_path, monkeypatch):
-    """A house with one paper in it, whose viewer shows one grey."""
+    """A house with one paper in it, whose viewer shows nothing."""
     folder = tmp_path / "house" / "imagined"
     folder.mkdir(parents=True)
     (folder / "__init__.py").touch()
     (folder / "viewer.py").write_text(
-        "import torch\n"
-        "from shared.show.viewer import *\n"
+        "from shared.show.viewer import ViewerScene\n"
         "def scene_of(run, checkpoint, device):\n"
-        "    camera = ViewerCamera('c', torch.eye(4), torch.eye(3), (1, 1))\n"
-        "    live = LiveView(torch.eye(3), (1, 1), lambda pose: None)\n"
-        "    part = Part('p', torch.ones(3), (0, 1), (camera,), (), live)\n"
-        "    return ViewerScene(f'{run.name} {checkpoint} {device}', 'm', 'metric', (part,), ('a note',))\n"
+        "    return ViewerScene(f'{run.name} {checkpoint} {device}', 'm', 'metric', (), ('a note',))\n"
     )
     monkeypatch.syspath_prepend(str(folder.parent))
     monkeypatch.setattr(viewer, "PAPERS", folder.parent)

@@ -11,8 +11,17 @@ from torch import Tensor
 import shared.geometry.warp
 from shared.geometry.camera import intrinsics_matrix, pixel_grid
 from shared.geometry.warp import backward_warp, disparity_warp, sample_pixels
-from shared.tests.warp_cases import BAD_DEPTHS, F64, IDENTITY, SIZES, camera, rigid
-from shared.tests.warp_twins import assert_same_gradients, twin_backward, twin_sample
+from shared.tests.warp_twins import (
+    BAD_DEPTHS,
+    F64,
+    IDENTITY,
+    SIZES,
+    assert_same_gradients,
+    camera,
+    rigid,
+    twin_backward,
+    twin_sample,
+)
 
 pytestmark = pytest.mark.usefixtures("seeded")
 

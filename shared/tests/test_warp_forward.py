@@ -7,8 +7,16 @@ import torch
 
 from shared.geometry.camera import intrinsics_matrix
 from shared.geometry.warp import forward_warp
-from shared.tests.warp_cases import BAD_DEPTHS, F64, IDENTITY, SIZES, camera, rigid
-from shared.tests.warp_twins import assert_same_gradients, twin_forward
+from shared.tests.warp_twins import (
+    BAD_DEPTHS,
+    F64,
+    IDENTITY,
+    SIZES,
+    assert_same_gradients,
+    camera,
+    rigid,
+    twin_forward,
+)
 
 pytestmark = pytest.mark.usefixtures("seeded")
 

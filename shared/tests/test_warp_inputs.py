@@ -7,7 +7,7 @@ import torch
 
 from shared.geometry.camera import intrinsics_matrix
 from shared.geometry.warp import backward_warp, forward_warp, sample_pixels
-from shared.tests.warp_cases import IDENTITY, camera, rigid
+from shared.tests.warp_twins import IDENTITY, camera, rigid
 
 pytestmark = pytest.mark.usefixtures("seeded")
 

@@ -1,4 +1,4 @@
-"""Plain-loop twins of the warps: one pixel at a time, through 3D points, in torch scalars with gradients."""
+"""Cameras, poses, depths to try warps with, and plain-loop twins of the warps: one pixel at a time."""
 
 import math
 
@@ -6,9 +6,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from shared.geometry.camera import project, transform_points, unproject
+from shared.geometry.camera import intrinsics_matrix, project, transform_points, unproject
+from shared.geometry.trajectories import so3_exp
 
-__all__ = ["assert_same_gradients", "twin_backward", "twin_forward", "twin_reproject", "twin_sample"]
+F64 = torch.float64
+IDENTITY = torch.eye(4)
+SIZES = [(1, 1), (5, 9), (33, 47), (64, 32), (61, 128)]
+BAD_DEPTHS = [0.0, -1.0, math.nan, -math.inf, 1e-30, 1e-45]
+
+
+def rigid(rotation_vector: tuple[float, float, float], translation: tuple[float, float, float]) -> Tensor:
+    """Pose (4, 4), float64, of a rotation vector [rad] and a translation."""
+    matrix = torch.eye(4, dtype=F64)
+    matrix[:3, :3] = so3_exp(torch.tensor(rotation_vector, dtype=F64))
+    matrix[:3, 3] = torch.tensor(translation, dtype=F64)
+    return matrix
+
+
+def camera(height: int, width: int, focal: float = 0.9, dtype: torch.dtype = F64) -> Tensor:
+    """Intrinsics with unequal focal lengths and the principal point off the middle."""
+    return intrinsics_matrix(focal * width, 0.95 * focal * width, 0.47 * width, 0.55 * height - 0.5, dtype)
 
 
 def twin_sample(image: Tensor, x: Tensor, y: Tensor, padding: str = "border") -> Tensor:
