@@ -171,7 +171,7 @@ def prepare_evaluation(vgg: bool) -> Trial:
     points = [model.groups["positions"], model.groups["labels"], torch.exp(-model.groups["weights"])]
     theta = torch.exp(-model.groups["smoothness"])[None, None]
     theta = F.interpolate(theta, scale_factor=factor, mode="bilinear", align_corners=False)[0, 0]
-    order = {"near_is_large": model.scale.near_is_large, "supersampling": factor}
+    order = {"near_is_large": model.scale.kind == "disparity", "supersampling": factor}
     label_map, weight_map = splat(*points, size, **order)
     warped = warp_to_centre(loss.scene, dense, VIEWS)[0]
 

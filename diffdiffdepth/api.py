@@ -1,7 +1,7 @@
 """Depth of one scene as an object: optimised from a light field or posed photos, or loaded from a run."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,8 @@ class DiffusedDepth:
         if not isinstance(config, TrainConfig):
             path = Path(config)
             named = CONFIGS / f"{config}.yaml"
-            settings = [f"{key}={json.dumps(value)}" for key, value in _flat(overrides)]
+            texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in overrides.items()}
+            settings = [f"{key}={text}" for key, text in texts.items()]
             config = load_config(TrainConfig, path if path.suffix else named, settings)
         elif overrides:
             raise TypeError("overrides go with the name of a config or a file")
@@ -158,12 +159,3 @@ class DiffusedDepth:
         if value is None:
             raise RunError("there is no result yet: call fit, or load a run")
         return value
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys and values of nested mappings."""
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

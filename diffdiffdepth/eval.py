@@ -27,7 +27,10 @@ __all__ = ["evaluate"]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    args = parse_eval_args(__doc__, argv, add_arguments=_add_data, has_checkpoints=False)
+    def add_data(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--data", type=Path, metavar="DIR", help="the data set, where it has moved")
+
+    args = parse_eval_args(__doc__, argv, add_arguments=add_data, has_checkpoints=False)
     fitted = DiffusedDepth.load(args.run)
     data = fitted.config.data
     if args.data is not None:
@@ -38,10 +41,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     for table in run_tables(results):
         print(table.text())  # noqa: T201
     print(summary(results))  # noqa: T201
-
-
-def _add_data(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", type=Path, metavar="DIR", help="the data set, where it has moved")
 
 
 def evaluate(fitted: DiffusedDepth, scene: Scene, folder: Path) -> dict[str, Any]:

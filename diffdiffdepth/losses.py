@@ -68,11 +68,7 @@ class ReprojectionLoss:
     """
 
     def __init__(
-        self,
-        scene: Scene,
-        weights: LossWeights,
-        features: VggFeatures | None = None,
-        unit: float = 1.0,
+        self, scene: Scene, weights: LossWeights, features: VggFeatures | None = None, unit: float = 1.0
     ):
         self.smoothness_guide = scene.centre[None]
         if weights.blur_px > 0:
@@ -100,9 +96,8 @@ class ReprojectionLoss:
         if self.weights.edge > 0:
             terms["edge"] = -_gradient_magnitude(error).mean()
         if self.weights.smoothness > 0:
-            terms["smoothness"] = edge_aware_smoothness(
-                dense[None, None] / self.unit, self.smoothness_guide, gradient="sobel"
-            )
+            scaled = dense[None, None] / self.unit
+            terms["smoothness"] = edge_aware_smoothness(scaled, self.smoothness_guide, gradient="sobel")
         if self.weights.ssim > 0:
             similarity = ssim_map(warped, self.centre.expand_as(warped), "gaussian11_zero_pad")
             terms["ssim"] = 1 - similarity.mean()
@@ -116,17 +111,12 @@ class ReprojectionLoss:
         """Mean absolute difference from the centre over the channels, [m, H, W]."""
         if self.features is None:
             return (warped - self.centre_features).abs().mean(1)
-        distances = [  # one by one: the features of a view are as large as 20 images
-            (self._describe(view) - self.centre_features).abs().mean(1) for view in warped.split(1)
-        ]
-        return torch.cat(distances)
+        views = warped.split(1)  # one by one: the features of a view are as large as 20 images
+        return torch.cat([(self._describe(view) - self.centre_features).abs().mean(1) for view in views])
 
 
 def warp_to_centre(
-    scene: Scene,
-    dense: Tensor,
-    views: Tensor | None = None,
-    visibility: Visibility = "footprint",
+    scene: Scene, dense: Tensor, views: Tensor | None = None, visibility: Visibility = "footprint"
 ) -> tuple[Tensor, Tensor]:
     """Views [m, 3, H, W] as the centre camera would see them, and which pixels they see [m, 1, H, W].
 

@@ -36,7 +36,16 @@ WHERE_TO_GET = (
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one command; bad data end in DataError, a missing extra in RunError."""
-    args = _parse(argv)
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    check = commands.add_parser("check", help="say what is there and whether it can be used")
+    check.add_argument("folder", type=Path, metavar="DIR")
+    points = commands.add_parser("points", help="find the initial points of a light field")
+    points.add_argument("folder", type=Path, metavar="DIR")
+    points.add_argument("--out", type=Path, required=True, metavar="FILE.npz")
+    add_colmap_command(commands, "photos of one thing to a COLMAP scene")
+    args = parser.parse_args(argv)
     if args.command == "check":
         sys.stdout.write(report_folder(args.folder))
     elif args.command == "points":
@@ -62,19 +71,6 @@ def _accuracy(points: SparsePoints, light_field: LightField) -> str:
 def prepare_photos(photos: Path, out: Path, options: SfmOptions | None = None) -> list[str]:
     """Make a COLMAP scene of photos; returns the names of those that got no pose."""
     return reconstruct(photos, out, options).unregistered
-
-
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    formatter = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
-    commands = parser.add_subparsers(dest="command", required=True)
-    check = commands.add_parser("check", help="say what is there and whether it can be used")
-    check.add_argument("folder", type=Path, metavar="DIR")
-    points = commands.add_parser("points", help="find the initial points of a light field")
-    points.add_argument("folder", type=Path, metavar="DIR")
-    points.add_argument("--out", type=Path, required=True, metavar="FILE.npz")
-    add_colmap_command(commands, "photos of one thing to a COLMAP scene")
-    return parser.parse_args(argv)
 
 
 def report_folder(folder: Path) -> str:
@@ -108,27 +104,22 @@ def _light_field_lines(folder: Path, kind: str) -> list[str]:
     light_field = load_light_field(folder)
     height, width = light_field.centre.shape[-2:]
     du, dv = light_field.offsets.unbind(1)
-    lines = [
-        f"{folder}: a light field in the layout {kind}",
-        f"  views        {len(light_field.views) + 1} of {width} x {height}, "
-        f"offsets {_span(du)} x {_span(dv)}",
-    ]
-    parameters = light_field.camera
-    if parameters is None:
-        lines.append("  camera       unknown: disparity in pixels only, no depth in metres")
-    else:
+    camera, parameters = "unknown: disparity in pixels only, no depth in metres", light_field.camera
+    if parameters is not None:
         lens = f"{parameters.focal_px:.1f} px, baseline {parameters.baseline_mm:g} mm"
-        lines.append(f"  camera       {lens}, focus {parameters.focus_distance_m:g} m: depth in metres")
-    lines.append(f"  truth        {_truth(light_field)}")
-    signs = find_offset_signs(light_field)
-    if signs == (1, 1):
-        lines.append("  order        nearer points have larger disparities, as they should")
-    else:
-        turned = " and ".join(axis for axis, sign in zip(("columns", "rows"), signs, strict=True) if sign < 0)
-        lines.append(
-            f"  ORDER        the {turned} of the views seem to run the other way: check the file names"
-        )
-    return lines
+        camera = f"{lens}, focus {parameters.focus_distance_m:g} m: depth in metres"
+    order = "order        nearer points have larger disparities, as they should"
+    signs = zip(("columns", "rows"), find_offset_signs(light_field), strict=True)
+    if turned := " and ".join(axis for axis, sign in signs if sign < 0):
+        order = f"ORDER        the {turned} of the views seem to run the other way: check the file names"
+    count = len(light_field.views) + 1
+    return [
+        f"{folder}: a light field in the layout {kind}",
+        f"  views        {count} of {width} x {height}, offsets {_span(du)} x {_span(dv)}",
+        f"  camera       {camera}",
+        f"  truth        {_truth(light_field)}",
+        f"  {order}",
+    ]
 
 
 def _span(offsets: torch.Tensor) -> str:

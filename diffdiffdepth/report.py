@@ -41,7 +41,7 @@ ERROR_SHARE = 0.05  # of the range of the map: the end of the scale of error pic
 def points_picture(points: SparsePoints, image: Tensor, low: float, high: float) -> np.ndarray:
     """Points as coloured pixels on a darkened grey image [3, H, W]; near points over far ones."""
     height, width = image.shape[-2:]
-    order = points.labels.argsort(descending=not points.near_is_large)
+    order = points.labels.argsort(descending=points.kind == "depth")
     x, y = points.positions_px[order].round().long().unbind(1)
     inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
     x, y = x[inside].cpu().numpy(), y[inside].cpu().numpy()

@@ -31,18 +31,18 @@ def turns(schedule: ScheduleConfig) -> list[Turn]:
     """All turns in order; step n is the n-th update, counted from 1."""
     plan: list[Turn] = []
 
-    def damping(chosen: RateConfig) -> float:
-        return schedule.damping if chosen.damping is None else chosen.damping
+    def add(group: Group, number: int, steps: int, densify: int = 1) -> None:
+        chosen: RateConfig = getattr(schedule, group)
+        first = plan[-1].last + 1 if plan else 1
+        damping = schedule.damping if chosen.damping is None else chosen.damping
+        rate = chosen.rate * chosen.decay**number
+        plan.append(Turn(group, rate, first, first + steps - 1, damping, densify))
 
     if schedule.preliminary:
-        chosen, last = schedule.smoothness, schedule.preliminary
-        plan.append(Turn("smoothness", chosen.rate, 1, last, damping(chosen), schedule.densify))
+        add("smoothness", 0, schedule.preliminary, schedule.densify)
     for number in range(schedule.passes):
         for group in schedule.groups:
-            chosen = getattr(schedule, group)
-            first = plan[-1].last + 1 if plan else 1
-            rate = chosen.rate * chosen.decay**number
-            plan.append(Turn(group, rate, first, first + schedule.iterations - 1, damping(chosen)))
+            add(group, number, schedule.iterations)
     return plan
 
 
@@ -55,16 +55,15 @@ class GroupAdam:
     """
 
     def __init__(self, model: PointDepth):
-        self.model, self.damping = model, 0.0
+        self.model = model
         self.group: Group | None = None
-        self._is_fresh = True
         self._adam: torch.optim.Adam | None = None
+        self._damping = 0.0  # until the first step of the turn has used it
 
     def start(self, group: Group, rate: float, damping: float = 0.0) -> None:
         """Forget the moments and move this group from now on."""
-        self.group, self.damping = group, damping
+        self.group, self._damping = group, damping
         self._adam = torch.optim.Adam([{"params": [self.model.choose(group)], "name": group}], lr=rate)
-        self._is_fresh = True
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
@@ -75,10 +74,10 @@ class GroupAdam:
 
     def step(self) -> None:
         """Move the group by its gradient."""
-        if self._is_fresh and self.damping > 0:
+        if self._damping > 0:
             typical = self.model.groups[self.group].grad.square().mean().sqrt().item()
-            self._adam.param_groups[0]["eps"] = max(self.damping * typical, 1e-12)
-        self._is_fresh = False
+            self._adam.param_groups[0]["eps"] = max(self._damping * typical, 1e-12)
+            self._damping = 0.0
         self._adam.step()
 
     def state_dict(self) -> dict[str, Any]:
@@ -89,7 +88,6 @@ class GroupAdam:
         if state["group"] is not None:
             self.start(state["group"], 1.0)
             self._adam.load_state_dict(state["adam"])
-            self._is_fresh = False
 
 
 class Optimisation:

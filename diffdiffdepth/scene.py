@@ -51,11 +51,6 @@ class SparsePoints(_Tensors):
     def __len__(self) -> int:
         return self.labels.numel()
 
-    @property
-    def near_is_large(self) -> bool:
-        """True for disparity, False for depth."""
-        return self.kind == "disparity"
-
     def inside(self, size: tuple[int, int]) -> Tensor:
         """Which points [n] are on a pixel of an image of `size` (H, W)."""
         limits = self.positions_px.new_tensor([size[1] - 0.5, size[0] - 0.5])

@@ -6,7 +6,6 @@
 """
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -26,12 +25,6 @@ MAX_ERROR_PX = 2.0  # points with a larger reprojection error are left out
 SPREAD_DEG = (1.0, 10.0)  # of the preference, below and above that angle
 
 
-@dataclass(frozen=True)
-class _Photo:
-    image: Tensor  # [3, H, W], without distortion
-    K: Tensor  # float64 [3, 3] of that image
-
-
 class ColmapScenes:
     """One `MultiViewScene` per posed image of a COLMAP scene, made when asked for.
 
@@ -43,9 +36,7 @@ class ColmapScenes:
     `max_side`: images are reduced to at most this many pixels along their longer side.
     """
 
-    def __init__(
-        self, folder: str | os.PathLike, neighbours: int = 8, max_side: int | None = None
-    ) -> None:
+    def __init__(self, folder: str | os.PathLike, neighbours: int = 8, max_side: int | None = None):
         self.folder = Path(folder)
         model_dir = find_colmap_model(self.folder)
         if model_dir is None:
@@ -69,27 +60,25 @@ class ColmapScenes:
         """The scene with the given image (number in order of names, or name) as its centre."""
         index = self.index(which)
         others = self.choose_neighbours(index)
-        centre = self._photo(index)
-        size = tuple(centre.image.shape[-2:])
+        centre, centre_K = self._photo(index)
+        size = tuple(centre.shape[-2:])
         photos = [self._photo(other) for other in others]
-        for other, photo in zip(others, photos, strict=True):
-            if tuple(photo.image.shape[-2:]) != size:
-                found = f"{photo.image.shape[2]} x {photo.image.shape[1]} pixels, not {size[1]} x {size[0]}"
+        for other, (image, _) in zip(others, photos, strict=True):
+            if image.shape != centre.shape:
+                found = f"{image.shape[2]} x {image.shape[1]} pixels, not {size[1]} x {size[0]}"
                 reason = f"has {found} like {self.names[index]}"
                 remedy = "All views of a scene need one size: crop them, or give max_side"
                 raise DataError(self.image_dir / self.names[other], reason, remedy)
         pose = self._images[index].world_from_cam
-        view_from_centre = torch.stack(
-            [relative_pose(self._images[other].world_from_cam, pose) for other in others]
-        )
+        poses = [relative_pose(self._images[other].world_from_cam, pose) for other in others]
         truth, valid = self._truth(index, size)
         return MultiViewScene(
-            centre=centre.image,
-            views=torch.stack([photo.image for photo in photos]),
-            centre_K=centre.K.float(),
-            view_K=torch.stack([photo.K for photo in photos]).float(),
-            view_from_centre=view_from_centre.float(),
-            points=self._points(index, centre.K, size),
+            centre=centre,
+            views=torch.stack([image for image, _ in photos]),
+            centre_K=centre_K.float(),
+            view_K=torch.stack([K for _, K in photos]).float(),
+            view_from_centre=torch.stack(poses).float(),
+            points=self._points(index, centre_K, size),
             name=Path(self.names[index]).with_suffix("").as_posix(),
             truth=truth,
             valid=valid,
@@ -117,8 +106,6 @@ class ColmapScenes:
             scores.append((-score, float((here - there).norm()), other))
         return [other for _, _, other in sorted(scores)[: self.neighbours]]
 
-    # -- internals
-
     def index(self, which: int | str) -> int:
         """Number of an image given by number or name; DataError for a name that is not there."""
         if isinstance(which, int):
@@ -126,9 +113,8 @@ class ColmapScenes:
                 raise IndexError(f"{self.folder}: image {which} of {len(self)}")
             return which % len(self)
         if which not in self.names:
-            raise DataError(
-                self.folder, f"the model has no pose for {which!r}", "It knows: " + ", ".join(self.names)
-            )
+            reason = f"the model has no pose for {which!r}"
+            raise DataError(self.folder, reason, "It knows: " + ", ".join(self.names))
         return self.names.index(which)
 
     def _find_image_dir(self) -> Path:
@@ -144,28 +130,25 @@ class ColmapScenes:
         rows = {self._row_of_point[i] for i in image.point_ids.tolist() if i in self._row_of_point}
         return {row for row in rows if errors[row] <= MAX_ERROR_PX}
 
-    def _photo(self, index: int) -> _Photo:
-        """The image without distortion and at the size asked for."""
+    def _photo(self, index: int) -> tuple[Tensor, Tensor]:
+        """The image [3, H, W] without distortion and at the size asked for, and its K (float64)."""
         record = self._images[index]
         camera = self.model.cameras[record.camera_id]
         path = self.image_dir / record.name
         image = read_image(path)
-        if tuple(image.shape[-2:]) != (camera.height, camera.width):
-            reason = (
-                f"has {image.shape[2]} x {image.shape[1]} pixels, its camera {camera.width} x {camera.height}"
-            )
+        height, width = image.shape[-2:]
+        if (height, width) != (camera.height, camera.width):
+            reason = f"has {width} x {height} pixels, its camera {camera.width} x {camera.height}"
             raise DataError(path, reason, "Use the images that the model was made from")
         K, distortion = camera.intrinsics(), camera.distortion()
         if bool(distortion.any()):
             image, _ = undistort_image(image, K, distortion)
-        scale = min(1.0, (self.max_side or max(image.shape)) / max(image.shape[-2:]))
+        scale = (self.max_side or max(height, width)) / max(height, width)
         if scale < 1:
-            size = [max(1, round(side * scale)) for side in image.shape[-2:]]
-            K = resize_intrinsics(K, tuple(image.shape[-2:]), tuple(size))
-            image = F.interpolate(
-                image[None], size=size, mode="bilinear", antialias=True, align_corners=False
-            )[0]
-        return _Photo(image.clamp(0, 1), K)
+            size = tuple(max(1, round(side * scale)) for side in (height, width))
+            K = resize_intrinsics(K, (height, width), size)
+            image = F.interpolate(image[None], size, mode="bilinear", antialias=True, align_corners=False)[0]
+        return image.clamp(0, 1), K
 
     def _points(self, index: int, K: Tensor, size: tuple[int, int]) -> SparsePoints:
         """The points that the image observes, reprojected, with their z-depth as labels."""
@@ -177,15 +160,12 @@ class ColmapScenes:
             raise DataError(self.folder, reason, "Take another reference image")
         cam_from_world = invert_pose(self._images[index].world_from_cam)
         points_cam = transform_points(cam_from_world, points.xyz[rows])
-        pixels, _ = project(points_cam, K)
-        depth = points_cam[:, 2]
-        limits = pixels.new_tensor([size[1] - 0.5, size[0] - 0.5])
-        inside = (depth > 0) & (pixels >= -0.5).all(1) & (pixels <= limits).all(1)
+        pixels, depth = project(points_cam, K)
+        inside = (depth > 0) & SparsePoints(pixels, depth, "depth").inside(size)
         if not inside.any():
             reason = f"all {len(rows)} points of {name} are outside the image or behind the camera"
-            raise DataError(
-                self.folder, reason, "The poses and the intrinsics do not belong together: check both"
-            )
+            remedy = "The poses and the intrinsics do not belong together: check both"
+            raise DataError(self.folder, reason, remedy)
         return SparsePoints(pixels[inside].float(), depth[inside].float(), "depth")
 
     def _truth(self, index: int, size: tuple[int, int]) -> tuple[Tensor | None, Tensor | None]:

@@ -22,8 +22,6 @@ from shared.files.images import read_pfm
 
 __all__ = ["is_hci_folder", "load_hci"]
 
-WHERE = "The data set is described at lightfield-analysis.uni-konstanz.de"
-
 
 def is_hci_folder(folder: str | os.PathLike) -> bool:
     """Tell whether the folder holds views named as in the benchmark."""
@@ -43,7 +41,8 @@ def _read_camera(folder: str | os.PathLike) -> GridCamera | None:
 
     def number(section: str, key: str, kind: type = float):
         if not parser.has_option(section, key):
-            raise DataError(path, f"has no {key} in [{section}]", "Copy the file again; " + WHERE)
+            remedy = "Copy the file again, from lightfield-analysis.uni-konstanz.de"
+            raise DataError(path, f"has no {key} in [{section}]", remedy)
         text = parser.get(section, key)
         try:
             value = kind(float(text))

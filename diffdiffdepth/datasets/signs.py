@@ -69,18 +69,17 @@ def _warped(light_field: LightField, offsets: Tensor, disparity: Tensor) -> tupl
 def _best_disparity(
     light_field: LightField, offsets: Tensor, low: float, high: float
 ) -> tuple[float, Tensor]:
-    """Mean of the lowest errors over the image, and where they are reached: a disparity per pixel [h, w]."""
-    steps = torch.linspace(low, high, STEPS)
-    best = torch.stack([_cost(light_field, offsets, step) for step in steps.tolist()]).min(0)
+    """Mean of the lowest errors over the image, and where they are reached: a disparity per pixel [h, w].
+
+    Of the views the better half counts, so that occluded ones do not.
+    """
+    steps, costs = torch.linspace(low, high, STEPS), []
+    for step in steps.tolist():
+        error, _ = _warped(light_field, offsets, torch.full_like(light_field.centre[0], step))
+        error = F.avg_pool2d(error[:, None], 3, 1, 1, count_include_pad=False)[:, 0]
+        costs.append(error.sort(0).values[: max(1, len(error) // 2)].mean(0))
+    best = torch.stack(costs).min(0)
     return best.values.mean().item(), steps.to(best.values)[best.indices]
-
-
-def _cost(light_field: LightField, offsets: Tensor, disparity: float) -> Tensor:
-    """Error [h, w] at one disparity: the better half of the views, so that occluded ones do not count."""
-    height, width = light_field.centre.shape[-2:]
-    error, _ = _warped(light_field, offsets, torch.full((height, width), disparity).to(offsets))
-    error = F.avg_pool2d(error[:, None], 3, 1, 1, count_include_pad=False)[:, 0]
-    return error.sort(0).values[: max(1, len(error) // 2)].mean(0)
 
 
 def _occlusion_vote(light_field: LightField, offsets: Tensor, disparity: Tensor) -> float:

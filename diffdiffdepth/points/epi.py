@@ -138,13 +138,9 @@ def _verified(
     max_error_px: float = float("inf"),
     noise: float = 0.0,
 ) -> EpiLines:
-    """Lines along which a 5 x 1 patch stays the same: tested before the greedy choice, where a false line
-    could displace a true one.
-    """
-    positions = stack.positions(lines.epi, lines.x)
-    aligned = align_points(
-        [stack], positions, lines.disparity, radius=2, across=0, iterations=0, occlusion_px=None, noise=noise
-    )
+    """Lines along which a 5 x 1 patch stays the same: a false one could displace a true one in the choice."""
+    patch = {"radius": 2, "across": 0, "iterations": 0, "occlusion_px": None, "noise": noise}
+    aligned = align_points([stack], *_positions([stack], [lines]), **patch)
     good = aligned.residual_px <= max_residual_px
     return lines[good & (aligned.sigma_px * stack.reach <= max_error_px)]
 

@@ -75,10 +75,7 @@ class _GridStep:
             for load, factor in zip(loads, (1.0, u, v), strict=True):
                 load.add_(difference, alpha=factor)
             squares += difference.square_().sum(1)
-        return self._solved(levers, loads, squares, along_x, along_y, max_change)
-
-    def _solved(self, levers, loads, squares, along_x, along_y, max_change: float) -> tuple[Tensor, Tensor]:
-        """Sums are taken about their mean over the views, so that the unknown true patch drops out."""
+        # Sums are taken about their mean over the views, so that the unknown true patch drops out.
         count, u, v = levers[:3, :, None]
         count = count.clamp(min=1)
         plain, by_u, by_v = loads

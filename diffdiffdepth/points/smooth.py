@@ -61,8 +61,7 @@ def trilateral_smooth(
 def _plane_at_origin(sums: Tensor, loads: Tensor) -> Tensor:
     """Value at (0, 0) of the weighted least-squares plane, its slopes held by a few level neighbours."""
     w, wx, wy, wxx, wxy, wyy = (sums / sums[0].clamp(min=1e-30)).double()
-    normal = torch.stack([w, wx, wy, wx, wxx + RIDGE_PX2, wxy, wy, wxy, wyy + RIDGE_PX2], dim=1).view(
-        -1, 3, 3
-    )
+    rows = [w, wx, wy, wx, wxx + RIDGE_PX2, wxy, wy, wxy, wyy + RIDGE_PX2]
+    normal = torch.stack(rows, dim=1).view(-1, 3, 3)
     load = (loads / sums[0].clamp(min=1e-30)).double()
     return torch.linalg.solve(normal + 1e-9 * torch.eye(3).to(normal), load.T)[:, 0].to(sums.dtype)

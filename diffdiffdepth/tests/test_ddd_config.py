@@ -7,7 +7,6 @@ import pytest
 
 from diffdiffdepth import train
 from diffdiffdepth.config import DataConfig, TrainConfig
-from diffdiffdepth.datasets.embedded import make_embedded_light_field, make_embedded_multi_view
 from diffdiffdepth.inputs import load_scene
 from shared.errors import ConfigError, DataError
 from shared.runs.config import load_config
@@ -44,19 +43,10 @@ def test_every_config_of_the_folder_is_valid(path: Path):
     assert load_config(TrainConfig, path).steps > 100
 
 
-@pytest.fixture(scope="module")
-def field(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("config") / "field"
-    return make_embedded_light_field(folder, size=(24, 32), side=3, antialias=1)
-
-
-@pytest.mark.parametrize("choice", [{"image": "a.png"}, {"max_side": 100}])
-def test_choices_for_photos_are_refused_for_a_light_field(field: Path, choice: dict):
+@pytest.mark.parametrize(
+    ("scene", "choice"),
+    [("still_life", {"image": "a.png"}), ("still_life", {"max_side": 100}), ("views", {"views": "cross"})],
+)
+def test_choices_for_the_other_kind_of_scene_are_refused(small_scenes: Path, scene: str, choice: dict):
     with pytest.raises(DataError, match=f"data.{next(iter(choice))} means nothing"):
-        load_scene(DataConfig(str(field), **choice))
-
-
-def test_choices_for_light_fields_are_refused_for_photos(tmp_path: Path):
-    photos = make_embedded_multi_view(tmp_path / "photos", (24, 32), views=2, points=30, antialias=1)
-    with pytest.raises(DataError, match="is a COLMAP scene, for which data.views means nothing"):
-        load_scene(DataConfig(str(photos), views="cross"))
+        load_scene(DataConfig(str(small_scenes / scene), **choice))

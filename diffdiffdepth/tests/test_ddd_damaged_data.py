@@ -52,17 +52,14 @@ def truth(*shape: int, value: float = 1.0) -> Callable[[Path], None]:
     return lambda folder: write_pfm(folder / "gt_disp_lowres.pfm", torch.full(shape, value))
 
 
+CAMERAS_3 = "num_cams_x = 3\nnum_cams_y = 3"
 HCI = {
     "a view missing": Case(remove("input_Cam004.png"), "1 of 9 views are missing, first input_Cam004"),
     "a view cut short": Case(cut("input_Cam007.png"), "input_Cam007"),
     "a view of another size": Case(picture("input_Cam003.png", 16, 21), "21 x 16 pixels", "input_Cam003"),
     "not square": setting("num_cams_y = 3", "num_cams_y = 1", "3 x 1, not square"),
-    "no centre": setting(
-        "num_cams_x = 3\nnum_cams_y = 3", "num_cams_x = 2\nnum_cams_y = 2", "no centre view"
-    ),
-    "a million views": setting(
-        "num_cams_x = 3\nnum_cams_y = 3", "num_cams_x = 99999\nnum_cams_y = 99999", "views are missing"
-    ),
+    "no centre": setting(CAMERAS_3, CAMERAS_3.replace("3", "2"), "no centre view"),
+    "a million views": setting(CAMERAS_3, CAMERAS_3.replace("3", "99999"), "views are missing"),
     "another resolution": setting("x_px = 20", "x_px = 512", "parameters.cfg says 512 x 16"),
     "a key missing": setting("baseline_mm = 50.0\n", "", "no baseline_mm"),
     "focal length 0": setting("focal_length_mm = 100.0", "focal_length_mm = 0", "not a positive number"),

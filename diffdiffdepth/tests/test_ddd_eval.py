@@ -7,17 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from diffdiffdepth import evaluation
 from diffdiffdepth.datasets import ColmapScenes, load_light_field
-from diffdiffdepth.evaluation import (
-    DEFINITIONS,
-    corner_views,
-    lab_error,
-    label_errors,
-    measure,
-    nearest_fill,
-    scaled_errors,
-    weighted_median,
-)
+from diffdiffdepth.evaluation import corner_views, lab_error, label_errors, measure, scaled_errors
 from diffdiffdepth.points.store import load_points, perturb_points, save_points
 from diffdiffdepth.published import METHODS, ROW_NAMES, TABLE_1, TABLE_2, paper_scene
 from diffdiffdepth.report import run_tables, summary
@@ -28,7 +20,7 @@ def test_nearest_fill_is_nearest():
     rng = np.random.default_rng(0)
     positions = rng.uniform(-1, 15, (23, 2))
     points = SparsePoints(torch.tensor(positions), torch.arange(23.0), "disparity")
-    filled = nearest_fill(points, (11, 14))
+    filled = evaluation.nearest_fill(points, (11, 14))
     for y in range(11):
         for x in range(14):
             assert filled[y, x] == np.argmin(((positions - [x, y]) ** 2).sum(1))
@@ -37,7 +29,7 @@ def test_nearest_fill_is_nearest():
 def test_weighted_median_matches_a_plain_loop():
     rng = np.random.default_rng(1)
     values, guide = torch.tensor(rng.uniform(0, 1, (7, 9))), torch.tensor(rng.uniform(0, 0.3, (3, 7, 9)))
-    got = weighted_median(values, guide, radius=2, sigma_colour=0.2)
+    got = evaluation.weighted_median(values, guide, radius=2, sigma_colour=0.2)
     for y in range(7):
         for x in range(9):
             entries = []
@@ -90,19 +82,9 @@ def test_label_errors_leave_out_what_is_outside_or_not_valid():
 
 def test_corners_of_grids_and_ends_of_crosses():
     grid = torch.tensor([[u, v] for u in (-2.0, -1, 0, 1, 2) for v in (-1.0, 0, 1) if (u, v) != (0, 0)])
-    assert {tuple(offset) for offset in grid[corner_views(grid)].tolist()} == {
-        (-2, -1),
-        (-2, 1),
-        (2, -1),
-        (2, 1),
-    }
+    assert sorted(grid[corner_views(grid)].tolist()) == [[-2, -1], [-2, 1], [2, -1], [2, 1]]
     cross = torch.tensor([[-2.0, 0], [-1, 0], [1, 0], [2, 0], [0, -2], [0, -1], [0, 1], [0, 2]])
-    assert {tuple(offset) for offset in cross[corner_views(cross)].tolist()} == {
-        (-2, 0),
-        (2, 0),
-        (0, -2),
-        (0, 2),
-    }
+    assert sorted(cross[corner_views(cross)].tolist()) == [[-2, 0], [0, -2], [0, 2], [2, 0]]
 
 
 def test_colour_error_is_least_at_the_truth(small_scenes):
@@ -166,7 +148,8 @@ def test_paper_and_run_are_shown_under_their_own_data_sets(kind, name, shown):
     measures = dict.fromkeys(("mse_x100", "q25_x100", "lab", *(f"bp_{t}" for t in (0.01, 0.03, 0.07))), 1.0)
     measures |= {"bp_0.1": 4.0, "bp_0.3": 3.0, "bp_0.7": 2.0, "mse": 0.0012}
     results = {"data": name, "kind": kind, "size": [48, 64], "has_truth": True, "initial_points": 7}
-    results |= {"features": "rgb", "rows": dict.fromkeys(ROW_NAMES, measures), "definitions": DEFINITIONS}
+    results |= {"features": "rgb", "rows": dict.fromkeys(ROW_NAMES, measures)}
+    results["definitions"] = evaluation.DEFINITIONS
     text = run_tables(results)[0].text()
     assert all(part in text for part in shown)
     blind = results | {"has_truth": False, "rows": dict.fromkeys(ROW_NAMES, {"lab": 1.5})}

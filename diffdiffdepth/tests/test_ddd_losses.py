@@ -39,10 +39,8 @@ def test_true_map_costs_less_than_others(make):
     noise = torch.randn(HEIGHT, WIDTH, generator=torch.Generator().manual_seed(0))
     for other in (scene.truth + 0.4, scene.truth - 0.4, scene.truth + 0.3 * noise, scene.truth.flip(1)):
         assert loss(other)["total"] > 1.3 * best
-    assert (
-        loss(scene.truth, torch.tensor([0, 2]))["total"]
-        < loss(scene.truth + 0.2, torch.tensor([0, 2]))["total"]
-    )
+    few = torch.tensor([0, 2])
+    assert loss(scene.truth, few)["total"] < loss(scene.truth + 0.2, few)["total"]
 
 
 def test_offsets_are_centre_minus_view():
@@ -168,17 +166,12 @@ def test_views_may_be_brighter_here_and_darker_there():
 
 def test_error_is_averaged_over_the_views_that_see_a_pixel():
     scene = light_field(((1, 0), (-1, 0)))
-    both = ReprojectionLoss(scene, DATA_ONLY)(torch.zeros(HEIGHT, WIDTH))["data"]
-    singles = [
-        ReprojectionLoss(scene, DATA_ONLY)(torch.zeros(HEIGHT, WIDTH), torch.tensor([i]))["data"]
-        for i in (0, 1)
-    ]
-    torch.testing.assert_close(both, sum(singles) / 2)
+    loss, flat = ReprojectionLoss(scene, DATA_ONLY), torch.zeros(HEIGHT, WIDTH)
+    singles = [loss(flat, torch.tensor([i]))["data"] for i in (0, 1)]
+    torch.testing.assert_close(loss(flat)["data"], sum(singles) / 2)
     away = LightField(scene.centre, scene.views, torch.tensor([[1.0, 0], [1e4, 0]]))
-    one = ReprojectionLoss(away, DATA_ONLY)(torch.full((HEIGHT, WIDTH), 1.0))["data"]
-    torch.testing.assert_close(
-        one, ReprojectionLoss(away, DATA_ONLY)(torch.ones(HEIGHT, WIDTH), torch.tensor([0]))["data"]
-    )
+    loss, ones = ReprojectionLoss(away, DATA_ONLY), torch.ones(HEIGHT, WIDTH)
+    torch.testing.assert_close(loss(ones)["data"], loss(ones, torch.tensor([0]))["data"])
 
 
 @pytest.mark.parametrize("make", [light_field, multi_view])

@@ -1,6 +1,5 @@
 """The optimisation routine: every group helps, scale and interruptions do not matter, the script runs."""
 
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -11,21 +10,15 @@ from scipy import ndimage
 from diffdiffdepth import routine, train
 from diffdiffdepth.config import RateConfig, ScheduleConfig, TrainConfig
 from diffdiffdepth.losses import LossWeights, ReprojectionLoss
-from diffdiffdepth.models.point_depth import (
-    GROUPS,
-    DepthOptions,
-    LabelScale,
-    PointDepth,
-    image_edges,
-    initial_smoothness,
-    sobel_magnitude,
-)
+from diffdiffdepth.models import point_depth
+from diffdiffdepth.models.point_depth import GROUPS, DepthOptions, LabelScale, PointDepth
 from diffdiffdepth.points.store import load_points
 from diffdiffdepth.routine import GroupAdam, Optimisation, turns
 from diffdiffdepth.scene import LightField, SparsePoints
 from diffdiffdepth.tests import toy
 from shared.errors import NonFiniteError, RunError
 from shared.runs.checkpoint import load_checkpoint
+from shared.runs.folder import read_metrics
 
 GRID = [(u, v) for v in (-1, 0, 1) for u in (-1, 0, 1) if u or v]
 
@@ -189,11 +182,11 @@ def test_gradient_and_edges_of_the_image():
     grey = (image * torch.tensor([0.2125, 0.7154, 0.0721])[:, None, None]).sum(0).numpy()
     slopes = [ndimage.sobel(grey, axis, mode="reflect") / 4 for axis in (0, 1)]
     expected = np.sqrt((slopes[0] ** 2 + slopes[1] ** 2) / 2)
-    np.testing.assert_allclose(sobel_magnitude(image).numpy(), expected, atol=1e-5)
+    np.testing.assert_allclose(point_depth.sobel_magnitude(image).numpy(), expected, atol=1e-5)
     step = torch.zeros(3, 20, 30)
     step[0, :, 15:] = 1
     step[1, 5:] = 1  # green does not count
-    x, y = image_edges(step).unbind(1)
+    x, y = point_depth.image_edges(step).unbind(1)
     assert set(x.tolist()) <= {14.0, 15.0}
     assert len(set(y.tolist())) >= 16
 
@@ -201,14 +194,13 @@ def test_gradient_and_edges_of_the_image():
 def test_barrier_stands_on_faint_edges_and_nowhere_else():
     image = torch.full((3, 24, 40), 0.3)
     image[:, :, 20:] = 0.34  # a step of ten grey levels
-    faint, gradient = (
-        initial_smoothness(image, DepthOptions(initial_smoothness=kind)) for kind in ("barrier", "gradient")
-    )
+    options = [DepthOptions(initial_smoothness=kind) for kind in ("barrier", "gradient")]
+    faint, gradient = (point_depth.initial_smoothness(image, chosen) for chosen in options)
     assert (faint[:, 17:23] > 2).all()
     assert (gradient < 0.2).all()
     assert (faint[:, [*range(14), *range(26, 40)]].abs() < 1e-4).all()
     image[:, :, 20:] = 1.0
-    strong = initial_smoothness(image, DepthOptions(initial_smoothness="barrier"))
+    strong = point_depth.initial_smoothness(image, options[0])
     assert strong.max() == 10
     assert (strong[:, :14].abs() < 1e-4).all()
 
@@ -298,13 +290,8 @@ def test_script_runs_and_resumes_exactly(tmp_path, monkeypatch):
     moments = [c.state["adam"]["adam"]["state"][0]["exp_avg"] for c in (one, other)]
     assert torch.equal(*moments)
     assert torch.equal(one.rng[0]["torch"], other.rng[0]["torch"])
-    rows = [
-        [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-        for run in (whole, cut)
-    ]
-    for row in rows[0] + rows[1]:
-        del row["time_s"]
-    assert rows[0] == rows[1]
+    rows = [read_metrics(run / "metrics.jsonl") for run in (whole, cut)]
+    assert rows[0] == [row | {"time_s": first["time_s"]} for first, row in zip(*rows, strict=True)]
     assert [row["step"] for row in rows[0]] == list(range(1, 12))
     assert {"total", "data", "edge", "smoothness", "ssim", "solve_steps"} <= set(rows[0][0])
     assert len(load_points(whole / "points.npz")) == 3 * len(load_points(whole / "points_initial.npz"))
@@ -315,7 +302,7 @@ def test_densification_takes_all_edges_if_there_are_too_few(tmp_path):
     scene = multi_view()
     model = model_of(scene, supersampling=1)
     routine.densify(model, scene.centre, 10**6, seed=0)
-    assert len(model.points()) == len(scene.points) + len(image_edges(scene.centre))
+    assert len(model.points()) == len(scene.points) + len(point_depth.image_edges(scene.centre))
 
 
 def test_points_that_have_all_left_the_image_end_the_run_in_one_line(tmp_path, monkeypatch):

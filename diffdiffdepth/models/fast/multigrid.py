@@ -67,10 +67,8 @@ class _Layout:
         width = 2 * self.columns
         shape = (self.batch, self.rows // 2, 2, self.columns)
         red = image.as_strided(shape, (image.stride(0), 2 * width, width + 1, 2), image.storage_offset())
-        black = image.as_strided(
-            shape, (image.stride(0), 2 * width, width - 1, 2), image.storage_offset() + 1
-        )
-        return red, black
+        strides = (image.stride(0), 2 * width, width - 1, 2)
+        return red, image.as_strided(shape, strides, image.storage_offset() + 1)
 
     def flat(self, buffer: Tensor, row_shift: int = 0) -> Tensor:
         """All rows of a buffer in one run [B, rows * stride]; shifted: one row above (-1) or below (+1)."""
@@ -132,11 +130,11 @@ class _Level:
         self.image = layout.image(pull)
         image_red, image_black = layout.colours(self.image)
         grid = layout.grid
-        self.load_triples = (
+        self.from_image = (  # factor, factor, product: the right-hand side
             (image_red, grid(scale_red), grid(self.rhs_red)),
             (image_black, grid(scale_black), grid(self.rhs_black)),
         )
-        self.store_triples = (
+        self.to_image = (  # the result
             (grid(self.red), grid(scale_red), image_red),
             (grid(self.black), grid(scale_black), image_black),
         )
@@ -179,16 +177,6 @@ class _Level:
             flat.addcmul_(coupling, value, value=sign)
         coupling, value = pairs[3]
         self.layout.sideways(out, 0, 0).addcmul_(coupling, value, value=sign)
-
-    def load(self) -> None:
-        """Take the right-hand side from `image`."""
-        for source, scale, target in self.load_triples:
-            torch.mul(source, scale, out=target)
-
-    def store(self) -> None:
-        """Put the result into `image`."""
-        for source, scale, target in self.store_triples:
-            torch.mul(source, scale, out=target)
 
     def restrict(self, coarse: Tensor, red_rhs_is_zero: bool) -> None:
         """Smooth from zero (red, black) and sum the residual, which is left on red alone, over 2x2 pixels."""
@@ -290,9 +278,8 @@ class Hierarchy:
         top = self.levels[0]
         start = None if start is None else (start - mean) / top.scale
         energy = None if energy is None else energy[:, None]
-        solution, info = self._conjugate_gradients(
-            residual * top.scale, start, tolerance, max_iterations, energy
-        )
+        scaled = residual * top.scale
+        solution, info = self._conjugate_gradients(scaled, start, tolerance, max_iterations, energy)
         return solution * top.scale + mean, info
 
     def _precondition(self) -> None:
@@ -301,15 +288,14 @@ class Hierarchy:
         top = self.levels[0]
         for level, coarse in steps:
             if level is not top:
-                level.load()
+                _multiply(level.from_image)
             level.restrict(coarse, red_rhs_is_zero=level is top)
-        self.coarsest.copy_(
-            (self.inverse_rounded @ self.coarsest.flatten(1)[..., None]).view_as(self.coarsest)
-        )
+        solved = self.inverse_rounded @ self.coarsest.flatten(1)[..., None]
+        self.coarsest.copy_(solved.view_as(self.coarsest))
         for level, coarse in reversed(steps):
             level.prolong(coarse, red_rhs_is_zero=level is top)
             if level is not top:
-                level.store()
+                _multiply(level.to_image)
 
     def _conjugate_gradients(
         self,
@@ -363,6 +349,11 @@ class Hierarchy:
         top.combine(rhs_red, top.to_red, rhs_red)
         info = SolveInfo(iteration, max(relative, 0.0) ** 0.5, relative <= tolerance**2)
         return top.join(rhs_red, x), info
+
+
+def _multiply(triples) -> None:
+    for source, scale, target in triples:
+        torch.mul(source, scale, out=target)
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:

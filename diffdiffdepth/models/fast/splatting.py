@@ -81,9 +81,6 @@ class _Band:
         number = torch.where((pixel >= first) & (pixel < first + extent), pixel - first, -1)
         return number.int(), offset, profile
 
-    def sorted_by_pixel(self) -> Tensor:
-        return torch.sort(self.pixel, stable=True).indices
-
     def opacity(self, kind: Opacity) -> tuple[Tensor, Tensor]:
         """A, and its derivative by G."""
         if kind == "analytic":
@@ -147,7 +144,7 @@ class _Splat(torch.autograd.Function):
         label_map, weight_map = labels.new_zeros(2, *size)
         saved = []
         for band in _bands(positions, front_to_back, size, half_size):
-            order = band.sorted_by_pixel()
+            order = torch.sort(band.pixel, stable=True).indices
             depth, _ = band.sum_before(band.profile, order)
             seen = depth.clamp_(min=0).mul_(-ATTENUATION).exp_()  # T
             alpha, weight = band.opacity(opacity)[0], band.weight()[0]
