@@ -124,6 +124,7 @@ def test_convention_check_pose_accepts_rigid_poses():
     ("spoil", "message"),
     [
         (lambda pose: pose[:3, :3], r"\[3, 3\]"),
+        (lambda pose: pose[:3], "append the row"),
         (lambda pose: torch.where(torch.eye(4) > 0, math.nan, pose), "NaN"),
         (lambda pose: pose.T, "transposed"),
         (lambda pose: pose * torch.tensor([2.0, 2.0, 2.0, 1.0]), "axis length 2"),

@@ -97,6 +97,8 @@ def test_missing_images_are_listed_and_all_missing_is_an_error(nerf):
     ("changes", "pattern"),
     [
         ({"frames": []}, "no list of frames"),
+        ({"frames": [{}]}, "frame 0 has no file_path"),
+        ({"k1": 10**400}, "k1 is 1000"),
         ({"w": 800}, "w x h is 800 x 6, the image is 8 x 6"),
         ({"fl_x": 0.2, "fl_y": 0.3}, "tiny"),
         ({"fl_x": None, "camera_angle_x": 170.0}, "between 0 and pi"),

@@ -383,6 +383,7 @@ def relu1() -> VggFeatures:
     ("call", "message"),
     [
         (lambda: edge_aware_smoothness(IMAGE[:, :1, 1:], IMAGE), "image"),
+        (lambda: edge_aware_smoothness(IMAGE[:, :1], IMAGE, gradient="scharr"), "gradient"),
         (lambda: photometric_l1_ssim(IMAGE, IMAGE[:, :1]), "prediction"),
         (lambda: photometric_l1_ssim(IMAGE, IMAGE, mask=IMAGE[:, 0] > 0), "mask"),
         (lambda: photometric_l1_ssim(IMAGE, IMAGE, mask=IMAGE > 0, variant="uniform7"), "mask"),

@@ -195,9 +195,12 @@ DEPTH = torch.rand(2, 1, 8, 8) + 1
     ("call", "message"),
     [
         (lambda: psnr(DEPTH[0], DEPTH[0]), "truth"),
+        (lambda: psnr(DEPTH, DEPTH, 0.0), "data_range"),
         (lambda: psnr(DEPTH.byte(), DEPTH.byte()), "uint8"),
         (lambda: depth_errors(DEPTH.expand(2, 3, 8, 8), DEPTH.expand(2, 3, 8, 8)), "truth"),
         (lambda: depth_errors(DEPTH, DEPTH, DEPTH), "boolean"),
+        (lambda: depth_errors(DEPTH, DEPTH, max_depth=1e-4), "limits"),
+        (lambda: depth_errors(DEPTH, DEPTH, scaling="mean"), "scaling"),
         (lambda: depth_errors(DEPTH / 0, DEPTH), "not finite"),
         (lambda: depth_errors(-DEPTH, DEPTH, scaling="median"), "median"),
     ],

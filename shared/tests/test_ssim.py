@@ -171,6 +171,7 @@ A, B = torch.rand(1, 3, 16, 16), torch.rand(1, 1, 16, 16)
     [
         ((A, B), "image_b"),
         ((A.byte(), A.byte()), "uint8"),
+        ((A, A, "gaussian"), "gaussian11"),
         ((A, A, "box3", 1.0, "none"), "reduction"),
     ],
 )

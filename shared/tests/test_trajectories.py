@@ -20,9 +20,7 @@ ANGLES = [
     1e-8,
     9.99e-4,
     1.001e-3,
-    math.pi / 2,
     3.0,
-    math.pi - 1e-4,
     math.pi - 1e-8,
     math.pi,
 ]

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from shared.geometry.camera import intrinsics_matrix
-from shared.geometry.warp import backward_warp, forward_warp, sample_pixels
-from shared.tests.warp_twins import IDENTITY, camera, rigid
+from shared.geometry.warp import backward_warp, disparity_warp, forward_warp, sample_pixels
+from shared.tests.warp_twins import IDENTITY
 
 pytestmark = pytest.mark.usefixtures("seeded")
 
@@ -60,18 +60,6 @@ def test_warps_through_nan_cameras_are_invalid(place):
         assert not forward_warp(features, depth, K, K_other, pose)[2].any()
 
 
-def test_warps_of_a_batch_equal_single_ones():
-    features, depth = torch.rand(3, 2, 9, 11), torch.rand(3, 1, 9, 11) + 1
-    K = torch.stack([camera(9, 11, focal, torch.float32) for focal in (0.8, 1.0, 1.3)])
-    poses = torch.stack([rigid((0, 0.1 * i, 0), (0.1, 0.05 * i, 0)).float() for i in range(3)])
-    for warp in (backward_warp, forward_warp):
-        batch = warp(features, depth, K, K[:1], poses)
-        for i in range(3):
-            single = warp(features[i : i + 1], depth[i : i + 1], K[i], K[0], poses[i])
-            for a, b in zip(batch, single, strict=True):
-                assert torch.equal(a[i], b[0])
-
-
 def test_wrong_shapes_are_refused():
     image, depth, K = torch.rand(2, 3, 4, 5), torch.rand(2, 1, 4, 5), torch.eye(3)
     cases = {
@@ -79,6 +67,7 @@ def test_wrong_shapes_are_refused():
         "depth_target": lambda: backward_warp(image, depth[:1], K, K, IDENTITY),
         "intrinsics or pose": lambda: backward_warp(image, depth, K, K, torch.eye(3)),
         "footprint": lambda: forward_warp(image, depth, K, K, IDENTITY, footprint="round"),
+        "view_offset": lambda: disparity_warp(image, depth, torch.zeros(3)),
     }
     for message, call in cases.items():
         with pytest.raises(ValueError, match=message):
