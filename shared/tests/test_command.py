@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from shared.errors import DataError, RunError, RunStopped
-from shared.runs.command import command_line, parse_train_args, select_device
+from shared.runs.command import command_line, parse_eval_args, parse_train_args, select_device
 
 
 def test_train_arguments(tmp_path, capsys):
@@ -19,6 +19,8 @@ def test_train_arguments(tmp_path, capsys):
     with pytest.raises(SystemExit):
         parse_train_args("doc", [])
     assert "--config FILE is needed" in capsys.readouterr().err
+    args = parse_eval_args("doc", ["--run", "runs/a"])
+    assert (args.run, args.checkpoint, args.device) == (Path("runs/a"), "best", "auto")
 
 
 @pytest.mark.parametrize(
