@@ -9,7 +9,6 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from shared.errors import check_shape
 from shared.files.disk import read_text, reading, write_json
 from shared.files.images import (
     read_depth_png,
@@ -23,6 +22,7 @@ from shared.files.images import (
     write_npy,
     write_pfm,
 )
+from shared.geometry import check_shape
 from shared.geometry.camera import depth_from_ray_distance, pixel_grid, unproject
 
 __all__ = ["DepthKind", "DepthMap", "Views"]

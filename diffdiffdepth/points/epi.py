@@ -59,8 +59,8 @@ def epi_points(light_field: LightField) -> SparsePoints:
     positions, disparity = _positions(stacks, [_chosen(stack, slopes, noise) for stack in stacks])
     log.info("%s: %d lines between %.2f and %.2f px", light_field.name, len(disparity), low, high)
 
-    patch = {"radius": PATCH_RADIUS, "max_change": FINE_STEP_PX / reach, "noise": noise}
-    patch["occlusion_px"] = OCCLUSION_PX
+    max_change = FINE_STEP_PX / reach
+    patch = {"radius": PATCH_RADIUS, "max_change": max_change, "occlusion_px": OCCLUSION_PX, "noise": noise}
     aligned = align_points(stacks, positions, disparity, **patch)
     good = _well_aligned(stacks, aligned)
     positions, aligned = positions[good], aligned[good]

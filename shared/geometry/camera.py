@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from shared.errors import check_shape
+from shared.geometry import check_shape
 
 __all__ = [
     "camera_rays",

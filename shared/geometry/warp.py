@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from shared.errors import check_shape
+from shared.geometry import check_shape
 from shared.geometry.camera import pixel_grid
 
 __all__ = [

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from shared.errors import DataError, check_shape
+from shared.errors import DataError
+from shared.geometry import check_shape
 from shared.quality.ssim import ssim_map
 
 __all__ = [

@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from shared.errors import check_shape
+from shared.geometry import check_shape
 from shared.quality.losses import backbone_state_dict, expand_mask
 
 __all__ = [

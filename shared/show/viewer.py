@@ -30,7 +30,7 @@ from torch import Tensor
 
 from shared.errors import RunError
 from shared.files.images import to_uint8
-from shared.geometry.camera import pixel_grid, transform_points, unproject
+from shared.results import DepthMap
 from shared.runs.checkpoint import load_checkpoint
 from shared.runs.command import add_checkpoint_argument, add_device_argument, command_line, select_device
 from shared.runs.folder import find_checkpoint
@@ -181,10 +181,8 @@ def cloud_from_depth(
     keep = keep if valid is None else keep & valid
     if not keep.any():
         return None
-    grid = pixel_grid(*depth.shape, depth.device, depth.dtype)
-    points = unproject(grid, torch.where(keep, depth, 1.0), K.to(depth))[keep]
-    if world_from_cam is not None:
-        points = transform_points(world_from_cam.to(points), points)
+    depth_map = DepthMap(torch.where(keep, depth, 1.0), "z_depth", "", "", valid=keep, K=K.to(depth))
+    points = depth_map.points(world_from_cam)
     return PointCloud(name, points, image.permute(1, 2, 0)[keep], depth[keep])
 
 
@@ -200,8 +198,9 @@ def relief(
     low, high = limits
     far_share = ((high - nearness) / max(high - low, 1e-12)).clamp(-0.5, 1.5)
     middle = nearness.new_tensor([(width - 1) / 2, (height - 1) / 2])
-    xy = pixel_grid(height, width, nearness.device, nearness.dtype) - middle
-    points = torch.cat([xy, RELIEF_DEPTH * width * far_share[..., None]], dim=-1)
+    y = torch.arange(height).to(nearness)[:, None].expand(height, width) - middle[1]
+    x = torch.arange(width).to(nearness).expand(height, width) - middle[0]
+    points = torch.stack([x, y, RELIEF_DEPTH * width * far_share], dim=-1)
     keep = nearness.isfinite()
     cloud = PointCloud(name, points[keep], image.permute(1, 2, 0)[keep], nearness[keep])
     K = torch.tensor([[width, 0.0, middle[0]], [0.0, width, middle[1]], [0.0, 0.0, 1.0]])
