@@ -30,6 +30,7 @@ __all__ = ["DepthKind", "DepthMap", "Views"]
 DepthKind = Literal["z_depth", "ray_distance", "inv_depth", "disparity_px", "order"]
 FLOAT_FILES = {".pfm": (read_pfm, write_pfm), ".npy": (read_npy, write_npy), ".exr": (read_exr, write_exr)}
 LARGEST_PNG_CODE = 65535  # of 16 bits; 0 is kept for invalid pixels
+PNG_KEYS = ("png_step", "png_offset")  # in the record of a map saved as PNG
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,8 +135,9 @@ class DepthMap:
     def save(self, path: str | Path, *, png_step: float | None = None) -> list[Path]:
         """Write one view's map and what it means; returns the files.
 
-        The suffix decides: .pfm, .npy and .exr keep every value; .png has 16 bits, value =
-        number * step, 0 where invalid. The step (default: the largest valid value / 65535) is in the record.
+        The suffix decides: .pfm, .npy and .exr keep every value; .png has 16 bits, value = offset +
+        number * step, number 0 where invalid. Step (default: the range / 65535) and offset, which is 0 unless
+        values are negative, are in the record.
         Next to it NAME.json has kind, unit, scale and K; NAME_valid.png the mask, where a pixel is invalid.
         Raises ValueError for several views or another suffix, DataError when a file cannot be written.
         """
@@ -144,9 +146,10 @@ class DepthMap:
             raise ValueError("save writes one view: take depth[i], or save the Views")
         values, valid = self.values.detach().cpu().float(), self.valid.cpu()
         if path.suffix == ".png":
-            largest = values[valid].max().item() if valid.any() else 1.0
-            record["png_step"] = png_step or max(largest, 1e-12) / LARGEST_PNG_CODE
-            write_depth_png(path, values, valid, unit_m=record["png_step"])
+            low, high = (f(values[valid]).item() if valid.any() else 1.0 for f in (torch.min, torch.max))
+            step = png_step or max(high - min(low, 0.0), 1e-12) / (LARGEST_PNG_CODE - 1)
+            record |= {"png_step": step, "png_offset": low - step if low < 0 else 0.0}
+            write_depth_png(path, values - record["png_offset"], valid, unit_m=step)
         elif path.suffix in FLOAT_FILES:
             FLOAT_FILES[path.suffix][1](path, values)
         else:
@@ -167,10 +170,11 @@ class DepthMap:
         with reading(path.with_suffix(".json"), "does not say what a depth map means", remedy):
             record = json.loads(text)
             head = {name: record.pop(name) for name in ("kind", "unit", "scale", "invalid")}
-            step = record.pop("png_step") if path.suffix == ".png" else None
+            step, offset = (record.pop(key) if path.suffix == ".png" else None for key in PNG_KEYS)
             K = torch.tensor(record.pop("K")) if "K" in record else None
         if step is not None:
             values, valid = read_depth_png(path, unit_m=step)
+            values = values + offset
         elif path.suffix in FLOAT_FILES:
             values, valid = torch.as_tensor(FLOAT_FILES[path.suffix][0](path)), None
         else:

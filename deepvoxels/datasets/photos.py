@@ -33,7 +33,7 @@ def prepare_photos(
     Writes rgb/ (the square in the middle of each photo), pose/, intrinsics.txt, sparse.ply (COLMAP's points)
     and photos.json (which photo became which view). `out_dir` appears only when everything has succeeded.
     World units are COLMAP's, which are arbitrary. Returns the photos that no pose was found for; raises what
-    `shared.sfm.reconstruct` raises, and DataError when the cameras look at nothing in common.
+    `shared.files.sfm.reconstruct` raises, and DataError when the cameras look at nothing in common.
     """
     with new_folder(out_dir) as folder, tempfile.TemporaryDirectory() as temporary:
         found = reconstruct(photo_dir, Path(temporary) / "sfm", options)

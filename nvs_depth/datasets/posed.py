@@ -64,7 +64,7 @@ def prepare_photos(
 
     COLMAP's unit of length is arbitrary: the scene is scaled so that the sparse points are 2 units before the
     cameras on median. `out_dir` appears only when everything has succeeded. Raises what
-    `shared.sfm.reconstruct` raises.
+    `shared.files.sfm.reconstruct` raises.
     """
     with tempfile.TemporaryDirectory() as temporary, new_folder(out_dir) as folder:
         found = reconstruct(photo_dir, Path(temporary) / "sfm", options)

@@ -103,3 +103,15 @@ def test_views_are_numbered_and_depth_is_explained(tmp_path: Path) -> None:
         Views(images[:, :1])
     with pytest.raises(ValueError, match="2 views"):
         Views(images, DepthMap(VALUES.expand(3, 5, 7), "z_depth", "m", "metric"))
+
+
+@pytest.mark.parametrize("shift", [0.0, -3.0, -20.0])
+def test_png_keeps_negative_disparities_within_half_a_step(tmp_path, shift):
+    disparity = torch.rand(7, 5) * 4 + shift
+    valid = torch.rand(7, 5) > 0.3
+    depth = DepthMap(disparity, "disparity_px", "px", "between neighbouring views", valid)
+    depth.save(tmp_path / "map.png")
+    found = DepthMap.load(tmp_path / "map.png")
+    assert torch.equal(found.valid, valid)
+    span = disparity[valid].max() - disparity[valid].min().clamp(max=0)
+    assert (found.values - disparity)[valid].abs().max() <= 0.51 * span / 65534 + 1e-6
