@@ -18,7 +18,8 @@ from dfd_selfsup.config import LossOptions
 from dfd_selfsup.models.focus_measure import focus_guess, focus_response
 from dfd_selfsup.models.heads import Prediction, coarse_aif
 from dfd_selfsup.models.thin_lens import Defocus
-from shared.quality.losses import edge_aware_smoothness, photometric_l1_ssim
+from shared.quality.losses import edge_aware_smoothness
+from shared.quality.ssim import ssim_map
 
 __all__ = ["TERMS", "guide_losses", "mix", "selfsup_losses", "supervised_losses"]
 
@@ -109,8 +110,8 @@ def supervised_losses(
 
 def mix(prediction: Tensor, target: Tensor) -> Tensor:
     """0.85 (1 - SSIM) + 0.15 L1 of images [B, 3, H, W]; SSIM: 11 x 11 Gaussian, zero border."""
-    variant = "gaussian11_zero_pad"
-    return photometric_l1_ssim(prediction, target, alpha=0.85, variant=variant, dissimilarity="full")
+    similarity = ssim_map(prediction, target, "gaussian11_zero_pad").mean()
+    return 0.85 * (1 - similarity) + 0.15 * (prediction - target).abs().mean()
 
 
 def smooth_loss(prediction: Prediction, options: LossOptions) -> Tensor:

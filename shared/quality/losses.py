@@ -1,4 +1,4 @@
-"""Losses that two papers or more use: smoothness, L1 + SSIM, and distances between network features."""
+"""Losses: edge-aware smoothness, and distances between network features."""
 
 import math
 import os
@@ -13,15 +13,12 @@ from torch import Tensor, nn
 
 from shared.errors import DataError
 from shared.geometry import check_shape
-from shared.quality.ssim import ssim_map
 
 __all__ = [
     "VggFeatures",
     "backbone_state_dict",
     "edge_aware_smoothness",
-    "expand_mask",
     "perceptual_loss",
-    "photometric_l1_ssim",
 ]
 
 
@@ -34,16 +31,15 @@ def edge_aware_smoothness(
     edge_weight: float = 1.0,
     gradient: GradientOperator = "forward",
     edges: Literal["mean", "per_channel"] = "mean",
-    mean_normalised: bool = False,
 ) -> Tensor:
     """Mean of |dx v| exp(-w |dx I|) plus the same along y: slopes cost less where the image has an edge.
 
     values: [B, 1, H, W] disparity, inverse depth or depth; image: [B, C, H, W]. The gradient reaches both.
     edge_weight is w, in units of one over the image range. edges: |dI| averaged over the channels, or one
-    weight per channel. mean_normalised divides each map by its mean, so that shrinking it does not pay.
-    Papers: monodepth2 (mean_normalised); nvs_depth (w = 10, images in [-1, 1]); diffdiffdepth ("sobel",
-    released code "sobel_zero_pad"); dfd_selfsup (released code "backward_zero_pad", "per_channel"). The
-    zero-padding operators see a step at the border and pull the map towards 0 there.
+    weight per channel.
+    Papers: nvs_depth (w = 10, images in [-1, 1]); diffdiffdepth ("sobel", released code "sobel_zero_pad");
+    dfd_selfsup (released code "backward_zero_pad", "per_channel"). The zero-padding operators see a step at
+    the border and pull the map towards 0 there.
     Raises ValueError for other shapes and for maps below 2x2.
 
         >>> step = torch.tensor([[0.0, 0.0, 1.0], [0.0, 0.0, 1.0]])[None, None]
@@ -58,52 +54,12 @@ def edge_aware_smoothness(
         raise ValueError(f"smoothness needs maps of at least 2x2, got {list(values.shape)}")
     if edges not in ("mean", "per_channel"):
         raise ValueError(f"unknown edges {edges!r}: use mean or per_channel")
-    if mean_normalised:
-        values = values / (values.mean(dim=(2, 3), keepdim=True) + 1e-7)
     loss = values.new_zeros(())
     for slope, edge in zip(_gradients(values, gradient), _gradients(image, gradient), strict=True):
         edge = edge.abs()
         if edges == "mean":
             edge = edge.mean(dim=1, keepdim=True)
         loss = loss + (slope.abs() * torch.exp(-edge_weight * edge)).mean()
-    return loss
-
-
-def photometric_l1_ssim(
-    prediction: Tensor,
-    target: Tensor,
-    alpha: float = 0.85,
-    mask: Tensor | None = None,
-    variant: str = "box3",
-    dissimilarity: Literal["halved", "full"] = "halved",
-) -> Tensor:
-    """alpha * D(SSIM) + (1 - alpha) * |prediction - target|, the mean over the valid pixels; a scalar.
-
-    prediction, target: [B, C, H, W] in [0, 1]. mask: bool [B, 1, H, W] or [B, C, H, W], true where valid. The
-    prediction outside it (NaN included) changes nothing; SSIM windows that reach out see the target on both
-    sides. A mask without a valid pixel gives 0 with zero gradients.
-    dissimilarity: D = (1 - SSIM) / 2 as in monodepth2 (whose clamp to [0, 1] never acts), or D = 1 - SSIM as
-    in dfd_selfsup, whose variant is "gaussian11_zero_pad". alpha = 0 is plain L1, of any size (nvs_depth).
-    Raises ValueError for other shapes, and for a mask with a variant whose map is smaller than the image.
-    """
-    check_shape(prediction, "B C H W", "prediction", check_shape(target, "B C H W", "target"))
-    if not 0 <= alpha <= 1:
-        raise ValueError(f"alpha must be in [0, 1], got {alpha}")
-    if dissimilarity not in ("halved", "full"):
-        raise ValueError(f"unknown dissimilarity {dissimilarity!r}: use halved or full")
-    if mask is not None:
-        mask = expand_mask(mask, target)
-        # Both images show the target where invalid, so windows across the border compare like with like.
-        target = torch.where(mask | torch.isfinite(target), target, torch.zeros_like(target))
-        prediction = torch.where(mask, prediction, target)
-
-    loss = (1 - alpha) * _valid_mean((prediction - target).abs(), mask) if alpha < 1 else 0.0
-    if alpha > 0:
-        similarity = ssim_map(prediction, target, variant)
-        if mask is not None and similarity.shape[-2:] != mask.shape[-2:]:
-            raise ValueError(f"SSIM variant {variant!r} leaves out the border and cannot take a mask")
-        distance = 1 - similarity.mean() if mask is None else _valid_mean(1 - similarity, mask)
-        loss = loss + alpha * (distance / 2 if dissimilarity == "halved" else distance)
     return loss
 
 
@@ -122,25 +78,6 @@ def _gradients(maps: Tensor, operator: GradientOperator) -> tuple[Tensor, Tensor
             down[..., :-2] + 2 * down[..., 1:-1] + down[..., 2:],
         )
     raise ValueError(f"unknown gradient {operator!r}: use one of {', '.join(get_args(GradientOperator))}")
-
-
-def expand_mask(mask: Tensor, values: Tensor) -> Tensor:
-    """A boolean mask in the shape of `values`; of [B, C, H, W] one channel may be given for all."""
-    if mask.dtype != torch.bool:
-        raise ValueError(f"the mask must be boolean, got {mask.dtype}: write the condition, e.g. mask > 0.5")
-    shared_channel = values.ndim == 4 and mask.shape == (values.shape[0], 1, *values.shape[2:])
-    if mask.shape != values.shape and not shared_channel:
-        raise ValueError(f"mask {list(mask.shape)} does not fit maps of shape {list(values.shape)}")
-    return mask.expand_as(values)
-
-
-def _valid_mean(values: Tensor, mask: Tensor | None) -> Tensor:
-    if mask is None:
-        return values.mean()
-    if values.shape != mask.shape:  # grey SSIM: one channel, valid where all channels are
-        mask = mask.all(dim=1, keepdim=True)
-    kept = torch.where(mask, values, torch.zeros_like(values))
-    return kept.sum() / mask.sum().clamp(min=1)
 
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -205,33 +142,22 @@ class VggFeatures(nn.Module):
 
 
 def perceptual_loss(
-    network: VggFeatures,
-    prediction: Tensor,
-    target: Tensor | dict[str, Tensor],
-    tap_weights: Sequence[float] | None = None,
-    size: int | tuple[int, int] | None = None,
+    network: VggFeatures, prediction: Tensor, target: Tensor, size: int | tuple[int, int] | None = None
 ) -> Tensor:
     """Sum over the taps of the mean absolute difference of features; a scalar.
 
-    prediction: [B, 3, H, W] RGB in [0, 1]. target: an image of the same shape, or the features that `network`
-    gave for it, to reuse them; no gradient flows into it. tap_weights: one factor per tap, default 1.
+    prediction, target: [B, 3, H, W] RGB in [0, 1]; no gradient flows into the target.
     size: both images are first resized bilinearly (align_corners=False, no antialiasing), nvs_depth to 224.
-    Raises ValueError for other shapes, a wrong number of weights, and ready features of another size.
     """
-    weights = [1.0] * len(network.taps) if tap_weights is None else list(tap_weights)
-    if len(weights) != len(network.taps):
-        raise ValueError(f"{len(weights)} tap weights for the {len(network.taps)} taps {network.taps}")
-    if isinstance(target, Tensor):
-        check_shape(target, "B C H W", "target", check_shape(prediction, "B C H W", "prediction"))
-        with torch.no_grad():
-            target = network(_resize(target, size))
-    features = network(_resize(prediction, size))
-    loss = prediction.new_zeros(())
-    for weight, tap in zip(weights, network.taps, strict=True):
-        if tap not in target or target[tap].shape != features[tap].shape:
-            raise ValueError(f"the target features lack {tap} of shape {list(features[tap].shape)}")
-        loss = loss + weight * F.l1_loss(features[tap], target[tap].detach())
-    return loss
+    check_shape(target, "B C H W", "target", check_shape(prediction, "B C H W", "prediction"))
+    if size is not None:
+        prediction, target = (
+            F.interpolate(image, size, mode="bilinear", align_corners=False) for image in (prediction, target)
+        )
+    with torch.no_grad():
+        wanted = network(target)
+    found = network(prediction)
+    return sum((F.l1_loss(found[tap], wanted[tap]) for tap in network.taps), prediction.new_zeros(()))
 
 
 def backbone_state_dict(
@@ -263,13 +189,6 @@ def backbone_state_dict(
             reason = f"not the weights of {architecture}: {name} is not finite {list(wanted.shape)}"
             raise DataError(path, reason, remedy)
     return {name: state[name].float() for name in expected}
-
-
-def _resize(image: Tensor, size: int | tuple[int, int] | None) -> Tensor:
-    if size is None:
-        return image
-    size = (size, size) if isinstance(size, int) else size
-    return F.interpolate(image, size, mode="bilinear", align_corners=False)
 
 
 def _vgg_tap_indices(layers: nn.Sequential) -> dict[str, int]:

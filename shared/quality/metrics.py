@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from shared.geometry import check_shape
-from shared.quality.losses import backbone_state_dict, expand_mask
+from shared.quality.losses import backbone_state_dict
 
 __all__ = [
     "Lpips",
@@ -266,7 +266,15 @@ def _require_valid(valid: Tensor) -> None:
 
 
 def _mask_like(mask: Tensor | None, values: Tensor) -> Tensor:
-    return torch.ones_like(values, dtype=torch.bool) if mask is None else expand_mask(mask, values)
+    """A boolean mask in the shape of `values`; of [B, C, H, W] one channel may be given for all."""
+    if mask is None:
+        return torch.ones_like(values, dtype=torch.bool)
+    if mask.dtype != torch.bool:
+        raise ValueError(f"the mask must be boolean, got {mask.dtype}: write the condition, e.g. mask > 0.5")
+    shared_channel = values.ndim == 4 and mask.shape == (values.shape[0], 1, *values.shape[2:])
+    if mask.shape != values.shape and not shared_channel:
+        raise ValueError(f"mask {list(mask.shape)} does not fit maps of shape {list(values.shape)}")
+    return mask.expand_as(values)
 
 
 def _check_pair(prediction: Tensor, truth: Tensor, *layouts: str) -> None:

@@ -66,7 +66,7 @@ class SsimVariant:
     label: str
     size: int  # of the window, in pixels
     sigma: float | None  # of the Gaussian window, in pixels; None is a box
-    border: Literal["valid", "zero", "reflect"]  # "valid": only where the whole window is in the image
+    border: Literal["valid", "zero"]  # "valid": only where the whole window is in the image
     sample_covariance: bool = False  # divide by n - 1 instead of n
     grey: bool = False  # average the channels before anything else
 
@@ -99,8 +99,6 @@ SSIM_VARIANTS: Mapping[str, SsimVariant] = MappingProxyType(
         "uniform7": SsimVariant(
             "SSIM (uniform 7x7, valid region, RGB)", 7, None, "valid", sample_covariance=True
         ),
-        # The photometric loss of monodepth2 (Godard et al. 2019).
-        "box3": SsimVariant("SSIM (box 3x3, reflected border, RGB)", 3, None, "reflect"),
         # pytorch_ssim (P.-H. Su), used by the losses of diffdiffdepth and dfd_selfsup.
         "gaussian11_zero_pad": SsimVariant(
             "SSIM (Gaussian 11x11, sigma 1.5, zero border, RGB)", 11, 1.5, "zero"
@@ -146,7 +144,7 @@ def ssim_map(
     """Structural similarity at every pixel and channel, in [-1, 1].
 
     image_a, image_b: [B, C, H, W]. Returns [B, C, H', W'], with C = 1 for grey variants. The map has the size
-    of the images where the variant pads them ("zero", "reflect"); else it is smaller by the window less one.
+    of the images where the variant pads them with zeros; else it is smaller by the window less one.
     Half precision is computed in float32. Arguments and errors as in `ssim`.
     """
     if variant not in SSIM_VARIANTS:
@@ -221,9 +219,7 @@ def _prepare(image: Tensor, variant: SsimVariant, data_range: float) -> Tensor:
         image = image.float()  # E[x^2] - E[x]^2 against C2 = 9e-4 needs more than 11 bits
     if variant.grey:
         image = image.mean(dim=1, keepdim=True)
-    if data_range != 1.0:
-        image = image / data_range
-    return F.pad(image, (variant.size // 2,) * 4, mode="reflect") if variant.border == "reflect" else image
+    return image / data_range if data_range != 1.0 else image
 
 
 def _check(image_a: Tensor, image_b: Tensor, variant: SsimVariant, data_range: float) -> None:
