@@ -21,7 +21,7 @@ from shared.runs.command import keep_large_buffers
 __all__ = ["CASES"]
 
 Blur = Callable[[Tensor, Tensor, PsfOptions], Tensor]
-UNFOLD = "unfold formulation of the tests"
+UNFOLD = "unfold formulation"
 SIDE, SLICES = 256, 5
 FOCUS_M = (1.0, 1.5, 2.5, 4.0, 6.0)
 

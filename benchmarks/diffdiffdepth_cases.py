@@ -100,7 +100,7 @@ def prepare_adjoint() -> Trial:
 # ------------------------------------------------------------------------------------------ splatting
 
 
-def prepare_splat(count: int, side: int, beside_the_twin: bool) -> Trial:
+def prepare_splat(count: int, side: int, with_twin: bool) -> Trial:
     generator = torch.Generator().manual_seed(0)
     positions = torch.rand(count, 2, generator=generator) * (side - 1)
     labels, weights = 1 + 3 * torch.rand(2, count, generator=generator)
@@ -111,7 +111,7 @@ def prepare_splat(count: int, side: int, beside_the_twin: bool) -> Trial:
         return *(x.detach() for x in maps), *torch.autograd.grad(maps, points, grads)
 
     candidates = {"ours": lambda: with_gradients(splat(*points, (side, side), near_is_large=True))}
-    if beside_the_twin:
+    if with_twin:
         candidates["plain loop"] = lambda: with_gradients(
             plain.splat(*points, (side, side), near_is_large=True)
         )

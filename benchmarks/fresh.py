@@ -12,7 +12,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ import torch
 
 from benchmarks.harness import Sample
 
-__all__ = ["hold_memory", "in_fresh_process", "peak_memory_gb"]
+__all__ = ["in_fresh_process", "peak_memory_gb"]
 
 ROOT = Path(__file__).resolve().parents[1]
 WARM_UP_STEPS = 1  # allocates the optimiser's moments
@@ -53,11 +53,6 @@ def peak_memory_gb() -> float:
         return int(line.split()[1]) * 1024 / 1e9
     per_unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * per_unit / 1e9
-
-
-def hold_memory(count: int) -> Callable[[], float]:
-    """A step that allocates `count` float32 numbers, to check the figures of this module."""
-    return lambda: torch.ones(count).mean().item()
 
 
 def main(argv: Sequence[str]) -> None:

@@ -214,11 +214,11 @@ def prepare_many_views() -> Trial:
         return (network.views(kept, K.expand(VIEWS, 3, 3), cameras).images[0],)
 
     @torch.no_grad()
-    def anew() -> tuple[Tensor]:
+    def encoded_again() -> tuple[Tensor]:
         made = [network.views(network.encode(View(image, K)), K, pose[None]) for pose in cameras]
         return (torch.cat([view.images[0] for view in made]),)
 
-    return Trial({"ours": further_views, "encoded anew for each": anew}, largest_difference, 1e-4)
+    return Trial({"ours": further_views, "encoded again for each": encoded_again}, largest_difference, 1e-4)
 
 
 CASES = [
@@ -226,5 +226,5 @@ CASES = [
          goals=(Goal(LOOP, "ratio", at_least=100),)),
     Case("nvs_depth/step-256", "training step at 256 px without VGG", prepare_step, unit="step of 8 pairs"),
     Case("nvs_depth/many-views", "further views of one picture, full size", prepare_many_views,
-         unit="further view", units=VIEWS, goals=(Goal("encoded anew for each", "ratio", at_least=1.8),)),
+         unit="further view", units=VIEWS, goals=(Goal("encoded again for each", "ratio", at_least=1.8),)),
 ]  # fmt: skip

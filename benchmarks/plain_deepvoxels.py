@@ -1,7 +1,7 @@
 """The DeepVoxels generator written plainly, in the manner of its released code, as a yardstick for ours.
 
 Padding modules before convolutions, one convolution per gate, coordinates concatenated, whole view volumes,
-lifting and projection by gathering 4 or 8 corners with index arrays made anew in every step, one target after
+lifting and projection by gathering 4 or 8 corners with index arrays made in every step, one target after
 another. Tensors are registered in the order of `export_released`, so that weights can be copied over.
 """
 

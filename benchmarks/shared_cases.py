@@ -1,11 +1,10 @@
-"""The foundation: warps, SSIM, COLMAP models, rendering of scenes, lens distortion."""
+"""What all papers use: warps, SSIM, COLMAP models, rendering of scenes."""
 
 import importlib.util
 import tempfile
 from pathlib import Path
 from types import ModuleType
 
-import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from benchmarks.fresh import ROOT
 from benchmarks.harness import Case, Trial
-from scenes import make_object, render_views
+from scenes import make_object, render
 from shared.files.colmap import (
     ColmapCamera,
     ColmapImage,
@@ -22,7 +21,6 @@ from shared.files.colmap import (
     read_colmap_model,
     write_colmap_model,
 )
-from shared.files.images import undistort_image
 from shared.geometry.camera import (
     intrinsics_matrix,
     look_at,
@@ -87,10 +85,10 @@ def prepare_backward_warp() -> Trial:
     depth.requires_grad_()
     size = torch.tensor([256.0, 256.0])
 
-    def through_points(padding: str = "border") -> Tensor:
+    def through_points() -> Tensor:
         points = transform_points(pose, unproject(pixel_grid(256, 256), depth[:, 0], K))
         pixels, _ = project(points, K)
-        return F.grid_sample(image, 2 * pixels / (size - 1) - 1, "bilinear", padding, align_corners=True)
+        return F.grid_sample(image, 2 * pixels / (size - 1) - 1, "bilinear", "border", align_corners=True)
 
     def with_gradient(warped: Tensor) -> tuple[Tensor, Tensor]:
         return warped.detach(), torch.autograd.grad(warped.mean() * 1e4, depth)[0]
@@ -208,7 +206,7 @@ def prepare_ssim_loss() -> Trial:
     return Trial(candidates, lambda a, b: largest_difference(a, b) / b[0].abs().max().item(), 1e-2)
 
 
-# ------------------------------------------------------------------------- files, scenes, distortion
+# ------------------------------------------------------------------------------------- files, scenes
 
 
 def colmap_model(views: int = 60, keypoints: int = 2000, seen_by: int = 6) -> ColmapModel:
@@ -267,22 +265,7 @@ def prepare_render() -> Trial:
     scene = make_object("cube")
     K = intrinsics_matrix(140.0, 140.0, 63.5, 63.5).float()
     poses = orbit_trajectory(8, 1.7)
-    return Trial({"ours": lambda: render_views(scene, K, poses, 128, 128).image})
-
-
-def prepare_undistort() -> Trial:
-    image = scene_to_warp(720, 1280)[0].contiguous()
-    K = intrinsics_matrix(1000.0, 1010.0, 630.0, 350.0).float()
-    distortion = torch.tensor([-0.12, 0.03, 1e-3, -5e-4])
-    array = image[0].movedim(0, -1).contiguous().numpy()
-    matrix, coefficients = K.double().numpy(), distortion.double().numpy()
-
-    def with_opencv() -> Tensor:
-        return torch.from_numpy(cv2.undistort(array, matrix, coefficients)).movedim(-1, 0)[None]
-
-    candidates = {"ours": lambda: undistort_image(image[0], K, distortion)[0][None], "OpenCV": with_opencv}
-    # OpenCV leaves black what the photograph does not show, and may round positions to 1/32 pixel
-    return Trial(candidates, lambda a, b: (a - b)[..., 40:-40, 40:-40].abs().max().item(), 0.02)
+    return Trial({"ours": lambda: [render(scene, K, pose, 128, 128).image for pose in poses]})
 
 
 CASES = [
@@ -300,5 +283,4 @@ CASES = [
         unit="view",
         units=8,
     ),
-    Case("shared/undistort", "undistort a 1280x720 RGB image", prepare_undistort),
 ]

@@ -1,7 +1,7 @@
 """Procedural ray-cast scenes with exact depth: the embedded data of all papers."""
 
 from scenes.objects import OBJECTS, make_object
-from scenes.rendering import Render, render, render_views
+from scenes.rendering import Render, render
 from scenes.scene import SCENES_VERSION, Background, Item, Light, Scene
 
 __all__ = [
@@ -14,5 +14,4 @@ __all__ = [
     "Scene",
     "make_object",
     "render",
-    "render_views",
 ]

@@ -32,10 +32,9 @@ def _meander(width: int, height: int, repeats: int) -> np.ndarray:
             [0, 1, 0, 1, 1, 1, 0, 1],
             [0, 1, 0, 0, 0, 0, 0, 1],
             [0, 1, 1, 1, 1, 1, 1, 1],
-            [0, 0, 0, 0, 0, 0, 0, 0],
         ],
         np.float32,
-    )[:7]
+    )
     rows = np.arange(height) * len(key) // height
     columns = np.arange(width) * repeats * key.shape[1] // width % key.shape[1]
     return key[rows[:, None], columns[None, :]]
@@ -54,11 +53,14 @@ def vase_bands(width: int, height: int, rng: np.random.Generator) -> np.ndarray:
         part = picture[rows(low, high)]
         part[:] = blend(part, colour, np.broadcast_to(cover, part.shape[:2]))
 
+    def paint_meander(low: float, high: float, repeats: int) -> None:
+        band = rows(low, high)
+        paint(low, high, cream)
+        paint(low, high, black, _meander(width, band.stop - band.start, repeats))
+
     paint(0.0, 0.16, black)
     paint(0.175, 0.19, black)
-    tall = rows(0.20, 0.25)
-    paint(0.20, 0.25, cream)
-    paint(0.20, 0.25, black, _meander(width, tall.stop - tall.start, 26))
+    paint_meander(0.20, 0.25, 26)
     paint(0.26, 0.27, black)
     y = (np.arange(rows(0.28, 0.38).stop - rows(0.28, 0.38).start) + 0.5)[:, None]
     y = y / len(y)
@@ -69,9 +71,7 @@ def vase_bands(width: int, height: int, rng: np.random.Generator) -> np.ndarray:
     _figures(picture[rows(0.40, 0.62)], rng, black, cream)
     paint(0.39, 0.397, black)
     paint(0.625, 0.64, black)
-    tall = rows(0.65, 0.70)
-    paint(0.65, 0.70, cream)
-    paint(0.65, 0.70, black, _meander(width, tall.stop - tall.start, 22))
+    paint_meander(0.65, 0.70, 22)
     paint(0.71, 0.73, black)
     y = (np.arange(rows(0.74, 0.88).stop - rows(0.74, 0.88).start) + 0.5)[:, None]
     rays = np.abs((x * 20) % 1 - 0.5)[None] < 0.48 * (y / len(y))

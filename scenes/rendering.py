@@ -9,13 +9,13 @@ from torch import Tensor
 from scenes.scene import Hits, Scene, beam_candidates, trace
 from scenes.shading import shade
 
-__all__ = ["Render", "check_camera", "pixel_rays", "render", "render_views", "tiles"]
+__all__ = ["Render", "pixel_rays", "render"]
 
 _RAYS_PER_TILE = 40_000  # keeps the working set of a tile in the processor's cache
 
 
 class Render(NamedTuple):
-    """One picture, or many with a leading [V]; colours average over the pixel, the rest is its centre ray.
+    """One picture; colours average over the pixel, the rest is its centre ray.
 
     image [3, H, W] RGB in [0, 1]; depth [H, W] z-depth in scene units, inf where nothing is hit; mask
     [H, W] bool, True where something is hit; normals [3, H, W] world unit vectors towards the camera, 0
@@ -36,29 +36,16 @@ def render(
     K [3, 3] in pixels, world_from_cam [4, 4] with OpenCV axes. Device and dtype follow K. Raises ValueError
     for wrong shapes or sizes.
     """
-    check_camera(K, world_from_cam, height, width, antialias)
+    _check_camera(K, world_from_cam, height, width, antialias)
     image, normals = K.new_empty(3, height, width), K.new_empty(3, height, width)
     depth = K.new_empty(height, width)
-    for rows, columns in tiles(height, width, antialias):
+    for rows, columns in _tiles(height, width, antialias):
         part = _render_tile(scene, K, world_from_cam.to(K), rows, columns, antialias)
         image[:, rows, columns], depth[rows, columns], normals[:, rows, columns] = part
     return Render(image, depth, depth.isfinite(), normals)
 
 
-def render_views(
-    scene: Scene, K: Tensor, world_from_cam: Tensor, height: int, width: int, antialias: int = 3
-) -> Render:
-    """Render many views: K [3, 3] or [V, 3, 3], world_from_cam [V, 4, 4]; every field gets a leading [V]."""
-    if world_from_cam.ndim != 3:
-        raise ValueError(f"world_from_cam must be [V, 4, 4], got {list(world_from_cam.shape)}")
-    Ks = K.expand(len(world_from_cam), 3, 3)
-    views = [
-        render(scene, k, pose, height, width, antialias) for k, pose in zip(Ks, world_from_cam, strict=True)
-    ]
-    return Render(*(torch.stack(field) for field in zip(*views, strict=True)))
-
-
-def tiles(height: int, width: int, antialias: int) -> Iterator[tuple[slice, slice]]:
+def _tiles(height: int, width: int, antialias: int) -> Iterator[tuple[slice, slice]]:
     """Rows and columns of the square tiles a picture is rendered in."""
     side = max(8, int((_RAYS_PER_TILE**0.5) / antialias))
     for top in range(0, height, side):
@@ -106,7 +93,7 @@ def _render_tile(
     return image, depth, normals.view(3, height, antialias, width, antialias)[:, :, middle, :, middle]
 
 
-def check_camera(K: Tensor, world_from_cam: Tensor, height: int, width: int, antialias: int) -> None:
+def _check_camera(K: Tensor, world_from_cam: Tensor, height: int, width: int, antialias: int) -> None:
     """Raise ValueError unless the matrices have their shapes and the numbers are at least 1."""
     if K.shape != (3, 3) or world_from_cam.shape != (4, 4):
         raise ValueError(

@@ -22,10 +22,10 @@ from shared.geometry.camera import look_at
 __all__ = ["tabletop"]
 
 
-def tabletop(seed: int = 0, views: int = 1) -> Scene:
+def tabletop(seed: int = 0) -> Scene:
     """Things on a desk between 0.5 m and 2 m from the camera, for focal stacks and light fields.
 
-    `cameras` [views, 4, 4] are on a short sideways line about one suggested position.
+    `cameras` [1, 4, 4] is one suggested view.
     """
     rng = np.random.default_rng(seed)
     grain = Texture(planks(512, rng, 5), (1.2, 0.9), turned=True)
@@ -54,8 +54,7 @@ def tabletop(seed: int = 0, views: int = 1) -> Scene:
     for (x, y), index in zip(spots, order, strict=True):
         pose = placed((x + rng.uniform(-0.03, 0.03), y, 0), yaw_deg=rng.uniform(-40, 40))
         items += moved(makers[index](), pose)
-    offsets = (torch.arange(views, dtype=torch.float64) - (views - 1) / 2) * 0.01
-    position = torch.stack([offsets, torch.full_like(offsets, -0.62), torch.full_like(offsets, 0.36)], 1)
+    position = torch.tensor([[0.0, -0.62, 0.36]], dtype=torch.float64)
     target = position + torch.tensor([0.0, 1.25, -0.27], dtype=torch.float64)
     light = Light(to_sun=(0.6, -0.5, 0.9), sun=(0.5, 0.47, 0.42), shadows=True, occlusion_radius=0.1)
     return Scene(items, light, cameras=look_at(position, target).float())

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from scenes import Item, Light, Scene, render, render_views
+from scenes import Item, Light, Scene, render
 from scenes.objects import vase
 from scenes.patterns import fractal_noise
 from scenes.scene import beam_candidates, trace
@@ -60,16 +60,15 @@ def test_background_is_exactly_white_and_edges_are_blended():
     assert abs(float(cover.sum() - finer.sum())) < 0.01 * float(finer.sum())
 
 
-def test_render_is_deterministic_and_independent_of_tiles_and_batching(monkeypatch):
+def test_render_is_deterministic_and_independent_of_tiles(monkeypatch):
     K, poses = intrinsics(70.0, 30.0, 25.0), torch.stack([look_at((1.5, 0.2, 0.4)), look_at((0.2, 1.4, 0.9))])
     scene = vase(3)
-    both = render_views(scene, K, poses, 51, 62, 2)
+    both = [render(scene, K, pose, 51, 62, 2) for pose in poses]
     monkeypatch.setattr("scenes.rendering._RAYS_PER_TILE", 1500)
-    for index, pose in enumerate(poses):
-        single = render(vase(3), K, pose, 51, 62, 2)
-        for got, expected in zip(single, both, strict=True):
-            torch.testing.assert_close(got, expected[index], atol=1e-6, rtol=0)
-    assert (render(vase(4), K, poses[0], 51, 62, 2).image - both.image[0]).abs().max() > 0.05
+    for pose, whole in zip(poses, both, strict=True):
+        for got, expected in zip(render(vase(3), K, pose, 51, 62, 2), whole, strict=True):
+            torch.testing.assert_close(got, expected, atol=1e-6, rtol=0)
+    assert (render(vase(4), K, poses[0], 51, 62, 2).image - both[0].image).abs().max() > 0.05
 
 
 def test_candidates_never_drop_a_hit():
@@ -129,7 +128,7 @@ def test_lambert_shadow_and_occlusion():
     shaded = picture([floor, ball], shadows=True, **options)
     dark = (shaded - 0.1 ** (1 / 2.2)).abs().amax(0) < 1e-4
     x = torch.arange(64)[None].expand(64, 64)[dark].float().mean()
-    # the sun stands at +x, 45 degrees: the shadow's centre is 1.5 to -x, ten pixels per unit at depth 6
+    # the sun is at +x, 45 degrees: the shadow's centre is 1.5 to -x, ten pixels per unit at depth 6
     assert dark.sum() > 50
     assert x == pytest.approx(31.5 - 15.0, abs=1.5)
     unblocked = picture([floor, Item(ball.shape, ball.texture, blocks_light=False)], shadows=True, **options)

@@ -144,7 +144,7 @@ def test_inside_rays_hit_the_far_wall_and_behind_is_a_miss():
         RoundedBox((1, 1, 1), 0.2),
         Prism(L_OUTLINE, 1.0),
     ):
-        assert shape.hit(beyond, towards[:, :1])[0].isinf().all()  # the shape lies behind the origin
+        assert shape.hit(beyond, towards[:, :1])[0].isinf().all()  # the shape is behind the origin
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

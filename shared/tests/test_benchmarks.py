@@ -62,9 +62,14 @@ def test_candidates_that_disagree_are_not_compared(value):
     assert clock.log == ["A", "B"]
 
 
+def hold_memory(count):
+    """A step that allocates `count` float32 numbers."""
+    return lambda: torch.ones(count).mean().item()
+
+
 def test_a_fresh_process_reports_its_own_peak():
     held = torch.ones(100_000_000)  # 400 MB of the parent, which must not be in the figure
-    sample = fresh.in_fresh_process("benchmarks.fresh:hold_memory", count=50_000_000)
+    sample = fresh.in_fresh_process("shared.tests.test_benchmarks:hold_memory", count=50_000_000)
     assert 0.19 < sample.memory_gb < 0.3
     assert sample.value == [1.0, 1.0, 1.0]
     assert sample.seconds > 0
