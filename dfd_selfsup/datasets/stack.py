@@ -31,6 +31,7 @@ __all__ = [
 ]
 
 SPLITS = ("train", "validation", "test")
+SMALLEST_SIDE = 11  # pixels of a slice: the window of SSIM
 SMALLEST_Q = 1e-6  # of an estimate: depth ends at a million units
 # Depth for each kind of defocus: kind and unit of the map, what it is in words, what its scale rests on.
 DEPTH_OF = {
@@ -184,12 +185,15 @@ def collate(stacks: Sequence[FocalStack]) -> StackBatch:
 
 
 def read_slices(paths: Sequence[Path]) -> Tensor:
-    """Images [S, 3, H, W] of one size; DataError names the first that is damaged or differs."""
+    """Images [S, 3, H, W] of one size; DataError names the first that is damaged, differs or is too thin."""
     sizes = [read_image_size(path) for path in paths]
     for path, size in zip(paths, sizes, strict=True):
         if size != sizes[0]:
             reason = f"is {size[1]} x {size[0]} pixels, but {paths[0].name} is {sizes[0][1]} x {sizes[0][0]}"
             raise DataError(path, reason, "Slices must have one size: give them as the camera wrote them")
+    if min(sizes[0]) < SMALLEST_SIDE:
+        reason = f"is {sizes[0][1]} x {sizes[0][0]} pixels"
+        raise DataError(paths[0], reason, f"Slices need {SMALLEST_SIDE} pixels in both directions")
     return torch.stack([read_image(path) for path in paths])
 
 
@@ -255,10 +259,10 @@ def fit_to_size(stack: FocalStack, max_side: int, max_slices: int) -> FocalStack
     """The stack within the limits, as it is if it fits; its notes say what was done."""
     notes = list(stack.notes)
     (height, width), count = stack.size, len(stack.images)
-    if max(height, width) <= max_side and count <= max_slices:
+    scale = max(max_side / max(height, width), 16 / min(height, width))  # 16 pixels stay, if there are so many
+    if scale >= 1 and count <= max_slices:
         return stack
-    if max(height, width) > max_side:
-        scale = max(max_side / max(height, width), 16 / min(height, width))
+    if scale < 1:
         stack = resize_stack(stack, round(height * scale), round(width * scale))
         small = f"{stack.size[1]} x {stack.size[0]}"
         notes.append(f"photos of {width} x {height} were shrunk to {small} (--max-side)")

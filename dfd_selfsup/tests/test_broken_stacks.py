@@ -53,6 +53,9 @@ FOLDER = {
     "a slice missing": Case(remove("photo_1.png"), "3 focus distances for 2", "stack.yaml"),
     "slice cut short": Case(cut("photo_2.png"), "damaged|decoded", "photo_2.png"),
     "sizes differ": Case(picture("photo_1.png", 21, 28), "28 x 21 pixels", "photo_1.png"),
+    "thin photos": Case(
+        lambda folder: [picture(f"photo_{i}.png", 10, 28)(folder) for i in range(3)], "28 x 10", "photo_0.png"
+    ),
     "too few distances": Case(info(focus_m=[1, 2]), "2 focus distances for 3", "stack.yaml"),
     "distance zero": Case(info(focus_m=[0, 1, 2]), "positive", "stack.yaml"),
     "distance not a number": Case(info(focus_m=[1, float("nan"), 2]), "focus_m", "stack.yaml"),

@@ -1,5 +1,7 @@
 """Focal stacks in folders, published layouts, alignment: round trips, and all that can be wrong with them."""
 
+import dataclasses
+
 import cv2
 import numpy as np
 import pytest
@@ -290,6 +292,8 @@ def test_large_stacks_are_shrunk_and_thinned_out(tmp_path):
     assert (1 / small.defocus.focus_q).tolist() == pytest.approx([1, 4, 7])
     assert len(small.notes) == 2
     assert fit_to_size(stack, 28, 7) is stack
+    thin = dataclasses.replace(stack, images=stack.images[..., :10, :])
+    assert fit_to_size(thin, 16, 7) is thin, "nothing is enlarged"
 
 
 # ---- alignment ---------------------------------------------------------------------------------------------
