@@ -1,4 +1,4 @@
-"""What the viewer shows of a run: test stacks as points, predicted and true, before their camera."""
+"""What the viewer shows of a run: test stacks as points, predicted and true, in front of their camera."""
 
 from pathlib import Path
 from typing import Literal

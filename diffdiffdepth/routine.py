@@ -47,7 +47,7 @@ def turns(schedule: ScheduleConfig) -> list[Turn]:
 
 
 class GroupAdam:
-    """Adam with PyTorch's default momenta on one group of a `PointDepth`, started afresh for every turn.
+    """Adam with PyTorch's default momenta on one group of a `PointDepth`, a new one for every turn.
 
     Plain Adam moves every entry by about the learning rate, however small its gradient: also those of points
     on blank walls, whose gradient is noise. With `damping`, its epsilon is that many times the root mean

@@ -5,7 +5,7 @@ from torch import Tensor
 
 __all__ = ["trilateral_smooth"]
 
-RIDGE_PX2 = 1.0  # as if every point lay one pixel off its place
+RIDGE_PX2 = 1.0  # as if every point were one pixel off its place
 
 
 def trilateral_smooth(

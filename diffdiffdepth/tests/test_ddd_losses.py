@@ -107,7 +107,7 @@ def test_hidden_pixels_are_found_and_a_map_nobody_sees_costs_nothing():
 
 
 def test_colours_of_something_nearer_do_not_pass_for_seen():
-    """In the view, a wall pixel half a pixel beside the square is interpolated from its colours too."""
+    """In the view, a wall pixel half a pixel outside the square is interpolated from its colours too."""
     scene = light_field(((0.5, 0),))  # the square moves left by 1 px, the wall right by half a pixel
     mixed = {}
     for rule in ("pixel", "footprint"):

@@ -1,4 +1,4 @@
-"""The diffusion solver beside a direct sparse factorisation, finite differences and its own invariances."""
+"""The diffusion solver next to a direct sparse factorisation, finite differences and its own invariances."""
 
 import numpy as np
 import pytest
