@@ -259,7 +259,7 @@ def fit_to_size(stack: FocalStack, max_side: int, max_slices: int) -> FocalStack
     """The stack within the limits, as it is if it fits; its notes say what was done."""
     notes = list(stack.notes)
     (height, width), count = stack.size, len(stack.images)
-    scale = max(max_side / max(height, width), 16 / min(height, width))  # 16 pixels stay, if there are so many
+    scale = max(max_side / max(height, width), 16 / min(height, width))  # keeps 16 pixels
     if scale >= 1 and count <= max_slices:
         return stack
     if scale < 1:
