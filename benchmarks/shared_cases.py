@@ -97,7 +97,7 @@ def prepare_backward_warp() -> Trial:
         "ours": lambda: with_gradient(backward_warp(image, depth, K, K, pose)[0]),
         "points and grid_sample": lambda: with_gradient(through_points()),
     }
-    return Trial(candidates, lambda a, b: largest_difference(a[:1], b[:1]), 1e-3)
+    return Trial(candidates, largest_difference, 5e-3)  # gradients are of the order of 0.1
 
 
 def prepare_forward_warp_loop() -> Trial:

@@ -11,7 +11,7 @@ from typing import Any
 
 from shared.errors import DataError
 
-__all__ = ["blocks", "fill"]
+__all__ = ["blocks", "fill", "minutes"]
 
 BLOCK = re.compile(r"<!-- figures:([\w-]+) -->(.*?)<!-- end -->", re.DOTALL)
 Results = Mapping[str, Any]
@@ -45,7 +45,10 @@ def blocks(folder: Path) -> dict[str, dict[str, str]]:
         "dfd_selfsup": _dfd_selfsup(read),
         "nvs_depth": _nvs_depth(read),
     }
-    return papers | {"": {paper: figures["quick-line"] for paper, figures in papers.items()}}
+    for paper, made in papers.items():
+        made["quick-time"] = minutes(read(f"{paper}/quick")["run"]["seconds"])
+    lines = {paper: f"{made['quick-time']}: {made['quick-line']}" for paper, made in papers.items()}
+    return papers | {"": lines}
 
 
 def _grid(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -57,9 +60,9 @@ def _cells(values: Results, formats: Formats) -> list[str]:
     return [format(values[key], text) if key in values else "–" for key, text in formats.items()]
 
 
-def _minutes(run: Results) -> str:
-    minutes, seconds = divmod(round(run["seconds"]), 60)
-    return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+def minutes(seconds: float) -> str:
+    whole, rest = divmod(round(seconds), 60)
+    return f"{whole} min {rest} s" if whole else f"{rest} s"
 
 
 def _deepvoxels(read: Any) -> dict[str, str]:
@@ -76,7 +79,7 @@ def _deepvoxels(read: Any) -> dict[str, str]:
     line = f"{quick['mean']['psnr']:.1f} dB on new views, {gain:.1f} dB above the nearest photo"
     line += f"; depth off by {100 * quick['depth']['abs_rel']:.1f} %"
     headings = ["cube", "PSNR, paper", "SSIM, paper", "PSNR, ours", "SSIM, ours"]
-    return {"table-1": _grid(headings, rows), "quick-time": _minutes(quick["run"]), "quick-line": line}
+    return {"table-1": _grid(headings, rows), "quick-line": line}
 
 
 def _diffdiffdepth(read: Any) -> dict[str, str]:
@@ -102,7 +105,7 @@ def _diffdiffdepth(read: Any) -> dict[str, str]:
     before, after = (quick["rows"][key]["bp_0.03"] for key in ("diffusion", "ours"))
     line = "share of pixels more than 0.03 px off from "
     line += f"{before:.0f} % (plain diffusion of the same noisy points) to {after:.0f} %"
-    return figures | {"quick-time": _minutes(quick["run"]), "quick-line": line}
+    return figures | {"quick-line": line}
 
 
 def _dfd_selfsup(read: Any) -> dict[str, str]:
@@ -139,7 +142,7 @@ def _dfd_selfsup(read: Any) -> dict[str, str]:
     own, both, focus = (100 * means[key]["abs_rel"] for key in ("selfsup", "selfsup_descent", "focus_ring"))
     line = f"depth off by {own:.1f} % in one pass, {both:.1f} % when its own losses are descended further"
     line += f"; focus measures: {focus:.1f} %"
-    return {"table": table, "stacks": stacks, "quick-time": _minutes(quick["run"]), "quick-line": line}
+    return {"table": table, "stacks": stacks, "quick-line": line}
 
 
 def _nvs_depth(read: Any) -> dict[str, str]:
@@ -166,7 +169,7 @@ def _nvs_depth(read: Any) -> dict[str, str]:
         places = 1 if digits == 4 else 0
         line = f"L1 at {ratio:.2f} of showing the given picture; "
         line += f"depth off by {errors[0]:.{places}f} %, a constant by {errors[1]:.{places}f} %"
-        figures |= {f"{name}-line": line, f"{name}-time": _minutes(results["run"])}
+        figures[f"{name}-line"] = line
 
     halves = {
         "full": "jointly",

@@ -21,7 +21,7 @@ from shared.errors import DataError
 from shared.files.disk import write_bytes
 from shared.runs.command import command_line
 from shared.show.tables import Column, ResultsTable
-from showcase.figures import blocks, fill
+from showcase.figures import blocks, fill, minutes
 
 __all__ = ["PAPERS", "pages", "results_page"]
 
@@ -156,19 +156,14 @@ def _circumstances(results: Mapping[str, Any]) -> str:
     origin = results["run"]
     parts = []
     if origin.get("seconds"):
-        parts.append(_minutes(origin["seconds"]) + (" after a resume" if origin.get("resumed") else ""))
+        parts.append(minutes(origin["seconds"]) + (" after a resume" if origin.get("resumed") else ""))
     elif origin.get("training_seconds"):
-        parts.append(f"{_minutes(origin['training_seconds'])} of training")
+        parts.append(f"{minutes(origin['training_seconds'])} of training")
     if origin.get("cpu_seconds"):
-        parts.append(f"{_minutes(origin['cpu_seconds'])} of CPU time")
+        parts.append(f"{minutes(origin['cpu_seconds'])} of CPU time")
     if origin.get("threads"):
         parts.append(f"{origin['threads']} thread{'s' * (origin['threads'] != 1)}")
     return ", ".join([*parts, origin["machine"], f"PyTorch {origin['torch'].split('+')[0]}"])
-
-
-def _minutes(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def _markdown(tables: Sequence[ResultsTable]) -> list[str]:
