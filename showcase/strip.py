@@ -2,8 +2,8 @@
 
     python -m showcase.strip --runs runs --out docs/strip.png
 
-What goes in, what comes out, its depth, and the truth it can be compared with: held-out data in every row,
-nothing chosen but the first of each test set.
+What goes in, what comes out, its depth, and the truth it can be compared with. Nothing is picked by eye: the
+middle test view of DeepVoxels, the scene of diffdiffdepth, the first of the test set of the others.
 """
 
 import argparse

@@ -78,16 +78,14 @@ def colorize_depth(
     return np.where(valid[..., None], colours, np.uint8(INVALID_GREY))
 
 
-def depth_legend(
-    width: int, vmin: float, vmax: float, unit: str, status: str = "", colormap: Colormap = "turbo"
-) -> np.ndarray:
+def depth_legend(width: int, vmin: float, vmax: float, unit: str, status: str = "") -> np.ndarray:
     """Draw a colour bar of the given width with the range, the unit and the status of the scale in words.
 
     `unit` is e.g. "m" or "scene units"; `status` is e.g. "metric", "up to scale", "median-aligned".
     """
     bar_height, size = max(8, width // 40), 13
     ramp = np.repeat(np.linspace(vmin, vmax, max(width, 2))[None], bar_height, axis=0)
-    bar = colorize_depth(ramp, None, vmin, vmax, colormap)[:, :width]
+    bar = colorize_depth(ramp, None, vmin, vmax)[:, :width]
     ends = _text_strip(width, size, left=f"{vmin:.4g}", right=f"{vmax:.4g} {unit}")
     lines = [_text_strip(width, size, left=line) for line in _wrapped(status, size, width)]
     return np.concatenate([bar, ends, *lines])
@@ -101,7 +99,6 @@ def depth_picture(
     status: str = "",
     vmin: float | None = None,
     vmax: float | None = None,
-    colormap: Colormap = "turbo",
     min_width: int = 320,
     grey: str = "no depth",
 ) -> np.ndarray:
@@ -118,11 +115,11 @@ def depth_picture(
     depth, valid = _depth_and_mask(depth, mask)
     low, high = depth_range(depth, valid)
     vmin, vmax = low if vmin is None else vmin, high if vmax is None else vmax
-    picture = enlarge(colorize_depth(depth, valid, vmin, vmax, colormap), min_width)
+    picture = _enlarge(colorize_depth(depth, valid, vmin, vmax), min_width)
     invalid = 1 - valid.mean()
     share = f"{invalid:.0%}" if invalid >= 0.005 else "below 1%"
     note = f"{status}; grey: {grey} ({share})" if invalid > 0 else status
-    return np.concatenate([picture, depth_legend(picture.shape[1], vmin, vmax, unit, note, colormap)])
+    return np.concatenate([picture, depth_legend(picture.shape[1], vmin, vmax, unit, note)])
 
 
 def _depth_and_mask(depth: Any, mask: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -148,7 +145,7 @@ def _depth_and_mask(depth: Any, mask: Any) -> tuple[np.ndarray, np.ndarray]:
 # ---- sheets ------------------------------------------------------------------------------------------------
 
 
-def enlarge(image: np.ndarray, min_width: int) -> np.ndarray:
+def _enlarge(image: np.ndarray, min_width: int) -> np.ndarray:
     """Repeat pixels by the smallest whole factor that makes the image at least `min_width` wide."""
     factor = -(-min_width // image.shape[1])
     return image.repeat(factor, axis=0).repeat(factor, axis=1) if factor > 1 else image

@@ -389,8 +389,10 @@ class ViewerPage:
         """Set several switches, then show the outcome once."""
         with self._lock, self._server.atomic():
             self._quiet = True
-            yield
-            self._quiet = False
+            try:
+                yield
+            finally:
+                self._quiet = False
         self._refresh()
 
     def _refresh(self) -> None:

@@ -102,6 +102,8 @@ def test_report_is_one_file_with_everything_in_it(run_folder):
     poster, frame = np.asarray(Image.open(io.BytesIO(decoded[3]))), first_frame(video)
     assert np.abs(poster.astype(float) - frame).mean() < 8
     assert decoded[4] == video.read_bytes()
+    best = [cell.text for cell in tree.iter("td") if "best" in cell.get("class", "")]
+    assert best == ["28.42", "24.31", "0.250"]
     words = " ".join(tree.itertext())
     for word in (f"Title {NASTY}", "Summary.", "60", "2.0 min", "cpu", "Table 1", f"name: {NASTY}", "orbit"):
         assert word in words
