@@ -1,6 +1,6 @@
 """Embedded focal stacks: rooms and table-tops seen through a lens, rendered on first use.
 
-    <root>/embedded/v.../{train,validation,test}/<scene>_<view>/{slice_0.png ..., aif.png, depth.pfm, stack.yaml}
+    <root>/embedded/*/{train,validation,test}/<scene>_<view>/{slice_0.png ..., aif.png, depth.pfm, stack.yaml}
 
 The blur is not the training's. A camera with an aperture is many pinhole cameras side by side: each point
 of the lens sees its own picture, and focusing at F puts these pictures on top of each other shifted by f a /
