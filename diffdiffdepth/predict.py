@@ -27,7 +27,8 @@ from torch import Tensor
 from diffdiffdepth import train
 from diffdiffdepth.api import DiffusedDepth
 from diffdiffdepth.config import TrainConfig
-from diffdiffdepth.datasets import ColmapScenes, data_kind
+from diffdiffdepth.datasets.colmap_scene import ColmapScenes
+from diffdiffdepth.inputs import data_kind
 from diffdiffdepth.prepare import prepare_photos
 from shared.errors import DataError, RunError
 from shared.files.disk import write_bytes, write_json

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import torch
 
-from diffdiffdepth.datasets import ColmapScenes, data_kind, load_light_field
+from diffdiffdepth.datasets.colmap_scene import ColmapScenes
 from diffdiffdepth.datasets.signs import find_offset_signs
 from diffdiffdepth.evaluation import label_errors
+from diffdiffdepth.inputs import data_kind, load_light_field
 from diffdiffdepth.points.epi import epi_points
 from diffdiffdepth.points.store import save_points
 from diffdiffdepth.scene import LightField, SparsePoints

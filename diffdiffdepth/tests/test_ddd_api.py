@@ -15,7 +15,8 @@ import diffdiffdepth
 from diffdiffdepth import DiffusedDepth, LightField
 from diffdiffdepth import eval as evaluation_script
 from diffdiffdepth.config import TrainConfig
-from diffdiffdepth.datasets import ColmapScenes, load_light_field
+from diffdiffdepth.datasets.colmap_scene import ColmapScenes
+from diffdiffdepth.inputs import load_light_field
 from shared.errors import CheckpointError, ConfigError, DataError, RunError
 from shared.files.images import read_image
 from shared.runs.checkpoint import save_checkpoint

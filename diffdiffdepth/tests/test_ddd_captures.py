@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from diffdiffdepth.datasets import data_kind, load_hci, load_light_field, load_stanford
+from diffdiffdepth.datasets.hci import load_hci
 from diffdiffdepth.datasets.signs import find_offset_signs
-from diffdiffdepth.datasets.stanford import SIGNS_FILE
+from diffdiffdepth.datasets.stanford import SIGNS_FILE, load_stanford
+from diffdiffdepth.inputs import data_kind, load_light_field
 from diffdiffdepth.scene import LightField
 from shared.errors import DataError
 from shared.files.images import write_image

@@ -12,8 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from diffdiffdepth.datasets import ColmapScenes, data_kind, load_crosshair, load_hci, load_stanford
-from diffdiffdepth.datasets.stanford import SIGNS_FILE
+from diffdiffdepth.datasets.colmap_scene import ColmapScenes
+from diffdiffdepth.datasets.crosshair import load_crosshair
+from diffdiffdepth.datasets.hci import load_hci
+from diffdiffdepth.datasets.stanford import SIGNS_FILE, load_stanford
+from diffdiffdepth.inputs import data_kind
 from diffdiffdepth.points.store import load_points
 from shared.files.colmap import ColmapCamera, ColmapImage, ColmapModel, ColmapPoints, write_colmap_model
 from shared.files.images import write_pfm

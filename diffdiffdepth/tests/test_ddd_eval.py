@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from diffdiffdepth import evaluation
-from diffdiffdepth.datasets import ColmapScenes, load_light_field
+from diffdiffdepth.datasets.colmap_scene import ColmapScenes
 from diffdiffdepth.evaluation import corner_views, lab_error, label_errors, measure, scaled_errors
+from diffdiffdepth.inputs import load_light_field
 from diffdiffdepth.points.store import load_points, perturb_points, save_points
 from diffdiffdepth.published import METHODS, ROW_NAMES, TABLE_1, TABLE_2, paper_scene
 from diffdiffdepth.report import run_tables, summary

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from diffdiffdepth.datasets import load_hci, load_light_field
 from diffdiffdepth.datasets.embedded import make_embedded_light_field, make_embedded_multi_view
+from diffdiffdepth.datasets.hci import load_hci
+from diffdiffdepth.inputs import load_light_field
 from diffdiffdepth.scene import GridCamera, LightField
 from shared.files.images import read_pfm, write_pfm
 from shared.geometry.warp import sample_pixels
@@ -78,7 +79,7 @@ def test_cross_is_part_of_the_grid_and_depth_replaces_disparity(field):
 def test_invalid_truth_becomes_a_mask(field):
     truth = read_pfm(field / "gt_disp_lowres.pfm")
     truth[3:5, 7] = torch.nan
-    write_pfm(field / "gt_disp_lowres.pfm", truth, big_endian=True)
+    write_pfm(field / "gt_disp_lowres.pfm", truth)
     light_field = load_hci(field)
     assert int((~light_field.valid).sum()) == 2
     assert light_field.truth.isfinite().all()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from diffdiffdepth.datasets import ColmapScenes
+from diffdiffdepth.datasets.colmap_scene import ColmapScenes
 from shared.errors import DataError
 from shared.files.colmap import ColmapCamera, ColmapModel, read_colmap_model, write_colmap_model
 from shared.files.images import read_image, write_image

@@ -14,7 +14,8 @@ from diffdiffdepth import eval as evaluation_script
 from diffdiffdepth import predict, prepare, table
 from diffdiffdepth.api import DiffusedDepth
 from diffdiffdepth.config import TrainConfig
-from diffdiffdepth.datasets import ColmapScenes, load_light_field
+from diffdiffdepth.datasets.colmap_scene import ColmapScenes
+from diffdiffdepth.inputs import load_light_field
 from diffdiffdepth.losses import seen_pixels
 from diffdiffdepth.points.epi import epi_points
 from diffdiffdepth.points.store import load_points
