@@ -126,40 +126,29 @@ def _related(views: ViewSet, index: Tensor, options: PairOptions) -> Tensor:
     return related.fill_diagonal_(False)
 
 
-class PairDataset(Dataset):
-    """Pairs of view indices to tensors. A DataError is returned: workers cannot raise it as it is."""
+def load_pairs(views: ViewSet, pairs: Tensor | Sequence[tuple[int, int]]) -> PairBatch:
+    """The given pairs [B, 2] as one batch; DataError for a view that cannot be read."""
+    rows = []
+    for pair in pairs:
+        source, target = (views.load(int(index)) for index in pair)
+        pose = relative_pose(target.world_from_cam.double(), source.world_from_cam.double()).float()
+        images, depths = (source.image, target.image), (source.depth, target.depth)
+        valid, Ks = (source.valid, target.valid), (source.K, target.K)
+        rows.append((*images, *depths, *valid, *Ks, pose, torch.as_tensor(pair)))
+    return PairBatch(*(torch.stack(parts) for parts in zip(*rows, strict=True)))
+
+
+class BatchDataset(Dataset):
+    """Batches by their pairs. A DataError is returned: raised in a worker, it would become a RuntimeError."""
 
     def __init__(self, views: ViewSet) -> None:
         self.views = views
 
-    def __getitem__(self, pair: tuple[int, int]) -> tuple[Tensor, ...] | DataError:
+    def __getitem__(self, pairs: Sequence[tuple[int, int]]) -> PairBatch | DataError:
         try:
-            source, target = (self.views.load(index) for index in pair)
+            return load_pairs(self.views, pairs)
         except DataError as error:
             return error
-        pose = relative_pose(target.world_from_cam.double(), source.world_from_cam.double()).float()
-        images, depths = (source.image, target.image), (source.depth, target.depth)
-        valid, Ks = (source.valid, target.valid), (source.K, target.K)
-        return *images, *depths, *valid, *Ks, pose, torch.tensor(pair)
-
-
-def collate(items: Sequence[tuple[Tensor, ...] | DataError]) -> PairBatch | DataError:
-    broken = next((item for item in items if isinstance(item, DataError)), None)
-    if broken is not None:
-        return broken
-    return PairBatch(*(torch.stack(parts) for parts in zip(*items, strict=True)))
-
-
-def load_pairs(views: ViewSet, pairs: Tensor | Sequence[tuple[int, int]]) -> PairBatch:
-    """The given pairs [B, 2] as one batch; DataError for a view that cannot be read."""
-    dataset = PairDataset(views)
-    return _good(collate([dataset[(int(source), int(target))] for source, target in pairs]))
-
-
-def _good(batch: PairBatch | DataError) -> PairBatch:
-    if isinstance(batch, DataError):
-        raise batch
-    return batch
 
 
 @dataclass(frozen=True)
@@ -204,15 +193,18 @@ def pair_batches(order: PairOrder, start: int, stop: int, workers: int = 0) -> I
     step. Raises DataError for a view that cannot be read.
     """
     loader = DataLoader(
-        PairDataset(order.pairs.views),
-        batch_sampler=order.batches(start, stop),
+        BatchDataset(order.pairs.views),
+        batch_size=None,
+        sampler=order.batches(start, stop),
         num_workers=workers,
-        collate_fn=collate,
         pin_memory=torch.cuda.is_available(),
         generator=step_generator(order.seed, start, "workers"),
         worker_init_fn=_ignore_signals,
     )
-    yield from map(_good, loader)
+    for batch in loader:
+        if isinstance(batch, DataError):
+            raise batch
+        yield batch
 
 
 def _ignore_signals(worker: int) -> None:
