@@ -1,6 +1,7 @@
 """`ViewSynthesizer`: a trained network that makes new views and depth from one picture."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -69,8 +70,7 @@ class ViewSynthesizer:
             remedy = "Go on with train.py --resume for a step or more: it writes a checkpoint that does"
             raise CheckpointError(found.path, "it does not hold the camera of its training images", remedy)
         config = config_from_dict(TrainConfig, found.config, str(found.path))
-        config.model.encoder_init = "default"  # the checkpoint holds every weight
-        network = SynthesisNetwork(config.model)
+        network = SynthesisNetwork(replace(config.model, encoder_init="default"))  # every weight is loaded
         found.load_into({"model": network})
         network.to(select_device(device) if isinstance(device, str) else device).eval()
         return cls(network, config, torch.tensor(found.facts["K"]), found.facts["unit_m"])

@@ -98,7 +98,7 @@ def evaluate(synthesizer: ViewSynthesizer, split: Split, folder: Path) -> dict[s
         "depth_l1_between": sum(row["depth_l1_between"] for row in rows) / len(rows),
         "depth_unit": synthesizer.unit,
         "depth_limits": limits,
-        "constant_depth": constant,
+        "constant_depth": None if constant is None else unit * constant,
         "seconds_per_pair": seconds / len(rows),
         "notes": list(split.notes),
         "per_pair": rows,

@@ -124,12 +124,22 @@ def test_predict_encodes_once(run_folder, tmp_path, monkeypatch):
 # ---- in Python ---------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def without_data(run_folder):
+    """The data set is gone, and nothing makes it again."""
+    (data,) = run_folder.parent.glob("data-*")
+    hidden = data.rename(data.with_name("hidden"))
+    yield
+    assert not data.exists()
+    hidden.rename(data)
+
+
+@pytest.mark.usefixtures("without_data")
 def test_a_moved_run_without_its_data_is_used_in_three_lines(run_folder, tmp_path, monkeypatch):
     shutil.copytree(run_folder, tmp_path / "moved")
     picture = torch.rand(3, 50, 70, generator=torch.Generator().manual_seed(0))
     write_image(tmp_path / "thing.png", picture)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("nvs_depth.datasets.select.load_split", lambda *_: pytest.fail("the data were read"))
     arguments = ["--run", "moved", "thing.png", "--device", "cpu", "--focal-px", "80", "--frames", "10"]
     predict.main([*arguments, "--out", "out"])
 
@@ -162,6 +172,24 @@ def test_views_are_those_of_the_evaluation(run_folder):
     torch.testing.assert_close(views.images[0], evaluated.image[1], rtol=0, atol=1e-5)
     torch.testing.assert_close(views.depth.values[0], evaluated.depth_new[1, 0], rtol=0, atol=1e-5)
     torch.testing.assert_close(synthesizer.K, batch.K_source[0])
+
+
+def test_metres_are_training_units_times_their_length(run_folder, tmp_path):
+    synthesizer = ViewSynthesizer.load(run_folder, "cpu")
+    split, poses = evaluation.load_test_pairs(synthesizer.config), relative_path("swing", 2, 10.0)
+    picture, before = split.test.views.load(0).image, json.loads((run_folder / "eval.json").read_text())
+    plain = synthesizer.views(picture, None, poses)
+    synthesizer.unit_m = split.test.views.unit_m = 10.0
+    poses[:, :3, 3] *= 10
+    metric = synthesizer.views(picture, None, poses)
+    assert (plain.depth.unit, metric.depth.unit) == ("scene units", "m")
+    torch.testing.assert_close(metric.depth.values, 10 * plain.depth.values)
+    torch.testing.assert_close(metric.images, plain.images)
+    after = evaluation.evaluate(synthesizer, split, tmp_path)
+    assert after["constant_depth"] == pytest.approx(10 * before["constant_depth"])
+    for name, factor in (("abs_rel", 1), ("rmse", 10)):
+        expected = factor * before["depth"]["constant_none"][name]
+        assert after["depth"]["constant_none"][name] == pytest.approx(expected, rel=1e-4)
 
 
 def test_wrong_arguments_are_named(run_folder, tmp_path):
