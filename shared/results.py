@@ -132,12 +132,12 @@ class DepthMap:
         pose = world_from_cam.to(points_cam)
         return points_cam @ pose[:3, :3].T + pose[:3, 3]
 
-    def save(self, path: str | Path, *, png_step: float | None = None) -> list[Path]:
+    def save(self, path: str | Path) -> list[Path]:
         """Write one view's map and what it means; returns the files.
 
         The suffix decides: .pfm, .npy and .exr keep every value; .png has 16 bits, value = offset +
-        number * step, number 0 where invalid. Step (default: the range / 65535) and offset, which is 0 unless
-        values are negative, are in the record.
+        number * step, number 0 where invalid. Step and offset, which is 0 unless values are negative, are in
+        the record.
         Next to it NAME.json has kind, unit, scale and K; NAME_valid.png the mask, where a pixel is invalid.
         Raises ValueError for several views or another suffix, DataError when a file cannot be written.
         """
@@ -147,7 +147,7 @@ class DepthMap:
         values, valid = self.values.detach().cpu().float(), self.valid.cpu()
         if path.suffix == ".png":
             low, high = (f(values[valid]).item() if valid.any() else 1.0 for f in (torch.min, torch.max))
-            step = png_step or max(high - min(low, 0.0), 1e-12) / (LARGEST_PNG_CODE - 1)
+            step = max(high - min(low, 0.0), 1e-12) / (LARGEST_PNG_CODE - 1)
             record |= {"png_step": step, "png_offset": low - step if low < 0 else 0.0}
             write_depth_png(path, values - record["png_offset"], valid, unit_m=step)
         elif path.suffix in FLOAT_FILES:
@@ -156,10 +156,12 @@ class DepthMap:
             raise ValueError(f"a depth map is saved as .pfm, .png, .npy or .exr, not {path.suffix!r}")
         written = [path, path.with_suffix(".json")]
         write_json(written[1], record)
-        if not valid.all():
-            written.append(path.with_name(f"{path.stem}_valid.png"))
-            write_image(written[2], valid[None].float())
-        return written
+        mask = path.with_name(f"{path.stem}_valid.png")
+        if valid.all():
+            mask.unlink(missing_ok=True)  # of an older map
+            return written
+        write_image(mask, valid[None].float())
+        return [*written, mask]
 
     @classmethod
     def load(cls, path: str | Path) -> "DepthMap":
@@ -184,7 +186,8 @@ class DepthMap:
             valid = read_image(mask)[0] > 0.5
         for derived in ("nearer is", "valid_share", "pixel_origin"):
             record.pop(derived, None)
-        return cls(values, valid=valid, K=K, facts=record, **head)
+        with reading(path, "is not the map that its .json describes", remedy):
+            return cls(values, valid=valid, K=K, facts=record, **head)
 
 
 @dataclass(frozen=True, eq=False)

@@ -118,7 +118,7 @@ def pretend(monkeypatch, sizes=((48, 36),), focals=(60.0,), names=None):
         rest = torch.zeros(300, 3, dtype=torch.uint8), torch.zeros(300, dtype=torch.float64)
         tracks = torch.zeros(301, dtype=torch.int64), torch.zeros(0, 2, dtype=torch.int64)
         model = ColmapModel(models, images, ColmapPoints(torch.arange(300), xyz, *rest, *tracks))
-        return SfmScene(Path(out_dir) / "images", Path(out_dir) / "sparse", model, ["blurred.jpg"], 1)
+        return SfmScene(Path(out_dir) / "images", Path(out_dir) / "sparse", model, ["blurred.jpg"])
 
     monkeypatch.setattr(photos, "reconstruct", reconstruct)
 

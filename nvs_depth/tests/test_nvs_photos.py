@@ -33,7 +33,7 @@ def model(monkeypatch: pytest.MonkeyPatch) -> ColmapModel:
     def reconstruct(photo_dir: Path, out_dir: Path, options: object = None) -> SfmScene:
         for index in range(COUNT):
             write_image(out_dir / "images" / f"sub/photo_{index}.png", torch.full((3, 32, 40), index / COUNT))
-        return SfmScene(out_dir / "images", out_dir / "sparse", model, ["blurred.jpg"], 1)
+        return SfmScene(out_dir / "images", out_dir / "sparse", model, ["blurred.jpg"])
 
     monkeypatch.setattr(photos, "reconstruct", reconstruct)
     return model

@@ -26,9 +26,9 @@ from shared.files.disk import read_bytes, reading, temporary_file, write_bytes
 __all__ = [
     "as_image",
     "encode_png",
+    "exif_orientation",
     "left_out_note",
     "list_images",
-    "natural_order",
     "read_depth_png",
     "read_exr",
     "read_image",
@@ -71,7 +71,7 @@ def list_images(folder: str | os.PathLike, *, recursive: bool = False) -> tuple[
         raise DataError(folder, "is not a folder", "Check the path and the name")
     found = [path.relative_to(folder) for path in (folder.rglob("*") if recursive else folder.iterdir())]
     hidden = (".", "__MACOSX")
-    shown = sorted((p for p in found if not any(x.startswith(hidden) for x in p.parts)), key=natural_order)
+    shown = sorted((p for p in found if not any(x.startswith(hidden) for x in p.parts)), key=_natural_order)
     read = [folder / path for path in shown if path.suffix.lower() in IMAGE_EXTENSIONS]
     left_out = [folder / path for path in shown if UNREAD_KINDS.fullmatch(path.suffix)]
     if not read:
@@ -81,9 +81,9 @@ def list_images(folder: str | os.PathLike, *, recursive: bool = False) -> tuple[
     return read, left_out
 
 
-def natural_order(path: str | os.PathLike) -> list[tuple[int, str]]:
+def _natural_order(path: Path) -> list[tuple[int, str]]:
     """A key to sort names by, with numbers in them as numbers: img2 before img10."""
-    parts = re.split(r"(\d+)", os.fspath(path).lower())
+    parts = re.split(r"(\d+)", str(path).lower())
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
 
 
@@ -125,7 +125,7 @@ def read_image_size(path: str | os.PathLike) -> tuple[int, int]:
     """(height, width) of an image as `read_image` would return it, from its header alone."""
     with _open_image(path, read_bytes(path)) as image:
         width, height = image.size
-        return (width, height) if _orientation(image) >= 5 else (height, width)
+        return (width, height) if exif_orientation(image) >= 5 else (height, width)
 
 
 def write_image(path: str | os.PathLike, image: Tensor, *, bits: int = 8) -> None:
@@ -154,6 +154,61 @@ def write_image(path: str | os.PathLike, image: Tensor, *, bits: int = 8) -> Non
         pixels = pixels[BGR[: len(pixels)]]
     _, encoded = cv2.imencode(extension, np.ascontiguousarray(pixels.transpose(1, 2, 0)))
     write_bytes(path, encoded.tobytes())
+
+
+def as_image(image: Any, name: str = "image") -> Tensor:
+    """An RGB image as float32 [3, H, W] in [0, 1], from a path, a tensor, or a NumPy or Pillow image.
+
+    Tensors are [3, H, W] floats in [0, 1] or uint8; arrays [H, W, 3] likewise. The EXIF orientation of paths
+    and Pillow images is applied. Raises ValueError, naming `name`, for other shapes, types and ranges,
+    DataError for a file that cannot be read.
+    """
+    if isinstance(image, str | os.PathLike):
+        return read_image(image)
+    if isinstance(image, Image.Image):
+        image = _upright(np.asarray(image.convert("RGB")), exif_orientation(image))
+    if isinstance(image, np.ndarray):
+        if image.ndim != 3 or image.shape[2] != 3:
+            raise ValueError(f"{name} must be an array [H, W, 3], got {list(image.shape)}")
+        image = torch.from_numpy(np.array(image, order="C")).permute(2, 0, 1)
+    if not isinstance(image, Tensor) or image.ndim != 3 or image.shape[0] != 3 or image.numel() == 0:
+        got = list(image.shape) if isinstance(image, Tensor) else type(image).__name__
+        raise ValueError(f"{name} must be a path, a tensor [3, H, W] or an array [H, W, 3], got {got}")
+    if image.dtype == torch.uint8:
+        return image.float() / 255
+    if not image.is_floating_point():
+        raise ValueError(f"{name} must hold floats in [0, 1] or uint8, got {image.dtype}")
+    if not bool(((image >= 0) & (image <= 1)).all()):  # NaN fails as well
+        low, high = image.min().item(), image.max().item()
+        raise ValueError(f"{name} must be in [0, 1], got values from {low:g} to {high:g}")
+    return image.float()
+
+
+def to_uint8(image: Any) -> np.ndarray:
+    """uint8 RGB [H, W, 3] of a tensor [3 | 1, H, W] or array [H, W, 3 | 1], floats in [0, 1] or uint8.
+
+    Floats are clipped, NaN is black. Raises ValueError for other shapes and types.
+    """
+    if isinstance(image, torch.Tensor):
+        image = image.detach().float().cpu() if image.is_floating_point() else image.detach().cpu()
+        image = (image.permute(1, 2, 0) if image.ndim == 3 else image).numpy()
+    image = np.asarray(image)
+    if image.ndim == 2:
+        image = image[..., None]
+    if image.ndim != 3 or image.shape[2] not in (1, 3) or image.size == 0:
+        raise ValueError(f"expected a torch [3 or 1, H, W] or NumPy [H, W, 3 or 1] image, got {image.shape}")
+    if image.dtype != np.uint8:
+        if not np.issubdtype(image.dtype, np.floating):
+            raise ValueError(f"expected floats in [0, 1] or uint8, got {image.dtype}")
+        image = np.rint(np.clip(np.nan_to_num(image, posinf=1.0, neginf=0.0), 0, 1) * 255).astype(np.uint8)
+    return np.ascontiguousarray(np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image)
+
+
+def encode_png(image: Any) -> bytes:
+    """Encode an image losslessly as PNG."""
+    buffer = io.BytesIO()
+    Image.fromarray(to_uint8(image)).save(buffer, format="PNG")
+    return buffer.getvalue()
 
 
 def _to_unit_range(pixels: np.ndarray) -> Tensor:
@@ -194,7 +249,7 @@ def _decode(path: str | os.PathLike) -> np.ndarray:
             is_wide = any(";16" in str(tile.args) for tile in image.tile)  # before load() forgets it
             image.load()  # raises on truncated data, where OpenCV would fill up with grey
             pixels = _opencv_pixels(data) if is_wide else _pillow_pixels(image)
-            return _upright(pixels, _orientation(image))
+            return _upright(pixels, exif_orientation(image))
 
 
 def _pillow_pixels(image: Image.Image) -> np.ndarray:
@@ -217,7 +272,7 @@ def _opencv_pixels(data: bytes) -> np.ndarray:
     return pixels[..., BGR[: pixels.shape[2]]]
 
 
-def _orientation(image: Image.Image) -> int:
+def exif_orientation(image: Image.Image) -> int:
     """The EXIF orientation 1..8; 1 (upright) when it is missing or damaged."""
     try:
         with warnings.catch_warnings():
@@ -296,7 +351,7 @@ def read_pfm(path: str | os.PathLike) -> Tensor:
     return tensor[..., 0] if channels == 1 else tensor.permute(2, 0, 1).contiguous()
 
 
-def write_pfm(path: str | os.PathLike, values: Tensor, *, big_endian: bool = False) -> None:
+def write_pfm(path: str | os.PathLike, values: Tensor) -> None:
     """Write [H, W] or [3, H, W] as a portable float map (float32, bottom row first, scale 1)."""
     if values.ndim == 3 and values.shape[0] == 3:
         kind, rows = "PF", values.permute(1, 2, 0)
@@ -305,9 +360,8 @@ def write_pfm(path: str | os.PathLike, values: Tensor, *, big_endian: bool = Fal
     else:
         raise ValueError(f"write_pfm needs [H, W] or [3, H, W], not {tuple(values.shape)}")
     height, width = rows.shape[:2]
-    header = f"{kind}\n{width} {height}\n{'1.0' if big_endian else '-1.0'}\n".encode()
-    flipped = rows.detach().cpu().numpy()[::-1].astype(">f4" if big_endian else "<f4")
-    write_bytes(path, header + flipped.tobytes())
+    header = f"{kind}\n{width} {height}\n-1.0\n".encode()  # negative: little-endian
+    write_bytes(path, header + rows.detach().cpu().numpy()[::-1].astype("<f4").tobytes())
 
 
 def read_depth_png(
@@ -399,15 +453,15 @@ def write_npy(path: str | os.PathLike, array: np.ndarray) -> None:
 def write_npz(path: str | os.PathLike, **arrays: np.ndarray) -> None:
     """Write named arrays, compressed, in one step."""
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    np.savez_compressed(buffer, **arrays)
     write_bytes(path, buffer.getvalue())
 
 
-def read_exr(path: str | os.PathLike, channel: str | None = None) -> Tensor:
+def read_exr(path: str | os.PathLike) -> Tensor:
     """One channel of an OpenEXR file as float32 [H, W], top row first; infinities and NaN stay as they are.
 
-    channel: its name; by default the first of Z, V, Y, R, or else the first in the file: depth renders repeat
-    the depth in all of their channels. Raises DataError for damaged files.
+    It is the first of Z, V, Y, R, or else the first by name: depth renders repeat the depth in all of their
+    channels. Raises DataError for damaged files.
     """
     size = len(read_bytes(path))
     with reading(path, "cannot be read as OpenEXR"):
@@ -417,69 +471,13 @@ def read_exr(path: str | os.PathLike, channel: str | None = None) -> Tensor:
         if 4 * width * height > LARGEST_COMPRESSION * size:
             raise ValueError(f"the header claims {width} x {height} pixels in a file of {size} bytes")
         channels = OpenEXR.File(str(path), separate_channels=True).channels()
-        name = channel or next((n for n in ("Z", "V", "Y", "R") if n in channels), min(channels))
-        if name not in channels:
-            raise ValueError(f"there is no channel {name!r}, only {', '.join(channels)}")
+        name = next((n for n in ("Z", "V", "Y", "R") if n in channels), min(channels))
         return torch.from_numpy(channels[name].pixels.astype(np.float32))
 
 
-def write_exr(path: str | os.PathLike, values: Tensor, channel: str = "Z") -> None:
-    """Write [H, W] as an OpenEXR file of one float32 channel in one step."""
+def write_exr(path: str | os.PathLike, values: Tensor) -> None:
+    """Write [H, W] as an OpenEXR file of one float32 channel, Z, in one step."""
     header = {"compression": OpenEXR.ZIP_COMPRESSION, "type": OpenEXR.scanlineimage}
     pixels = np.ascontiguousarray(values.detach().cpu().numpy(), dtype=np.float32)
     with temporary_file(path) as temporary:
-        OpenEXR.File(header, {channel: pixels}).write(str(temporary))
-
-
-def as_image(image: Any, name: str = "image") -> Tensor:
-    """An RGB image as float32 [3, H, W] in [0, 1], from a path, a tensor, or a NumPy or Pillow image.
-
-    Tensors are [3, H, W] floats in [0, 1] or uint8; arrays [H, W, 3] likewise. Raises ValueError, naming
-    `name`, for other shapes, types and ranges, DataError for a file that cannot be read.
-    """
-    if isinstance(image, str | os.PathLike):
-        return read_image(image)
-    if isinstance(image, Image.Image):
-        image = np.asarray(image.convert("RGB"))
-    if isinstance(image, np.ndarray):
-        if image.ndim != 3 or image.shape[2] != 3:
-            raise ValueError(f"{name} must be an array [H, W, 3], got {list(image.shape)}")
-        image = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
-    if not isinstance(image, Tensor) or image.ndim != 3 or image.shape[0] != 3 or image.numel() == 0:
-        got = list(image.shape) if isinstance(image, Tensor) else type(image).__name__
-        raise ValueError(f"{name} must be a path, a tensor [3, H, W] or an array [H, W, 3], got {got}")
-    if image.dtype == torch.uint8:
-        return image.float() / 255
-    if not image.is_floating_point():
-        raise ValueError(f"{name} must hold floats in [0, 1] or uint8, got {image.dtype}")
-    if not bool(((image >= 0) & (image <= 1)).all()):  # NaN fails as well
-        low, high = image.min().item(), image.max().item()
-        raise ValueError(f"{name} must be in [0, 1], got values from {low:g} to {high:g}")
-    return image.float()
-
-
-def to_uint8(image: Any) -> np.ndarray:
-    """uint8 RGB [H, W, 3] of a tensor [3 | 1, H, W] or array [H, W, 3 | 1], floats in [0, 1] or uint8.
-
-    Floats are clipped, NaN is black. Raises ValueError for other shapes and types.
-    """
-    if isinstance(image, torch.Tensor):
-        image = image.detach().float().cpu() if image.is_floating_point() else image.detach().cpu()
-        image = (image.permute(1, 2, 0) if image.ndim == 3 else image).numpy()
-    image = np.asarray(image)
-    if image.ndim == 2:
-        image = image[..., None]
-    if image.ndim != 3 or image.shape[2] not in (1, 3) or image.size == 0:
-        raise ValueError(f"expected a torch [3 or 1, H, W] or NumPy [H, W, 3 or 1] image, got {image.shape}")
-    if image.dtype != np.uint8:
-        if not np.issubdtype(image.dtype, np.floating):
-            raise ValueError(f"expected floats in [0, 1] or uint8, got {image.dtype}")
-        image = np.rint(np.clip(np.nan_to_num(image, posinf=1.0, neginf=0.0), 0, 1) * 255).astype(np.uint8)
-    return np.ascontiguousarray(np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image)
-
-
-def encode_png(image: Any) -> bytes:
-    """Encode an image losslessly as PNG."""
-    buffer = io.BytesIO()
-    Image.fromarray(to_uint8(image)).save(buffer, format="PNG")
-    return buffer.getvalue()
+        OpenEXR.File(header, {"Z": pixels}).write(str(temporary))

@@ -20,7 +20,7 @@ from pydantic import Field, ValidationError
 from shared.errors import DataError, RunError
 from shared.files.colmap import ColmapModel, read_colmap_model
 from shared.files.disk import new_folder, reading
-from shared.files.images import list_images, read_image_size
+from shared.files.images import exif_orientation, list_images, read_image_size
 
 __all__ = [
     "CAMERA_MODELS",
@@ -36,7 +36,6 @@ __all__ = [
 
 CameraModel = Literal["SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV"]
 CAMERA_MODELS = get_args(CameraModel)
-EXIF_ORIENTATION = 0x0112
 JPEG_QUALITY = 97  # of the written images: they are encoded a second time
 
 
@@ -60,7 +59,6 @@ class SfmScene:
     model_dir: Path
     model: ColmapModel
     unregistered: list[str]  # photos that no pose was found for
-    model_count: int  # separate models that COLMAP found; the largest was kept
 
 
 def list_photos(photo_dir: str | os.PathLike) -> list[str]:
@@ -94,7 +92,7 @@ def reconstruct(
     unregistered = [name for name in names if _staged_name(name) not in registered]
     unread = list_images(photo_dir, recursive=True)[1]  # photos of a kind that is not read, such as .heic
     unregistered += [path.relative_to(photo_dir).as_posix() for path in unread]
-    return SfmScene(out_dir / "images", out_dir / "sparse", model, unregistered, len(found))
+    return SfmScene(out_dir / "images", out_dir / "sparse", model, unregistered)
 
 
 # ---- COLMAP, step by step ----------------------------------------------------------------------------------
@@ -136,7 +134,7 @@ def _stage_upright(photo_dir: Path, names: list[str], staged: Path) -> bool:
         copy.parent.mkdir(parents=True, exist_ok=True)
         with reading(source, "cannot be decoded", "Copy it again or omit it"), Image.open(source) as image:
             image.load()
-            if image.getexif().get(EXIF_ORIENTATION, 1) == 1 and source.suffix == copy.suffix:
+            if exif_orientation(image) == 1 and source.suffix == copy.suffix:
                 shutil.copyfile(source, copy)
             else:
                 ImageOps.exif_transpose(image).save(copy, quality=JPEG_QUALITY)  # keeps the focal length

@@ -73,18 +73,15 @@ def orbit_trajectory(
     elevation_deg: float = 30.0,
     target: Sequence[float] = (0.0, 0.0, 0.0),
     up: Sequence[float] = (0.0, 0.0, 1.0),
-    turns: float = 1.0,
-    start_azimuth_deg: float = 0.0,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """`world_from_cam` [N, 4, 4] on a circle of constant elevation round `target`, looking at it.
 
     Azimuth grows anticlockwise seen from above; with up = z it starts at +x. The end point is left out, so
-    that a video of whole turns closes. `radius` is the distance to the target.
+    that a video closes. `radius` is the distance to the target.
     """
     _check_path(num_views, radius)
-    azimuth = torch.arange(num_views, dtype=torch.float64) / num_views * 2 * math.pi * turns
-    azimuth = azimuth + math.radians(start_azimuth_deg)
+    azimuth = torch.arange(num_views, dtype=torch.float64) / num_views * 2 * math.pi
     elevation = torch.full_like(azimuth, math.radians(elevation_deg))
     return _poses_on_sphere(azimuth, elevation, radius, target, up).to(dtype)
 

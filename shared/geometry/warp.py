@@ -82,9 +82,7 @@ def backward_warp(
     sizes = check_shape(image_source, "B C H W", "image_source")
     check_shape(depth_target, "B 1 h w", "depth_target", sizes)
     pixels, _, in_front = _reproject(depth_target, K_target, K_source, source_from_target, near)
-    image_target = sample_pixels(image_source, pixels, padding)
-    valid = in_front & _inside(pixels, image_source.shape[-2:])
-    return torch.where(in_front[:, None], image_target, 0.0), valid[:, None]
+    return _sample_usable(image_source, pixels, in_front, padding)
 
 
 def disparity_warp(
@@ -108,10 +106,7 @@ def disparity_warp(
     disparity = torch.where(finite, disparity_px[:, 0], 0.0)[..., None]  # [B, H, W, 1]
     disparity = disparity.to(torch.promote_types(disparity.dtype, torch.float32))
     grid = pixel_grid(*image_source.shape[-2:], disparity.device, disparity.dtype)
-    pixels = grid + disparity * view_offset.reshape(-1, 1, 1, 2)
-    image_target = sample_pixels(image_source, pixels, padding)
-    valid = finite & _inside(pixels, image_source.shape[-2:])
-    return torch.where(finite[:, None], image_target, 0.0), valid[:, None]
+    return _sample_usable(image_source, grid + disparity * view_offset.reshape(-1, 1, 1, 2), finite, padding)
 
 
 def forward_warp(
@@ -207,12 +202,16 @@ def _plane_and_parallax(K_from: Tensor, K_to: Tensor, to_from_from: Tensor) -> t
     return homography, (K_to * pose[:, None, :3, 3]).sum(-1)
 
 
-def _inside(pixels: Tensor, size: tuple[int, int]) -> Tensor:
-    """Mask [B, h, w] of samples between the outermost pixel centres."""
+def _sample_usable(
+    image: Tensor, pixels: Tensor, usable: Tensor, padding: Literal["border", "zeros"]
+) -> tuple[Tensor, Tensor]:
+    """Samples, 0 where not `usable` [B, h, w]; valid [B, 1, h, w]: those between the outermost centres."""
     x, y = pixels.detach().unbind(-1)
-    height, width = size
-    inside_x = (x >= -BORDER_SLACK_PX) & (x <= width - 1 + BORDER_SLACK_PX)
-    return inside_x & (y >= -BORDER_SLACK_PX) & (y <= height - 1 + BORDER_SLACK_PX)
+    height, width = image.shape[-2:]
+    inside = (x >= -BORDER_SLACK_PX) & (x <= width - 1 + BORDER_SLACK_PX)
+    inside &= (y >= -BORDER_SLACK_PX) & (y <= height - 1 + BORDER_SLACK_PX)
+    sampled = sample_pixels(image, pixels, padding)
+    return torch.where(usable[:, None], sampled, 0.0), (usable & inside)[:, None]
 
 
 def _covered_pixels(

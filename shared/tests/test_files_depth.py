@@ -27,12 +27,15 @@ from shared.files.images import (
 from shared.tests.fuzzing import EXAMPLES, assert_damage_is_refused
 
 
-@pytest.mark.parametrize("big_endian", [False, True])
 @pytest.mark.parametrize("shape", [(5, 7), (3, 5, 7), (1, 1)])
-def test_pfm_round_trip_is_exact(tmp_path, big_endian, shape):
+def test_pfm_round_trip_is_exact(tmp_path, shape):
     values = torch.randn(shape)
     values[..., 0, 0] = float("inf")
-    write_pfm(tmp_path / "a.pfm", values, big_endian=big_endian)
+    write_pfm(tmp_path / "a.pfm", values)
+    assert torch.equal(read_pfm(tmp_path / "a.pfm"), values)
+    header, size, _, floats = (tmp_path / "a.pfm").read_bytes().split(b"\n", 3)
+    swapped = np.frombuffer(floats, "<f4").astype(">f4").tobytes()
+    (tmp_path / "a.pfm").write_bytes(b"\n".join([header, size, b"1.0", swapped]))
     assert torch.equal(read_pfm(tmp_path / "a.pfm"), values)
 
 
@@ -51,14 +54,11 @@ def test_pfm_agrees_with_opencv_both_ways(tmp_path, channels):
 def test_exr_round_trip_and_choice_of_the_channel(tmp_path):
     values = torch.randn(37, 23, generator=torch.Generator().manual_seed(0))
     values[3, 4], values[5, 6] = torch.inf, 1e10
-    write_exr(tmp_path / "new" / "d.exr", values, channel="R")
+    write_exr(tmp_path / "new" / "d.exr", values)
     assert torch.equal(read_exr(tmp_path / "new" / "d.exr"), values)
     halves = {"R": np.ones((4, 5), np.float16), "Z": np.full((4, 5), 2, np.float16)}
     OpenEXR.File({"compression": OpenEXR.PIZ_COMPRESSION}, halves).write(str(tmp_path / "b.exr"))
     assert read_exr(tmp_path / "b.exr").unique().tolist() == [2]
-    assert read_exr(tmp_path / "b.exr", "R").unique().tolist() == [1]
-    with pytest.raises(DataError, match="no channel 'V', only R, Z"):
-        read_exr(tmp_path / "b.exr", "V")
 
 
 @pytest.mark.parametrize("examples", EXAMPLES)

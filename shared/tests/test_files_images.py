@@ -14,6 +14,7 @@ from PIL import Image, ImageOps
 from shared.errors import DataError
 from shared.files.disk import read_text
 from shared.files.images import (
+    as_image,
     left_out_note,
     list_images,
     read_depth_png,
@@ -131,6 +132,8 @@ def test_exif_orientation_is_applied_as_pillow_does(tmp_path, orientation, bits)
         path.write_bytes(wide[:33] + chunk + wide[33:])
     assert np.allclose(read_image(path).numpy() * 255, oracle, atol=1e-4)
     assert read_image_size(path) == oracle.shape[1:]
+    with Image.open(path) as image:
+        assert bits == 16 or torch.equal(as_image(image), as_image(path))
 
 
 def test_write_image_refuses_what_it_cannot_keep(tmp_path):

@@ -44,13 +44,20 @@ def test_round_trip(tmp_path: Path, suffix: str, masked: bool) -> None:
         torch.testing.assert_close(read.K, K)
 
 
-@pytest.mark.parametrize("damage", ["none", "text", "no kind"])
+def test_a_map_saved_over_another_does_not_keep_its_mask(tmp_path: Path) -> None:
+    DEPTH.save(tmp_path / "depth.pfm")
+    replace(DEPTH, valid=None).save(tmp_path / "depth.pfm")
+    assert DepthMap.load(tmp_path / "depth.pfm").valid.all()
+
+
+@pytest.mark.parametrize("damage", ["none", "text", "no kind", "unknown kind"])
 def test_a_map_whose_files_are_damaged_is_refused(tmp_path: Path, damage: str) -> None:
     path, record = DEPTH.save(tmp_path / "depth.pfm")[:2]
     if damage == "none":
         record.unlink()
     else:
-        record.write_text("depth" if damage == "text" else "{}")
+        text = {"text": "depth", "no kind": "{}", "unknown kind": record.read_text().replace("z_depth", "w")}
+        record.write_text(text[damage])
     with pytest.raises(DataError, match="depth"):
         DepthMap.load(path)
 
