@@ -10,7 +10,6 @@ for: the loss alone tells it the right direction too faintly to be learned in mi
 from dataclasses import replace
 
 import torch
-import torch.nn.functional as F
 
 from dfd_selfsup.config import TrainConfig
 from dfd_selfsup.datasets.splits import StackSet
@@ -18,6 +17,7 @@ from dfd_selfsup.datasets.stack import Estimate, FocalStack
 from dfd_selfsup.losses import TERMS, selfsup_losses
 from dfd_selfsup.models.focus_measure import focus_mean, sharpest_slices
 from dfd_selfsup.models.heads import Prediction, coarse_aif
+from dfd_selfsup.models.plane_sweep import improve_image
 from dfd_selfsup.models.psf import render_stack
 
 __all__ = ["descend", "with_guide", "with_guides"]
@@ -61,13 +61,9 @@ def descend(
         optimizer.step()
     q = (low + (high - low) * logits.sigmoid()).detach()
     sigma = defocus.sigma_px(q)
-    aif = (sharpest_slices(images, measure) if start is None else start.aif[None]).clone().requires_grad_()
-    optimizer = torch.optim.Adam([aif], lr=IMAGE_RATE, betas=(0.9, 0.95))
-    for _ in range(image_steps):
-        optimizer.zero_grad()
-        F.mse_loss(render_stack(aif, sigma, psf), images).backward()
-        optimizer.step()
-    return stack.estimate(q[0, 0], aif.detach()[0].clamp(0, 1))
+    aif = sharpest_slices(images, measure) if start is None else start.aif[None]
+    aif = improve_image(aif, images, sigma, psf, image_steps, IMAGE_RATE, 0.95)
+    return stack.estimate(q[0, 0], aif[0])
 
 
 def with_guide(stack: FocalStack, q_range: tuple[float, float], config: TrainConfig) -> FocalStack:

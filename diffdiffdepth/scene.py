@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from shared.geometry import check_shape
 from shared.geometry.camera import intrinsics_matrix
 from shared.results import DepthMap
 
@@ -63,12 +64,11 @@ class SparsePoints(_Tensors):
             raise ValueError(f"kind must be 'disparity' or 'depth', got {self.kind!r}")
         if n == 0:
             raise ValueError("the point set is empty; at least one labelled point is needed")
-        for name, shape in (("positions_px", (n, 2)), ("labels", (n,)), ("weights", (n,))):
+        for name, layout in (("positions_px", "n 2"), ("labels", "n"), ("weights", "n")):
             values = getattr(self, name)
             if values is None:
                 continue
-            if tuple(values.shape) != shape:
-                raise ValueError(f"{name} of {n} points must be {list(shape)}, got {list(values.shape)}")
+            check_shape(values, layout, name, {"n": n})
             if not torch.isfinite(values).all():
                 raise ValueError(f"{name} contains NaN or infinity")
         if self.kind == "depth" and not (self.labels > 0).all():
@@ -135,7 +135,7 @@ class LightField(_Tensors):
     camera: GridCamera | None = None  # without it depth in metres is unknown
 
     def __post_init__(self) -> None:
-        _check_shapes(self, len(self.offsets), "disparity", offsets=(len(self.offsets), 2))
+        _check_shapes(self, "disparity", offsets="m 2")
 
     @classmethod
     def from_grid(cls, views: Tensor | np.ndarray, **details: Any) -> "LightField":
@@ -184,21 +184,20 @@ class MultiViewScene(_Tensors):
     world_from_centre: Tensor | None = None  # [4, 4], to put the depth of several images together
 
     def __post_init__(self) -> None:
-        m = len(self.view_K)
-        shapes = {"centre_K": (3, 3), "view_K": (m, 3, 3), "view_from_centre": (m, 4, 4)}
-        _check_shapes(self, m, "depth", **shapes, world_from_centre=(4, 4))
+        layouts = {"centre_K": "3 3", "view_K": "m 3 3", "view_from_centre": "m 4 4"}
+        _check_shapes(self, "depth", **layouts, world_from_centre="4 4")
 
 
 Scene = LightField | MultiViewScene
 
 
-def _check_shapes(scene: Scene, m: int, kind: LabelKind, **shapes: tuple[int, ...]) -> None:
-    size = tuple(scene.centre.shape[-2:])
-    expected = {"centre": (3, *size), "views": (m if len(scene.views) else 0, 3, *size)}
-    for name, shape in (expected | {"truth": size, "valid": size} | shapes).items():
-        values = getattr(scene, name)
-        if values is not None and tuple(values.shape) != shape:
-            raise ValueError(f"{scene.name}: {name} must be {list(shape)}, got {list(values.shape)}")
+def _check_shapes(scene: Scene, kind: LabelKind, **layouts: str) -> None:
+    layouts = {"centre": "3 H W"} | layouts | {"truth": "H W", "valid": "H W"}
+    layouts["views"] = "m 3 H W" if len(scene.views) else "0 3 H W"
+    sizes: dict[str, int] = {}
+    for name, layout in layouts.items():
+        if getattr(scene, name) is not None:
+            sizes = check_shape(getattr(scene, name), layout, f"{scene.name}: {name}", sizes)
     if scene.points is not None and scene.points.kind != kind:
         raise ValueError(f"{scene.name}: points must have labels of kind {kind!r}, not {scene.points.kind!r}")
 

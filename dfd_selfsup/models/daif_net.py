@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from shared.geometry import check_shape
+
 __all__ = ["DaifNet", "keep_variance", "pad_to_multiple"]
 
 
@@ -21,13 +23,13 @@ class DaifNet(nn.Module):
     levels are the paper's, with 1,963,332 parameters. Raises ValueError for other shapes.
     """
 
-    def __init__(self, in_channels: int = 4, out_channels: int = 4, base_width: int = 16, levels: int = 4):
+    def __init__(self, base_width: int = 16, levels: int = 4):
         super().__init__()
         widths = [base_width * 2**level for level in range(levels + 1)]
         # The first level sees the images; each later one its own pooled features and the stack's maximum.
-        self.in_channels, self.levels = in_channels, levels
+        self.levels = levels
         self.conv_down = nn.ModuleList(
-            _double_conv(in_channels if level == 0 else widths[level], widths[level])
+            _double_conv(4 if level == 0 else widths[level], widths[level])
             for level in range(levels)
         )
         self.bottleneck = nn.Sequential(_conv(widths[levels], widths[levels]), nn.ReLU(inplace=True))
@@ -43,12 +45,11 @@ class DaifNet(nn.Module):
         )
         self.conv_joint = nn.ModuleList(_double_conv(widths[level + 1], widths[level]) for level in decoder)
         self.conv_out = nn.Sequential(
-            _conv(base_width, base_width), nn.ReLU(inplace=True), _conv(base_width, out_channels)
+            _conv(base_width, base_width), nn.ReLU(inplace=True), _conv(base_width, 4)
         )
 
     def forward(self, stack: Tensor) -> Tensor:
-        if stack.ndim != 5 or stack.shape[2] != self.in_channels or stack.shape[1] < 1:
-            raise ValueError(f"DAIF-Net takes [B, S, {self.in_channels}, H, W], got {list(stack.shape)}")
+        check_shape(stack, "B S 4 H W", "stack")
         multiple = 2**self.levels
         if stack.shape[-2] % multiple or stack.shape[-1] % multiple:
             raise ValueError(

@@ -16,7 +16,7 @@ from dfd_selfsup.models.options import PsfOptions
 from dfd_selfsup.models.psf import render_stack
 from dfd_selfsup.models.thin_lens import Defocus
 
-__all__ = ["plane_sweep"]
+__all__ = ["improve_image", "plane_sweep"]
 
 COMPOSITE_PX = 0.5
 STEP_SIZE = 0.02
@@ -42,7 +42,7 @@ def plane_sweep(
         q = _refined_minimum(costs, candidates)
         sigma = defocus.sigma_px(q[None, None])
         start = coarse_aif(images[None], sigma, COMPOSITE_PX) if index == 0 else aif[None]
-        aif = _improve(start, images[None], sigma, psf, image_steps)[0]
+        aif = improve_image(start, images[None], sigma, psf, image_steps, STEP_SIZE)[0]
     return q, aif
 
 
@@ -69,10 +69,12 @@ def _refined_minimum(costs: Tensor, candidates: Tensor) -> Tensor:
 
 
 @torch.enable_grad()
-def _improve(aif: Tensor, images: Tensor, sigma: Tensor, psf: PsfOptions, steps: int) -> Tensor:
-    """A few steps of Adam on the image alone."""
+def improve_image(
+    aif: Tensor, images: Tensor, sigma: Tensor, psf: PsfOptions, steps: int, rate: float, beta2: float = 0.999
+) -> Tensor:
+    """The image [B, 3, H, W] after a few steps of Adam on the squared re-blurring error, sigma fixed."""
     aif = aif.detach().clone().requires_grad_()
-    optimizer = torch.optim.Adam([aif], lr=STEP_SIZE)
+    optimizer = torch.optim.Adam([aif], lr=rate, betas=(0.9, beta2))
     for _ in range(steps):
         optimizer.zero_grad()
         F.mse_loss(render_stack(aif, sigma, psf), images).backward()

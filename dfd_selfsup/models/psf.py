@@ -21,6 +21,7 @@ from torch import Tensor
 
 from dfd_selfsup.models.fast.psf import fast_blur
 from dfd_selfsup.models.options import PsfOptions
+from shared.geometry import check_shape
 
 __all__ = ["plain_blur", "render_stack"]
 
@@ -42,11 +43,7 @@ def render_stack(
         >>> render_stack(image, sigma).shape
         torch.Size([1, 5, 3, 24, 32])
     """
-    if image.ndim != 4 or sigma_px.ndim != 4 or image[:, 0].shape != sigma_px[:, 0].shape:
-        raise ValueError(
-            f"image [B, C, H, W] and sigma_px [B, S, H, W] do not fit: "
-            f"{list(image.shape)}, {list(sigma_px.shape)}"
-        )
+    check_shape(sigma_px, "B S H W", "sigma_px", check_shape(image, "B C H W", "image"))
     dtype = torch.promote_types(torch.promote_types(image.dtype, sigma_px.dtype), torch.float32)
     return blur(image.to(dtype), sigma_px.to(dtype), options)
 

@@ -54,7 +54,7 @@ def test_order_and_duplicates_of_slices_change_nothing(network, stack):
 def test_sides_and_channels_that_do_not_fit_are_refused(network):
     with pytest.raises(ValueError, match="multiples of 16"):
         network(torch.zeros(1, 2, 4, 32, 40))
-    with pytest.raises(ValueError, match="takes"):
+    with pytest.raises(ValueError, match="stack must be"):
         network(torch.zeros(1, 2, 3, 32, 32))
 
 

@@ -205,5 +205,5 @@ def test_windows_larger_than_the_image_are_cut():
 
 
 def test_shapes_that_do_not_fit_are_refused():
-    with pytest.raises(ValueError, match="do not fit"):
+    with pytest.raises(ValueError, match="sigma_px"):
         render_stack(torch.zeros(1, 3, 8, 8), torch.zeros(1, 5, 8, 9))

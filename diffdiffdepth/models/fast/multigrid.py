@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Hierarchy", "SolveInfo"]
+__all__ = ["Hierarchy", "SolveInfo", "degree"]
 
 COARSEST_PIXELS = 64  # solved with a dense inverse
 

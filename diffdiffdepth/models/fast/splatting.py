@@ -20,6 +20,7 @@ from diffdiffdepth.models.splatting import (
     WEIGHT_SIGMA_PX,
     Opacity,
 )
+from shared.geometry import check_shape
 
 __all__ = ["splat"]
 
@@ -38,13 +39,10 @@ def splat(
     opacity: Opacity = "analytic",
 ) -> tuple[Tensor, Tensor]:
     """As `models.splatting.splat`. Raises ValueError on wrong shapes or NaN."""
-    count = labels.numel()
-    if positions_px.shape != (count, 2) or labels.shape != (count,) or weights.shape != (count,):
-        raise ValueError(
-            "splatting needs positions_px [n, 2], labels [n] and weights [n], got "
-            f"{tuple(positions_px.shape)}, {tuple(labels.shape)}, {tuple(weights.shape)}"
-        )
-    for name, values in (("positions_px", positions_px), ("labels", labels), ("weights", weights)):
+    count = {"n": labels.numel()}
+    named = (("positions_px", positions_px, "n 2"), ("labels", labels, "n"), ("weights", weights, "n"))
+    for name, values, layout in named:
+        check_shape(values, layout, name, count)
         if not torch.isfinite(values).all():
             raise ValueError(f"{name} of the points contain NaN or infinity")
     fine = (size[0] * supersampling, size[1] * supersampling)
