@@ -106,9 +106,6 @@ class DiffusedDepth:
         Raises RunError or CheckpointError, in one line, for anything else.
         """
         held = load_trained(source, "diffdiffdepth", checkpoint)
-        if "scene" not in held.facts:
-            remedy = "run train.py with the same config again, into a new --out"
-            raise RunError(f"{held.path}: it was written before results were kept in checkpoints; {remedy}")
         if "result" not in held.facts:
             remedy = f"go on with train.py --resume --out {source}"
             raise RunError(f"{source}: the run has not finished; {remedy}")

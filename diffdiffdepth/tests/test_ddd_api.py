@@ -107,15 +107,14 @@ def test_wrong_arguments_are_named(small_scenes, tmp_path):
         DiffusedDepth().fit(tmp_path / "nothing")
 
 
-def test_unfinished_old_and_missing_runs_are_named(tmp_path):
+def test_unfinished_and_missing_runs_are_named(tmp_path):
     with pytest.raises(RunError, match="nothing"):
         DiffusedDepth.load(tmp_path / "nothing")
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "last.pt").write_bytes(b"nothing")
     with pytest.raises(CheckpointError, match=r"last\.pt"):
         DiffusedDepth.load(tmp_path)
-    for facts, says in (({}, "a new --out"), ({"scene": {}}, "has not finished; go on with .*--resume")):
-        path, config = tmp_path / "checkpoints" / "last.pt", config_to_dict(TrainConfig())
-        save_checkpoint(path, {}, paper="diffdiffdepth", step=1, config=config, facts=facts)
-        with pytest.raises(RunError, match=says):
-            DiffusedDepth.load(tmp_path)
+    path, config = tmp_path / "checkpoints" / "last.pt", config_to_dict(TrainConfig())
+    save_checkpoint(path, {}, paper="diffdiffdepth", step=1, config=config, facts={"scene": {}})
+    with pytest.raises(RunError, match="has not finished; go on with .*--resume"):
+        DiffusedDepth.load(tmp_path)
