@@ -84,15 +84,15 @@ class TrainedScene:
         """
         saved = load_trained(source, "deepvoxels", checkpoint)
         config = config_from_dict(TrainConfig, saved.config, str(saved.path))
-        kind = DeepVoxels if config.method == "deepvoxels" else Baseline
-        if not issubclass(kind, cls):
-            raise RunError(f"{source}: a run of {config.method}, which {kind.__name__}.load opens")
         if "photos" not in saved.facts:
             raise CheckpointError(saved.path, "it holds no cameras", TRAIN_AGAIN)
         network = build_network(config)
         saved.load_into({"model": network})
         device = select_device(device) if isinstance(device, str) else device
-        return trained_scene(network.to(device).eval(), saved.facts, config)
+        scene = trained_scene(network.to(device).eval(), saved.facts, config)
+        if not isinstance(scene, cls):
+            raise RunError(f"{source}: a run of {config.method}, which {type(scene).__name__}.load opens")
+        return scene
 
     @torch.no_grad()
     def render(self, world_from_cam: Any, K: Any = None) -> Views:
@@ -147,14 +147,16 @@ class DeepVoxels(TrainedScene):
         self._volume: Tensor | None = None
 
     def _render(self, world_from_cam: Tensor, K: Tensor, changed: bool) -> Views:
-        if self._volume is None or changed:
-            self._volume = self.network.inpaint(self.network.state)
+        volume = self._volume
+        if volume is None or changed:
+            volume = self.network.inpaint(self.network.state)
+        self._volume = None if changed else volume
         images, depths = [], []
         batches = zip(world_from_cam.split(VIEWS_AT_ONCE), K.split(VIEWS_AT_ONCE), strict=True)
         for cameras in batches:
             poses, intrinsics = (camera.to(self.device) for camera in cameras)
             maps = [self.network.projection(self.geometry, *c) for c in zip(intrinsics, poses, strict=True)]
-            image, depth_fraction = self.network.render(self._volume, maps)
+            image, depth_fraction = self.network.render(volume, maps)
             images.append(image.clamp(0, 1).cpu())
             if depth_fraction is not None:
                 depths.append(self.geometry.metric_depth(depth_fraction)[:, 0].cpu())

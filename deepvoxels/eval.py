@@ -102,16 +102,19 @@ def evaluate(
 
 def measure(images: Tensor, scene: PosedScene, border_px: int) -> list[dict[str, float]]:
     """PSNR and SSIM of every view in the three definitions, one row per view."""
-    truth = scene.batch(range(len(scene)))
-    cut, cut_truth = crop_border(images, border_px), crop_border(truth, border_px)
-    columns = {
-        "psnr": psnr(cut, cut_truth),
-        "ssim": ssim(cut, cut_truth, "uniform7", reduction="image"),
-        "psnr_full": psnr(images, truth),
-        "ssim_full": ssim(images, truth, "uniform7", reduction="image"),
-        "ssim_gaussian": ssim(cut, cut_truth, "gaussian11", reduction="image"),
-    }
-    return [{name: float(values[i]) for name, values in columns.items()} for i in range(len(images))]
+    rows = []
+    for i in range(len(images)):  # one at a time: a thousand views of 512 px would need tens of GB
+        image, truth = images[i : i + 1], scene.batch([i])
+        cut, cut_truth = crop_border(image, border_px), crop_border(truth, border_px)
+        row = {
+            "psnr": psnr(cut, cut_truth),
+            "ssim": ssim(cut, cut_truth, "uniform7"),
+            "psnr_full": psnr(image, truth),
+            "ssim_full": ssim(image, truth, "uniform7"),
+            "ssim_gaussian": ssim(cut, cut_truth, "gaussian11"),
+        }
+        rows.append({name: value.item() for name, value in row.items()})
+    return rows
 
 
 def measure_depth(depth: DepthMap | None, scene: PosedScene) -> dict[str, Any] | None:

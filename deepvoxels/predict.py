@@ -35,7 +35,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     folder = args.out or (args.run if args.run.is_dir() else Path()) / f"views_{name}"
     views.save(folder)
     video = write_view_video(folder / "moving_camera.mp4", scene, views, fps=args.fps)
-    print(f"{len(views)} views and their depth: {folder}; video: {video}")  # noqa: T201
+    what = "views" if views.depth is None else "views and their depth"
+    print(f"{len(views)} {what}: {folder}; video: {video}")  # noqa: T201
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

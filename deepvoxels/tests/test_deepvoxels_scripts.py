@@ -5,6 +5,8 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from deepvoxels import DeepVoxels, predict, table, train
 from deepvoxels import eval as evaluation
 from deepvoxels.api import Baseline, TrainedScene
 from deepvoxels.config import TrainConfig
+from deepvoxels.datasets.embedded import EmbeddedScene
 from deepvoxels.datasets.scene import load_views
 from deepvoxels.models.generator import Generator
 from deepvoxels.models.options import GeneratorOptions
@@ -88,14 +91,24 @@ def test_eval_finds_data_that_moved(trained: Path, tiny_config: TrainConfig, tmp
 # ---- the object ----
 
 
+@pytest.fixture
+def hidden_data(tiny_config: TrainConfig, tiny_scene: EmbeddedScene) -> Iterator[Path]:
+    """Where the data set is while it is not in its place; nothing makes it again."""
+    root = Path(tiny_config.data.root)
+    hidden = root.rename(root.with_name("hidden"))
+    yield hidden
+    assert not root.exists()
+    hidden.rename(root)
+
+
 def test_three_lines_in_another_folder_without_the_data(
-    trained: Path, tiny_config: TrainConfig, tiny_scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained: Path, hidden_data: Path, tiny_config: TrainConfig, tmp_path: Path, monkeypatch
 ) -> None:
     """A run that was copied away renders what eval.py and predict.py render."""
-    _, test = load_views(tiny_config)
+    data = replace(tiny_config.data, root=str(hidden_data))
+    _, test = load_views(replace(tiny_config, data=data))
     shutil.copytree(trained, tmp_path / "elsewhere" / "run")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("deepvoxels.datasets.scene.load_scene", None)  # no data set is opened
 
     scene = DeepVoxels.load("elsewhere/run")
     views = scene.render(test.world_from_cam, test.K)
@@ -106,7 +119,8 @@ def test_three_lines_in_another_folder_without_the_data(
     psnr = [row["psnr"] for row in evaluation.measure(views.images, test, tiny_config.border_px)]
     written = json.loads((trained / "eval.json").read_text())["per_view"]
     assert psnr == pytest.approx([row["psnr"] for row in written])
-    predict.main(["--run", "elsewhere/run", "--poses", str(tiny_scene.test / "pose"), "--out", "views"])
+    (poses,) = hidden_data.glob("*/test/cube/pose")
+    predict.main(["--run", "elsewhere/run", "--poses", str(poses), "--out", "views"])
     default_K = scene.render(test.world_from_cam.numpy())
     torch.testing.assert_close(read_pfm("views/depth_0002.pfm"), default_K.depth.values[2])
     assert (read_image("views/view_0002.png") - default_K.images[2]).abs().max() <= 0.5001 / 255
@@ -152,8 +166,12 @@ def test_the_grid_is_inpainted_once_and_again_while_the_network_learns(trained: 
     scene.network.remember(torch.zeros_like(scene.network.state))
     assert torch.equal(scene.render(pose, K).images, before.images)
     scene.network.train()
-    assert not torch.equal(scene.render(pose, K).images, before.images)
+    learning = scene.render(pose, K)
+    assert not torch.equal(learning.images, before.images)
     assert scene.network.training
+    scene.network.eval()
+    scene.network.remember(torch.ones_like(scene.network.state))
+    assert not torch.equal(scene.render(pose, K).images, learning.images)
 
 
 def test_a_baseline_is_opened_by_its_own_name(tiny_config_file: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What the viewer gets of a DeepVoxels run, and the run in a browser: moving the camera renders it anew."""
+"""What the viewer gets of a DeepVoxels run, and the run in a browser: moving the camera renders it again."""
 
 import time
 from pathlib import Path
