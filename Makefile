@@ -77,5 +77,5 @@ results: $(READY) ## write RESULTS.md and the figures in the READMEs from result
 	$(PY) -m showcase.results
 
 clean: ## remove caches (never runs or data)
-	rm -rf .pytest_cache .ruff_cache .coverage
+	rm -rf .pytest_cache .ruff_cache
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -202,7 +202,7 @@ class Run:
         Raises NonFiniteError, naming the term or the weight, before anything is changed; `samples` (file
         names, indices) are then written to nonfinite.json. Synchronises the device twice.
         """
-        self.check_finite(step, samples, **{"loss": loss, **(terms or {})})
+        self._check_terms(step, {"loss": loss, **(terms or {})}, samples)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         names = {id(weight): name for name, weight in self._weights.items()}
@@ -316,14 +316,10 @@ class Run:
 
     # -- values that are not finite
 
-    def check_finite(self, step: int, samples: Any = None, **terms: Tensor | float) -> None:
-        """Raise NonFiniteError naming the first term that is NaN or infinite, before it can do harm.
-
-        `samples` (file names, indices) are written to nonfinite.json with the terms, to find the culprit.
-        Synchronises the device once. `update` calls it.
-        """
-        means = [torch.as_tensor(term).detach().float().mean().to(self.device) for term in terms.values()]
-        found = dict(zip(terms, torch.stack(means).tolist() if means else [], strict=True))
+    def _check_terms(self, step: int, terms: Mapping[str, Tensor], samples: Any) -> None:
+        """Raise NonFiniteError naming the first term that is NaN or infinite, and what made it so."""
+        means = [term.detach().float().mean().to(self.device) for term in terms.values()]
+        found = dict(zip(terms, torch.stack(means).tolist(), strict=True))
         bad = next((name for name, value in found.items() if not math.isfinite(value)), None)
         if bad is None:
             return

@@ -80,6 +80,11 @@ def test_masked_values_do_not_move_the_range():
     assert 3.9 < high <= 4.0
 
 
+def test_constant_and_entirely_invalid_depth():
+    assert (colorize_depth(np.full((3, 4), 2.5)) == np.array(colour_of(128))).all()
+    assert (colorize_depth(np.full((3, 4), np.nan)) == 128).all()
+
+
 def test_depth_picture_is_the_enlarged_map_over_its_legend():
     depth = np.arange(15.0).reshape(3, 5)
     picture = depth_picture(depth, depth > 0, unit="m", status="metric", vmin=0, vmax=14, min_width=16)

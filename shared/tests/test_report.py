@@ -132,6 +132,15 @@ def coordinates(svg: str) -> dict[str, list[tuple[float, float]]]:
     return shapes
 
 
+@pytest.mark.parametrize("log", [False, True])
+def test_a_line_and_an_exponential_are_drawn_straight(log):
+    svg = curve_svg([(step, 10.0 ** (step / 2) if log else 2.0 * step) for step in range(11)], "a")
+    assert ("log scale" in svg) == log
+    slopes = np.diff([y for _, y in coordinates(svg)["line"]])
+    assert (slopes < 0).all()  # up is less in SVG
+    assert np.ptp(slopes) < 0.2
+
+
 def test_a_long_curve_is_its_mean_within_the_band_of_its_extremes():
     values = np.random.default_rng(0).normal(size=5000) + 10
     shapes = coordinates(curve_svg(list(enumerate(values)), "a"))

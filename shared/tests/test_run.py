@@ -151,11 +151,13 @@ def test_resume_with_another_config_is_refused_by_key(tmp_path):
 def test_a_term_that_is_not_finite_is_named(tmp_path):
     value = float("nan")
     with open_run(ToyConfig(), arguments(tmp_path), "toy") as run:
-        run.restore(toy_state())
-        with pytest.raises(NonFiniteError, match=f"step 6: gan is {value} \\(l1 0.5\\)"):
-            run.check_finite(6, samples=["0007.png"], l1=0.5, gan=torch.tensor([1.0, value]))
+        state = toy_state()
+        run.restore(state)
+        loss, terms = torch.tensor(0.5), {"gan": torch.tensor([1.0, value])}
+        with pytest.raises(NonFiniteError, match=f"step 6: gan is {value} \\(loss 0.5\\)"):
+            run.update(6, state["optimizer"], loss, terms, samples=["0007.png"])
     dump = json.loads((tmp_path / "nonfinite.json").read_text())
-    assert dump == {"step": 6, "terms": {"l1": "0.5", "gan": str(value)}, "samples": ["0007.png"]}
+    assert dump == {"step": 6, "terms": {"loss": "0.5", "gan": str(value)}, "samples": ["0007.png"]}
 
 
 def test_gradients_whose_norm_overflows_are_not_refused(tmp_path):
@@ -210,7 +212,7 @@ def test_a_later_evaluation_keeps_how_the_run_was_made(tmp_path, broken):
 
 def test_a_run_resumed_from_its_own_config_still_says_what_it_was_made_with(tmp_path):
     first, again = arguments(tmp_path), arguments(tmp_path, resume=True)
-    first.set = ["width=3", "data.root=/home/me"]  # places are nobody's business
+    first.set = ["width=3", "data.root=/home/me", "weights=/home/me/a.pth"]  # places are nobody's business
     with open_run(ToyConfig(), first, "toy") as run:
         run.restore({})
         run.save(1, {})
@@ -220,7 +222,7 @@ def test_a_run_resumed_from_its_own_config_still_says_what_it_was_made_with(tmp_
         run.finish({})
     origin = json.loads((tmp_path / "eval.json").read_text())["run"]
     assert (origin["config"], origin["resumed"]) == ("toy/configs/toy.yaml", True)
-    assert origin["set"] == ["width=3", "steps=4"]
+    assert origin["set"] == ["width=3", "weights=a.pth", "steps=4"]
 
 
 # ---- random numbers ----------------------------------------------------------------------------------------

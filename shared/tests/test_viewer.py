@@ -5,6 +5,7 @@ import math
 import socket
 import sys
 import threading
+import urllib.request
 
 import numpy as np
 import pytest
@@ -29,6 +30,7 @@ from shared.show.viewer import (
     ViewerScene,
     cloud_from_depth,
     fit_window,
+    look_through,
     open_scene,
     relief,
 )
@@ -94,6 +96,18 @@ def test_a_relief_fills_the_picture_of_its_camera_and_nearer_stands_out():
     torch.testing.assert_close(near[:, 1], torch.arange(9.0))
     flat, _ = relief("map", torch.rand(3, 9, 15), torch.ones(9, 15), (1.0, 1.0))
     assert flat.points[:, 2].eq(0).all()
+
+
+def test_up_is_an_axis_of_the_world_and_a_camera_that_looks_down_has_its_own():
+    ring = [camera(look_at((math.cos(a), math.sin(a), 0.6))) for a in (0.1, 1.5, 3.0, 4.4)]
+    part = Part("ring", torch.zeros(3), (0, 1), tuple(ring))
+    assert part.up.tolist() == [0, 0, 1]
+    view = look_through(part, ring[0])
+    torch.testing.assert_close(view.position, ring[0].world_from_cam[:3, 3])
+    torch.testing.assert_close(view.target, torch.zeros(3), atol=1e-6, rtol=0)
+    assert view.up.tolist() == [0, 0, 1]
+    overhead = camera(look_at((0.0, 0.0, 2.0)))
+    torch.testing.assert_close(look_through(part, overhead).up, -overhead.world_from_cam[:3, 1])
 
 
 @settings(max_examples=60, deadline=None)
@@ -221,6 +235,12 @@ def page():
     with ViewerPage(a_scene(live=live_view(0.25, seen))) as page:
         page.seen = seen
         yield page
+
+
+def test_the_page_is_served_to_this_machine(page):
+    assert page._server.get_host() == "127.0.0.1"
+    with urllib.request.urlopen(page.url, timeout=10) as answer:
+        assert b"<html" in answer.read(2000)
 
 
 def test_the_panel_shows_what_a_part_has(page):
