@@ -163,5 +163,5 @@ def made_by(paper: str, args: argparse.Namespace) -> dict[str, Any]:
 def named_overrides(overrides: Sequence[str]) -> list[str]:
     """The `key=value` overrides, data folders (`...root=`) left out and other paths cut to their name."""
     pairs = (entry.split("=", 1) for entry in overrides)
-    named = ((key, os.path.basename(value) if value.startswith(("/", "~")) else value) for key, value in pairs)
+    named = ((key, os.path.basename(value) if value[:1] in ("/", "~") else value) for key, value in pairs)
     return [f"{key}={value}" for key, value in named if not key.endswith("root")]
