@@ -9,11 +9,13 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
+import stat
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import filelock
 from torch import Tensor
@@ -23,14 +25,20 @@ from shared.errors import DataError
 __all__ = [
     "jsonable",
     "made_once",
+    "natural_order",
     "new_folder",
+    "opened",
     "read_bytes",
     "read_text",
     "reading",
     "temporary_file",
+    "visible",
     "write_bytes",
     "write_json",
 ]
+
+LARGEST_FILE = 4 * 2**30  # bytes that are read at once
+COMPANIONS = (".", "__MACOSX", "@eaDir", "$RECYCLE.BIN")  # how names begin that systems and tools add
 
 
 @contextlib.contextmanager
@@ -127,19 +135,65 @@ def jsonable(value: Any) -> Any:
     return value if isinstance(value, bool | int | float | str | None) else str(value)
 
 
-def read_bytes(path: str | os.PathLike) -> bytes:
-    """Read a whole file that must exist and hold at least one byte."""
+def visible(folder: str | os.PathLike, *, recursive: bool = False) -> list[Path]:
+    """What a folder holds, in natural order, without hidden files and those that systems and tools add.
+
+    Left out, with all that is in them: ._NAME and .DS_Store, .ipynb_checkpoints, __MACOSX, @eaDir. recursive:
+    also what its sub-folders hold. Raises DataError for a folder that is missing or cannot be read.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        reason = "is a file, not a folder" if folder.exists() else "the folder does not exist"
+        raise DataError(folder, reason, "Check the path and the name")
+    try:
+        found = [path for path in folder.iterdir() if not path.name.startswith(COMPANIONS)]
+        below = [path for path in found if recursive and path.is_dir() and not path.is_symlink()]
+    except OSError as error:
+        raise DataError(folder, f"cannot be read ({error.strerror})", "Check its permissions") from None
+    for inner in below:
+        found += visible(inner, recursive=True)
+    return sorted(found, key=lambda path: (natural_order(path.relative_to(folder)), str(path)))
+
+
+def natural_order(path: str | os.PathLike) -> list[tuple[int, str]]:
+    """A key to sort names by, with numbers in them as numbers: img2 before img10, in either case."""
+    parts = re.split(r"(\d+)", str(path).lower())
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
+
+
+@contextlib.contextmanager
+def opened(path: str | os.PathLike) -> Iterator[BinaryIO]:
+    """A file, open for reading: one that is there, holds a byte at least, and is no pipe and no device."""
     path = Path(path)
     try:
-        data = path.read_bytes()
+        found = path.stat()
+        if stat.S_ISREG(found.st_mode):
+            if not found.st_size:
+                raise DataError(path, "the file is empty (0 bytes)", "Copy or download it again")
+            if found.st_size > LARGEST_FILE:
+                reason = f"the file has {found.st_size / 2**30:.1f} GB, more than {LARGEST_FILE >> 30}"
+                raise DataError(path, reason, "Split or shrink it")
+            file = path.open("rb")
+        else:
+            kind = "is a folder" if stat.S_ISDIR(found.st_mode) else "is a pipe or a device"
+            raise DataError(path, f"cannot be read ({kind})", "Check that it is a readable file")
     except FileNotFoundError:
         raise DataError(path, "the file does not exist", "Check the path and the name") from None
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name
         reason = getattr(error, "strerror", None) or str(error)
         raise DataError(path, f"cannot be read ({reason})", "Check that it is a readable file") from None
-    if not data:
-        raise DataError(path, "the file is empty (0 bytes)", "Copy or download it again")
-    return data
+    with file:
+        yield file
+
+
+def read_bytes(path: str | os.PathLike) -> bytes:
+    """Read a whole file that must be as `opened` wants it."""
+    with opened(path) as file:
+        try:
+            return file.read()
+        except OSError as error:
+            remedy = "Check the disk, or copy it again"
+            raise DataError(path, f"cannot be read ({error.strerror})", remedy) from None
 
 
 def read_text(path: str | os.PathLike) -> str:

@@ -4,14 +4,18 @@ A bad file ends in one `DataError` that names the file, the reason and the remed
 nothing is allocated on a header's word alone.
 """
 
+import importlib
+import importlib.util
 import io
 import math
 import os
 import re
 import warnings
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple
 
 import cv2
 import numpy as np
@@ -21,14 +25,18 @@ from PIL import Image
 from torch import Tensor
 
 from shared.errors import DataError
-from shared.files.disk import read_bytes, reading, temporary_file, write_bytes
+from shared.files.disk import opened, read_bytes, reading, temporary_file, visible, write_bytes
 
 __all__ = [
+    "PhotoSurvey",
     "as_image",
     "encode_png",
     "exif_orientation",
+    "few_names",
     "left_out_note",
     "list_images",
+    "no_pictures",
+    "pictures_among",
     "read_depth_png",
     "read_exr",
     "read_image",
@@ -36,6 +44,7 @@ __all__ = [
     "read_npy",
     "read_npz",
     "read_pfm",
+    "survey_photos",
     "to_uint8",
     "undistort_image",
     "write_depth_png",
@@ -51,8 +60,14 @@ __all__ = [
 MAX_IMAGE_PIXELS = 80_000_000  # below Pillow's own alarm at 89 million
 LARGEST_COMPRESSION = 1100  # deflate reaches 1032 : 1; a header that claims more than this is lying
 UNCHECKED_PIXELS = 16_000_000  # headers up to this size are believed: 64 MB decoded
-IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp")
-UNREAD_KINDS = re.compile(r"\.(heic|heif|avif|jxl|jp2|gif|tga|psd|dng|cr2|cr3|nef|arw|raf|orf|rw2|raw)", re.I)
+IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".jfif")
+HEIC_EXTENSIONS = (".heic", ".heif", ".hif")  # read where pillow-heif is installed
+FILMS = re.compile(r"\.(mov|mp4|m4v|avi|mkv|webm|mpe?g|mts|3gp)", re.I)
+UNREAD_KINDS = re.compile(
+    rf"\.(hei[cf]|hif|avif|jxl|jp2|j2k|gif|tga|psd|dng|cr[23w]|nef|nrw|arw|sr[2fw]|raf|orf|rw2|pef|raw|x3f)"
+    rf"|{FILMS.pattern}",
+    re.I,
+)
 IMAGE_FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP")
 EXIF_ORIENTATION = 0x0112
 PFM_HEADER = re.compile(rb"(Pf|PF)\s+(\d+)\s+(\d+)\s+(\S+)\s")  # one white-space byte ends it
@@ -60,54 +75,179 @@ BGR = [2, 1, 0, 3]  # OpenCV's order of channels
 
 
 def list_images(folder: str | os.PathLike, *, recursive: bool = False) -> tuple[list[Path], list[Path]]:
-    """The pictures in a folder that `read_image` reads, and those of kinds that it does not (.heic, raw).
+    """The pictures in a folder that `read_image` reads, and files that look like pictures but are not read.
 
-    In natural order (2 before 10); extensions in either case; hidden and system files are skipped. recursive:
+    Those are photos of other kinds (.heic without pillow-heif, raw photos) and films. In natural order (2
+    before 10); extensions in either case; hidden and system files are skipped, as by `visible`. recursive:
     sub-folders too. Name the second list to the user (`left_out_note`). Raises DataError for a folder that is
     missing or without a picture to read.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise DataError(folder, "is not a folder", "Check the path and the name")
-    found = [path.relative_to(folder) for path in (folder.rglob("*") if recursive else folder.iterdir())]
-    hidden = (".", "__MACOSX")
-    shown = sorted((p for p in found if not any(x.startswith(hidden) for x in p.parts)), key=_natural_order)
-    read = [folder / path for path in shown if path.suffix.lower() in IMAGE_EXTENSIONS]
-    left_out = [folder / path for path in shown if UNREAD_KINDS.fullmatch(path.suffix)]
+    read, left_out = pictures_among(visible(folder, recursive=recursive))
     if not read:
-        note = left_out_note(left_out)
-        reason = f"holds no pictures ({' '.join(IMAGE_EXTENSIONS)})" + (f"; {note}" if note else "")
-        raise DataError(folder, reason, "Check that this is the right folder, or convert them to JPEG or PNG")
+        raise no_pictures(folder, left_out)
     return read, left_out
 
 
-def _natural_order(path: Path) -> list[tuple[int, str]]:
-    """A key to sort names by, with numbers in them as numbers: img2 before img10."""
-    parts = re.split(r"(\d+)", str(path).lower())
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
+def pictures_among(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """Those of `paths` that `read_image` reads, and those that look like pictures but are not read."""
+    alike = [path for path in paths if UNREAD_KINDS.fullmatch(path.suffix)]
+    heic = {path for path in alike if path.suffix.lower() in HEIC_EXTENSIONS and _is_readable(path)}
+    read = [path for path in paths if path.suffix.lower() in IMAGE_EXTENSIONS or path in heic]
+    return read, [path for path in alike if path not in heic]
+
+
+def _is_readable(path: Path) -> bool:
+    try:
+        _header(path)
+    except DataError:
+        return False
+    return True
+
+
+def no_pictures(folder: str | os.PathLike, left_out: Sequence[Path] = ()) -> DataError:
+    """The error for a folder without a picture that can be read, with what it holds instead."""
+    if left_out:
+        kinds = " and ".join(f"{n} {kind} files" for kind, n in Counter(p.suffix for p in left_out).items())
+        remedy = _how_to_read(left_out)
+        if all(FILMS.fullmatch(path.suffix) for path in left_out):
+            remedy = "Take single frames out of them, as `prepare.py colmap FILM --out DIR` does"
+        reason = f"holds no photos that can be read, but {kinds}"
+        return DataError(folder, reason, remedy[0].upper() + remedy[1:])
+    inner = [path.name for path in visible(folder) if path.is_dir() and pictures_among(visible(path))[0]]
+    if inner:
+        reason = f"holds no photos, but its sub-folders do: {', '.join(inner[:5])}"
+        return DataError(folder, reason, "Name one of them")
+    reason = f"holds no photos ({' '.join(IMAGE_EXTENSIONS)})"
+    return DataError(folder, reason, "Check that this is the right folder")
 
 
 def left_out_note(left_out: Sequence[Path]) -> str:
     """What `list_images` left out, for the user; empty if nothing."""
     if not left_out:
         return ""
-    names = ", ".join(path.name for path in left_out[:5]) + (", ..." if len(left_out) > 5 else "")
-    return f"{len(left_out)} pictures of a kind that is not read, left out (convert to JPEG or PNG): {names}"
+    how = _how_to_read(left_out)
+    return f"{len(left_out)} pictures of a kind that is not read, left out ({how}): {few_names(left_out)}"
+
+
+def _how_to_read(left_out: Sequence[Path]) -> str:
+    heic = any(path.suffix.lower() in HEIC_EXTENSIONS for path in left_out)
+    extra = ", or install the extra `heic` (pillow-heif)" if heic and not _reads_heic() else ""
+    return f"convert them to JPEG{extra}"
+
+
+def _reads_heic() -> bool:
+    return importlib.util.find_spec("pillow_heif") is not None
+
+
+def few_names(paths: Sequence[Path]) -> str:
+    """The first five of some names, for a note."""
+    return ", ".join(path.name for path in paths[:5]) + (", ..." if len(paths) > 5 else "")
+
+
+# ---- who owns the pixel grid -------------------------------------------------------------------------------
+
+
+class PhotoSurvey(NamedTuple):
+    """How the pixels of photos belong to their cameras, by `survey_photos`."""
+
+    orientations: list[int]  # for `read_image` and `read_image_size`; 1: the pixels as stored
+    sizes: list[tuple[int, int]]  # (height, width) of the pictures so read
+    notes: tuple[str, ...]
+
+
+def survey_photos(
+    paths: Sequence[Path],
+    cameras_hw: Sequence[tuple[int, int] | None] | None = None,
+    *,
+    one_grid: bool = False,
+    background: str = "",
+) -> PhotoSurvey:
+    """Decide, from headers alone, whether the EXIF orientation of photos applies, for every reader.
+
+    cameras_hw: (height, width) that the file with the cameras gives for each photo, None where it gives none;
+    such cameras were computed from the pixels as stored, as COLMAP and nerfstudio do, so the orientation is
+    undone only where nothing but the turned picture has the camera's shape. Leave it out where no cameras
+    came with the photos: then the orientation applies. one_grid: the photos are slices or views of one pixel
+    grid (a phone that looks down writes any orientation), so photos of one size all get the orientation that
+    most of them have, or the first on a tie. background: name of the colour that transparent pixels become,
+    for the note. Raises DataError for a file that is no image.
+    """
+    heads = [_header(path) for path in paths]
+    tags = [head.orientation for head in heads]
+    turns, notes = list(tags), []
+    if cameras_hw is not None:
+        pairs = zip(heads, cameras_hw, strict=True)
+        turns = [head.orientation if _only_turned_fits(head, camera) else 1 for head, camera in pairs]
+        stored = [path for path, tag, turn in zip(paths, tags, turns, strict=True) if tag != turn]
+        turned = [path for path, turn in zip(paths, turns, strict=True) if turn != 1]
+        if stored:
+            notes.append(
+                f"{len(stored)} photos have an EXIF orientation, but cameras that belong to the pixels as "
+                f"stored: not turned ({few_names(stored)})"
+            )
+        if turned:
+            notes.append(
+                f"{len(turned)} photos were turned as EXIF says, which alone fits the width and height of "
+                f"their cameras ({few_names(turned)})"
+            )
+    elif one_grid and len({head.stored_hw for head in heads}) == 1:
+        ((common, _),) = Counter(tags).most_common(1)
+        turns = [common] * len(heads)
+        others = [path for path, tag in zip(paths, tags, strict=True) if tag != common]
+        if others:
+            notes.append(
+                f"the EXIF orientation of {len(others)} photos differs from that of the others and was not "
+                f"applied, since all belong to one pixel grid ({few_names(others)})"
+            )
+    clear = [path for path, head in zip(paths, heads, strict=True) if head.has_alpha]
+    if clear and background:
+        notes.append(f"transparent pixels of {len(clear)} pictures become {background} ({few_names(clear)})")
+    pairs = zip(heads, turns, strict=True)
+    return PhotoSurvey(turns, [_turned_size(head.stored_hw, turn) for head, turn in pairs], tuple(notes))
+
+
+class _Header(NamedTuple):
+    stored_hw: tuple[int, int]
+    orientation: int
+    has_alpha: bool
+
+
+def _header(path: str | os.PathLike) -> _Header:
+    with _open_image(path) as image:
+        has_alpha = image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info
+        return _Header((image.height, image.width), exif_orientation(image), has_alpha)
+
+
+def _only_turned_fits(head: _Header, camera_hw: tuple[int, int] | None) -> bool:
+    if camera_hw is None or head.orientation < 5:
+        return False
+
+    def fits(hw: tuple[int, int]) -> bool:  # has the camera's shape, to a pixel
+        return abs(hw[1] * camera_hw[0] - hw[0] * camera_hw[1]) <= max(*hw, *camera_hw)
+
+    return fits(head.stored_hw[::-1]) and not fits(head.stored_hw)
+
+
+def _turned_size(hw: tuple[int, int], orientation: int) -> tuple[int, int]:
+    return hw[::-1] if orientation >= 5 else hw
 
 
 # ---- images ------------------------------------------------------------------------------------------------
 
 
-def read_image(path: str | os.PathLike, *, background: Sequence[float] | None = None) -> Tensor:
-    """Read a PNG, JPEG, TIFF, WebP or BMP file as RGB.
+def read_image(
+    path: str | os.PathLike, *, background: Sequence[float] | None = None, orientation: int | None = None
+) -> Tensor:
+    """Read a PNG, JPEG, TIFF, WebP or BMP file as RGB; HEIC where pillow-heif is installed.
 
     Returns float32 [3, H, W] in [0, 1]: 8-bit values over 255, 16-bit over 65535; grey and palette images
-    become RGB; the EXIF orientation is applied; the content, not the extension, decides the format. With
+    become RGB; the content, not the extension, decides the format. The EXIF orientation is applied, unless
+    `orientation` is the one to undo instead (1: the pixels as stored; `survey_photos` decides that). With
     `background` (r, g, b in [0, 1]) alpha is composited over it; without, an opaque alpha channel is dropped.
     Raises DataError for unreadable, truncated or oversized files, for CMYK and other colour spaces that need
     a colour profile, and for real transparency without a `background`.
     """
-    pixels = _decode(path)
+    pixels = _decode(path, orientation)
     if pixels.shape[2] in (1, 3):
         return _to_unit_range(pixels).expand(3, -1, -1).contiguous()
     colour_alpha = _to_unit_range(pixels)
@@ -116,16 +256,15 @@ def read_image(path: str | os.PathLike, *, background: Sequence[float] | None = 
         backdrop = torch.tensor(list(background), dtype=torch.float32)
         return colour * alpha + backdrop[:, None, None] * (1 - alpha)
     if bool((alpha < 1).any()):
-        remedy = "Name the background to put it on, for example background=(1, 1, 1) for white"
+        remedy = "Put it on a background of one colour and save it again without transparency"
         raise DataError(path, "the image has transparent pixels", remedy)
     return colour.contiguous()
 
 
-def read_image_size(path: str | os.PathLike) -> tuple[int, int]:
+def read_image_size(path: str | os.PathLike, *, orientation: int | None = None) -> tuple[int, int]:
     """(height, width) of an image as `read_image` would return it, from its header alone."""
-    with _open_image(path, read_bytes(path)) as image:
-        width, height = image.size
-        return (width, height) if exif_orientation(image) >= 5 else (height, width)
+    header = _header(path)
+    return _turned_size(header.stored_hw, header.orientation if orientation is None else orientation)
 
 
 def write_image(path: str | os.PathLike, image: Tensor, *, bits: int = 8) -> None:
@@ -218,13 +357,24 @@ def _to_unit_range(pixels: np.ndarray) -> Tensor:
     return torch.from_numpy(planes).div_(largest)
 
 
-def _open_image(path: str | os.PathLike, data: bytes) -> Image.Image:
-    """Parse the header only, and refuse what it claims when that is absurd."""
+@contextmanager
+def _open_image(path: str | os.PathLike, file: BinaryIO | None = None) -> Iterator[Image.Image]:
+    """Parse the header only, of the file or of what was read of it; refuse absurd claims."""
+    if file is None:
+        with opened(path) as file, _open_image(path, file) as image:
+            yield image
+        return
     Image.init()  # registers the readers, the first time; Image.open would look for some by extension
+    formats = list(IMAGE_FORMATS)
+    if _reads_heic():
+        importlib.import_module("pillow_heif").register_heif_opener()
+        formats.append("HEIF")
+    length = file.seek(0, io.SEEK_END)
+    file.seek(0)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # damaged metadata only warns; what matters is raised by decoding
-            image = Image.open(io.BytesIO(data), formats=IMAGE_FORMATS)
+            image = Image.open(file, formats=formats)
     except Exception:  # Pillow's own words name a buffer, not the file
         reason = "is not an image of a known kind, or its header is damaged"
         raise DataError(path, reason, "Copy it again, or convert it to PNG or JPEG") from None
@@ -232,15 +382,16 @@ def _open_image(path: str | os.PathLike, data: bytes) -> Image.Image:
     claim = f"the header claims {image.width} x {image.height} pixels"
     if pixel_count > MAX_IMAGE_PIXELS:
         raise DataError(path, f"{claim}, more than {MAX_IMAGE_PIXELS}", "Scale the image down")
-    if pixel_count > UNCHECKED_PIXELS and pixel_count > LARGEST_COMPRESSION * len(data):
-        raise DataError(path, f"{claim} in a file of {len(data)} bytes", "Copy or download it again")
-    return image
+    if pixel_count > UNCHECKED_PIXELS and pixel_count > LARGEST_COMPRESSION * length:
+        raise DataError(path, f"{claim} in a file of {length} bytes", "Copy or download it again")
+    with image:
+        yield image
 
 
-def _decode(path: str | os.PathLike) -> np.ndarray:
-    """Decode to [H, W, 1 | 3 | 4] of uint8 or uint16, RGB order, upright."""
+def _decode(path: str | os.PathLike, orientation: int | None = None) -> np.ndarray:
+    """Decode to [H, W, 1 | 3 | 4] of uint8 or uint16, RGB order, turned by EXIF's orientation or this one."""
     data = read_bytes(path)
-    with _open_image(path, data) as image:
+    with _open_image(path, io.BytesIO(data)) as image:
         if image.mode not in {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "YCbCr", "I;16", "I;16B", "I;16L"}:
             remedy = "Convert it to 8- or 16-bit RGB with its colour profile, as PNG or JPEG"
             raise DataError(path, f"the colour mode {image.mode} is not supported", remedy)
@@ -249,7 +400,7 @@ def _decode(path: str | os.PathLike) -> np.ndarray:
             is_wide = any(";16" in str(tile.args) for tile in image.tile)  # before load() forgets it
             image.load()  # raises on truncated data, where OpenCV would fill up with grey
             pixels = _opencv_pixels(data) if is_wide else _pillow_pixels(image)
-            return _upright(pixels, exif_orientation(image))
+            return _upright(pixels, exif_orientation(image) if orientation is None else orientation)
 
 
 def _pillow_pixels(image: Image.Image) -> np.ndarray:
