@@ -16,3 +16,18 @@ def seeded() -> None:
 def without_tensorboard(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave TensorBoard's slow import to the one test that is about it."""
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+
+
+@pytest.fixture
+def updates(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, torch.Tensor, dict]]:
+    """What training hands to `Run.update` from now on, in order: learning rate, loss, terms."""
+    from shared.runs.run import Run
+
+    calls, update = [], Run.update
+
+    def recorded(run, step, optimizer, loss, terms=None, samples=None):
+        calls.append((optimizer.param_groups[0]["lr"], loss.detach(), dict(terms or {})))
+        update(run, step, optimizer, loss, terms, samples)
+
+    monkeypatch.setattr(Run, "update", recorded)
+    return calls

@@ -57,14 +57,17 @@ def test_gan_losses_equal_cross_entropy_of_the_sigmoid() -> None:
 
 
 def test_generator_term_leaves_no_gradient_in_the_discriminator() -> None:
-    discriminator = Discriminator()
-    rendered = torch.rand(1, 3, 40, 40, requires_grad=True)
-    terms = loss_terms(rendered, torch.rand(1, 3, 40, 40), discriminator)
+    discriminator = Discriminator().eval()
+    rendered, truth = torch.rand(1, 3, 40, 40, requires_grad=True), torch.rand(1, 3, 40, 40)
+    terms = loss_terms(rendered, truth, discriminator)
     terms["gan"].backward()
     assert rendered.grad.abs().sum() > 0
     assert all(parameter.grad is None for parameter in discriminator.parameters())
     rendered.grad = None
     terms["discriminator"].backward()
+    torch.testing.assert_close(
+        terms["discriminator"], discriminator_loss(discriminator(truth), discriminator(rendered))
+    )
     assert rendered.grad is None
     assert all(parameter.grad is not None for parameter in discriminator.parameters())
 
@@ -80,6 +83,20 @@ def test_learning_rate_is_constant_then_falls_to_a_twentieth() -> None:
     rates = [train.learning_rate(step, config) for step in (1, 60, 80, 100)]
     assert rates == pytest.approx([1.0, 1.0, 0.525, 0.05])
     assert train.learning_rate(100, TrainConfig(steps=100)) == TrainConfig().learning_rate
+
+
+def test_a_step_minimises_the_weighted_sum_and_moves_both_networks_at_one_rate(
+    tiny_config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, updates: list
+) -> None:
+    monkeypatch.setattr(train, "evaluate", lambda *_: {})
+    monkeypatch.setattr(train, "summary", lambda _: "not measured")
+    settings = "l1_weight=30", "gan_weight=7", "learning_rate=0.001", "decay_steps=2", "steps=2"
+    run(tiny_config_file, tmp_path / "run", *settings, "preview_every=0", "checkpoint_every=0")
+    (_, loss, terms), (_, loss_d, _), *_ = updates
+    torch.testing.assert_close(loss, 30 * terms["l1"] + 7 * terms["gan"])
+    assert loss_d == terms["discriminator"]
+    middle, last = 0.001 * (0.05 + 0.95 / 2), 0.001 * 0.05
+    assert [rate for rate, *_ in updates] == pytest.approx([middle, middle, last, last])
 
 
 def test_state_buffer_moves_in_training_and_rests_in_evaluation(

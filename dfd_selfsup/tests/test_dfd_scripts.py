@@ -13,7 +13,6 @@ import yaml
 from dfd_selfsup import DepthFromDefocus, predict, table, train
 from dfd_selfsup import eval as evaluation
 from dfd_selfsup.config import TrainConfig
-from dfd_selfsup.datasets.splits import load_splits
 from dfd_selfsup.models.daif_net import DaifNet
 from dfd_selfsup.models.options import PsfOptions
 from dfd_selfsup.models.psf import render_stack
@@ -156,20 +155,12 @@ def test_a_run_stopped_and_resumed_equals_one_that_never_stopped_to_the_last_bit
     assert logged_losses(tmp_path / "whole") == logged_losses(tmp_path / "parts")
 
 
-def test_processes_share_a_batch_without_overlap(data):
-    config = load_config(TrainConfig, data / "config.yaml", ["batch_size=4"])
-    stacks = load_splits(config.data)["train"]
-    whole, _ = train.draw_batch(5, config, stacks)
-    parts = [train.draw_batch(5, config, stacks, rank, 2)[0].images for rank in range(2)]
-    assert torch.equal(torch.cat(parts), whole.images)
-    with pytest.raises(RunError, match="divided"):
-        train.draw_batch(1, config, stacks, 0, 3)
-
-
 @pytest.mark.parametrize("supervise", ["depth", "aif"])
-def test_supervised_training_runs(data, tmp_path, supervise):
+def test_supervised_training_runs(data, tmp_path, supervise, updates):
     results = run_train(data, tmp_path / "run", "method=supervised", f"supervise={supervise}", "steps=2")
     assert f"supervised_{supervise}" in results["mean"]
+    assert [rate for rate, *_ in updates] == pytest.approx([1e-3, 5e-4])
+    assert all(loss == sum(terms.values()) and list(terms) == [supervise] for _, loss, terms in updates)
 
 
 def test_a_released_checkpoint_is_measured_and_trained_further(data, tmp_path):

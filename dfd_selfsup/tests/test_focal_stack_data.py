@@ -206,11 +206,16 @@ def test_nyuv2_released_validation_is_part_of_the_test_set(tmp_path):
     for split, count in (("train", 4), ("test", 10)):
         for index in range(count):
             write_image(tmp_path / f"{split}_rgb" / f"{index:04d}.png", picture())
-    assert len(nyuv2.nyuv2_splits(tmp_path, DataConfig(validation="released"))["validation"]) == 2
-    held_out = nyuv2.nyuv2_splits(tmp_path, DataConfig())
-    assert (len(held_out["train"]), len(held_out["validation"])) == (3, 1)
-    with pytest.raises(DataError, match="0 slices"):
-        held_out["train"][0]()
+    released, held_out = (
+        nyuv2.nyuv2_splits(tmp_path, DataConfig(validation=kind)) for kind in ("released", "train_holdout")
+    )
+    assert [len(released[split]) for split in ("train", "validation", "test")] == [4, 2, 10]
+    assert [len(held_out[split]) for split in ("train", "validation", "test")] == [3, 1, 10]
+    ends = {"test_fs5.*0008": released["validation"][0], "test_fs5.*0009": released["test"][-1]}
+    ends |= {"train_fs5.*0003": held_out["validation"][0], "train_fs5.*0002": held_out["train"][-1]}
+    for missing, load in ends.items():
+        with pytest.raises(DataError, match=missing):
+            load()
     with pytest.raises(DataError, match="train_rgb"):
         nyuv2.nyuv2_splits(tmp_path / "gone", DataConfig())
 
@@ -242,7 +247,10 @@ def test_defocusnet_layout(tmp_path, monkeypatch):
     assert [len(splits[name]) for name in ("train", "validation", "test")] == [2, 1, 1]
     stack = splits["train"][0]()
     assert stack.images.shape == (5, 3, 20, 28)
-    assert (1 / stack.defocus.focus_q).tolist() == pytest.approx([0.3, 0.45, 0.75, 1.2, 1.8])
+    focus_m = torch.tensor([0.3, 0.45, 0.75, 1.2, 1.8])
+    torch.testing.assert_close(1 / stack.defocus.focus_q, focus_m)
+    # 7.2 mm / 1.2 = 6 mm of aperture, pixels of 5.6 um: F times the radius of a point at infinity
+    torch.testing.assert_close(stack.defocus.gain_px, focus_m * 3e-3 * 7.2e-3 / (focus_m - 7.2e-3) / 5.6e-6)
     assert stack.depth.unique().tolist() == [1.5]
     assert splits["test"][0]().depth.max() == 3  # clipped
     (tmp_path / "000003_04All.png").unlink()

@@ -93,6 +93,18 @@ def test_visibility_agrees_with_a_loop(make, rule):
         assert 20 < (~expected).sum() < 0.5 * expected.numel()
 
 
+@pytest.mark.parametrize(("rule", "bins"), [("pixel", 1), ("footprint", 2)])
+def test_a_surface_hides_what_is_behind_it_by_a_bin_or_two(rule, bins):
+    """The range is cut into 32 bins: a wall in the middle of one, a strip in front of it by some of them."""
+    for step in (1, 2, 3):
+        dense = torch.full((41, 100), 16.5)
+        dense[0], dense[1], dense[2:, 20:25] = 0.0, 32.0, 16.5 + step
+        field = LightField(torch.zeros(3, 41, 100), torch.zeros(1, 3, 41, 100), torch.tensor([[2.0, 0]]))
+        visible = warp_to_centre(field, dense, visibility=rule)[1][0, 0, 20, :67]
+        hidden = list(range(max(25, 20 + 2 * step), 25 + 2 * step)) if step >= bins else []
+        assert (~visible).nonzero().flatten().tolist() == hidden
+
+
 def test_hidden_pixels_are_found_and_a_map_nobody_sees_costs_nothing():
     scene = light_field(((2, 0),))
     warped, visible = warp_to_centre(scene, scene.truth)
@@ -205,8 +217,13 @@ def test_edges_of_the_error_are_rewarded():
 def test_smoothness_and_ssim_have_the_right_sign_and_scale():
     scene = light_field()
     x = pixels()[0]
-    steep = ReprojectionLoss(scene, LossWeights(edge=0, smoothness=1))(x)
-    assert steep["smoothness"] > 0
+    steep = ReprojectionLoss(scene, LossWeights(edge=0, smoothness=0.03))(x)
+    slope = torch.full((WIDTH,), 8.0)  # of Sobel's filter, half of it at the border
+    slope[[0, -1]] = 4.0
+    edges = [np.abs(ndimage.sobel(channel, 1, mode="nearest")) for channel in scene.centre.numpy()]
+    expected = (slope * torch.exp(-torch.from_numpy(np.mean(edges, 0)))).mean()
+    torch.testing.assert_close(steep["smoothness"], expected)
+    torch.testing.assert_close(steep["total"], steep["data"] + 0.03 * expected)
     flat = ReprojectionLoss(scene, LossWeights(edge=0, smoothness=1))(torch.ones_like(x))
     assert flat["smoothness"] == 0  # also at the border
     halved = ReprojectionLoss(scene, LossWeights(edge=0, smoothness=1), unit=2.0)(x)

@@ -222,6 +222,16 @@ def test_a_part_without_points_behind_a_barrier_still_has_depth_and_gradient():
     assert smoothness.grad.isfinite().all()
 
 
+def test_next_to_nothing_leaks_through_a_barrier():
+    points = SparsePoints(torch.tensor([[3.0, 6.0], [16.0, 6.0]]), torch.tensor([0.0, 1.0]), "disparity")
+    options = DepthOptions(supersampling=1, tolerance=1e-8)
+    model = PointDepth(points, torch.zeros(3, 12, 20), options, LabelScale("disparity", 1.0))
+    model.groups["smoothness"][:, 9:11] = 30.0
+    dense = model.dense()
+    leaks = torch.stack([dense[:, :9], 1 - dense[:, 11:]]).abs().amax((1, 2))
+    assert ((leaks > 1e-5) & (leaks < 2e-4)).all()
+
+
 def test_damping_leaves_alone_what_has_hardly_any_gradient():
     """Plain Adam moves every entry by the rate, whatever its gradient."""
     moved = {}
@@ -262,11 +272,16 @@ class PowerCut(Exception):
     pass
 
 
-def test_script_runs_and_resumes_exactly(tmp_path, monkeypatch):
+def test_script_runs_and_resumes_exactly(tmp_path, monkeypatch, updates):
     """As a user would run it: embedded data, a power cut at two places, and no trace of it in the result."""
     (tmp_path / "c.yaml").write_text(CONFIG.replace("ROOT", str(tmp_path / "data")))
     arguments = ["--config", str(tmp_path / "c.yaml"), "--device", "cpu", "--out"]
     train.main([*arguments, str(tmp_path / "whole")])
+    plan = turns(ScheduleConfig(2, 1, preliminary=3))
+    assert [rate for rate, *_ in updates] == [t.rate for t in plan for _ in range(t.first, t.last + 1)]
+    for _, loss, terms in updates:
+        weighted = 0.01 * terms["edge"] + 0.0075 * terms["smoothness"] + 0.05 * terms["ssim"]
+        torch.testing.assert_close(loss, terms["data"] + weighted)
     real, counter = GroupAdam.step, [0]
 
     def step(self):

@@ -234,6 +234,18 @@ def test_processes_share_an_epoch_without_overlap(embedded):
     assert not set(parts[0]) & set(parts[1])
 
 
+def test_turns_go_past_the_last_azimuth_only_if_symmetric(embedded):
+    views = split_of(embedded, "shapenet_flat").train.views
+    views = replace(views, groups=["chair"] * 4, names=list("abcd"))
+    views.coordinates = torch.tensor([(340, 0), (0, 0), (20, 10), (180, 0)])
+    found = find_pairs(views, PairOptions((20, 40), symmetric=True)).all_pairs().tolist()
+    assert found == [[0, 1], [0, 2], [1, 0], [1, 2], [2, 0], [2, 1]]
+    found = find_pairs(views, PairOptions((20, 40), "same", symmetric=True)).all_pairs().tolist()
+    assert found == [[0, 1], [1, 0]]
+    views.coordinates = torch.tensor([(340, 0), (0, 0), (20, 0), (40, 0)])
+    assert find_pairs(views, PairOptions((20, 40))).all_pairs().tolist() == [[1, 2], [1, 3]]
+
+
 def test_sequence_pairs_look_forward_unless_symmetric(embedded):
     views = split_of(embedded, "kitti_raw", 48).train.views
     views.coordinates = torch.tensor([(3, 0), (5, 0), (90, 0), (99, 0)])

@@ -5,11 +5,13 @@ import os
 import subprocess
 import sys
 
+import cv2
 import pytest
 import torch
+import torch.nn.functional as F
 import torchvision
 
-from nvs_depth.models.decoders import activate_depth
+from nvs_depth.models.decoders import DepthDecoder, ViewDecoder, _decode, activate_depth
 from nvs_depth.models.encoder import ResNet18Trunk, StridedPointwise, load_imagenet
 from nvs_depth.models.options import DEPTH_RANGES, ModelOptions
 from nvs_depth.models.synthesis import SynthesisNetwork, View
@@ -141,6 +143,29 @@ def test_released_latent_motion_multiplies_rows_from_the_right():
     torch.testing.assert_close(move_latent(latent, pose, ModelOptions())[0], expected)
     moved = move_latent(latent, pose, ModelOptions(latent_translation=True))[0]
     torch.testing.assert_close(moved, expected + pose[0, :3, 3])
+
+
+def test_decoders_double_their_maps_between_pixel_centres_as_opencv_does():
+    passing = torch.nn.ModuleDict({"before": torch.nn.Identity(), "after": torch.nn.Identity()})
+    small_map = torch.rand(3, 4, generator=torch.Generator().manual_seed(0))
+    (found,) = _decode(torch.nn.ModuleList([passing]), small_map[None, None], [None])
+    expected = cv2.resize(small_map.numpy(), (8, 6), interpolation=cv2.INTER_LINEAR)
+    torch.testing.assert_close(found[0, 0], torch.from_numpy(expected))
+
+
+@pytest.mark.parametrize("heads", ["per_scale", "one"])
+def test_depth_and_pictures_have_more_digits_than_the_convolutions_at_half_precision(heads):
+    torch.manual_seed(0)
+    options = ModelOptions(image_side=SIDE, width=0.125, depth_heads=heads)
+    latent, decoder = torch.randn(2, options.latent_points, 3), DepthDecoder(options)
+    counts = [*decoder.skip_channels[3::-1], decoder.bottleneck_channels]
+    features = [torch.rand(2, count, 32 >> i, 32 >> i) for i, count in enumerate(counts)]
+    with torch.autocast("cpu", torch.bfloat16):
+        depth, pictures = decoder(latent, None), ViewDecoder(options)(latent, features)
+    assert all((values.bfloat16() != values).any() for values in (depth.full, *pictures))
+    for finer, coarser in zip((depth.full, *depth.pyramid), depth.pyramid, strict=False):
+        if heads == "one" or finer is depth.full:  # the mean of 2 x 2 pixels
+            torch.testing.assert_close(coarser, F.avg_pool2d(finer, 2))
 
 
 VARIANTS = {

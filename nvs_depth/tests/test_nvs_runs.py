@@ -31,6 +31,8 @@ weights: {{perceptual: 0}}
 losses: {{photometric_mask: all}}
 batch_size: 8
 learning_rate: 1.0e-3
+constant_epochs: 0
+decay_epochs: 4
 checkpoint_every: 1
 preview_every: 1000
 log_every: 1
@@ -69,10 +71,14 @@ def losses(folder: Path) -> list[dict]:
     return [{name: value for name, value in row.items() if name != "time_s"} for row in rows]
 
 
-def test_a_resumed_run_is_the_uninterrupted_one_to_the_last_bit(config, tmp_path, unmeasured):
+def test_a_resumed_run_is_the_uninterrupted_one_to_the_last_bit(config, tmp_path, unmeasured, updates):
     """Stopped in the middle of the second epoch; with worker processes before, none after."""
     start = ["--config", str(config), "--device", "cpu", "--set"]
     train.main([*start, "steps=10", "--out", str(tmp_path / "whole")])
+    assert [rate for rate, *_ in updates] == pytest.approx([7.5e-4] * 6 + [5e-4] * 4)  # by epochs
+    for _, loss, terms in updates:
+        r, p, c, s = (terms[name] for name in ("reconstruction", "photometric", "consistency", "smoothness"))
+        torch.testing.assert_close(loss, 100 * r + 100 * p + 25 * c + 25 * s)
     train.main([*start, "steps=8", "workers=2", "--out", str(tmp_path / "parts")])
     resume = ["--resume", "--out", str(tmp_path / "parts"), "--device", "cpu", "--set", "steps=10"]
     train.main([*resume, "workers=0"])

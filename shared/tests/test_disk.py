@@ -15,6 +15,7 @@ import torch
 from shared.errors import DataError
 from shared.files.disk import made_once, new_folder, read_text, write_bytes, write_json
 from shared.files.images import write_image, write_npy, write_pfm
+from shared.runs.checkpoint import save_checkpoint
 from shared.tests.hostile import file_size_limit, forked
 
 
@@ -45,6 +46,23 @@ def test_no_writer_leaves_half_a_file(tmp_path: Path, name: str) -> None:
     assert os.listdir(tmp_path) == [name]
     with pytest.raises(DataError, match=name):
         WRITERS[name](path / name)  # below a file
+
+
+def test_data_are_on_the_disk_before_their_name_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a power cut could leave the name alone. No test can cut the power; the order of calls is seen."""
+    synced, fsync = {}, os.fsync
+
+    def recorded(number: int) -> None:
+        facts = os.fstat(number)
+        synced[facts.st_ino] = facts.st_size, sorted(path.name for path in tmp_path.glob("[!.]*"))
+        fsync(number)
+
+    monkeypatch.setattr(os, "fsync", recorded)
+    write_bytes(tmp_path / "a.bin", bytes(100))
+    save_checkpoint(tmp_path / "b.pt", {}, paper="toy", step=1, config={})
+    for name, before in (("a.bin", []), ("b.pt", ["a.bin"])):
+        facts = (tmp_path / name).stat()
+        assert synced[facts.st_ino] == (facts.st_size, before)
 
 
 def test_a_new_folder_appears_only_when_complete(tmp_path):

@@ -118,13 +118,13 @@ def test_tensorboard_gets_what_the_log_gets(tmp_path, monkeypatch):
 
 def test_best_is_kept_across_a_restart(tmp_path):
     out, state = tmp_path / "r", toy_state()
-    for resume, scores in ((False, [1.0, 3.0, 2.0]), (True, [2.5, 2.9])):
+    for resume, scores in ((False, [1.0, 3.0, 3.0, 2.0]), (True, [3.0, 2.9])):
         with open_run(ToyConfig(), arguments(out, resume), "toy") as run:
             start = run.restore(state)
             for step, score in enumerate(scores, start=start + 1):
                 run.save(step, state, score=score)
     assert load_checkpoint(find_checkpoint(out, "best")).step == 2
-    assert load_checkpoint(find_checkpoint(out, "last")).step == 5
+    assert load_checkpoint(find_checkpoint(out, "last")).step == 6
 
 
 def test_resume_with_another_config_is_refused_by_key(tmp_path):

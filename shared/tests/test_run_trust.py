@@ -228,18 +228,22 @@ def test_a_folder_in_use_is_refused_and_its_lock_dies_with_the_process(toy: Toy,
 
 
 TWO_PROCESSES = """
-import os, sys
+import os, signal, sys
 from pathlib import Path
 import torch
+import shared.runs.run
+from shared.errors import RunStopped
 from shared.runs.run import open_run
 from shared.tests.toy_run import ToyConfig, arguments
 
-def train(out, until, resume=False):
+def train(out, until, resume=False, stop_at=None):
     with open_run(ToyConfig(steps=until), arguments(Path(out), resume), "toy") as run:
         model = run.wrap_ddp(torch.nn.Linear(3, 1))  # starts from rank 0's weights
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
         state = {"model": model, "optimizer": optimizer}
         for step in run.steps(run.restore(state), until):
+            if step == stop_at and run.rank == 1:
+                signal.raise_signal(signal.SIGTERM)  # one process is told to stop
             loss = model(torch.randn(4, 3)).square().mean()
             run.update(step, optimizer, loss)
             run.log(step, loss=loss)
@@ -247,9 +251,14 @@ def train(out, until, resume=False):
         torch.save(model.module.state_dict(), f"{out}/rank{run.rank}.pt")
 
 folder, ports = sys.argv[1], sys.argv[2:]
-for port, arguments_ in zip(ports, [("/whole", 4), ("/parts", 2), ("/parts", 4, True)]):
+if os.environ["RANK"] == "1":
+    shared.runs.run.save_checkpoint = None  # only rank 0 writes
+for port, arguments_ in zip(ports, [("/whole", 4), ("/parts", 4, False, 2), ("/parts", 4, True)]):
     os.environ["MASTER_PORT"] = port
-    train(folder + arguments_[0], *arguments_[1:])
+    try:
+        train(folder + arguments_[0], *arguments_[1:])
+    except RunStopped as stopped:
+        assert str(stopped).startswith("stopped after step 2"), stopped
 """
 
 

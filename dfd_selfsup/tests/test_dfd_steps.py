@@ -1,0 +1,80 @@
+"""What a step of training draws and how far it moves: order, crops, shares, rates; no network."""
+
+import math
+
+import pytest
+import torch
+
+from dfd_selfsup import train
+from dfd_selfsup.config import TrainConfig
+from dfd_selfsup.datasets.splits import StackSet
+from dfd_selfsup.datasets.stack import focal_stack
+from shared.errors import RunError
+
+COUNT = 5
+
+
+@pytest.fixture(scope="module")
+def stacks() -> StackSet:
+    """Stack k is k / 10 everywhere but for its own ramps along x and y."""
+    x, y = torch.linspace(0, 0.05, 24), torch.linspace(0, 0.04, 20)[:, None]
+    slices = [
+        torch.stack([torch.full((20, 24), k / 10), k / 10 + x + 0 * y, k / 10 + y + 0 * x])
+        for k in range(COUNT)
+    ]
+    return StackSet([lambda k=k: focal_stack([slices[k]] * 2, name=str(k)) for k in range(COUNT)])
+
+
+def test_epochs_visit_every_stack_once_each_in_its_own_order(stacks: StackSet) -> None:
+    config = TrainConfig(batch_size=2, seed=1)
+    names = [name for step in range(1, 6) for name in train.draw_batch(step, config, stacks)[1]]
+    assert sorted(names[:COUNT]) == sorted(names[COUNT:]) == sorted(map(str, range(COUNT)))
+    assert names[:COUNT] != names[COUNT:]
+    other = TrainConfig(batch_size=2, seed=2)
+    assert names != [name for step in range(1, 6) for name in train.draw_batch(step, other, stacks)[1]]
+
+
+def test_processes_share_a_batch_without_overlap(stacks: StackSet) -> None:
+    config = TrainConfig(batch_size=4, crop=12, flip=True, noise_std=0.01)
+    whole, names = train.draw_batch(5, config, stacks)
+    parts = [train.draw_batch(5, config, stacks, rank, 2) for rank in range(2)]
+    assert torch.equal(torch.cat([part.images for part, _ in parts]), whole.images)
+    assert parts[0][1] + parts[1][1] == names
+    with pytest.raises(RunError, match="divided"):
+        train.draw_batch(1, config, stacks, 0, 3)
+
+
+def test_crops_are_spread_over_the_stack_and_mirrored_half_of_the_time(stacks: StackSet) -> None:
+    corners, mirrored = set(), []
+    config = TrainConfig(batch_size=COUNT, crop=12, flip=True)
+    for step in range(1, 41):
+        batch, names = train.draw_batch(step, config, stacks)
+        for images, name in zip(batch.images, names, strict=True):
+            along_x, along_y = images[0, 1, 0] - int(name) / 10, images[0, 2, :, 0] - int(name) / 10
+            mirrored.append(bool(along_x[0] > along_x[-1]))
+            corners.add((round(along_y[0].item() / 0.04 * 19), round(along_x.min().item() / 0.05 * 23)))
+    tops, lefts = zip(*corners, strict=True)
+    assert (set(tops), set(lefts)) == (set(range(9)), set(range(13)))
+    assert 0.4 < sum(mirrored) / len(mirrored) < 0.6
+    plain = train.draw_batch(3, TrainConfig(batch_size=COUNT, crop=12), stacks)[0].images
+    assert (plain[:, :, 1, :, 0] < plain[:, :, 1, :, -1]).all()
+
+
+def test_noise_has_the_strength_that_was_asked_for(stacks: StackSet) -> None:
+    clean, noisy = (
+        train.draw_batch(2, TrainConfig(batch_size=COUNT, noise_std=std), stacks)[0].images
+        for std in (0, 0.02)
+    )
+    inside = (clean > 0.1) & (clean < 0.9)
+    assert (noisy - clean)[inside].std().item() == pytest.approx(0.02, rel=0.05)
+    assert noisy.min() >= 0
+
+
+def test_rates_rise_and_fall_by_half_a_cosine() -> None:
+    """Step 1 has the first share of the warm-up, the first step after it the whole; the last is not yet 0."""
+    config = TrainConfig(steps=14, warmup_steps=4, learning_rate=2.0)
+    cosine = [1 + math.cos(math.pi * n / 10) for n in range(10)]
+    assert [train.learning_rate(step, config) for step in range(1, 15)] == pytest.approx(
+        [0.5, 1, 1.5, 2, *cosine]
+    )
+    assert train.learning_rate(1, TrainConfig(learning_rate=2.0)) == 2.0
