@@ -7,16 +7,16 @@ pixel, however the file counts them.
 import json
 import math
 import os
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from shared.errors import DataError
-from shared.files.disk import read_text, reading, write_bytes
-from shared.files.images import read_image_size
+from shared.files.disk import read_text, reading, visible, write_bytes
+from shared.files.images import IMAGE_EXTENSIONS, survey_photos
 from shared.geometry.camera import check_pose, intrinsics_matrix, opencv_from_opengl_pose
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "parse_pose",
     "read_deepvoxels_intrinsics",
     "read_matrix",
+    "read_nerf_scene",
     "read_nerf_transforms",
     "read_pose",
     "read_poses",
@@ -35,7 +36,10 @@ __all__ = [
 ]
 
 
-IMAGE_EXTENSIONS = ("", ".png", ".jpg", ".jpeg", ".PNG", ".JPG", ".JPEG")
+PINHOLES = ("PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "FULL_OPENCV", "PERSPECTIVE")
+IGNORED = {"mask_path": "masks", "depth_file_path": "depth maps", "rolling_shutter": "rolling shutter"}
+SPLITS = ("train", "val", "test")
+PRECEDENCE = ("val", "train", "test")  # of a frame in several splits, the last counts
 POSE_REMEDY = "Poses map camera to world; each 3x3 part is a rotation without mirror or scale"
 
 
@@ -50,6 +54,7 @@ class NerfFrame:
     distortion: Tensor  # float64 [4]: k1, k2, p1, p2 of the OpenCV model
     height: int
     width: int
+    orientation: int = 1  # for `read_image`
 
 
 @dataclass(frozen=True)
@@ -58,16 +63,62 @@ class NerfTransforms:
 
     frames: list[NerfFrame]
     missing: list[str]
+    held_out: frozenset[str] = frozenset()  # names of the frames that are for the test; none: not said
+    notes: tuple[str, ...] = ()  # what was left out or assumed
 
 
-def read_nerf_transforms(path: str | os.PathLike) -> NerfTransforms:
+def read_nerf_scene(path: str | os.PathLike, *, images_outside: bool = False) -> NerfTransforms:
+    """Read a transforms.json, or those of a folder: transforms.json or transforms_{train,val,test}.json.
+
+    Validation frames stand in for the test where there are none. images_outside: as in
+    `read_nerf_transforms`, which raises the errors.
+    """
+    path = Path(path)
+    single = path if path.suffix == ".json" else path / "transforms.json"
+    files = {split: path / f"transforms_{split}.json" for split in SPLITS}
+    files = {split: file for split, file in files.items() if file.is_file()}
+    if single.is_file() or "train" not in files:
+        found = read_nerf_transforms(single, images_outside=images_outside)
+        others = ", ".join(file.name for file in files.values())
+        note = (f"{single.name} is used, not {others}",) if others else ()
+        return replace(found, notes=found.notes + note)
+    parts = {s: read_nerf_transforms(file, images_outside=images_outside) for s, file in files.items()}
+    split_of = {f.name: split for split in PRECEDENCE if split in parts for f in parts[split].frames}
+    for frame in parts["train"].frames:
+        if split_of[frame.name] == "test":
+            raise DataError(path, f"{frame.name!r} is a training and a test view", "Remove one of them")
+    kept, held_out, notes = _by_split(split_of)
+    frames = [(split, frame) for split, part in parts.items() for frame in part.frames]
+    return NerfTransforms(
+        frames=[frame for split, frame in frames if split_of[frame.name] == split and frame.name in kept],
+        missing=[name for part in parts.values() for name in part.missing],
+        held_out=held_out,
+        notes=(*(note for part in parts.values() for note in part.notes), *notes),
+    )
+
+
+def _by_split(split_of: dict[str, str]) -> tuple[set[str], frozenset[str], tuple[str, ...]]:
+    """Of frames with their split ("": in none): those that are used, those for the test, and notes."""
+    count = {split: sum(value == split for value in split_of.values()) for split in ("", *SPLITS)}
+    held = "test" if count["test"] else "val"
+    named = {"": "that are in no split", "val": "for validation"}
+    notes = [f"{count[s]} frames {what} are not used" for s, what in named.items() if count[s] and s != held]
+    if held == "val" and count["val"]:
+        notes.append(f"the {count['val']} validation frames stand in for the test, which has none")
+    kept = {name for name, split in split_of.items() if split in ("train", held)}
+    return kept, frozenset(name for name in kept if split_of[name] == held), tuple(notes)
+
+
+def read_nerf_transforms(path: str | os.PathLike, *, images_outside: bool = False) -> NerfTransforms:
     """Read a transforms.json (Blender, instant-ngp and nerfstudio flavours).
 
     Intrinsics may be given per frame or once for all: fl_x and fl_y, or camera_angle_x; cx, cy (default: the
     middle), k1, k2, p1, p2 (default: 0), w, h (default: the image's). A file_path may lack its extension.
     Pixels in the file are counted from the corner of the image, so 0.5 is taken off cx and cy; OpenGL axes
-    become OpenCV's. Raises DataError for damaged files, poses or intrinsics, fisheye cameras, a size that is
-    not the image's, doubled frames, and when no image at all is there.
+    become OpenCV's. nerfstudio's {train,val,test}_filenames are followed.
+    Raises DataError for damaged files, poses or intrinsics, camera models other than pinholes with k1 k2 p1
+    p2, a size that is not the image's, doubled frames, when no image at all is there, and for images outside
+    of the file's folder, which a file from elsewhere has no business to read, unless `images_outside`.
     """
     path = Path(path)
     text = read_text(path)
@@ -76,7 +127,7 @@ def read_nerf_transforms(path: str | os.PathLike) -> NerfTransforms:
     entries = meta.get("frames") if isinstance(meta, dict) else None
     if not isinstance(entries, list) or not entries:
         raise DataError(path, "there is no list of frames", "It must be a JSON object with frames")
-    frames, missing, seen = [], [], set()
+    found, missing, seen = [], [], set()
     for index, entry in enumerate(entries):
         if not isinstance(entry, dict) or not isinstance(entry.get("file_path"), str):
             raise DataError(path, f"frame {index} has no file_path", "Every frame names its image")
@@ -84,65 +135,121 @@ def read_nerf_transforms(path: str | os.PathLike) -> NerfTransforms:
         if name in seen:
             raise DataError(path, f"the frame {name!r} comes twice", "Remove one of them")
         seen.add(name)
-        image_path = _find_image(path.parent, name)
+        image_path = _find_image(path, name, images_outside)
         if image_path is None:
             missing.append(name)
-            continue
-        place = f"frame {name!r}"
-        with reading(path, f"{place}: transform_matrix", POSE_REMEDY):
-            pose = torch.tensor(entry.get("transform_matrix"), dtype=torch.float64)
-        pose = opencv_from_opengl_pose(_checked_pose(path, place, pose))
-        with reading(path, place, "Correct the entry, or leave this frame out"):
-            frames.append(_nerf_frame(meta | entry, name, image_path, pose))
-    if not frames:
+        else:
+            found.append((name, image_path, meta | entry))
+    if not found:
         raise DataError(path, f"none of its {len(missing)} images is there, such as {missing[0]!r}",
                         "Put the images where file_path says, relative to the file")  # fmt: skip
-    return NerfTransforms(frames, missing)
+    survey = survey_photos([image for _, image, _ in found], [_given_hw(path, *row) for row in found])
+    frames = []
+    for row, orientation, size in zip(found, survey.orientations, survey.sizes, strict=True):
+        frames.append(_nerf_frame(path, *row, orientation, size))
+    unread = [what for key, what in IGNORED.items() if any(_says(entry, key) for _, _, entry in found)]
+    notes = [*survey.notes, *(f"{what} of {path.name} are not used" for what in unread)]
+    return _with_named_splits(path, meta, NerfTransforms(frames, missing, notes=tuple(notes)))
 
 
-def _find_image(folder: Path, name: str) -> Path | None:
+def _says(entry: dict[str, Any], key: str) -> bool:
+    """Whether a frame has something other than nothing or zeros under a key."""
+    value = entry.get(key)
+    return any(value) if isinstance(value, list) else bool(value)
+
+
+def _with_named_splits(path: Path, meta: dict[str, Any], found: NerfTransforms) -> NerfTransforms:
+    """The frames with nerfstudio's {train,val,test}_filenames, where the file has them."""
+    lists = {split: meta[key] for split in SPLITS if (key := f"{split}_filenames") in meta}
+    if not lists:
+        return found
+    for split, names in lists.items():
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            reason = f"{split}_filenames is no list of names"
+            raise DataError(path, reason, "It lists the file_path of frames, as nerfstudio has it")
+    split_of = dict.fromkeys((frame.name for frame in found.frames), "" if "train" in lists else "train")
+    for split in PRECEDENCE:
+        split_of |= {name: split for name in lists.get(split, ()) if name in split_of}
+    if "train" not in split_of.values():
+        raise DataError(path, "none of its frames is left for training", "Correct train_filenames")
+    kept, held_out, notes = _by_split(split_of)
+    frames = [frame for frame in found.frames if frame.name in kept]
+    return replace(found, frames=frames, held_out=held_out, notes=found.notes + notes)
+
+
+def _find_image(path: Path, name: str, images_outside: bool) -> Path | None:
+    """The image of a frame, with an extension or without; None if it is not there."""
     if not name or "\0" in name:
         return None
-    base = folder / name.replace("\\", "/")
-    candidates = (base.with_name(base.name + extension) for extension in IMAGE_EXTENSIONS)
+    inner = PurePosixPath(name.replace("\\", "/"))
+    if not images_outside and (inner.is_absolute() or ".." in inner.parts or ":" in inner.parts[0]):
+        reason = f"the frame {name!r} is outside of the folder of the file"
+        remedy = "Move the images into it, or set data.images_outside=true (check: --images-outside)"
+        raise DataError(path, reason, remedy)
+    base = path.parent / inner
+    extensions = ("", *IMAGE_EXTENSIONS, *(extension.upper() for extension in IMAGE_EXTENSIONS))
+    candidates = (base.with_name(base.name + extension) for extension in extensions)
     return next((candidate for candidate in candidates if candidate.is_file()), None)
 
 
-def _nerf_frame(entry: dict[str, Any], name: str, image_path: Path, world_from_cam: Tensor) -> NerfFrame:
-    """The frame with the intrinsics of `entry`; ValueError where these make no sense."""
+def _number(entry: dict[str, Any], key: str, default: float | None = None) -> float:
+    value = entry.get(key, default)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e12:
+        raise ValueError(f"{key} is {value!r}, not a finite number")
+    return float(value)
 
-    def number(key: str, default: float | None = None) -> float:
-        value = entry.get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e12:
-            raise ValueError(f"{key} is {value!r}, not a finite number")
-        return float(value)
+
+def _given_hw(path: Path, name: str, image_path: Path, entry: dict[str, Any]) -> tuple[int, int] | None:
+    """(height, width) of a frame's camera; None where the file does not say."""
+    if "w" not in entry or "h" not in entry:
+        return None
+    with reading(path, f"frame {name!r}", "Correct the entry, or leave this frame out"):
+        return int(_number(entry, "h")), int(_number(entry, "w"))
+
+
+def _nerf_frame(
+    path: Path, name: str, image_path: Path, entry: dict[str, Any], orientation: int, hw: tuple[int, int]
+) -> NerfFrame:
+    """The frame with the pose and intrinsics of `entry`; DataError where these make no sense."""
+    with reading(path, f"frame {name!r}: transform_matrix", POSE_REMEDY):
+        pose = torch.tensor(entry.get("transform_matrix"), dtype=torch.float64)
+    pose = opencv_from_opengl_pose(_checked_pose(path, f"frame {name!r}", pose))
+    with reading(path, f"frame {name!r}", "Correct the entry, or leave this frame out"):
+        K, distortion = _nerf_intrinsics(entry, hw)
+    return NerfFrame(name, image_path, pose, K, distortion, *hw, orientation)
+
+
+def _nerf_intrinsics(entry: dict[str, Any], hw: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """K [3, 3] and distortion [4] of a frame; ValueError where they make no sense."""
+    height, width = hw
 
     def focal(key: str, side: int) -> float:
-        angle = number(key)
+        angle = _number(entry, key)
         if not 0 < angle < math.pi:
             raise ValueError(f"{key} is {angle}, not between 0 and pi: it is in radians")
         return side / 2 / math.tan(angle / 2)
 
-    if "FISHEYE" in str(entry.get("camera_model", "")).upper() or entry.get("is_fisheye"):
-        raise ValueError("fisheye cameras are not supported: undistort the images first")
-    if any(number(key, 0.0) != 0 for key in ("k3", "k4", "k5", "k6")):
+    model = "OPENCV_FISHEYE" if entry.get("is_fisheye") else entry.get("camera_model", "OPENCV")
+    if model not in PINHOLES:
+        known = ", ".join(PINHOLES)
+        raise ValueError(f"the camera model {model!r} is not read ({known} are): undistort the images first")
+    if any(_number(entry, key, 0.0) != 0 for key in ("k3", "k4", "k5", "k6")):
         raise ValueError("distortion beyond k1 k2 p1 p2 is not supported: undistort the images first")
-    height, width = read_image_size(image_path)
-    named = number("h", height), number("w", width)
-    if named != (height, width):
+    named = _number(entry, "h", height), _number(entry, "w", width)
+    if named != hw:
         scale = "scale fl_x, fl_y, cx, cy, w, h to the image, or use the full-size one"
         raise ValueError(f"w x h is {named[1]:g} x {named[0]:g}, the image is {width} x {height}: {scale}")
     if "fl_x" in entry:
-        fx = number("fl_x")
-        fy = number("fl_y", fx)
+        fx = _number(entry, "fl_x")
+        fy = _number(entry, "fl_y", fx)
     else:
         fx = focal("camera_angle_x", width)
         fy = focal("camera_angle_y", height) if "camera_angle_y" in entry else fx
-    cx, cy = number("cx", width / 2), number("cy", height / 2)
+    cx, cy = _number(entry, "cx", width / 2), _number(entry, "cy", height / 2)
     _check_pinhole((fx, fy), (cx, cy), (height, width))
     K = intrinsics_matrix(fx, fy, cx - 0.5, cy - 0.5, dtype=torch.float64)
-    distortion = torch.tensor([number(key, 0.0) for key in ("k1", "k2", "p1", "p2")], dtype=torch.float64)
-    return NerfFrame(name, image_path, world_from_cam, K, distortion, height, width)
+    distortion = [_number(entry, key, 0.0) for key in ("k1", "k2", "p1", "p2")]
+    return K, torch.tensor(distortion, dtype=torch.float64)
 
 
 def _checked_pose(path: str | os.PathLike, place: str, matrix: Tensor) -> Tensor:
@@ -274,12 +381,12 @@ def read_pose(path: str | os.PathLike) -> Tensor:
 def read_poses(path: str | os.PathLike) -> Tensor:
     """Poses [N, 4, 4] (float64, as they are in the file) of a path, one per frame; numbers as in `read_pose`.
 
-    path: a text file with a pose on every line, or a folder of *.txt files with one each, in the order of
-    their names. Raises DataError naming file and line for anything but rigid poses.
+    path: a text file with a pose on every line, or a folder of *.txt files with one each, in the natural
+    order of their names (2 before 10). Raises DataError naming file and line for anything but rigid poses.
     """
     path = Path(path)
     if path.is_dir():
-        poses = [read_pose(file) for file in sorted(path.glob("*.txt"))]
+        poses = [read_pose(file) for file in visible(path) if file.suffix.lower() == ".txt"]
     else:
         lines = enumerate(read_text(path).splitlines(), start=1)
         poses = [parse_pose(line, path, f"line {number}") for number, line in lines if line.strip()]

@@ -21,7 +21,7 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from shared.errors import DataError
-from shared.files.disk import read_bytes, read_text, write_bytes
+from shared.files.disk import opened, read_bytes, read_text, visible, write_bytes
 from shared.geometry.camera import intrinsics_matrix, invert_pose
 
 __all__ = [
@@ -35,14 +35,22 @@ __all__ = [
 ]
 
 
-# Number of parameters of the camera models: f or fx fy, cx cy, then the first of k1 k2 p1 p2.
-CAMERA_MODELS = {"SIMPLE_PINHOLE": 3, "PINHOLE": 4, "SIMPLE_RADIAL": 4, "RADIAL": 5, "OPENCV": 8}
-TWO_FOCAL_LENGTHS = ("PINHOLE", "OPENCV")
-BINARY_MODELS = (*CAMERA_MODELS, "OPENCV_FISHEYE", "FULL_OPENCV", "FOV", "SIMPLE_RADIAL_FISHEYE",
+# Number of parameters of the camera models: f or fx fy, cx cy, then the first of k1 k2 p1 p2 k3 k4 k5 k6.
+CAMERA_MODELS = {
+    "SIMPLE_PINHOLE": 3,
+    "PINHOLE": 4,
+    "SIMPLE_RADIAL": 4,
+    "RADIAL": 5,
+    "OPENCV": 8,
+    "FULL_OPENCV": 12,
+}
+TWO_FOCAL_LENGTHS = ("PINHOLE", "OPENCV", "FULL_OPENCV")
+BINARY_MODELS = (*list(CAMERA_MODELS)[:5], "OPENCV_FISHEYE", "FULL_OPENCV", "FOV", "SIMPLE_RADIAL_FISHEYE",
                  "RADIAL_FISHEYE", "THIN_PRISM_FISHEYE")  # fmt: skip
 KEYPOINT = np.dtype([("xy", "<f8", 2), ("point_id", "<i8")])  # 2^64 - 1 in the file reads as -1: no 3D point
 PIXEL_CENTRE = 0.5  # COLMAP's coordinates of the centre of the top-left pixel
 LARGEST_SIDE = 100_000
+UNDISTORT = "Undistort the images (colmap image_undistorter)"
 DAMAGED = "The file is damaged, incomplete or was edited: export the model again"
 PointRecord = tuple[int, tuple[float, ...], tuple[int, ...], float, np.ndarray]  # as in ColmapPoints
 
@@ -100,23 +108,54 @@ class ColmapModel:
     cameras: dict[int, ColmapCamera]
     images: dict[int, ColmapImage]
     points: ColmapPoints
+    notes: tuple[str, ...] = ()  # other models next to the one that was read
 
 
 def find_colmap_model(folder: str | os.PathLike) -> Path | None:
-    """Where in `folder` the sparse model is, looking at the usual places; None when there is none."""
+    """Where in `folder` the sparse model is, looking at the usual places; None when there is none.
+
+    Of the several that COLMAP leaves in sparse/0, sparse/1, ... the one with most images.
+    """
     folder = Path(folder)
-    for place in (folder, folder / "sparse" / "0", folder / "sparse", folder / "colmap" / "sparse" / "0"):
-        if (place / "cameras.bin").is_file() or (place / "cameras.txt").is_file():
-            return place
+    for place in (folder, folder / "sparse", folder / "colmap" / "sparse"):
+        models = [path for path in (place, *_models_in(place)) if _is_model(path)]
+        if models:
+            return max(models, key=_image_count) if len(models) > 1 else models[0]
     return None
+
+
+def _is_model(folder: Path) -> bool:
+    return any((folder / f"cameras.{kind}").is_file() for kind in ("bin", "txt"))
+
+
+def _models_in(folder: Path) -> list[Path]:
+    """The numbered models in a folder, as COLMAP leaves them."""
+    if not folder.is_dir():
+        return []
+    return [path for path in visible(folder) if path.name.isdecimal() and _is_model(path)]
+
+
+def _image_count(model: Path) -> int:
+    """Images of a model, without reading it; 0 where that cannot be told."""
+    try:
+        with opened(model / "images.bin") as file:
+            return int.from_bytes(file.read(8), "little")
+    except DataError:
+        pass
+    try:
+        lines = read_text(model / "images.txt").split("\n")
+    except DataError:
+        return 0
+    return sum(not line.lstrip().startswith("#") for line in lines) // 2
 
 
 def read_colmap_model(folder: str | os.PathLike) -> ColmapModel:
     """Read the sparse model in `folder`: binary if it is there, else text; without points3D it has no points.
 
-    Raises DataError, with line number or byte offset, for damaged files, and for camera models other than
-    SIMPLE_PINHOLE, PINHOLE, SIMPLE_RADIAL, RADIAL and OPENCV, a model without images, an image of an unknown
-    camera, values that are not finite, ids or names that come twice, and names that point out of the folder.
+    Models with other numbers next to it are named in its notes. Raises DataError, with line number or byte
+    offset, for damaged files, for camera models other than SIMPLE_PINHOLE, PINHOLE, SIMPLE_RADIAL, RADIAL,
+    OPENCV and FULL_OPENCV with k3 to k6 zero, a model without images, an image of an unknown camera, values
+    that are not finite, ids or names that come twice, and names that point out of the folder.
     """
     folder = Path(folder)
     if (folder / "cameras.bin").is_file():
@@ -137,7 +176,10 @@ def read_colmap_model(folder: str | os.PathLike) -> ColmapModel:
     for what, records in (("camera id", cameras), ("image id", images), ("point id", points)):
         _check_unique(folder, what, [record[0] for record in records])
     _check_unique(folder, "image name", names)
-    model = ColmapModel(dict(cameras), dict(images), _stack_points(points))
+    others = [path for path in _models_in(folder.parent) if path != folder and folder.name.isdecimal()]
+    counts = ", ".join(f"{path.name} with {_image_count(path)}" for path in others)
+    notes = (f"the model {folder.name} with {len(images)} images is used, not {counts}",) if others else ()
+    model = ColmapModel(dict(cameras), dict(images), _stack_points(points), notes)
     for image in model.images.values():
         if image.camera_id not in model.cameras:
             reason = f"the image {image.name!r} names camera {image.camera_id}, which is not there"
@@ -189,7 +231,7 @@ def _check_unique(folder: Path, what: str, values: list) -> None:
 
 def _parameter_count(model: str) -> int:
     if model not in CAMERA_MODELS:
-        remedy = f"Undistort the images (colmap image_undistorter), or use {', '.join(CAMERA_MODELS)}"
+        remedy = f"{UNDISTORT}, or use {', '.join(CAMERA_MODELS)}"
         raise ValueError(f"the camera model {model} is not supported. {remedy}")
     return CAMERA_MODELS[model]
 
@@ -201,10 +243,13 @@ def _camera(
         raise ValueError(f"camera {camera_id}: the size {width} x {height} makes no sense")
     if not np.isfinite(params).all():
         raise ValueError(f"camera {camera_id}: NaN or infinite parameters {params}")
+    if any(params[8:]):
+        raise ValueError(f"camera {camera_id}: k3 to k6 of FULL_OPENCV are not supported. {UNDISTORT}")
     focal = min(params[: 2 if model in TWO_FOCAL_LENGTHS else 1])
     if focal <= 0:
         raise ValueError(f"camera {camera_id}: the focal length {focal} <= 0")
-    return camera_id, ColmapCamera(model, width, height, params)
+    model = "OPENCV" if model == "FULL_OPENCV" else model
+    return camera_id, ColmapCamera(model, width, height, params[:8])
 
 
 def _image(

@@ -10,6 +10,7 @@ import io
 import math
 import os
 import re
+import shutil
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -21,7 +22,7 @@ import cv2
 import numpy as np
 import OpenEXR
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from shared.errors import DataError
@@ -30,9 +31,11 @@ from shared.files.disk import opened, read_bytes, reading, temporary_file, visib
 __all__ = [
     "PhotoSurvey",
     "as_image",
+    "copy_upright",
     "encode_png",
     "exif_orientation",
     "few_names",
+    "is_film",
     "left_out_note",
     "list_images",
     "no_pictures",
@@ -137,6 +140,11 @@ def _how_to_read(left_out: Sequence[Path]) -> str:
 
 def _reads_heic() -> bool:
     return importlib.util.find_spec("pillow_heif") is not None
+
+
+def is_film(path: str | os.PathLike) -> bool:
+    """Whether a file is a film, by its extension."""
+    return bool(FILMS.fullmatch(Path(path).suffix)) and not Path(path).is_dir()
 
 
 def few_names(paths: Sequence[Path]) -> str:
@@ -348,6 +356,20 @@ def encode_png(image: Any) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(to_uint8(image)).save(buffer, format="PNG")
     return buffer.getvalue()
+
+
+def copy_upright(source: Path, copy: Path, quality: int) -> None:
+    """Decode a photo and write it turned as EXIF says, with the rest of its EXIF; byte for byte if it can be.
+
+    quality: of JPEG. DataError as by `read_image`.
+    """
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    with _open_image(source) as image, reading(source, "cannot be decoded", "Copy it again or omit it"):
+        image.load()
+        if exif_orientation(image) == 1 and source.suffix == copy.suffix:
+            shutil.copyfile(source, copy)
+        else:
+            ImageOps.exif_transpose(image).save(copy, quality=quality)
 
 
 def _to_unit_range(pixels: np.ndarray) -> Tensor:

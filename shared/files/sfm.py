@@ -3,7 +3,9 @@
 import argparse
 import importlib
 import os
+import re
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -13,14 +15,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, Literal, get_args
 
+import imageio_ffmpeg
 import pydantic
-from PIL import Image, ImageOps
 from pydantic import Field, ValidationError
 
 from shared.errors import DataError, RunError
 from shared.files.colmap import ColmapModel, read_colmap_model
-from shared.files.disk import new_folder, reading
-from shared.files.images import exif_orientation, list_images, read_image_size
+from shared.files.disk import new_folder, opened
+from shared.files.images import copy_upright, is_film, left_out_note, list_images, survey_photos
 
 __all__ = [
     "CAMERA_MODELS",
@@ -47,6 +49,7 @@ class SfmOptions:
     matching: Literal["exhaustive", "sequential"] = "exhaustive"  # sequential: video frames, ordered by name
     max_image_side: Annotated[int, Field(ge=32)] = 1600  # for SIFT; the written images keep their size
     min_registered_share: Annotated[float, Field(ge=0, le=1)] = 0.5  # fewer posed photos are an error
+    every_s: Annotated[float, Field(ge=0.01, le=3600)] = 0.5  # of a film: seconds from frame to frame
     num_threads: Annotated[int, Field(ge=-1)] = -1  # -1: all cores; the result is repeatable with 1
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
 
@@ -73,26 +76,45 @@ def reconstruct(
     """Find the poses of photos, undistort them, and write `out_dir/images` and `out_dir/sparse`.
 
     SIFT, matching, incremental mapping and undistortion are COLMAP's. Photos of one size share one camera;
-    EXIF orientations are applied first. `out_dir` appears only when everything has succeeded.
-    Raises DataError for an unusable folder and when too few photos get a pose; without pycolmap
+    EXIF orientations are applied first. `photo_dir` may be a film, of which a frame is taken every
+    `options.every_s`. `out_dir` appears only when everything has succeeded.
+    Raises DataError for an unusable folder or film and when too few photos get a pose; without pycolmap
     ModuleNotFoundError, which names the extra to install.
     """
     options = options or SfmOptions()
     pycolmap = _import_pycolmap()
     photo_dir, out_dir = Path(photo_dir), Path(out_dir)
-    names = list_photos(photo_dir)
     with new_folder(out_dir) as scene, tempfile.TemporaryDirectory() as temporary, _quiet(pycolmap):
         workspace = Path(temporary)
-        one_size = _stage_upright(photo_dir, names, workspace / "photos")
-        found = _match_and_map(pycolmap, workspace, one_size, options)
+        photos = photo_dir
+        if is_film(photo_dir):
+            photos = workspace / "frames"
+            _take_frames(photo_dir, photos, options.every_s)
+        names = list_photos(photos)
+        groups = _stage_upright(photos, names, workspace / "photos")
+        found = _match_and_map(pycolmap, workspace, groups, options)
         best = _largest(photo_dir, found, len(names), options.min_registered_share)
         _undistort(pycolmap, workspace, best, scene, options.num_threads)
         model = read_colmap_model(scene / "sparse")
     registered = {image.name for image in model.images.values()}
     unregistered = [name for name in names if _staged_name(name) not in registered]
-    unread = list_images(photo_dir, recursive=True)[1]  # photos of a kind that is not read, such as .heic
-    unregistered += [path.relative_to(photo_dir).as_posix() for path in unread]
     return SfmScene(out_dir / "images", out_dir / "sparse", model, unregistered)
+
+
+def _take_frames(film: Path, folder: Path, every_s: float) -> None:
+    """Write a frame of a film every so many seconds, upright; DataError where there are fewer than three."""
+    with opened(film):  # no pipe, no device, not empty
+        folder.mkdir()
+    source = ["-nostdin", "-loglevel", "error", "-i", str(film), "-vf", f"fps=1/{every_s}"]
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), *source, "-qscale:v", "2", str(folder / "%06d.jpg")]
+    result = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    count = len(list(folder.iterdir()))
+    if result.returncode or not count:
+        line = (result.stderr.strip().splitlines() or ["no frames"])[-1]
+        raise DataError(film, f"ffmpeg cannot read the film ({line})", "Copy it again, or give photos")
+    if count < 3:
+        remedy = "Take frames more often (--every 0.1s), or film for longer"
+        raise DataError(film, f"gives {count} frames, one every {every_s:g} s", remedy)
 
 
 # ---- COLMAP, step by step ----------------------------------------------------------------------------------
@@ -118,44 +140,40 @@ def _quiet(pycolmap: ModuleType) -> Iterator[None]:
 
 
 def _staged_name(name: str) -> str:
-    """COLMAP passes over WebP files without a word, so these become PNG."""
-    return f"{name}.png" if name.lower().endswith(".webp") else name
+    """COLMAP passes over WebP and HEIC files without a word, so these become PNG."""
+    known = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp")
+    return name if name.lower().endswith(known) else f"{name}.png"
 
 
-def _stage_upright(photo_dir: Path, names: list[str], staged: Path) -> bool:
-    """Copy the photos, turned as EXIF says (COLMAP ignores that); returns whether all have one size.
+def _stage_upright(photo_dir: Path, names: list[str], staged: Path) -> list[list[str]]:
+    """Copy the photos, turned as EXIF says (COLMAP ignores that); returns their names by size.
 
     Every photo is decoded here, so that a damaged one is named before the long computation.
     """
-    sizes = set()
-    for name in names:
-        source, copy = photo_dir / name, staged / _staged_name(name)
-        sizes.add(read_image_size(source))
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        with reading(source, "cannot be decoded", "Copy it again or omit it"), Image.open(source) as image:
-            image.load()
-            if exif_orientation(image) == 1 and source.suffix == copy.suffix:
-                shutil.copyfile(source, copy)
-            else:
-                ImageOps.exif_transpose(image).save(copy, quality=JPEG_QUALITY)  # keeps the focal length
-    return len(sizes) == 1
+    by_size: dict[tuple[int, int], list[str]] = {}
+    for name, size in zip(names, survey_photos([photo_dir / name for name in names]).sizes, strict=True):
+        copy_upright(photo_dir / name, staged / _staged_name(name), JPEG_QUALITY)
+        by_size.setdefault(size, []).append(_staged_name(name))
+    return list(by_size.values())
 
 
 def _match_and_map(
-    pycolmap: ModuleType, workspace: Path, one_size: bool, options: SfmOptions
+    pycolmap: ModuleType, workspace: Path, groups: list[list[str]], options: SfmOptions
 ) -> dict[int, Any]:
-    """Features, matches, and all the models that incremental mapping finds."""
+    """Features, matches, and all the models that incremental mapping finds; a camera for each group."""
     photos, database, models = workspace / "photos", workspace / "database.db", workspace / "models"
     pycolmap.set_random_seed(options.seed)
     cpu = {"device": pycolmap.Device.cpu}
-    pycolmap.extract_features(
-        database,
-        photos,
-        camera_mode=pycolmap.CameraMode.SINGLE if one_size else pycolmap.CameraMode.PER_IMAGE,
-        reader_options={"camera_model": options.camera_model},
-        extraction_options={"max_image_size": options.max_image_side, "num_threads": options.num_threads},
-        **cpu,
-    )
+    for names in groups:
+        pycolmap.extract_features(
+            database,
+            photos,
+            image_names=names,
+            camera_mode=pycolmap.CameraMode.SINGLE,
+            reader_options={"camera_model": options.camera_model},
+            extraction_options={"max_image_size": options.max_image_side, "num_threads": options.num_threads},
+            **cpu,
+        )
     verification = {"ransac": {"random_seed": options.seed}}
     matching = {"num_threads": options.num_threads}
     match = pycolmap.match_exhaustive if options.matching == "exhaustive" else pycolmap.match_sequential
@@ -190,7 +208,9 @@ def _undistort(pycolmap: ModuleType, workspace: Path, best: Any, scene: Path, nu
 def add_colmap_command(commands: Any, text: str, camera_models: Sequence[str] = CAMERA_MODELS) -> None:
     """Add the sub-command with its arguments to `commands`, what `add_subparsers` returned."""
     colmap: argparse.ArgumentParser = commands.add_parser("colmap", help=text)
-    colmap.add_argument("photos", type=Path, metavar="PHOTOS", help="folder of photos, with sub-folders")
+    help_photos = "folder of photos, with sub-folders; or a film"
+    colmap.add_argument("photos", type=Path, metavar="PHOTOS", help=help_photos)
+    colmap.add_argument("--every", default="0.5s", metavar="SECONDS", help="of a film: from frame to frame")
     colmap.add_argument("--out", type=Path, required=True, metavar="DIR", help="new folder for the scene")
     colmap.add_argument("--camera-model", default="RADIAL", choices=camera_models)
     matching = {"default": "exhaustive", "choices": ("exhaustive", "sequential")}
@@ -204,7 +224,12 @@ def sfm_options(args: argparse.Namespace) -> SfmOptions:
     """The options that the sub-command's arguments ask for; RunError for a number that makes no sense."""
     try:
         return SfmOptions(
-            args.camera_model, args.matching, args.max_image_side, num_threads=args.threads, seed=args.seed
+            args.camera_model,
+            args.matching,
+            args.max_image_side,
+            every_s=re.sub(r"\s*s$", "", args.every),  # 0.5s is 0.5
+            num_threads=args.threads,
+            seed=args.seed,
         )
     except ValidationError as error:
         first = error.errors()[0]
@@ -217,15 +242,18 @@ def find_cameras(
     out: Path,
     options: SfmOptions | None = None,
 ) -> None:
-    """Call `search(photos, out, options)` and say on stderr what it does and which photos got no pose.
+    """Call `search(photos, out, options)` and say on stderr what it does and which photos are left out.
 
-    `search` returns their names. Raises RunError, with the remedy, where pycolmap is missing.
+    `search` returns the names of those without pose. Raises RunError, with the remedy, without pycolmap.
     """
     sys.stderr.write(f"Finding the cameras of {photos}: about a minute for 50 photos of 360 x 640 ...\n")
     try:
         unregistered = search(photos, out, options or SfmOptions())
     except ModuleNotFoundError as error:
         raise RunError(str(error)) from None
+    unread = left_out_note(list_images(photos, recursive=True)[1]) if photos.is_dir() else ""
+    if unread:
+        sys.stderr.write(f"NOTE: {unread}\n")
     if unregistered:
         names = ", ".join(unregistered)
         sys.stderr.write(f"WITHOUT POSE, left out: {len(unregistered)} photos: {names}\n")

@@ -11,6 +11,7 @@ import torch
 from shared.files.cameras import (
     DeepVoxelsIntrinsics,
     read_deepvoxels_intrinsics,
+    read_nerf_scene,
     read_nerf_transforms,
     read_pose,
     read_poses,
@@ -103,7 +104,12 @@ def test_missing_images_are_listed_and_all_missing_is_an_error(nerf):
         ({"fl_x": 0.2, "fl_y": 0.3}, "tiny"),
         ({"fl_x": None, "camera_angle_x": 170.0}, "between 0 and pi"),
         ({"k3": 0.1}, "beyond k1 k2 p1 p2"),
-        ({"camera_model": "OPENCV_FISHEYE"}, "fisheye"),
+        ({"camera_model": "OPENCV_FISHEYE"}, "OPENCV_FISHEYE"),
+        ({"camera_model": "EQUIRECTANGULAR"}, "EQUIRECTANGULAR"),
+        ({"camera_model": ["OPENCV"]}, "undistort"),
+        ({"is_fisheye": True}, "FISHEYE"),
+        ({"test_filenames": "images/0.png"}, "no list of names"),
+        ({"test_filenames": [f"images/{i}.png" for i in range(3)]}, "left for training"),
     ],
 )
 def test_bad_transforms_are_refused(nerf, changes, pattern):
@@ -115,6 +121,57 @@ def test_what_is_no_pose_is_refused(nerf, rows):
     meta = nerf_meta()
     meta["frames"][2]["transform_matrix"] = rows
     assert "images/2.png" in refused(read_nerf_transforms, nerf(meta), "2.png").reason
+
+
+@pytest.mark.parametrize("model", ["PINHOLE", "SIMPLE_RADIAL", "PERSPECTIVE", "FULL_OPENCV"])
+def test_pinhole_models_are_read_by_whatever_name(nerf, model):
+    assert len(read_nerf_transforms(nerf(nerf_meta(camera_model=model, k3=0, k4=0.0))).frames) == 3
+
+
+@pytest.mark.parametrize(
+    ("lists", "kept", "held", "note"),
+    [
+        ({"train": "0 1", "test": "2"}, "012", "2", ""),
+        ({"train": "0", "val": "1", "test": "2"}, "02", "2", "1 frames for validation are not used"),
+        ({"train": "0 1 2", "val": "1 2"}, "012", "", ""),
+        ({"val": "1"}, "012", "1", "stand in"),
+        ({"train": "0", "test": "1"}, "01", "1", "in no split"),
+        (None, "012", "", ""),
+    ],
+)
+@pytest.mark.parametrize("kind", ["names in one file", "files"])
+def test_named_splits_are_followed_or_noted(nerf, tmp_path, lists, kept, held, note, kind):
+    lists = {split: [f"images/{i}.png" for i in text.split()] for split, text in (lists or {}).items()}
+    if kind == "files" and "train" in lists:
+        frames = {frame["file_path"]: frame for frame in nerf_meta()["frames"]}
+        for split, names in lists.items():
+            text = json.dumps(nerf_meta(frames=[frames[name] for name in names]))
+            (tmp_path / f"transforms_{split}.json").write_text(text)
+        if note == "in no split":
+            note = ""
+    else:
+        nerf(nerf_meta(**{f"{split}_filenames": names for split, names in lists.items()}))
+    scene = read_nerf_scene(tmp_path)
+    assert [frame.name for frame in scene.frames] == [f"images/{i}.png" for i in kept]
+    assert scene.held_out == {f"images/{i}.png" for i in held}
+    assert note in " ".join(scene.notes)
+    assert bool(scene.notes) == bool(note)
+
+
+@pytest.mark.parametrize("name", ["../{}/images/0", "{}/images/0", "images/../../{}/images/0", "C:/0.png"])
+def test_images_outside_of_the_folder_are_read_only_when_told_so(nerf, tmp_path, name):
+    meta = nerf_meta()
+    meta["frames"][0]["file_path"] = name.format(tmp_path if name.startswith("{") else tmp_path.name)
+    refused(read_nerf_scene, nerf(meta), "outside")
+    scene = read_nerf_scene(tmp_path, images_outside=True)
+    assert len(scene.frames) == 3 - name.startswith("C:")
+
+
+def test_fields_that_are_not_used_are_noted(nerf):
+    meta = nerf_meta(rolling_shutter=[0, 0, 0.1, 0])
+    meta["frames"][1]["mask_path"] = "masks/1.png"
+    notes = read_nerf_transforms(nerf(meta)).notes
+    assert [note.split(" of ")[0] for note in notes] == ["masks", "rolling shutter"]
 
 
 def test_doubled_frames_and_broken_json_are_refused(nerf):
@@ -187,7 +244,8 @@ POSES = orbit_trajectory(3, 2.0, dtype=torch.float64)
 
 def test_a_folder_and_a_file_of_poses_say_the_same(tmp_path: Path) -> None:
     for index, pose in enumerate(POSES):
-        write_pose(tmp_path / "poses" / f"{index}.txt", pose)
+        write_pose(tmp_path / "poses" / f"{7 * index}.{'txt' if index else 'TXT'}", pose)
+    (tmp_path / "poses" / "._0.txt").write_bytes(bytes(120))
     lines = [" ".join(str(value) for value in pose.flatten().tolist()) for pose in POSES]
     (tmp_path / "poses.txt").write_text("\n\n".join(lines))
     assert torch.allclose(read_poses(tmp_path / "poses"), POSES)

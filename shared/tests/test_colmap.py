@@ -1,6 +1,7 @@
 """COLMAP models against pycolmap, both ways, and damage that may only end in DataError."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -101,6 +102,32 @@ def test_the_model_is_found_at_the_usual_places(tmp_path):
     write_colmap_model(tmp_path / "sparse" / "0", small_model())
     assert find_colmap_model(tmp_path) == tmp_path / "sparse" / "0"
     assert find_colmap_model(tmp_path / "sparse" / "0") == tmp_path / "sparse" / "0"
+
+
+@pytest.mark.parametrize("place", ["sparse", "colmap/sparse"])
+def test_of_several_models_the_largest_is_taken_and_the_others_are_named(tmp_path, place):
+    whole = small_model()
+    for number, count in ((0, 1), (1, 3), (10, 2), (2, 3)):
+        folder = tmp_path / place / str(number)
+        write_colmap_model(folder, replace(whole, images=dict(list(whole.images.items())[:count])))
+        (folder / "points3D.txt").unlink()
+    (tmp_path / place / "._1").write_bytes(b"x")
+    found = find_colmap_model(tmp_path)
+    assert found == tmp_path / place / "1"
+    assert "not 0 with 1, 2 with 3, 10 with 2" in read_colmap_model(found).notes[0]
+    write_binary(tmp_path / place / "3", whole)
+    assert find_colmap_model(tmp_path).name == "3"
+
+
+def test_full_opencv_is_read_where_it_is_opencv(tmp_path):
+    params = (50.0, 51.0, 32.0, 24.0, -0.1, 0.02, 1e-3, -2e-3)
+    for rest, fits in (((0.0,) * 4, True), ((0.0, 0.0, 1e-5, 0.0), False)):
+        cameras = CAMERAS | {7: ColmapCamera("FULL_OPENCV", 64, 48, params + rest)}
+        write_colmap_model(tmp_path, replace(small_model(), cameras=cameras))
+        if fits:
+            assert read_colmap_model(tmp_path).cameras == CAMERAS
+        else:
+            refused(read_colmap_model, tmp_path, "k3 to k6")
 
 
 def test_convention_colmap_counts_pixels_from_the_corner():

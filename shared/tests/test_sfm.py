@@ -14,11 +14,13 @@ from PIL import Image
 from shared.errors import DataError
 from shared.files.colmap import find_colmap_model
 from shared.files.images import read_image, read_image_size
-from shared.files.sfm import SfmOptions, reconstruct
+from shared.files.sfm import SfmOptions, _take_frames, reconstruct
 from shared.geometry.camera import look_at
+from shared.show.video import write_video
 from shared.tests.similarity import align_similarity
 
 HEIGHT, WIDTH, FOCAL = 180, 240, 260.0
+UPRIGHT = 3  # the number of the photo that was held upright
 
 
 def in_own_process(function, *args, **options):
@@ -30,16 +32,15 @@ def in_own_process(function, *args, **options):
 # ---- photos of a room corner -------------------------------------------------------------------------------
 
 
-def corner_photo(world_from_cam, textures):
+def corner_photo(world_from_cam, textures, size=(WIDTH, HEIGHT)):
     """Three textured squares of side 2 that meet at the origin, each drawn by its own homography."""
-    K = np.array([[FOCAL, 0, (WIDTH - 1) / 2], [0, FOCAL, (HEIGHT - 1) / 2], [0, 0, 1]])
+    K = np.array([[FOCAL, 0, (size[0] - 1) / 2], [0, FOCAL, (size[1] - 1) / 2], [0, 0, 1]])
     cam_from_world = torch.linalg.inv(world_from_cam).numpy()
-    photo = np.full((HEIGHT, WIDTH, 3), 90, np.uint8)
+    photo = np.full((*size[::-1], 3), 90, np.uint8)
     for axis, texture in enumerate(textures):
         u, v = [i for i in range(3) if i != axis]
         plane = np.stack([cam_from_world[:3, u], cam_from_world[:3, v], cam_from_world[:3, 3]], 1)
         pixels = K @ plane @ np.diag([2 / texture.shape[1], 2 / texture.shape[0], 1])
-        size = (WIDTH, HEIGHT)
         drawn = cv2.warpPerspective(texture, pixels, size, flags=cv2.INTER_AREA)
         everywhere = np.ones(texture.shape[:2], np.uint8)
         inside = cv2.warpPerspective(everywhere, pixels, size, flags=cv2.INTER_NEAREST)
@@ -61,7 +62,8 @@ def write_corner_photos(folder, count=7):
         height = 1.8 + 0.5 * math.sin(3 * angle)
         position = torch.tensor([4 * math.cos(angle), 4 * math.sin(angle), height], dtype=torch.float64)
         poses[f"{index}.png"] = look_at(position, [0.5, 0.5, 0.6])
-        Image.fromarray(corner_photo(poses[f"{index}.png"], textures)).save(folder / f"{index}.png")
+        size = (HEIGHT, WIDTH) if index == UPRIGHT else (WIDTH, HEIGHT)
+        Image.fromarray(corner_photo(poses[f"{index}.png"], textures, size)).save(folder / f"{index}.png")
     return poses
 
 
@@ -100,8 +102,11 @@ def test_cameras_of_the_corner_are_found(corner):
     # all axes agree, not only the centres: the poses are camera to world with x right, y down, z forward
     cosines = ((turn @ found[:, :3, :3]) * truth[:, :3, :3]).sum(1)
     assert cosines.min() > math.cos(math.radians(1))
-    assert len(scene.model.cameras) == 1
-    assert next(iter(scene.model.cameras.values())).params[0] == pytest.approx(FOCAL, rel=0.03)
+    shared = {images[name].camera_id for name in names if name != f"{UPRIGHT}.png"}
+    assert len(shared) == 1
+    assert len(scene.model.cameras) == 2
+    assert scene.model.cameras[shared.pop()].params[0] == pytest.approx(FOCAL, rel=0.03)
+    assert scene.model.cameras[images[f"{UPRIGHT}.png"].camera_id].width < HEIGHT + 3
 
 
 def test_the_written_scene_is_complete_and_nothing_else_is_left(corner):
@@ -117,6 +122,32 @@ def test_the_written_scene_is_complete_and_nothing_else_is_left(corner):
     undistorted = read_image(scene.image_dir / "2.png")
     assert upright.shape == undistorted.shape == (3, HEIGHT, WIDTH)
     assert (upright - undistorted).abs().mean() < 0.02
+
+
+@pytest.mark.parametrize(("every_s", "count"), [(0.5, 4), (0.25, 8), (2.0, None)])
+def test_frames_are_taken_from_a_film(tmp_path, every_s, count):
+    grey = [np.full((32, 48, 3), 8 * index, np.uint8) for index in range(20)]
+    film = write_video(tmp_path / "clip.mp4", grey, fps=10)
+    if film.suffix != ".mp4":
+        pytest.skip("ffmpeg is not installed")
+    if count is None:
+        with pytest.raises(DataError, match="clip.mp4: gives 1 frames, one every 2 s.*--every"):
+            _take_frames(film, tmp_path / "frames", every_s)
+        return
+    _take_frames(film, tmp_path / "frames", every_s)
+    frames = [read_image(tmp_path / "frames" / name) for name in sorted(os.listdir(tmp_path / "frames"))]
+    assert len(frames) == count
+    steps = torch.stack([frame.mean() for frame in frames]).diff() * 255 / 8  # frames of the film
+    assert steps.sub(every_s * 10).abs().max() < 1.2
+
+
+@pytest.mark.parametrize("name", ["damaged.mp4", "pipe.mov", "empty.MP4", "missing.avi"])
+def test_what_is_no_film_is_refused(tmp_path, name):
+    os.mkfifo(tmp_path / "pipe.mov")
+    (tmp_path / "damaged.mp4").write_bytes(bytes(1000))
+    (tmp_path / "empty.MP4").touch()
+    with pytest.raises(DataError, match=name):
+        _take_frames(tmp_path / name, tmp_path / "frames", 0.5)
 
 
 def test_photos_that_do_not_fit_together_leave_nothing_behind(tmp_path):
