@@ -36,6 +36,7 @@ class DataConfig:
     # How K follows a resized image; released is for the layout deepvoxels only.
     intrinsics: Literal["half_pixel", "released"] = "half_pixel"
     sampling: Annotated[str, Field(pattern=r"^(all|skip_\d+)$")] = "all"  # skip_N: every (N + 1)-th view
+    images_outside: bool = False  # a transforms.json may name images outside of its folder
     embedded: EmbeddedConfig | None = None
 
     def __post_init__(self) -> None:

@@ -15,11 +15,13 @@ from pathlib import Path
 
 from torch import Tensor
 
-from deepvoxels.datasets.layouts import View, list_views
+from deepvoxels.datasets.layouts import View, find_layout, list_views
 from deepvoxels.datasets.photos import prepare_photos
 from deepvoxels.datasets.scene import PosedScene, load_scene
 from deepvoxels.datasets.volume_fit import visible_share
 from shared.errors import DataError
+from shared.files.disk import visible
+from shared.files.images import pictures_among
 from shared.files.sfm import add_colmap_command, find_cameras, sfm_options
 from shared.runs.command import command_line
 
@@ -39,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run one command; bad data end in DataError, a missing extra in RunError."""
     args = _parse(argv)
     if args.command == "check":
-        sys.stdout.write(report_folder(args.folder))
+        sys.stdout.write(report_folder(args.folder, args.images_outside))
         return
     find_cameras(prepare_photos, args.photos, args.out, sfm_options(args))
     sys.stdout.write(report_scene(args.out))
@@ -51,12 +53,14 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True)
     check = commands.add_parser("check", help="say what is there, what is missing and where to get it")
     check.add_argument("folder", type=Path, metavar="DIR")
+    outside = "transforms.json may name images outside of its folder"
+    check.add_argument("--images-outside", action="store_true", help=outside)
     one_focal_length = ("SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL")  # as intrinsics.txt has
     add_colmap_command(commands, "photos of one thing to a scene in the released layout", one_focal_length)
     return parser.parse_args(argv)
 
 
-def report_folder(folder: Path) -> str:
+def report_folder(folder: Path, images_outside: bool = False) -> str:
     """The report on one scene, or on each scene of the released data; DataError when there is none."""
     is_nerf = any(folder.glob("transforms*.json"))  # which may have folders of these names, too
     present = [split for split in RELEASED_VIEWS if (folder / split).is_dir() and not is_nerf]
@@ -65,14 +69,16 @@ def report_folder(folder: Path) -> str:
         if made:
             return "".join(report_folder(path) for path in made)
         try:
-            return report_scene(folder)
+            layout = find_layout(folder)
         except DataError as error:
-            if error.path != str(folder):
+            if folder.is_dir() and pictures_among(visible(folder))[0]:
                 raise
             raise DataError(folder, error.reason, f"{error.remedy}. {WHERE_TO_GET}") from None
+        return report_scene(folder, layout, images_outside)
     lines, missing = [f"{folder}: scenes in the released layout"], []
     for split, expected in RELEASED_VIEWS.items():
-        scenes = {path.name for path in (folder / split).glob("*") if path.is_dir()}
+        below = visible(folder / split) if (folder / split).is_dir() else []
+        scenes = {path.name for path in below if path.is_dir()}
         missing += [f"{split}/{name}" for name in RELEASED_SCENES if name not in scenes]
         lines += [_one_line(folder / split / name, f"{split}/{name}", expected) for name in sorted(scenes)]
     if missing and not (folder / "made.json").exists():
@@ -93,10 +99,10 @@ def _one_line(folder: Path, label: str, released_views: int | None) -> str:
     return f"  {label:20s} good: {count}, {_percent(_seen(scene).mean())} of the voxels per view{blind}"
 
 
-def report_scene(folder: str | os.PathLike) -> str:
+def report_scene(folder: str | os.PathLike, layout: str = "auto", images_outside: bool = False) -> str:
     """What is known about one scene, every file of it read; DataError when it cannot be trained on."""
-    listing = list_views(Path(folder))
-    scene = load_scene(folder, listing.layout, image_side=CHECKED_SIDE)
+    listing = list_views(Path(folder), layout, images_outside=images_outside)
+    scene = load_scene(folder, listing.layout, image_side=CHECKED_SIDE, images_outside=images_outside)
     seen = _seen(scene)
     worst = int(seen.argmin())
     origin = " ".join(f"{value:.4g}" for value in scene.grid_origin)

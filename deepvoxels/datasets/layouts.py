@@ -1,7 +1,7 @@
 """The three layouts a posed scene may have on disk, each as the same list of views.
 
     deepvoxels   intrinsics.txt, rgb/NAME.png, pose/NAME.txt, optionally depth/NAME.png  (the released scenes)
-    nerf         transforms.json next to its images, or transforms_train.json and transforms_test.json
+    nerf         transforms.json next to its images, or transforms_{train,val,test}.json
     colmap       a sparse model (in sparse/0, sparse or the folder itself) and the photos in images/
 
 The released code pairs images and poses by their order; here they are paired by name.
@@ -16,13 +16,13 @@ from torch import Tensor
 from shared.errors import DataError
 from shared.files.cameras import (
     DeepVoxelsIntrinsics,
-    NerfTransforms,
     read_deepvoxels_intrinsics,
-    read_nerf_transforms,
+    read_nerf_scene,
     read_pose,
 )
 from shared.files.colmap import find_colmap_model, read_colmap_model
-from shared.files.images import left_out_note, list_images, read_image_size
+from shared.files.disk import visible
+from shared.files.images import left_out_note, list_images, survey_photos
 
 __all__ = ["Listing", "View", "find_layout", "list_views", "split_views"]
 
@@ -42,6 +42,7 @@ class View:
     K: Tensor  # float64 [3, 3], pixel centres at integers
     distortion: Tensor  # float64 [4]
     depth_path: Path | None = None
+    orientation: int = 1  # for `read_image`
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,9 @@ def find_layout(path: Path) -> str:
     """The layout of a scene, by what is there; DataError when it is none of the three."""
     if (path / "intrinsics.txt").is_file():
         return "deepvoxels"
-    if path.suffix == ".json" or any((path / f"transforms{end}.json").is_file() for end in ("", "_train")):
+    if path.suffix.lower() == ".json" or any(
+        (path / f"transforms{end}.json").is_file() for end in ("", "_train")
+    ):
         return "nerf"
     if find_colmap_model(path) is not None:
         return "colmap"
@@ -73,12 +76,16 @@ def find_layout(path: Path) -> str:
     raise DataError(path, reason, remedy)
 
 
-def list_views(path: Path, layout: str = "auto") -> Listing:
-    """List the views of a scene; `layout`: auto, deepvoxels, nerf or colmap. DataError for bad files."""
+def list_views(path: Path, layout: str = "auto", *, images_outside: bool = False) -> Listing:
+    """List the views of a scene; `layout`: auto, deepvoxels, nerf or colmap. DataError for bad files.
+
+    images_outside: a transforms.json may name images outside of its folder.
+    """
     if layout == "auto":
         layout = find_layout(path)
-    readers = {"deepvoxels": _list_deepvoxels, "nerf": _list_nerf, "colmap": _list_colmap}
-    return readers[layout](path)
+    if layout == "nerf":
+        return _list_nerf(path, images_outside)
+    return _list_deepvoxels(path) if layout == "deepvoxels" else _list_colmap(path)
 
 
 def split_views(listing: Listing, split: str) -> list[View]:
@@ -103,37 +110,30 @@ def _list_deepvoxels(path: Path) -> Listing:
     depths = _by_stem(_listed(path / "depth", ".png")) if (path / "depth").is_dir() else {}
     if depths:
         _require_pairs(path, images, "image", depths, "depth map")
-    first_size = None
-    views = []
-    for stem, image_path in sorted(images.items()):
-        size = read_image_size(image_path)
-        first_size = first_size or size
-        if size != first_size:
-            reason = f"is {size[1]} x {size[0]} pixels, those before it {first_size[1]} x {first_size[0]}"
-            raise DataError(image_path, reason, "All images of a scene have one size: convert or remove it")
-        views.append(
-            View(
-                name=stem,
-                image_path=image_path,
-                height=size[0],
-                width=size[1],
-                world_from_cam=read_pose(poses[stem]),
-                K=_full_size_intrinsics(path, intrinsics, size),
-                distortion=NO_DISTORTION,
-                depth_path=depths.get(stem),
-            )
-        )
-    notes = (left_out_note(left_out),) if left_out else ()
+    named = sorted(images.items())
+    sensor_hw = intrinsics.sensor_height, intrinsics.sensor_width
+    survey = survey_photos([image for _, image in named], [sensor_hw] * len(named), background="white")
+    size = survey.sizes[0]
+    for (_, image), other in zip(named, survey.sizes, strict=True):
+        if other != size:
+            reason = f"is {other[1]} x {other[0]} pixels, those before it {size[1]} x {size[0]}"
+            raise DataError(image, reason, "All images of a scene have one size: convert or remove it")
+    K = _full_size_intrinsics(path, intrinsics, size)
+    views = [
+        View(stem, image, *size, read_pose(poses[stem]), K, NO_DISTORTION, depths.get(stem), orientation)
+        for (stem, image), orientation in zip(named, survey.orientations, strict=True)
+    ]
+    notes = (*survey.notes, *((left_out_note(left_out),) if left_out else ()))
     return Listing("deepvoxels", views, _every_eighth(views), intrinsics, notes=notes)
 
 
 def _listed(folder: Path, extension: str) -> list[Path]:
     if not folder.is_dir():
         raise DataError(folder, "the folder does not exist", "A scene has rgb/, pose/ and intrinsics.txt")
-    found = [p for p in folder.iterdir() if p.suffix.lower() == extension and not p.name.startswith(".")]
+    found = [path for path in visible(folder) if path.suffix.lower() == extension]
     if not found:
         raise DataError(folder, f"holds no files ({extension})", "Copy the scene again")
-    return sorted(found)
+    return found
 
 
 def _by_stem(paths: list[Path]) -> dict[str, Path]:
@@ -179,33 +179,21 @@ def _full_size_intrinsics(path: Path, intrinsics: DeepVoxelsIntrinsics, size: tu
 # ---- nerf and colmap ---------------------------------------------------------------------------------------
 
 
-def _list_nerf(path: Path) -> Listing:
-    folder = path.parent if path.suffix == ".json" else path
-    single = path if path.suffix == ".json" else path / "transforms.json"
-    if single.is_file() or path.suffix == ".json":
-        transforms = read_nerf_transforms(single)
-        views = _nerf_views(transforms)
-        test_names = _every_eighth(views)
-        missing = transforms.missing
-    else:
-        train = read_nerf_transforms(folder / "transforms_train.json")
-        test = read_nerf_transforms(folder / "transforms_test.json")
-        views, test_views = _nerf_views(train), _nerf_views(test)
-        test_names = frozenset(view.name for view in test_views)
-        doubled = test_names & {view.name for view in views}
-        if doubled:
-            raise DataError(folder, f"{min(doubled)!r} is a training and a test view", "Remove one of them")
-        views += test_views
-        missing = train.missing + test.missing
-    notes = (f"{len(missing)} frames without image left out: {', '.join(missing[:5])}",) if missing else ()
-    return Listing("nerf", views, test_names, notes=notes)
-
-
-def _nerf_views(transforms: NerfTransforms) -> list[View]:
-    frames = sorted(transforms.frames, key=lambda frame: frame.name)
-    return [
-        View(f.name, f.image_path, f.height, f.width, f.world_from_cam, f.K, f.distortion) for f in frames
+def _list_nerf(path: Path, images_outside: bool) -> Listing:
+    found = read_nerf_scene(path, images_outside=images_outside)
+    frames = sorted(found.frames, key=lambda frame: frame.name)
+    views = [
+        View(
+            f.name, f.image_path, f.height, f.width, f.world_from_cam, f.K, f.distortion, None, f.orientation
+        )
+        for f in frames
     ]
+    notes, missing = list(found.notes), found.missing
+    if missing:
+        notes.append(f"{len(missing)} frames without image left out: {', '.join(missing[:5])}")
+    if not found.held_out:
+        notes.append(f"no frames are named for the test: every {HELD_OUT_EVERY}th view is held out")
+    return Listing("nerf", views, found.held_out or _every_eighth(views), notes=tuple(notes))
 
 
 def _list_colmap(path: Path) -> Listing:
@@ -216,21 +204,25 @@ def _list_colmap(path: Path) -> Listing:
     image_dir = path / "images"
     if not image_dir.is_dir():
         raise DataError(image_dir, "the folder does not exist", "The photos of a COLMAP model are in images/")
-    views, missing = [], []
-    for image in sorted(model.images.values(), key=lambda image: image.name):
-        camera = model.cameras[image.camera_id]
-        image_path = image_dir / image.name
-        if not image_path.is_file():
-            missing.append(image.name)
-            continue
-        height, width = read_image_size(image_path)
-        if (height, width) != (camera.height, camera.width):
-            reason = f"is {width} x {height} pixels, its camera {camera.width} x {camera.height}"
+    images = sorted(model.images.values(), key=lambda image: image.name)
+    missing = [image.name for image in images if not (image_dir / image.name).is_file()]
+    images = [image for image in images if image.name not in missing]
+    cameras = [model.cameras[image.camera_id] for image in images]
+    paths = [image_dir / image.name for image in images]
+    survey = survey_photos(paths, [(c.height, c.width) for c in cameras], background="white")
+    views = []
+    for image, camera, image_path, hw, turn in zip(
+        images, cameras, paths, survey.sizes, survey.orientations, strict=True
+    ):
+        if hw != (camera.height, camera.width):
+            reason = f"is {hw[1]} x {hw[0]} pixels, its camera {camera.width} x {camera.height}"
             raise DataError(image_path, reason, "Use the photos that the model was made from")
         K, distortion = camera.intrinsics(), camera.distortion()
-        views.append(View(image.name, image_path, height, width, image.world_from_cam, K, distortion))
+        views.append(View(image.name, image_path, *hw, image.world_from_cam, K, distortion, None, turn))
     if not views:
         reason = f"holds none of the {len(missing)} images of the model, such as {missing[0]!r}"
         raise DataError(image_dir, reason, "Copy the photos there")
-    notes = (f"{len(missing)} posed images not found, left out: {', '.join(missing[:5])}",) if missing else ()
-    return Listing("colmap", views, _every_eighth(views), points=model.points.xyz, notes=notes)
+    notes = [*model.notes, *survey.notes]
+    if missing:
+        notes.append(f"{len(missing)} posed images not found, left out: {', '.join(missing[:5])}")
+    return Listing("colmap", views, _every_eighth(views), points=model.points.xyz, notes=tuple(notes))

@@ -93,6 +93,7 @@ def load_views(
     """
     data, side = config.data, config.model.image_side
     common = {"layout": data.layout, "image_side": side, "intrinsics_rule": data.intrinsics}
+    common |= {"images_outside": data.images_outside}
     train_path, test_path = _folders(data, say)
     same = train_path == test_path
     train = load_scene(train_path, split="train" if same else "all", sampling=data.sampling, **common)
@@ -146,6 +147,7 @@ def load_scene(
     split: str = "all",
     sampling: str = "all",
     intrinsics_rule: str = "half_pixel",
+    images_outside: bool = False,
 ) -> PosedScene:
     """Load a scene in one of the layouts of `deepvoxels.datasets.layouts`.
 
@@ -153,11 +155,12 @@ def load_scene(
     becomes white. `split` "train" and "test" part the views by the layout's own test file or, where
     there is none, hold out every 8th; `sampling` "skip_n" then keeps every (n+1)-th. The grid is the file's,
     or fitted to the views of all splits. `intrinsics_rule` "released" scales the principal point without
-    the half-pixel term, as the released code does. Raises DataError, naming the file.
+    the half-pixel term, as the released code does. `images_outside`: a transforms.json may name images
+    outside of its folder. Raises DataError, naming the file.
     """
     path = Path(path)
     step = 1 if sampling == "all" else int(sampling.removeprefix("skip_")) + 1
-    listing = list_views(path, layout)
+    listing = list_views(path, layout, images_outside=images_outside)
     if intrinsics_rule == "released" and listing.intrinsics is None:
         reason = f"the released intrinsics rule is for the layout deepvoxels only, this is {listing.layout}"
         raise DataError(path, reason, "Set data.intrinsics=half_pixel")
@@ -315,7 +318,7 @@ def _volume(
 
 def _load_image(view: View, square_K: Tensor, image_side: int) -> Tensor:
     """Read, undistort, cut and resize one view: uint8 [3, S, S]."""
-    image = read_image(view.image_path, background=WHITE)
+    image = read_image(view.image_path, background=WHITE, orientation=view.orientation)
     side = min(view.height, view.width)
     if bool(view.distortion.any()):
         image, _ = undistort_image(image, view.K, view.distortion, square_K, (side, side))

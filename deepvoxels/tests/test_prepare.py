@@ -86,6 +86,9 @@ def test_check_names_views_without_a_voxel(tmp_path, capsys):
 def test_check_of_nothing_says_where_to_get_the_data(tmp_path):
     with pytest.raises(DataError, match="empty.*Google Drive"):
         main(["check", str(tmp_path)])
+    write_image(tmp_path / "mine.jpg", torch.zeros(3, 8, 8))
+    with pytest.raises(DataError, match="prepare colmap IMAGES --out DIR$"):
+        main(["check", str(tmp_path)])
 
 
 # ---- colmap ------------------------------------------------------------------------------------------------
@@ -179,7 +182,7 @@ def test_a_used_output_folder_and_an_empty_input_are_refused(tmp_path):
     assert os.listdir(tmp_path / "scene") == ["mine.txt"]
     pytest.importorskip("pycolmap")
     (tmp_path / "photos").mkdir()
-    with pytest.raises(DataError, match="holds no pictures"):
+    with pytest.raises(DataError, match="holds no photos"):
         main(["colmap", str(tmp_path / "photos"), "--out", str(tmp_path / "new")])
     assert sorted(os.listdir(tmp_path)) == ["photos", "scene"]
 

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from deepvoxels.datasets.layouts import list_views, split_views
 from deepvoxels.datasets.scene import DEFAULT_NEAR, load_scene, nearest_views
@@ -124,6 +125,22 @@ def test_the_spot_is_where_the_loaded_cameras_project_it(tmp_path, layout, image
     assert scene.blind_views == ()
 
 
+@pytest.mark.parametrize("tag", [3, 6, "6, turned"])
+@pytest.mark.parametrize("layout", sorted(WRITERS))
+def test_an_exif_orientation_turns_only_photos_that_fit_their_cameras_turned(tmp_path, layout, tag):
+    size = {"height": 90, "width": 120} if tag == "6, turned" else {}
+    scene = load_scene(WRITERS[layout](tmp_path, **size), image_side=16)
+    exif = Image.Exif()
+    exif[0x0112] = 3 if tag == 3 else 6
+    for path in tmp_path.rglob("*.png"):
+        with Image.open(path) as image:
+            stored = image.transpose(Image.Transpose.ROTATE_90) if tag == "6, turned" else image.copy()
+        stored.save(path, exif=exif)
+    tagged = load_scene(tmp_path, image_side=16)
+    assert torch.equal(tagged.images, scene.images)
+    assert len(tagged.notes) == len(scene.notes) + 1
+
+
 def test_an_image_in_the_shape_of_its_sensor_is_cut_to_the_square(tmp_path):
     sensor = replace(RELEASED, sensor_height=480, sensor_width=640, cx_px=300.0)
     scene = load_scene(write_deepvoxels(tmp_path, height=90, width=120, intrinsics=sensor), image_side=45)
@@ -213,6 +230,19 @@ def test_blender_files_bring_their_own_split(tmp_path):
     (tmp_path / "transforms_test.json").write_text(meta)
     with pytest.raises(DataError, match="training and a test view"):
         list_views(tmp_path)
+
+
+@pytest.mark.parametrize("file", ["transforms.json", "transforms_train.json"])
+def test_frames_without_test_are_held_out_with_a_note_and_may_not_be_elsewhere(tmp_path, file):
+    write_nerf(tmp_path / "scene", name=file)
+    listing = list_views(tmp_path / "scene")
+    assert len(split_views(listing, "test")) == 2
+    assert "every 8th" in listing.notes[0]
+    (tmp_path / "scene" / "images").rename(tmp_path / "images")
+    text = (tmp_path / "scene" / file).read_text().replace("images/", "../images/")
+    (tmp_path / "scene" / file).write_text(text)
+    refused(tmp_path / "scene", "outside of the folder.*images_outside")
+    assert len(load_scene(tmp_path / "scene", image_side=16, images_outside=True)) == VIEWS
 
 
 def test_sampling_patterns(tmp_path):
@@ -345,7 +375,7 @@ def test_folders_without_a_scene(tmp_path):
 
 def test_parts_of_a_scene_that_are_missing(scene_dir):
     (scene_dir / "rgb").rename(scene_dir / "images")
-    refused(scene_dir, "rgb: is not a folder")
+    refused(scene_dir, "rgb: the folder does not exist")
     (scene_dir / "rgb").mkdir()
     refused(scene_dir, "rgb: holds no")
     (scene_dir / "intrinsics.txt").unlink()

@@ -21,8 +21,15 @@ from pydantic import Field, ValidationError
 
 from shared.errors import DataError, RunError
 from shared.files.colmap import ColmapModel, read_colmap_model
-from shared.files.disk import new_folder, opened
-from shared.files.images import copy_upright, is_film, left_out_note, list_images, survey_photos
+from shared.files.disk import new_folder, opened, visible
+from shared.files.images import (
+    copy_upright,
+    is_film,
+    left_out_note,
+    list_images,
+    pictures_among,
+    survey_photos,
+)
 
 __all__ = [
     "CAMERA_MODELS",
@@ -251,9 +258,9 @@ def find_cameras(
         unregistered = search(photos, out, options or SfmOptions())
     except ModuleNotFoundError as error:
         raise RunError(str(error)) from None
-    unread = left_out_note(list_images(photos, recursive=True)[1]) if photos.is_dir() else ""
+    unread = pictures_among(visible(photos, recursive=True))[1] if photos.is_dir() else []
     if unread:
-        sys.stderr.write(f"NOTE: {unread}\n")
+        sys.stderr.write(f"NOTE: {left_out_note(unread)}\n")
     if unregistered:
         names = ", ".join(unregistered)
         sys.stderr.write(f"WITHOUT POSE, left out: {len(unregistered)} photos: {names}\n")
