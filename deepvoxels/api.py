@@ -86,10 +86,10 @@ class TrainedScene:
         config = config_from_dict(TrainConfig, saved.config, str(saved.path))
         if "photos" not in saved.facts:
             raise CheckpointError(saved.path, "it holds no cameras", TRAIN_AGAIN)
-        network = build_network(config)
-        saved.load_into({"model": network})
+        network = saved.network(lambda: build_network(config))
         device = select_device(device) if isinstance(device, str) else device
-        scene = trained_scene(network.to(device).eval(), saved.facts, config)
+        with saved.using("facts"):
+            scene = trained_scene(network.to(device).eval(), saved.facts, config)
         if not isinstance(scene, cls):
             raise RunError(f"{source}: a run of {config.method}, which {type(scene).__name__}.load opens")
         return scene

@@ -5,6 +5,9 @@
 Writes eval.json (per view and mean), test_views.png, a video in colour and depth, and report.html.
 """
 
+if __name__ == "__main__":
+    import shared.interrupt  # noqa: F401 - Ctrl-C ends in one line during the imports, too
+
 import argparse
 import time
 from collections.abc import Sequence

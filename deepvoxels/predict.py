@@ -8,6 +8,9 @@ each line, or a folder of pose files in the order of their names. --out gets vie
 (z-depth), depth.json, which names the unit, and moving_camera.mp4.
 """
 
+if __name__ == "__main__":
+    import shared.interrupt  # noqa: F401 - Ctrl-C ends in one line during the imports, too
+
 import argparse
 from collections.abc import Sequence
 from pathlib import Path

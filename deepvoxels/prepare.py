@@ -7,6 +7,9 @@ DIR may hold one scene (intrinsics.txt, transforms.json, or a COLMAP model next 
 data ({train,validation,test}/{armchair,cube,greek,vase}). The second command needs the extra `colmap`.
 """
 
+if __name__ == "__main__":
+    import shared.interrupt  # noqa: F401 - Ctrl-C ends in one line during the imports, too
+
 import argparse
 import os
 import sys

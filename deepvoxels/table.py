@@ -7,6 +7,9 @@ Each row is an ordinary run folder below --out. A row that is finished is not tr
 one goes on where it stopped, so the command can be repeated until the table is complete.
 """
 
+if __name__ == "__main__":
+    import shared.interrupt  # noqa: F401 - Ctrl-C ends in one line during the imports, too
+
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

@@ -8,6 +8,9 @@ Each step takes one source view and a few target views. The source is lifted int
 with what earlier steps left there; the targets are rendered from the grid and compared with the true images.
 """
 
+if __name__ == "__main__":
+    import shared.interrupt  # noqa: F401 - Ctrl-C ends in one line during the imports, too
+
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -33,7 +36,8 @@ from shared.runs.seeds import step_generator
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_train_args(__doc__, argv)
     config = load_config(TrainConfig, args.config, args.set)
-    with open_run(config, args, paper="deepvoxels", may_change=("evaluate_views", "map_cache_mb")) as run:
+    free = ("evaluate_views", "map_cache_mb")
+    with open_run(config, args, "deepvoxels", may_change=free, rate=learning_rate) as run:
         views, test_views = load_views(config, run.say)
         for line in describe(views, test_views):
             run.say(line)

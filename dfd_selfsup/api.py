@@ -85,10 +85,11 @@ class DepthFromDefocus:
         """
         found = load_trained(source, "dfd_selfsup", checkpoint)
         config = config_from_dict(TrainConfig, found.config, str(found.path))
-        with torch.random.fork_rng(devices=[]):  # the first weights are drawn in vain
-            model = StackModel(config.network, config.heads, tuple(found.facts["q_range"]))
-        found.load_into({"model": model})
-        return cls(config, model.eval(), device, found.facts["kind"])
+        with found.using("facts"):
+            (near, far), kind = found.facts["q_range"], found.facts["kind"]
+            q_range = float(near), float(far)
+        model = found.network(lambda: StackModel(config.network, config.heads, q_range))
+        return cls(config, model.eval(), device, kind)
 
     @property
     def facts(self) -> dict[str, Any]:

@@ -9,6 +9,9 @@ aif_full.png where the photos were shrunk or thinned out. With a lens in stack.y
 without one it is the place in the stack, larger is nearer, and marked so.
 """
 
+if __name__ == "__main__":
+    import shared.interrupt  # noqa: F401 - Ctrl-C ends in one line during the imports, too
+
 import argparse
 import time
 from collections.abc import Sequence

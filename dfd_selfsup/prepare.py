@@ -8,6 +8,9 @@ python prepare.py rgbd rgb.png depth.png --unit-m 1e-4 --out my_stack/   a stack
 python prepare.py defocusnet data/defocusnet                 .exr depth to .npy, once (needs OpenEXR)
 """
 
+if __name__ == "__main__":
+    import shared.interrupt  # noqa: F401 - Ctrl-C ends in one line during the imports, too
+
 import argparse
 import importlib.util
 import sys

@@ -7,6 +7,9 @@ both; the methods without training come from the first run's evaluation. Finishe
 again.
 """
 
+if __name__ == "__main__":
+    import shared.interrupt  # noqa: F401 - Ctrl-C ends in one line during the imports, too
+
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

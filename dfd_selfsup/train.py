@@ -8,6 +8,9 @@ Each step predicts depth and an all-in-focus image, re-blurs the image by the de
 compares with the stack that went in. No truth is used; it is only measured against, where there is any.
 """
 
+if __name__ == "__main__":
+    import shared.interrupt  # noqa: F401 - Ctrl-C ends in one line during the imports, too
+
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -42,7 +45,7 @@ __all__ = ["draw_batch", "loss_terms", "main", "train"]
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_train_args(__doc__, argv)
     config = load_config(TrainConfig, args.config, args.set)
-    with open_run(config, args, paper="dfd_selfsup") as run:
+    with open_run(config, args, paper="dfd_selfsup", rate=learning_rate, distributed=True) as run:
         splits = load_in_turn(run, config)
         run.say(", ".join(f"{len(stacks)} {split} stacks" for split, stacks in splits.items()))
         defocus = splits["train"][0].defocus

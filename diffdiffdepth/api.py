@@ -110,7 +110,8 @@ class DiffusedDepth:
             remedy = f"go on with train.py --resume --out {source}"
             raise RunError(f"{source}: the run has not finished; {remedy}")
         config = config_from_dict(TrainConfig, held.config, str(held.path))
-        return cls.of(config, scene_from_facts(held.facts["scene"]), held.facts["result"])
+        with held.using("facts"):
+            return cls.of(config, scene_from_facts(held.facts["scene"]), held.facts["result"])
 
     @classmethod
     def of(cls, config: TrainConfig, scene: Scene, result: Mapping[str, Any]) -> "DiffusedDepth":

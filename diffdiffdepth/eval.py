@@ -7,6 +7,9 @@ Three other maps are measured with the run's: nearest label and diffusion withou
 points, and the run's map after a weighted median filter. Writes eval.json, maps.png and report.html.
 """
 
+if __name__ == "__main__":
+    import shared.interrupt  # noqa: F401 - Ctrl-C ends in one line during the imports, too
+
 import argparse
 from collections.abc import Sequence
 from dataclasses import replace

@@ -15,6 +15,9 @@ interrupted goes on, so the command can be repeated; other settings or pictures 
     NAME.json                 what the numbers mean
 """
 
+if __name__ == "__main__":
+    import shared.interrupt  # noqa: F401 - Ctrl-C ends in one line during the imports, too
+
 import argparse
 import sys
 from collections import Counter

@@ -7,6 +7,9 @@
 DIR is a light field (HCI, Stanford or cross-hair), a COLMAP scene, or a folder of several of them.
 """
 
+if __name__ == "__main__":
+    import shared.interrupt  # noqa: F401 - Ctrl-C ends in one line during the imports, too
+
 import argparse
 import sys
 from collections.abc import Sequence

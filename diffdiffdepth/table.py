@@ -7,6 +7,9 @@ Each data set is an ordinary run folder below --out. What is finished is not run
 interrupted goes on, so the command can be repeated until the tables are complete. Writes table.md.
 """
 
+if __name__ == "__main__":
+    import shared.interrupt  # noqa: F401 - Ctrl-C ends in one line during the imports, too
+
 import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -9,6 +9,9 @@ onto the centre by it. The gradient of the remaining difference moves one group 
 smoothness of the diffusion, then the labels, the weights and the positions of the points.
 """
 
+if __name__ == "__main__":
+    import shared.interrupt  # noqa: F401 - Ctrl-C ends in one line during the imports, too
+
 from collections.abc import Sequence
 
 from diffdiffdepth.api import DiffusedDepth

@@ -70,10 +70,11 @@ class ViewSynthesizer:
             remedy = "Go on with train.py --resume for a step or more: it writes a checkpoint that does"
             raise CheckpointError(found.path, "it does not hold the camera of its training images", remedy)
         config = config_from_dict(TrainConfig, found.config, str(found.path))
-        network = SynthesisNetwork(replace(config.model, encoder_init="default"))  # every weight is loaded
-        found.load_into({"model": network})
+        options = replace(config.model, encoder_init="default")  # every weight is loaded
+        network = found.network(lambda: SynthesisNetwork(options))
         network.to(select_device(device) if isinstance(device, str) else device).eval()
-        return cls(network, config, torch.tensor(found.facts["K"]), found.facts["unit_m"])
+        with found.using("facts"):
+            return cls(network, config, torch.tensor(found.facts["K"]), found.facts["unit_m"])
 
     @property
     def facts(self) -> dict[str, Any]:

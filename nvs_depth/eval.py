@@ -6,6 +6,9 @@
 Writes eval.json (per pair and mean), pictures, a video and report.html; prints the tables.
 """
 
+if __name__ == "__main__":
+    import shared.interrupt  # noqa: F401 - Ctrl-C ends in one line during the imports, too
+
 import argparse
 import itertools
 import sys

@@ -13,6 +13,9 @@ encoded once, however many views are made. --out gets view_NNNN.png, depth_NNNN.
 source_depth.pfm, depth.json, which names the unit, and moving_camera.mp4.
 """
 
+if __name__ == "__main__":
+    import shared.interrupt  # noqa: F401 - Ctrl-C ends in one line during the imports, too
+
 import argparse
 import math
 from collections.abc import Sequence

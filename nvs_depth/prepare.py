@@ -10,6 +10,9 @@ the check carries views onto each other with it: a wrong pose convention, princi
 at once.
 """
 
+if __name__ == "__main__":
+    import shared.interrupt  # noqa: F401 - Ctrl-C ends in one line during the imports, too
+
 import argparse
 import sys
 from collections.abc import Sequence

@@ -8,6 +8,9 @@ interrupted one goes on where it stopped, so the command can be repeated until t
 paper's own tables are not at hand; the reports show related figures from elsewhere, with their origin.
 """
 
+if __name__ == "__main__":
+    import shared.interrupt  # noqa: F401 - Ctrl-C ends in one line during the imports, too
+
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -9,6 +9,9 @@ Each step renders the target from the source, reads the depth of the true target
 step of Adam on the weighted sum of reconstruction, perceptual, photometric, consistency and smoothness terms.
 """
 
+if __name__ == "__main__":
+    import shared.interrupt  # noqa: F401 - Ctrl-C ends in one line during the imports, too
+
 from collections.abc import Sequence
 
 import torch
@@ -36,7 +39,8 @@ PREVIEW_PAIRS = 6
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_train_args(__doc__, argv)
     config = load_config(TrainConfig, args.config, args.set)
-    with open_run(config, args, paper="nvs_depth", may_change=("precision", "evaluate_pairs")) as run:
+    free = ("precision", "evaluate_pairs")
+    with open_run(config, args, "nvs_depth", may_change=free, rate=resumed_rate, distributed=True) as run:
         split = load_split(config.data, config.model.image_side, config.evaluate_pairs, run.say)
         for line in describe(split):
             run.say(line)
@@ -110,6 +114,11 @@ def learning_rate(step: int, steps_per_epoch: int, config: TrainConfig) -> float
     epoch = (step - 1) // steps_per_epoch
     factor = 1 - max(0, epoch + 1 - config.constant_epochs) / config.decay_epochs
     return config.learning_rate * max(factor, 0.02)  # beyond the published number of epochs it stays small
+
+
+def resumed_rate(step: int, config: TrainConfig) -> float:
+    """The rate as far as the number of steps has a say in it: epochs are of one length before and after."""
+    return learning_rate(step, 1, config)
 
 
 def describe(split: Split) -> list[str]:

@@ -8,6 +8,9 @@ trained with several seeds). The tables are those that the papers' own scripts p
 definition wherever it is shown.
 """
 
+if __name__ == "__main__":
+    import shared.interrupt  # noqa: F401 - Ctrl-C ends in one line during the imports, too
+
 import argparse
 import importlib
 import json

@@ -6,6 +6,9 @@ What goes in, what comes out, its depth, and the truth it can be compared with. 
 middle test view of DeepVoxels, the scene of diffdiffdepth, the first of the test set of the others.
 """
 
+if __name__ == "__main__":
+    import shared.interrupt  # noqa: F401 - Ctrl-C ends in one line during the imports, too
+
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -14,7 +14,6 @@ The splits share no scene: each room and each table-top, with all its views, bel
 
 import dataclasses
 import math
-import os
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -24,7 +23,6 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from dfd_selfsup.config import DataConfig, EmbeddedConfig
 from dfd_selfsup.datasets.folder import folder_splits, write_stack
@@ -32,6 +30,7 @@ from dfd_selfsup.datasets.stack import SPLITS, FocalStack, Loader
 from dfd_selfsup.models.thin_lens import Defocus, Lens
 from shared.files.disk import made_once
 from shared.geometry.camera import look_at
+from shared.runs.workers import read_ahead
 
 if TYPE_CHECKING:
     from scenes import Scene
@@ -67,20 +66,16 @@ def embedded_splits(root: Path, config: DataConfig) -> dict[str, list[Loader]]:
     return folder_splits(make_embedded_stacks(root / "embedded", config.embedded))
 
 
-def make_embedded_stacks(root: str | Path, config: EmbeddedConfig, processes: int | None = None) -> Path:
+def make_embedded_stacks(root: str | Path, config: EmbeddedConfig, workers: int | None = None) -> Path:
     """The folder that holds the stacks of these options, rendered unless it is there already.
 
-    Scenes are divided over `processes`, by default one per core; the result does not depend on it.
+    Scenes are divided over `workers`, by default one per processor; the result does not depend on it.
     """
     from scenes import SCENES_VERSION
 
     def write(folder: Path) -> None:
         orders = _scene_orders(config)
-        workers = min(processes or os.cpu_count() or 1, len(orders))
-        workers = workers if workers > 1 else 0
-        own = torch.Generator()  # a loader draws a number, which must not be the global generator's
-        render = partial(_write_scene, folder, config)  # to read a scene is to render it, in some worker
-        list(DataLoader(orders, None, num_workers=workers, collate_fn=render, generator=own))
+        list(read_ahead(partial(_write_scene, folder, config), orders, workers))
 
     record = {"generator": "scenes", "version": SCENES_VERSION, **dataclasses.asdict(config)}
     name = f"v{SCENES_VERSION}_{config.width}x{config.height}_seed{config.seed}"

@@ -72,7 +72,7 @@ def test_embedded_stacks_are_made_once_and_split_by_scene(tmp_path, monkeypatch)
     monkeypatch.setattr("scenes.rooms.room", scene)
     monkeypatch.setattr("scenes.tabletop.tabletop", scene)
     config = EmbeddedConfig((1, 1), (0, 1), (1, 1), views=2, height=16, width=24, lens_samples=2)
-    folder = make_embedded_stacks(tmp_path, config, processes=1)
+    folder = make_embedded_stacks(tmp_path, config, workers=0)
     names = {split: sorted(p.name for p in (folder / split).iterdir()) for split in SPLITS}
     assert {split: len(found) for split, found in names.items()} == {"train": 4, "validation": 2, "test": 4}
     scenes = [{name.rsplit("_", 1)[0] for name in found} for found in names.values()]
@@ -82,17 +82,17 @@ def test_embedded_stacks_are_made_once_and_split_by_scene(tmp_path, monkeypatch)
     assert stack.valid.all()
     assert (stack.defocus.gain_px == stack.defocus.gain_px[0]).all()
     count = len(made)
-    assert make_embedded_stacks(tmp_path, config, processes=1) == folder
+    assert make_embedded_stacks(tmp_path, config, workers=0) == folder
     assert len(made) == count, "the second call renders nothing"
     other = EmbeddedConfig((0, 1), (0, 1), (0, 1), views=1, height=16, width=24, lens_samples=2)
-    assert make_embedded_stacks(tmp_path, other, processes=1) != folder
+    assert make_embedded_stacks(tmp_path, other, workers=0) != folder
 
 
 def test_the_stacks_do_not_depend_on_the_number_of_processes(tmp_path):
     config = EmbeddedConfig((0, 1), (0, 1), (0, 1), views=1, height=16, width=24, lens_samples=1)
     before = torch.get_rng_state()
-    alone = make_embedded_stacks(tmp_path / "alone", config, processes=1)
-    shared = make_embedded_stacks(tmp_path / "shared", config, processes=2)
+    alone = make_embedded_stacks(tmp_path / "alone", config, workers=0)
+    shared = make_embedded_stacks(tmp_path / "shared", config, workers=2)
     assert torch.equal(torch.get_rng_state(), before), "a run's weights depend on whether data were rendered"
     files = sorted(path.relative_to(alone) for path in alone.rglob("*.*"))
     assert len(files) == 3 * 8 + 1

@@ -5,10 +5,7 @@ this paper's layout or its predecessors', the drives as prepared KITTI raw.
 """
 
 import dataclasses
-import os
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +17,7 @@ from nvs_depth.datasets.shapenet import AZIMUTHS, ELEVATIONS, FOCAL_SHARE, grid_
 from shared.files.disk import made_once, write_bytes
 from shared.files.images import write_depth_png, write_exr, write_image
 from shared.geometry.camera import intrinsics_matrix, invert_pose, ray_distance_from_depth
+from shared.runs.workers import read_ahead
 
 if TYPE_CHECKING:
     from scenes import Render, Scene
@@ -41,7 +39,7 @@ def make_embedded(
 ) -> Path:
     """Render the data next to `folder` unless the same are there already; returns the path for the loader.
 
-    `layout` is one of `config.layouts`. Two processes share the work. Raises DataError when it cannot be
+    `layout` is one of `config.layouts`. All processors share the work. Raises DataError when it cannot be
     written.
     """
     from scenes import SCENES_VERSION
@@ -62,12 +60,7 @@ def _render_all(folder: Path, config: EmbeddedConfig, layout: str) -> None:
     jobs = [(writers[layout], folder, config, index, name) for index, name in enumerate(train + test)]
     if layout == "shapenet":
         _write_paper_cameras(folder, config.image_side)
-    if len(jobs) > 2 and (os.cpu_count() or 1) > 1:
-        with ProcessPoolExecutor(2, get_context("spawn")) as pool:
-            list(pool.map(_work, jobs))
-    else:
-        for job in jobs:
-            _work(job)
+    list(read_ahead(_work, jobs, None if len(jobs) > 2 else 0))
 
 
 def _work(job: tuple) -> None:

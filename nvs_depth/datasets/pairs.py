@@ -1,19 +1,19 @@
 """Pairs of views: which targets a source may have, how one is drawn, and batches of pairs as tensors."""
 
-import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from nvs_depth.datasets.options import PairOptions
 from nvs_depth.datasets.views import ViewSet
 from shared.errors import DataError
 from shared.geometry.camera import relative_pose
 from shared.runs.seeds import step_generator
+from shared.runs.workers import read_ahead
 
 __all__ = ["PairBatch", "PairOrder", "PairSet", "find_pairs", "load_pairs", "pair_batches"]
 
@@ -138,19 +138,6 @@ def load_pairs(views: ViewSet, pairs: Tensor | Sequence[tuple[int, int]]) -> Pai
     return PairBatch(*(torch.stack(parts) for parts in zip(*rows, strict=True)))
 
 
-class BatchDataset(Dataset):
-    """Batches by their pairs. A DataError is returned: raised in a worker, it would become a RuntimeError."""
-
-    def __init__(self, views: ViewSet) -> None:
-        self.views = views
-
-    def __getitem__(self, pairs: Sequence[tuple[int, int]]) -> PairBatch | DataError:
-        try:
-            return load_pairs(self.views, pairs)
-        except DataError as error:
-            return error
-
-
 @dataclass(frozen=True)
 class PairOrder:
     """The pairs of each step's batch, by nothing but seed and step.
@@ -188,25 +175,6 @@ class PairOrder:
 def pair_batches(order: PairOrder, start: int, stop: int, workers: int = 0) -> Iterator[PairBatch]:
     """Batches for the steps after `start`: the same in an interrupted run, and for any number of workers.
 
-    The loader draws a seed for its workers when it starts; from its own generator, so that a restart leaves
-    no trace in the global one. Ctrl-C and SIGTERM reach workers too: they go on, for the run to end after its
-    step. Raises DataError for a view that cannot be read.
+    Raises DataError for a view that cannot be read.
     """
-    loader = DataLoader(
-        BatchDataset(order.pairs.views),
-        batch_size=None,
-        sampler=order.batches(start, stop),
-        num_workers=workers,
-        pin_memory=torch.cuda.is_available(),
-        generator=step_generator(order.seed, start, "workers"),
-        worker_init_fn=_ignore_signals,
-    )
-    for batch in loader:
-        if isinstance(batch, DataError):
-            raise batch
-        yield batch
-
-
-def _ignore_signals(worker: int) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    return read_ahead(partial(load_pairs, order.pairs.views), order.batches(start, stop), workers)

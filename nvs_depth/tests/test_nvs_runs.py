@@ -126,19 +126,19 @@ SLOW_WORKERS = """
 import os, sys, time
 from torch.utils.data import get_worker_info
 from nvs_depth import train
-from nvs_depth.datasets.pairs import BatchDataset
+from nvs_depth.datasets import pairs
 from shared.runs.command import command_line
-read, count = BatchDataset.__getitem__, [0]
+read, count = pairs.load_pairs, [0]
 
-def slowly(dataset, pairs):
+def slowly(*arguments):
     count[0] += 1
     time.sleep(0.4)  # so that the run waits for its workers when the signal comes
     if count[0] == 3 and get_worker_info().id == 0:
         os.killpg(0, {number})
         time.sleep(0.2)
-    return read(dataset, pairs)
+    return read(*arguments)
 
-BatchDataset.__getitem__ = slowly
+pairs.load_pairs = slowly
 command_line(lambda: train.main(sys.argv[1:]))
 """
 

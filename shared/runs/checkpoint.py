@@ -1,5 +1,6 @@
 """Checkpoints: tensors and plain values in one file, written atomically, read without running any code."""
 
+import contextlib
 import dataclasses
 import importlib
 import math
@@ -8,7 +9,8 @@ import pickle
 import shutil
 import typing
 import zipfile
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from shared.errors import CheckpointError, DataError, RunError
+from shared.errors import CheckpointError, ConfigError, DataError, RunError
 from shared.files.disk import temporary_file
 from shared.runs.folder import find_checkpoint
 
@@ -32,6 +34,8 @@ __all__ = [
 
 FORMAT = "depth-and-views checkpoint"
 VERSION = 2  # 1: without `facts`
+LARGEST_STEP = 2**53
+DEEPEST, MOST_VALUES = 32, 2_000_000  # of nested containers; values in a file, each weight tensor being one
 ANOTHER_FILE = "Name a checkpoint that train.py wrote (checkpoints/last.pt or best.pt of a run folder)"
 
 
@@ -52,6 +56,30 @@ class Checkpoint:
     rng: list[dict[str, Any]]
     state: dict[str, dict[str, Any]]
 
+    @contextlib.contextmanager
+    def using(self, part: str) -> Iterator[None]:
+        """For whatever is done with values of this file: any error that they cause is a CheckpointError."""
+        try:
+            yield
+        except (DataError, ConfigError, RunError):
+            raise
+        except Exception as error:
+            reason = f"its {part} does not fit: {type(error).__name__}: {' '.join(str(error).split())}"
+            raise CheckpointError(self.path, reason, ANOTHER_FILE) from None
+
+    def network(self, build: Callable[[], nn.Module], name: str = "model") -> nn.Module:
+        """The network that `build` makes, with the weights of this file.
+
+        It is made without memory first, and compared: a file's config can ask for any size.
+        """
+        with self.using("config"), torch.device("meta"):
+            skeleton = build()
+        self._check_shapes(name, skeleton)
+        with torch.random.fork_rng(devices=[]):  # the first weights are drawn in vain
+            network = build()
+        self.load_into({name: network})
+        return network
+
     def load_into(self, objects: Mapping[str, Any]) -> None:
         """Load the named states into networks, optimisers and so on; if one does not fit, nothing changes."""
         for name, target in objects.items():
@@ -59,16 +87,16 @@ class Checkpoint:
                 raise CheckpointError(self.path, f"it holds no state named {name!r}", ANOTHER_FILE)
             if isinstance(target, nn.Module):
                 self._check_shapes(name, unwrap(target))
+            elif isinstance(target, torch.optim.Optimizer):
+                with self.using(f"state of {name!r}"):
+                    _check_optimizer(self.state[name], target)
         # Networks come last: they were checked above, whereas the others check themselves while they load.
         for name, target in sorted(objects.items(), key=lambda item: isinstance(item[1], nn.Module)):
-            try:
+            with self.using(f"state of {name!r}"):
                 unwrap(target).load_state_dict(self.state[name])
-            except (ValueError, KeyError, TypeError, RuntimeError) as error:
-                reason = f"the state of {name!r} does not fit: {' '.join(str(error).split())}"
-                raise CheckpointError(self.path, reason, ANOTHER_FILE) from None
 
     def _check_shapes(self, name: str, network: nn.Module) -> None:
-        states = self.state[name], network.state_dict()
+        states = self.state.get(name, {}), network.state_dict()
         held, wanted = ({k: tuple(v.shape) for k, v in s.items() if isinstance(v, Tensor)} for s in states)
         differences = [
             f"{key} is {held.get(key, 'missing')} in the file and {wanted.get(key, 'missing')} here"
@@ -79,6 +107,22 @@ class Checkpoint:
             count = f" ({len(differences)} differences)" if len(differences) > 3 else ""
             reason = f"the network {name!r} has another architecture: {'; '.join(differences[:3])}{count}"
             raise CheckpointError(self.path, reason, "Use the config the checkpoint was trained with")
+
+
+def _check_optimizer(state: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> None:
+    """Raise ValueError unless options are of the right kinds, and moments have their weights' shapes."""
+    groups = zip(state["param_groups"], optimizer.state_dict()["param_groups"], strict=True)
+    for held, wanted in groups:
+        for key in (key for key in wanted if key != "params"):
+            kinds = [float if type(group[key]) is int else type(group[key]) for group in (held, wanted)]
+            if kinds[0] is not kinds[1]:
+                raise ValueError(f"{key} is {held[key]!r}")
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    for index, moments in state["state"].items():
+        for name, moment in moments.items():
+            if isinstance(moment, Tensor) and moment.ndim and moment.shape != weights[index].shape:
+                shapes = f"{tuple(moment.shape)}, its weight {tuple(weights[index].shape)}"
+                raise ValueError(f"{name} {index} is {shapes}")
 
 
 def save_checkpoint(
@@ -152,7 +196,7 @@ def load_checkpoint(path: str | Path, paper: str | None = None) -> Checkpoint:
     fields = dataclasses.fields(Checkpoint)[1:]  # without the path
     kinds = {field.name: typing.get_origin(field.type) or field.type for field in fields}
     wrong = [name for name, kind in kinds.items() if type(payload.get(name)) is not kind]
-    if wrong or payload["step"] < 0:
+    if wrong or not 0 <= payload["step"] <= LARGEST_STEP:
         raise CheckpointError(path, f"its header has no valid {', '.join(wrong) or 'step'}", ANOTHER_FILE)
     bad = first_nan(payload["state"])
     if bad is not None:
@@ -162,11 +206,18 @@ def load_checkpoint(path: str | Path, paper: str | None = None) -> Checkpoint:
 
 def _read_archive(path: Path) -> Any:
     try:
+        if path.exists() and not path.is_file():
+            raise OSError(None, "it is a folder, a pipe or a device")
         with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+            if sum(entry.file_size for entry in entries) > path.stat().st_size:
+                raise zipfile.BadZipFile("it unpacks to more than its size")  # torch does not compress
             damaged = archive.testzip()  # torch does not look at the checksums
         if damaged is not None:
             raise zipfile.BadZipFile(f"checksum of {damaged}")
-        return torch.load(path, map_location="cpu", weights_only=True)
+        payload = torch.load(path, map_location="cpu", weights_only=True)
+        _check_values(payload, {entry.file_size for entry in entries})
+        return payload
     except pickle.UnpicklingError:
         reason = "it holds Python objects other than tensors and plain values, which could run foreign code"
     except OSError as error:
@@ -175,6 +226,27 @@ def _read_archive(path: Path) -> Any:
         lines = str(error).splitlines() or [type(error).__name__]
         reason = f"it is truncated, damaged or no checkpoint at all ({lines[0]})"
     raise CheckpointError(path, reason, ANOTHER_FILE)
+
+
+def _check_values(payload: Any, sizes: set[int]) -> None:
+    """Raise ValueError for what `save_checkpoint` never writes: other kinds of values, nesting without end,
+    tensors that are larger than their bytes in the file, which are one of `sizes`."""
+    waiting, count = [(payload, 0)], 0
+    while waiting:
+        value, depth = waiting.pop()
+        count += 1
+        if depth > DEEPEST or count > MOST_VALUES:
+            raise ValueError("its values are nested without end")
+        if type(value) in (dict, OrderedDict):
+            waiting += [(item, depth + 1) for pair in value.items() for item in pair]
+        elif type(value) in (list, tuple):
+            waiting += [(item, depth + 1) for item in value]
+        elif type(value) is Tensor and value.layout is torch.strided and value.device.type == "cpu":
+            held = value.untyped_storage().nbytes()
+            if held not in sizes | {0} or value.numel() * value.element_size() > held:
+                raise ValueError(f"a tensor {tuple(value.shape)} is not in the file")
+        elif value is not None and type(value) not in (bool, int, float, str):
+            raise ValueError(f"a value of type {type(value).__name__}")
 
 
 def load_trained(source: str | Path, paper: str, which: str = "best") -> Checkpoint:

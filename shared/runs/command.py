@@ -35,6 +35,7 @@ __all__ = [
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # names and numbers of glibc's malloc.h
 LARGEST = 2**31 - 1
+DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
 def parse_train_args(doc: str | None, argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -78,7 +79,7 @@ def add_checkpoint_argument(parser: argparse.ArgumentParser) -> None:
 
 def add_device_argument(parser: argparse.ArgumentParser) -> None:
     text = "auto (the default) takes a CUDA device if there is one"
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help=text)
+    parser.add_argument("--device", choices=DEVICES, default="auto", help=text)
 
 
 def command_line(main: Callable[[], Any]) -> NoReturn:
@@ -87,24 +88,37 @@ def command_line(main: Callable[[], Any]) -> NoReturn:
     Any other error is a defect of the program and keeps its traceback. A run stopped by a signal exits as
     shells expect, with 128 + the signal's number.
     """
+    if callable(signal.getsignal(signal.SIGINT)):
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # in place of that of shared.interrupt
+    code = 0
     try:
         main()
     except (DataError, ConfigError, RunError) as error:
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
-        sys.exit(2)
+        code = 2
     except RunStopped as stopped:
         sys.stderr.write(f"{stopped}\n")
-        sys.exit(128 + stopped.signal_number)
+        code = 128 + stopped.signal_number
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
-        sys.exit(128 + signal.SIGINT)
-    sys.exit(0)
+        code = 128 + signal.SIGINT
+    except (NotImplementedError, TypeError) as error:
+        if "MPS" not in str(error):
+            raise
+        reason = str(error).partition(". ")[0]
+        sys.stderr.write(f"error: --device mps: {reason}; use --device cpu\n")
+        code = 2
+    sys.exit(code)  # after the error and all that it kept alive, such as worker processes
 
 
 def select_device(name: str = "auto", local_rank: int = 0) -> torch.device:
-    """Turn `auto`, `cpu` or `cuda` into a device; raises RunError if CUDA is asked for and absent."""
-    if name not in ("auto", "cpu", "cuda"):
-        raise RunError(f"--device {name}: unknown device; choose auto, cpu or cuda")
+    """Turn one of DEVICES into a device; raises RunError if it is asked for and absent."""
+    if name not in DEVICES:
+        raise RunError(f"--device {name}: unknown device; choose {', '.join(DEVICES)}")
+    if name == "mps":
+        if not torch.backends.mps.is_available():
+            raise RunError("--device mps: PyTorch finds no Apple GPU; use --device cpu")
+        return torch.device("mps")
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
         raise RunError("--device cuda: PyTorch finds no CUDA device; use --device cpu, or check the driver")

@@ -54,14 +54,22 @@ __all__ = [
     "config_from_dict",
     "config_to_dict",
     "load_config",
+    "path_keys",
     "save_config",
 ]
 
-STRICT = pydantic.ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+STRICT = pydantic.ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, validate_default=True)
+LARGEST_FILE = 1_000_000  # characters
 
 Fraction = Annotated[float, pydantic.Field(ge=0, le=1)]
 Seed = Annotated[int, pydantic.Field(ge=0, le=LARGEST_SEED)]
-LocalPath = Annotated[str, pydantic.AfterValidator(os.path.expanduser)]  # a file or folder; ~ is expanded
+
+
+def _absolute(path: str) -> str:
+    return os.path.abspath(os.path.expanduser(path)) if path else ""
+
+
+LocalPath = Annotated[str, pydantic.AfterValidator(_absolute)]  # a file or folder, from then on absolute
 
 Config = TypeVar("Config")
 
@@ -113,6 +121,18 @@ def config_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[s
     return differences
 
 
+def path_keys(config_type: Any) -> set[str]:
+    """The dotted keys of all fields that are a `LocalPath`: what may be elsewhere tomorrow."""
+    keys = set()
+    for name, hint in typing.get_type_hints(config_type, include_extras=True).items():
+        inner = _dataclass_in(hint)
+        if LocalPath in (hint, *typing.get_args(hint)):
+            keys.add(name)
+        elif inner is not None:
+            keys |= {f"{name}.{key}" for key in path_keys(inner)}
+    return keys
+
+
 # ---- reading YAML ------------------------------------------------------------------------------------------
 
 
@@ -128,7 +148,14 @@ class _Key(str):
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML whose keys know their place. 1e-4 is a number, and 1e5 a whole one."""
+    """Safe YAML whose keys know their place. 1e-4 is a number, and 1e5 a whole one. No aliases: few lines of
+    them can stand for gigabytes."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            raise yaml.composer.ComposerError(None, None, "write the values out: no *names", event.start_mark)
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[str, Any]:
         values: dict[str, Any] = {}
@@ -174,9 +201,12 @@ def _read_with_base(path: Path, chain: tuple[Path, ...]) -> dict[str, Any]:
         circle = " -> ".join(p.name for p in (*chain, resolved))
         raise ConfigError(str(path), f"the files name each other as base in a circle: {circle}")
     try:
-        values = _parse_yaml(read_text(path), str(path))
+        text = read_text(path)
     except DataError as error:
         raise ConfigError(str(path), error.reason) from None
+    if len(text) > LARGEST_FILE:
+        raise ConfigError(str(path), f"no config has {len(text):,} characters; name a YAML file")
+    values = _parse_yaml(text, str(path))
     values = {} if values is None else values
     if not isinstance(values, dict):
         raise ConfigError(str(path), f"expected lines of the form `key: value`, got {_shown(values)}")

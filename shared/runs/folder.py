@@ -85,13 +85,17 @@ class Log:
             board = str(folder.path / "tensorboard")
             self._board = SummaryWriter(board, purge_step=step + 1 if step else None)
 
+    @property
+    def is_removed(self) -> bool:
+        """Whether the file was deleted, or another one made in its place, since it was opened."""
+        return not self.path.exists() or not os.path.samestat(self.path.stat(), os.fstat(self._file.fileno()))
+
     def add(self, step: int, time_s: float, numbers: Mapping[str, float]) -> None:
         """Write a row; NaN and infinity become null."""
         with self._clear_errors():
             row = {"step": step, "time_s": round(time_s, 3), **jsonable(numbers)}
             self._file.write(json.dumps(row) + "\n")
-        if self._board is not None:
-            for name, number in numbers.items():
+            for name, number in numbers.items() if self._board is not None else ():
                 self._board.add_scalar(name, number, step)
 
     def add_image(self, step: int, name: str, pixels: Any) -> None:
@@ -105,10 +109,9 @@ class Log:
             os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        with contextlib.suppress(OSError):  # a full disk was reported when the row was written
-            self._file.close()
-        if self._board is not None:
-            self._board.close()
+        for file in filter(None, (self._file, self._board)):
+            with contextlib.suppress(OSError):  # a full disk was reported when the row was written
+                file.close()
 
     @contextlib.contextmanager
     def _clear_errors(self) -> Iterator[None]:

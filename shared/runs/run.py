@@ -21,7 +21,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -49,7 +49,13 @@ from shared.runs.command import (
     progress_bar,
     select_device,
 )
-from shared.runs.config import config_differences, config_to_dict, save_config
+from shared.runs.config import (
+    config_differences,
+    config_from_dict,
+    config_to_dict,
+    path_keys,
+    save_config,
+)
 from shared.runs.folder import Log, RunFolder, made_by, write_results
 from shared.runs.seeds import rng_state, seed_everything, set_rng_state
 
@@ -60,15 +66,25 @@ MAY_CHANGE_AT_RESUME = ("steps", "workers")  # a longer run, other machinery; an
 
 @contextlib.contextmanager
 def open_run(
-    config: Any, args: argparse.Namespace, paper: str, may_change: Collection[str] = ()
+    config: Any,
+    args: argparse.Namespace,
+    paper: str,
+    may_change: Collection[str] = (),
+    *,
+    rate: Callable[[int, Any], float] | None = None,
+    distributed: bool = False,
 ) -> Iterator["Run"]:
     """Open the run folder for this process alone; gives the `Run`.
 
-    `config` is a dataclass with `seed` and `steps`; `args` come from `parse_train_args`. Raises RunError if
-    the folder holds a run and --resume is not given, if another process writes to it, or if it cannot be
-    written; on --resume also if the config differs from the checkpoint's in more than `steps`, intervals
-    (`*_every`) and the dotted keys in `may_change`.
+    `config` is a dataclass with `seed` and `steps`; `args` come from `parse_train_args`. `rate(step, config)`
+    is the learning rate where `steps` has a say in it; `distributed`: the loop is made for torchrun. Raises
+    RunError if the folder holds a run and --resume is not given, if another process writes to it, or if it
+    cannot be written; under torchrun if not `distributed`; on --resume if the config differs from the
+    checkpoint's in more than `steps`, intervals (`*_every`), places of files and the dotted keys in
+    `may_change`, or if other `steps` make the rate jump.
     """
+    if not distributed and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise RunError(f"{paper} trains in one process; start train.py without torchrun")
     folder = RunFolder(args.out or Path("runs") / f"{paper}-{args.config.stem}")
     device = select_device(args.device, int(os.environ.get("LOCAL_RANK", "0")))
     if device.type == "cpu":
@@ -76,26 +92,43 @@ def open_run(
     with process_group(device) as (rank, world_size), contextlib.ExitStack() as stack:
         if rank == 0:
             stack.enter_context(folder.opened(args.resume))
-        checkpoint = None
+        checkpoint, changes = None, {}
         if args.resume and folder.last.exists():
             checkpoint = load_checkpoint(folder.last, paper)
-            _refuse_changed_config(checkpoint, config, {*MAY_CHANGE_AT_RESUME, *may_change})
+            changes = _changes(checkpoint, config, {*MAY_CHANGE_AT_RESUME, *may_change}, rate)
         if rank == 0:
             save_config(config, folder.config)
         seed_everything(config.seed, *((rank,) if rank else ()))
         run = Run(folder, config, paper, device, args, rank, world_size, checkpoint)
         stack.callback(run.close)
+        for key, (old, new) in changes.items():
+            run.say(f"note: {key} was {old} and is now {new}")
         yield run
 
 
-def _refuse_changed_config(checkpoint: Checkpoint, config: Any, allowed: Collection[str]) -> None:
+def _changes(
+    checkpoint: Checkpoint,
+    config: Any,
+    allowed: Collection[str],
+    rate: Callable[[int, Any], float] | None,
+) -> dict[str, tuple[Any, Any]]:
+    """What differs from the config of the checkpoint, but for intervals; RunError if it may not."""
+    differences = config_differences(checkpoint.config, config_to_dict(config)).items()
+    changes = {key: pair for key, pair in differences if not key.endswith("_every")}
+    may_change = {*allowed, *path_keys(type(config))}
     listed = ", ".join(
-        f"{key} was {old} and is now {new}"
-        for key, (old, new) in config_differences(checkpoint.config, config_to_dict(config)).items()
-        if key not in allowed and not key.endswith("_every")
+        f"{key} was {old} and is now {new}" for key, (old, new) in changes.items() if key not in may_change
     )
     if listed:
         raise RunError(f"{checkpoint.path}: trained with another config: {listed}; choose another --out")
+    if "steps" in changes and rate is not None:
+        before = config_from_dict(type(config), checkpoint.config, str(checkpoint.path))
+        old, new = (rate(max(checkpoint.step, 1), each) for each in (before, config))
+        if not math.isclose(old, new, rel_tol=1e-9):
+            reason = f"with steps={config.steps} in place of {before.steps} the learning rate after step"
+            jump = f"{reason} {checkpoint.step} would jump from {old:.3g} to {new:.3g}"
+            raise RunError(f"{checkpoint.path}: {jump}; train with them from the start, in another --out")
+    return changes
 
 
 class Run:
@@ -155,18 +188,24 @@ class Run:
 
     def _continue_from(self, checkpoint: Checkpoint) -> None:
         checkpoint.load_into(self._state)
-        if len(checkpoint.rng) == self.world_size:
-            set_rng_state(checkpoint.rng[self.rank])
-        else:  # another number of processes: a new stream for each, the same at every attempt
+        count = len(checkpoint.rng)
+        if count == self.world_size:
+            with checkpoint.using("random state"):
+                set_rng_state(checkpoint.rng[self.rank])
+        else:  # a new stream for each process, the same at every attempt
             seed_everything(self.config.seed, self.rank, checkpoint.step)
-        progress = checkpoint.progress
-        self._saved_step, self._best_score = checkpoint.step, progress.get("best_score")
-        self._started -= progress.get("time_s", 0.0)
-        self._cpu_started -= progress.get("cpu_s", 0.0)
-        before = progress.get("made_by")
-        if before is not None and self._args.config == self._paths.config:
-            # The run's own copy of the config does not tell which one it was started with.
-            self._made_by = before | {"set": [*before["set"], *self._made_by["set"]]}
+            text = "draws differ, and the samples of a step where batch_size is one process's"
+            self.say(f"note: trained by {count} processes so far, from here on by {self.world_size}: {text}")
+        with checkpoint.using("progress"):
+            progress = checkpoint.progress
+            best, before = progress.get("best_score"), progress.get("made_by")
+            self._saved_step = checkpoint.step
+            self._best_score = None if best is None else float(best)
+            self._started -= float(progress.get("time_s", 0.0))
+            self._cpu_started -= float(progress.get("cpu_s", 0.0))
+            if before is not None and self._args.config == self._paths.config:
+                # The run's own copy of the config does not tell which one it was started with.
+                self._made_by = before | {"set": [*before["set"], *self._made_by["set"]]}
 
     def steps(self, start: int, stop: int) -> Iterator[int]:
         """Yield start + 1, ..., stop, with a progress bar; Ctrl-C or SIGTERM ends the run after the step.
@@ -178,6 +217,7 @@ class Run:
             for step in range(start + 1, stop + 1):
                 yield step
                 self._bar.update()
+                self._check_folder()
                 number = largest_of_group(max(noted, default=0), self.device)  # else others would wait
                 if number:
                     if self._saved_step != step:
@@ -217,6 +257,7 @@ class Run:
         """Write `results`, if given, to eval.json with how the run was made, and say where the run is."""
         if not self.is_main:
             return
+        self._check_folder()
         seconds = time.monotonic() - self._started
         if results is not None:
             cores = f"{os.cpu_count()} CPU cores ({platform.machine()})"
@@ -260,6 +301,7 @@ class Run:
     def preview(self, step: int, name: str, image: Any) -> None:
         """Write an image to previews/NAME_STEP.png: a tensor [3 or 1, H, W] in [0, 1] or uint8 [H, W, 3]."""
         if self._log is not None:
+            self._check_folder()
             pixels = to_uint8(image)
             write_bytes(self._paths.previews / f"{name}_{step:07d}.png", encode_png(pixels))
             self._log.add_image(step, name, pixels)
@@ -294,6 +336,7 @@ class Run:
         is_best = score is not None and (self._best_score is None or score > self._best_score)
         best_score = float(score) if is_best else self._best_score
         if self.is_main:
+            self._check_folder()
             if self._log is not None:
                 self._log.sync()  # the log must not lag behind the checkpoint
             save_checkpoint(
@@ -313,6 +356,11 @@ class Run:
                 also=self._paths.best if is_best else None,
             )
         self._best_score, self._saved_step = best_score, step
+
+    def _check_folder(self) -> None:
+        """Raise RunError if the folder was removed: parts of a run would be written in its place."""
+        if self._log is not None and self._log.is_removed:
+            raise RunError(f"{self.folder}: the run folder was removed while the run was writing to it")
 
     # -- values that are not finite
 

@@ -8,6 +8,9 @@ cameras, with unit and scale status. The page is served to this machine only, un
 nothing is fetched from the network. Ctrl-C ends it. Needs the extra `viewer`: pip install -e '.[viewer]'
 """
 
+if __name__ == "__main__":
+    import shared.interrupt  # noqa: F401 - Ctrl-C ends in one line during the imports, too
+
 import argparse
 import contextlib
 import importlib

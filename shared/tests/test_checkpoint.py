@@ -149,7 +149,7 @@ def test_unfitting_states_change_nothing(tmp_path):
     two_groups = torch.optim.SGD([{"params": [source.weight]}, {"params": [source.bias]}], lr=1.0)
     path, before = tmp_path / "b.pt", target.weight.clone()
     save_checkpoint(path, {"model": source, "optimizer": two_groups}, paper="toy", step=1, config={})
-    with pytest.raises(CheckpointError, match="the state of 'optimizer' does not fit"):
+    with pytest.raises(CheckpointError, match="its state of 'optimizer' does not fit"):
         load_checkpoint(path).load_into(
             {"model": target, "optimizer": torch.optim.SGD(target.parameters(), lr=1.0)}
         )

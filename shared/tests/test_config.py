@@ -58,7 +58,7 @@ class ToyConfig:
     def __post_init__(self) -> None:
         if self.levels > 4 and self.gan:
             raise FieldError("levels", f"must be at most 4 with gan, got {self.levels}")
-        if self.name == self.root:
+        if self.name == Path(self.root).name:
             raise ValueError("name and root are the same")
 
 
@@ -169,6 +169,8 @@ BAD_FILES = {
     "check of several": ("name: data\n", "bad.yaml: name and root are the same"),
     "tag": ("name: !!python/object/apply:os.system ['touch pwned']\n", "line 1: not valid YAML"),
     "duplicate key": ("steps: 1\nname: x\nsteps: 2\n", "line 3: the key steps is given twice"),
+    "aliases, which can stand for gigabytes": ("name: &n x\nroot: *n\n", "line 2: not valid YAML"),
+    "no config": ("#" * 1_000_001, "1,000,001 characters"),
     "list on top": ("- 1\n", "expected lines of the form"),
     "missing base": ("base: gone.yaml\n", "line 1: .*gone.yaml"),
     "base is itself": ("base: bad.yaml\n", "in a circle: bad.yaml -> bad.yaml"),

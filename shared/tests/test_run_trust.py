@@ -237,7 +237,7 @@ from shared.runs.run import open_run
 from shared.tests.toy_run import ToyConfig, arguments
 
 def train(out, until, resume=False, stop_at=None):
-    with open_run(ToyConfig(steps=until), arguments(Path(out), resume), "toy") as run:
+    with open_run(ToyConfig(steps=until), arguments(Path(out), resume), "toy", distributed=True) as run:
         model = run.wrap_ddp(torch.nn.Linear(3, 1))  # starts from rank 0's weights
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
         state = {"model": model, "optimizer": optimizer}

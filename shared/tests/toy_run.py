@@ -29,7 +29,7 @@ class ToyConfig:
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_train_args(__doc__, argv)
     config = load_config(ToyConfig, args.config, args.set)
-    with open_run(config, args, "toy") as run:
+    with open_run(config, args, "toy", distributed=True) as run:
         train(run, config)
         run.finish({"done": True})
 
