@@ -20,7 +20,7 @@ from shared.runs.checkpoint import (
     save_checkpoint,
 )
 from shared.runs.folder import find_checkpoint
-from shared.tests.fuzzing import EXAMPLES, assert_damage_is_refused, repaired_zip
+from shared.tests.fuzzing import EXAMPLES, assert_damage_is_refused, in_small_memory, repaired_zip
 from shared.tests.hostile import Hostile, file_size_limit
 
 
@@ -74,9 +74,24 @@ def with_a_flipped_bit(path: Path) -> None:
     path.write_bytes(data)
 
 
+def with_a_bomb(path: Path) -> None:
+    """A zip file that unpacks to a thousand times its size."""
+    with zipfile.ZipFile(saved(path), "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/bomb", bytes(10**8))
+
+
+def nested_without_end(path: Path) -> None:
+    count = 20_000
+    pickled = b"\x80\x02" + b"]" * count + b"a" * (count - 1) + b"."  # empty lists, each put into another
+    path.write_bytes(repaired_zip(saved(path).read_bytes(), "data.pkl")(pickled))
+
+
 BAD_CHECKPOINTS = {
     "missing": (lambda p: p, "cannot be read"),
     "empty": (lambda p: p.write_bytes(b""), "truncated"),
+    "a bomb": (with_a_bomb, "unpacks to more than its size"),
+    "nested": (nested_without_end, "nested without end"),
+    "a pipe": (os.mkfifo, "a pipe or a device"),
     "bit flipped": (with_a_flipped_bit, "damaged"),
     "pickled code": (lambda p: torch.save({"x": Hostile(p.parent / "pwned")}, p), "could run foreign code"),
     "pickled code inside": (lambda p: saved(p, rng=[Hostile(p.parent / "pwned")]), "could run foreign code"),
@@ -91,6 +106,85 @@ BAD_CHECKPOINTS = {
     "no facts": (lambda p: saved(p, facts=None), "no valid facts"),
     "NaN weights": (lambda p: saved(p, state={"m": {"b": torch.ones(2) * math.nan}}), "m.b holds NaN"),
 }
+
+
+def nested(depth: int) -> list:
+    inner: list = []
+    for _ in range(depth):
+        inner = [inner]
+    return inner
+
+
+def doubled(times: int) -> list:
+    """Few bytes in a pickle, where a list is written once and named again; 2 ** times values when read."""
+    inner: list = [0.0]
+    for _ in range(times):
+        inner = [inner, inner]
+    return inner
+
+
+CRAFTED = {
+    "expanded": {"state": {"m": {"w": torch.zeros(1).expand(160_000, 160_000)}}},  # 100 GB
+    "without memory": {"state": {"m": {"w": torch.empty(160_000, 160_000, device="meta")}}},
+    "sparse": {"state": {"m": {"w": torch.eye(3).to_sparse()}}},
+    "nested state": {"state": {"m": {"w": nested(50)}}},
+    "doubled": {"progress": {"a": doubled(40)}},
+    "other values": {"facts": {"near": {1, 2}}},
+    "complex": {"facts": {"near": 1j}},
+    "negative step": {"step": -5},
+    "text as step": {"step": "7"},
+    "true as step": {"step": True},
+    "step without end": {"step": 10**400},
+    "list as config": {"config": [1]},
+    "list as state": {"state": [torch.zeros(3)]},
+}
+
+
+@pytest.mark.parametrize("case", CRAFTED)
+def test_crafted_values_are_refused_before_they_cost_anything(tmp_path, case):
+    path = saved(tmp_path / "last.pt", **CRAFTED[case])
+
+    def read() -> None:
+        with pytest.raises(CheckpointError, match=r"last\.pt: it") as caught:
+            load_checkpoint(path, "toy").load_into({"m": nn.Linear(3, 2)})
+        assert "\n" not in str(caught.value)
+
+    in_small_memory(read)
+
+
+def test_states_of_the_wrong_kinds_and_sizes_change_nothing(tmp_path):
+    model = nn.Linear(3, 2)
+    model(torch.ones(1, 3)).sum().backward()
+    optimizer = torch.optim.Adam(model.parameters(), fused=True)
+    optimizer.step()
+    for damage in (
+        lambda state: state["param_groups"][0].update(lr="1"),
+        lambda state: state["param_groups"][0].update(betas=[0.5]),
+        lambda state: state["param_groups"][0].pop("eps"),
+        lambda state: state["state"][0].update(exp_avg=torch.zeros(1, 3)),
+        lambda state: state["state"].update({7: {"exp_avg": torch.zeros(2, 3)}}),
+        lambda state: state.update(state=[1]),
+    ):
+        path = tmp_path / "last.pt"
+        save_checkpoint(path, {"optimizer": optimizer}, paper="toy", step=1, config={})
+        payload = torch.load(path, weights_only=True)
+        damage(payload["state"]["optimizer"])
+        torch.save(payload, path)
+        with pytest.raises(CheckpointError, match="state of 'optimizer' does not fit"):
+            load_checkpoint(path).load_into({"optimizer": optimizer})
+        model(torch.ones(1, 3)).sum().backward()
+        optimizer.step()
+
+
+def test_a_network_is_compared_before_it_takes_memory(tmp_path):
+    checkpoint = load_checkpoint(saved(tmp_path / "last.pt"))
+    drawn = torch.get_rng_state()
+    good = checkpoint.network(lambda: nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)))
+    assert torch.equal(good[0].weight, checkpoint.state["model"]["0.weight"])
+    assert torch.equal(torch.get_rng_state(), drawn)
+    for build in (lambda: nn.Linear(10**6, 10**6), lambda: nn.Linear(-1, 2), lambda: nn.Linear("3", 2)):
+        with pytest.raises(CheckpointError, match="architecture|does not fit"):
+            checkpoint.network(build)
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit")

@@ -1,6 +1,9 @@
 """The command line: arguments, devices, and known errors as one line and an exit code."""
 
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -30,6 +33,11 @@ def test_train_arguments(tmp_path, capsys):
         (RunError("out: no"), 2, "error: out: no\n"),
         (RunStopped("stopped after step 3", signal.SIGTERM), 143, "stopped after step 3\n"),
         (KeyboardInterrupt(), 130, "interrupted\n"),
+        (
+            NotImplementedError("No x for MPS. Set"),
+            2,
+            "error: --device mps: No x for MPS; use --device cpu\n",
+        ),
     ],
 )
 def test_known_errors_become_one_line_and_an_exit_code(capsys, error, code, text):
@@ -40,6 +48,16 @@ def test_known_errors_become_one_line_and_an_exit_code(capsys, error, code, text
         command_line(main)
     assert caught.value.code == code
     assert capsys.readouterr().err == text
+
+
+def test_an_interrupt_while_a_script_imports_ends_in_one_line():
+    script = subprocess.Popen([sys.executable, "-m", "deepvoxels.train"], stderr=subprocess.PIPE, text=True)
+    maps = Path(f"/proc/{script.pid}/maps")
+    while "torch" not in maps.read_text():
+        time.sleep(0.01)
+    script.send_signal(signal.SIGINT)
+    assert script.communicate(timeout=60)[1] == "interrupted\n"
+    assert script.returncode == 128 + signal.SIGINT
 
 
 def test_unknown_errors_keep_their_traceback():
@@ -56,5 +74,10 @@ def test_devices(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert select_device("auto", 1) == torch.device("cuda:1")
     assert select_device("cpu") == torch.device("cpu")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(RunError, match="no Apple GPU"):
+        select_device("mps")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert select_device("mps") == torch.device("mps")
     with pytest.raises(RunError, match="process 2 has no CUDA device of its own"):
         select_device("cuda", 2)

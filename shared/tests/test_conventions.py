@@ -29,7 +29,8 @@ ALLOWED = {
     "files": {"errors", "geometry"},
     "results": {"geometry", "files"},
     "runs": {"errors", "files"},
-    "show": {"errors", "files", "results", "runs"},
+    "show": {"errors", "files", "interrupt", "results", "runs"},
+    "interrupt": set(),
 }
 SCRIPTS = {"train", "eval", "predict", "prepare", "table", "report", "viewer"}
 
@@ -101,6 +102,14 @@ def test_scripts_import_the_method_and_never_the_other_way(paper: str) -> None:
             assert not (is_core and target == "api"), f"{path} imports {target}"
             loads = parts == ["config"] and target == "datasets" and names != ["DataConfig"]
             assert not loads, f"{path} imports {names} of {module}"
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_scripts_care_for_an_interrupt_before_they_import_anything_slow(package: str) -> None:
+    for path in sources(package):
+        if "    command_line(main)" in path.read_text():
+            first = ast.parse(path.read_text()).body[1]  # after the docstring
+            assert "import shared.interrupt" in ast.unparse(first), path
 
 
 @pytest.mark.parametrize("package", PACKAGES)

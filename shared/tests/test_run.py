@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pydantic.dataclasses import dataclass
 
 from shared.errors import NonFiniteError, RunError, RunStopped
 from shared.runs.checkpoint import load_checkpoint, plain
-from shared.runs.config import load_config
+from shared.runs.config import STRICT, LocalPath, load_config
 from shared.runs.folder import find_checkpoint, read_metrics, write_results
 from shared.runs.run import open_run
 from shared.runs.seeds import rng_state, seed_everything, set_rng_state, step_generator
@@ -143,6 +144,47 @@ def test_resume_with_another_config_is_refused_by_key(tmp_path):
         assert run.restore(state) == 5
     with open_run(ToyConfig(learning_rate=0.5), again, "toy", may_change=["learning_rate"]) as run:
         assert run.restore(state) == 5
+
+
+def test_places_may_change_at_resume_and_so_may_steps_unless_the_rate_jumps(tmp_path, capsys):
+    @dataclass(config=STRICT)
+    class Placed:
+        data: str
+        root: LocalPath = "here"
+        seed: int = 0
+        steps: int = 10
+
+    def rate(step, config):
+        return 1.0 - max(0, step - config.steps + 4) / 4  # falls over the last four steps
+
+    out, again = tmp_path / "r", arguments(tmp_path / "r", resume=True)
+    with open_run(Placed("a"), arguments(out), "toy", rate=rate) as run:
+        run.restore({})
+        run.save(5, {})
+    with open_run(Placed("a", "there", steps=20), again, "toy", rate=rate) as run:
+        assert run.restore({}) == 5
+        run.save(18, {})
+    said = capsys.readouterr().err
+    assert f"root was {Path('here').absolute()} and is now {Path('there').absolute()}" in said
+    assert "steps was 10 and is now 20" in said
+    jumps = pytest.raises(RunError, match=r"rate after step 18 would jump from 0\.5 to 1")
+    with jumps, open_run(Placed("a", steps=40), again, "toy", rate=rate):
+        pass
+
+
+def test_another_number_of_processes_is_said_at_resume_or_refused(tmp_path, capsys, monkeypatch):
+    state, again = toy_state(), arguments(tmp_path, resume=True)
+    with open_run(ToyConfig(), arguments(tmp_path), "toy") as run:
+        run.restore(state)
+        run.save(1, state)
+    payload = torch.load(tmp_path / "checkpoints" / "last.pt", weights_only=True)
+    torch.save(payload | {"rng": payload["rng"] * 2}, tmp_path / "checkpoints" / "last.pt")
+    with open_run(ToyConfig(), again, "toy") as run:
+        run.restore(state)
+    assert "trained by 2 processes so far, from here on by 1" in capsys.readouterr().err
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(RunError, match="without torchrun"), open_run(ToyConfig(), again, "toy"):
+        pass
 
 
 # ---- values that are not finite ----------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -222,6 +223,14 @@ def test_a_folder_in_use_is_refused_and_its_lock_dies_with_the_process(toy: Toy,
         assert toy.exit_code(out) == 2
         os.kill(child, signal.SIGKILL)
     toy.run(out, "steps=1")
+
+
+def test_a_folder_removed_while_training_ends_the_run_in_one_line(toy: Toy, tmp_path: Path, capsys: Any):
+    out = tmp_path / "run"
+    with toy.at_step(3, lambda run: shutil.rmtree(out)):
+        assert toy.exit_code(out) == 2
+    assert capsys.readouterr().err.endswith("the run folder was removed while the run was writing to it\n")
+    assert not out.exists()
 
 
 # ---- two processes -----------------------------------------------------------------------------------------
