@@ -14,6 +14,7 @@ import itertools
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def load_test_pairs(config: TrainConfig, data: Path | None = None) -> Split:
     """The pairs that a run was trained and is tested on, from `data` or else from where its config says."""
     if data is not None:
-        config.data.root = str(data)
+        config.data = replace(config.data, root=str(data))
     side, count = config.model.image_side, config.evaluate_pairs
     return load_split(config.data, side, count, say=lambda text: print(text, file=sys.stderr))  # noqa: T201
 

@@ -30,6 +30,7 @@ __all__ = [
     "process_group",
     "progress_bar",
     "select_device",
+    "user_path",
 ]
 
 
@@ -41,10 +42,10 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 def parse_train_args(doc: str | None, argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the arguments every `train.py` has; with --resume and --out the config may be left out."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file, e.g. configs/quick.yaml")
+    parser.add_argument("--config", type=user_path, metavar="FILE", help="YAML file, e.g. configs/quick.yaml")
     text = "override values of the config, e.g. optimizer.learning_rate=1e-4"
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=text)
-    parser.add_argument("--out", type=Path, metavar="DIR", help="run folder (default: runs/PAPER-CONFIG)")
+    parser.add_argument("--out", type=user_path, metavar="DIR", help="run folder, or runs/PAPER-CONFIG")
     parser.add_argument("--resume", action="store_true", help="go on from the run folder's last checkpoint")
     add_device_argument(parser)
     args = parser.parse_args(argv)
@@ -63,13 +64,18 @@ def parse_eval_args(
 ) -> argparse.Namespace:
     """Parse the arguments every `eval.py` has: the run folder, the device and, if wanted, the checkpoint."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", type=Path, required=True, metavar="DIR", help="run folder of train.py")
+    parser.add_argument("--run", type=user_path, required=True, metavar="DIR", help="run folder of train.py")
     if has_checkpoints:
         add_checkpoint_argument(parser)
     add_device_argument(parser)
     if add_arguments is not None:
         add_arguments(parser)
     return parser.parse_args(argv)
+
+
+def user_path(text: str) -> Path:
+    """A path of the command line; ~ is expanded, which no shell does within --out=~/run."""
+    return Path(text).expanduser()
 
 
 def add_checkpoint_argument(parser: argparse.ArgumentParser) -> None:

@@ -4,8 +4,9 @@
     python -m shared.show.viewer runs/nvs_depth-quick --port 9000 --open
 
 A DeepVoxels run is rendered live from any viewpoint; depth runs are shown as coloured points with their
-cameras, with unit and scale status. The page is served to this machine only, unless --host says otherwise;
-nothing is fetched from the network. Ctrl-C ends it. Needs the extra `viewer`: pip install -e '.[viewer]'
+cameras, with unit and scale status. The page is served to this machine only, unless --host says otherwise,
+and not to other pages that its browser shows; nothing is fetched from the network. Ctrl-C ends it. Needs the
+extra `viewer`: pip install -e '.[viewer]'
 """
 
 if __name__ == "__main__":
@@ -15,13 +16,15 @@ import argparse
 import contextlib
 import importlib
 import io
+import ipaddress
 import math
 import re
 import socket
 import sys
 import threading
+import urllib.parse
 import webbrowser
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -490,8 +493,47 @@ def _start_server(title: str, host: str, port: int | None) -> tuple[ModuleType, 
     except OSError as error:
         where = f"host {host}" if port is None else f"port {port} of {host}"
         raise RunError(f"{where} cannot be used ({error}); choose another with --port or --host") from None
-    with contextlib.redirect_stdout(io.StringIO()):  # its banner; the caller says where the page is
+    # redirected: its banner; the caller says where the page is
+    with contextlib.redirect_stdout(io.StringIO()), _guarded({"localhost", host, socket.gethostname()}):
         return viser, viser.ViserServer(host, port or 8080, label=title, verbose=False)
+
+
+@contextlib.contextmanager
+def _guarded(names: set[str]) -> Iterator[None]:
+    """Servers of websockets that are started meanwhile answer their own page alone; viser has no switch."""
+    servers = importlib.import_module("websockets.asyncio.server")
+    serve, guards = servers.serve, []
+
+    def guarded_serve(*args: Any, process_request: Callable, **options: Any) -> Any:
+        def answer(connection: Any, request: Any) -> Any:
+            if not is_own_page(request.headers.get("Host", ""), request.headers.get("Origin"), names):
+                return connection.respond(403, "This page is for its own address alone.\n")
+            return process_request(connection, request)
+
+        guards.append(answer)
+        return serve(*args, process_request=answer, **options)
+
+    servers.serve = guarded_serve
+    try:
+        yield
+    finally:
+        servers.serve = serve
+    if not guards:
+        raise RunError("this version of viser cannot be kept from other pages; install viser 1.1")
+
+
+def is_own_page(host: str, origin: str | None, names: Collection[str]) -> bool:
+    """Whether the headers Host and Origin of a request name this server, and not the page of somebody else.
+
+    A foreign page in the same browser has its own Origin, and its own Host if its name was made to point
+    here. Numeric addresses cannot be made to point anywhere.
+    """
+    if origin not in (None, f"http://{host}", f"https://{host}"):
+        return False
+    with contextlib.suppress(ValueError):
+        name = urllib.parse.urlsplit(f"//{host}").hostname or ""
+        return name in {other.lower() for other in names} or bool(ipaddress.ip_address(name))
+    return False
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -1,6 +1,7 @@
 """The viewer without a browser: geometry, dropped requests, which paper is asked, errors, the panel."""
 
 import contextlib
+import http.client
 import math
 import socket
 import sys
@@ -241,6 +242,27 @@ def test_the_page_is_served_to_this_machine(page):
     assert page._server.get_host() == "127.0.0.1"
     with urllib.request.urlopen(page.url, timeout=10) as answer:
         assert b"<html" in answer.read(2000)
+
+
+@pytest.mark.parametrize(
+    ("headers", "is_let_in"),
+    [
+        ({"Host": "127.0.0.1:9", "Origin": "http://127.0.0.1:9"}, True),  # through a tunnel from another port
+        ({"Host": "evil.example:9"}, False),  # a name that was made to point here
+        ({"Host": "localhost.evil.example"}, False),
+        ({"Origin": "http://evil.example"}, False),
+        ({"Origin": "null"}, False),
+        ({"Origin": "http://localhost:1"}, False),  # another program's page on this machine
+    ],
+)
+@pytest.mark.parametrize("upgrade", [{}, {"Upgrade": "websocket", "Connection": "Upgrade"}])
+def test_the_page_is_for_its_own_address_alone(page, headers, is_let_in, upgrade):
+    key = {"Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA=="} if upgrade else {}
+    connection = http.client.HTTPConnection("127.0.0.1", page._server.get_port(), timeout=10)
+    connection.request("GET", "/", headers=headers | upgrade | key)
+    answer = connection.getresponse()
+    connection.close()
+    assert answer.status == ((101 if upgrade else 200) if is_let_in else 403)
 
 
 def test_the_panel_shows_what_a_part_has(page):
