@@ -419,7 +419,7 @@ def _decode(path: str | os.PathLike, orientation: int | None = None) -> np.ndarr
             raise DataError(path, f"the colour mode {image.mode} is not supported", remedy)
         with reading(path, "cannot be decoded"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            is_wide = any(";16" in str(tile.args) for tile in image.tile)  # before load() forgets it
+            is_wide = any(";16" in str(tile[3]) for tile in image.tile)  # before load() forgets it
             image.load()  # raises on truncated data, where OpenCV would fill up with grey
             pixels = _opencv_pixels(data) if is_wide else _pillow_pixels(image)
             return _upright(pixels, exif_orientation(image) if orientation is None else orientation)
