@@ -15,10 +15,10 @@ from benchmarks.plain_deepvoxels import (
     plain_frustum_coords,
     plain_voxel_pixels,
 )
+from deepvoxels.config import GeneratorOptions
 from deepvoxels.losses import crop_border
 from deepvoxels.models.fast.sampling import lift, sampled_rows
 from deepvoxels.models.generator import Generator
-from deepvoxels.models.options import GeneratorOptions
 from deepvoxels.models.volume import SamplingMap
 from shared.geometry.camera import look_at
 from shared.runs.command import keep_large_buffers

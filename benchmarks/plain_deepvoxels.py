@@ -8,8 +8,8 @@ another. Tensors are registered in the order of `export_released`, so that weigh
 import torch
 from torch import Tensor, nn
 
+from deepvoxels.config import GeneratorOptions
 from deepvoxels.models.generator import Generator
-from deepvoxels.models.options import GeneratorOptions
 from deepvoxels.models.released import export_released
 
 __all__ = ["PlainGenerator", "gather_frustum", "gather_lift", "plain_frustum_coords", "plain_voxel_pixels"]

@@ -25,6 +25,7 @@ __all__ = ["Baseline", "DeepVoxels", "TrainedScene", "build_network", "scene_fac
 
 VIEWS_AT_ONCE = 8  # rendered in one batch
 THUMBNAILS, THUMBNAIL_SIDE = 48, 64  # photos that a checkpoint keeps, and their side in pixels
+FLAT = 0.5  # share of all planes; a ray that mixes more of them sees no surface
 TRAIN_AGAIN = "Train again: checkpoints made before hold no cameras"
 
 
@@ -151,27 +152,38 @@ class DeepVoxels(TrainedScene):
         if volume is None or changed:
             volume = self.network.inpaint(self.network.state)
         self._volume = None if changed else volume
-        images, depths = [], []
+        images, depths, planes, inside = [], [], [], []
         batches = zip(world_from_cam.split(VIEWS_AT_ONCE), K.split(VIEWS_AT_ONCE), strict=True)
         for cameras in batches:
             poses, intrinsics = (camera.to(self.device) for camera in cameras)
             maps = [self.network.projection(self.geometry, *c) for c in zip(intrinsics, poses, strict=True)]
-            image, depth_fraction = self.network.render(volume, maps)
-            images.append(image.clamp(0, 1).cpu())
-            if depth_fraction is not None:
-                depths.append(self.geometry.metric_depth(depth_fraction)[:, 0].cpu())
-        return Views(torch.cat(images), self._depth_map(torch.cat(depths), K) if depths else None)
+            seen = self.network.render(volume, maps)
+            images.append(seen.images.clamp(0, 1).cpu())
+            if seen.depth_fraction is not None:
+                depths.append(self.geometry.metric_depth(seen.depth_fraction)[:, 0].cpu())
+                planes.append(torch.special.entr(seen.visibility).sum(dim=2).exp()[:, 0].cpu())
+                grid = self.network.project(torch.ones_like(volume[:, :1]), maps)
+                inside.append((grid * seen.visibility).sum(dim=2)[:, 0].cpu())
+        rays = (torch.cat(part) for part in (depths, planes, inside)) if depths else None
+        return Views(torch.cat(images), self._depth_map(*rays, K) if rays else None)
 
-    def _depth_map(self, values: Tensor, K: Tensor) -> DepthMap:
+    def _depth_map(self, values: Tensor, planes: Tensor, inside: Tensor, K: Tensor) -> DepthMap:
+        """z-depth [N, h, w] of rays that mix `planes` planes, the share `inside` of that within the grid."""
+        depth_planes = self.geometry.depth_planes
         K_map = [self.geometry.map_intrinsics(k, self.image_side, values.shape[-1]) for k in K]
         return DepthMap(
             values,
             "z_depth",
             "scene units",
             "in the units of the camera poses",
-            invalid="none marked: rays that miss the object have no meaningful depth",
+            valid=(planes < FLAT * depth_planes) & (inside > 0.5),
+            invalid=f"no surface: {FLAT:.0%} of the planes mixed, or visibility mostly outside the grid",
             K=torch.stack(K_map),
-            facts={"quantity": "mean along the ray, weighted by visibility"},
+            facts={
+                "quantity": "mean along the ray, weighted by visibility",
+                "depth_planes": depth_planes,
+                "planes_per_ray": planes.quantile(0.25).item(),  # of the sharper rays, which see the object
+            },
         )
 
 

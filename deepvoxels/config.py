@@ -1,18 +1,39 @@
-"""The configuration of a DeepVoxels run; `configs/*.yaml` fill it in, `--set a.b=value` overrides."""
+"""The configuration of a DeepVoxels run; `configs/*.yaml` fill it in, `--set a.b=value` overrides.
 
+Sizes of networks default to those of the released code (`head`), or to the full size of a baseline.
+"""
+
+import math
 from dataclasses import field
 from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 
-from deepvoxels.models.options import BaselineOptions, GeneratorOptions
 from shared.errors import FieldError
 from shared.runs.config import STRICT, LocalPath, Seed
 
-__all__ = ["EMBEDDED_NAMES", "DataConfig", "EmbeddedConfig", "TrainConfig", "VolumeConfig"]
+__all__ = [
+    "EMBEDDED_NAMES",
+    "BaselineOptions",
+    "DataConfig",
+    "EmbeddedConfig",
+    "GeneratorOptions",
+    "Lattice",
+    "TrainConfig",
+    "VolumeConfig",
+    "unet_widths",
+]
 
 EMBEDDED_NAMES = ("cube", "vase", "pedestal", "chair")
+Lattice = Literal["centred", "released"]
+Dropout = Annotated[float, Field(ge=0, lt=1)]
+
+
+def unet_widths(base: int, levels: int, widest: int) -> list[int]:
+    """Channels at each resolution: doubled per level up to `widest`; the deepest level keeps its width."""
+    widths = [min(base << level, widest) for level in range(levels)]
+    return [*widths, widths[-1]]
 
 
 @dataclass(config=STRICT)
@@ -59,6 +80,114 @@ class VolumeConfig:
 
 
 @dataclass(config=STRICT)
+class GeneratorOptions:
+    """Every width, depth and rate of the generator. Sides are in pixels or voxels."""
+
+    image_side: PositiveInt = 512  # feature_side * 2 ** k with k >= 1
+    feature_side: PositiveInt = 64  # side of the lifted feature map and of the canonical view volume
+    grid_side: Annotated[int, Field(ge=2)] = 32  # G
+    grid_features: PositiveInt = 64  # F
+    grid_pad: PositiveFloat = 1.0  # side of the grid / scale of the scene
+    lattice: Lattice = "centred"  # half-voxel rule, see volume.py; released: for weights of the released code
+    depth_planes: PositiveInt | None = None  # null: 2 * grid_side
+    nf0: PositiveInt = 64  # base width of the 2D networks
+
+    extractor_levels: PositiveInt | None = None  # null: down to an odd side (1 for a power of two)
+    extractor_max: PositiveInt | None = None  # null: 8 * nf0
+    extractor_dropout: Dropout = 0.0
+
+    coordinates: bool = True  # integration and inpainting also read voxel coordinates; the paper's text: not
+    integration_dropout: Dropout = 0.2
+    inpainting_widths: list[PositiveInt] = field(default_factory=lambda: [1, 2, 2])  # in F, per resolution
+
+    occlusion: bool = True  # False: the paper's ablation, depth planes collapsed by plain convolutions
+    occlusion_base: PositiveInt = 4
+    occlusion_max: PositiveInt = 16
+    occlusion_levels: PositiveInt | None = None  # null: as often as planes and feature side can be halved
+    collapse: Literal["mean", "sum"] = "mean"  # of weight * feature over depth, as released; the paper: sum
+
+    renderer_levels: PositiveInt | None = None  # as for the extractor
+    renderer_base: PositiveInt | None = None  # null: nf0 * image_side / feature_side
+    renderer_max: PositiveInt | None = None  # null: 8 * nf0
+    renderer_up_widths: list[PositiveInt] = field(default_factory=list)  # one per doubling; empty: nf0 each
+    renderer_dropout: Dropout = 0.1
+
+    batch_targets: bool = True  # False: targets one after the other as released (batch norm sees one view)
+
+    def __post_init__(self) -> None:
+        ratio = self.image_side / self.feature_side
+        if ratio < 2 or ratio != 1 << round(math.log2(ratio)):
+            sides = f"{self.image_side} and {self.feature_side}"
+            raise FieldError("image_side", f"must be feature_side * 2 ** k with k >= 1, got {sides}")
+        if len(self.up_widths) != self.doublings:
+            reason = f"needs {self.doublings} entries for sides {self.feature_side} to {self.image_side}"
+            raise FieldError("renderer_up_widths", f"{reason}, got {self.renderer_up_widths}")
+        levels = {
+            "extractor_levels": (len(self.extractor_widths) - 1, self.feature_side),
+            "renderer_levels": (len(self.renderer_widths) - 1, self.feature_side),
+            "inpainting_widths": (len(self.inpainting_widths) - 1, self.grid_side),
+            "occlusion_levels": (self.occlusion_depth, math.gcd(self.planes, self.feature_side)),
+        }
+        for name, (halvings, side) in levels.items():
+            if (halvings < 1 or side % (1 << halvings)) and (self.occlusion or name != "occlusion_levels"):
+                reason = f"asks for {halvings} halvings (at least one), which {side} does not allow"
+                raise FieldError(name, reason)
+
+    @property
+    def doublings(self) -> int:
+        """Factor-of-two steps between feature map and image."""
+        return (self.image_side // self.feature_side).bit_length() - 1
+
+    @property
+    def planes(self) -> int:
+        """Number of depth planes of the canonical view volume."""
+        return self.depth_planes or 2 * self.grid_side
+
+    @property
+    def occlusion_depth(self) -> int:
+        """Number of levels of the occlusion U-Net."""
+        return self.occlusion_levels or _halvings(math.gcd(self.planes, self.feature_side))
+
+    @property
+    def extractor_widths(self) -> list[int]:
+        """Channels of the extractor's U-Net."""
+        levels = self.extractor_levels or _halvings(self.feature_side)
+        return unet_widths(self.nf0 << (self.doublings - 1), levels, self.extractor_max or 8 * self.nf0)
+
+    @property
+    def renderer_widths(self) -> list[int]:
+        """Channels of the renderer's U-Net."""
+        base = self.renderer_base or self.nf0 << self.doublings
+        levels = self.renderer_levels or _halvings(self.feature_side)
+        return unet_widths(base, levels, self.renderer_max or 8 * self.nf0)
+
+    @property
+    def up_widths(self) -> list[int]:
+        """Output channels of the renderer's upsampling blocks."""
+        return self.renderer_up_widths or [self.nf0] * self.doublings
+
+
+@dataclass(config=STRICT)
+class BaselineOptions:
+    """Sizes of a baseline. The defaults, at 512 pixels, give each method 171 M parameters or more."""
+
+    image_side: PositiveInt = 512
+    widths: list[PositiveInt] = field(default_factory=list)  # at each side, largest first; empty: full size
+    hidden: PositiveInt | None = None  # of the fully connected layers; null: 4 * the deepest width
+    vectors: PositiveInt | None = None  # 3-vectors of the rotating latent; null: 2/3 of the deepest width
+
+    def __post_init__(self) -> None:
+        levels = len(self.widths) - 1
+        if self.widths and (levels < 1 or self.image_side % (1 << levels)):
+            reason = f"ask for {levels} halvings (at least one), which {self.image_side} does not allow"
+            raise FieldError("widths", reason)
+
+    def widths_up_to(self, widest: int) -> list[int]:
+        """`widths`, or those of the full size: doubled from 64 on down to an odd side."""
+        return self.widths or unet_widths(64, _halvings(self.image_side), widest)
+
+
+@dataclass(config=STRICT)
 class TrainConfig:
     """Everything a run depends on. Defaults are the paper's and its released code's."""
 
@@ -97,3 +226,8 @@ class TrainConfig:
         if not 2 * self.border_px < self.model.image_side:
             reason = f"{self.border_px} leaves nothing of a {self.model.image_side} px image"
             raise FieldError("border_px", reason)
+
+
+def _halvings(side: int) -> int:
+    """How often a side can be halved."""
+    return (side & -side).bit_length() - 1

@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     views = scene.render(world_from_cam)
     folder = args.out or (args.run if args.run.is_dir() else Path()) / f"views_{name}"
     views.save(folder)
-    video = write_view_video(folder / "moving_camera.mp4", scene, views, fps=args.fps)
+    video = write_view_video(folder / "moving_camera.mp4", views, fps=args.fps)
     what = "views" if views.depth is None else "views and their depth"
     print(f"{len(views)} {what}: {folder}; video: {video}")  # noqa: T201
 

@@ -6,15 +6,22 @@ from typing import Any
 
 import numpy as np
 
-from deepvoxels.api import DeepVoxels, TrainedScene
+from deepvoxels.api import DeepVoxels
 from deepvoxels.config import TrainConfig
 from deepvoxels.datasets.scene import PosedScene
 from deepvoxels.paths import camera_path
 from deepvoxels.published import ABLATION, METHOD_NAMES, PAPER_DATA, TABLE_1
 from shared.files.disk import write_bytes
 from shared.files.images import encode_png
-from shared.results import Views
-from shared.show.pictures import colorize_depth, contact_sheet, depth_legend, depth_picture, evenly
+from shared.results import DepthMap, Views
+from shared.show.pictures import (
+    colorize_depth,
+    contact_sheet,
+    depth_legend,
+    depth_picture,
+    depth_range,
+    evenly,
+)
 from shared.show.report import Curves, Picture, Section, Video, write_report
 from shared.show.tables import Column, ResultsTable
 from shared.show.video import write_video
@@ -22,7 +29,7 @@ from shared.show.video import write_video
 __all__ = [
     "comparison_sheet",
     "comparison_table",
-    "preview_sheet",
+    "depth_limits",
     "run_tables",
     "table_of_methods",
     "write_run_report",
@@ -31,13 +38,8 @@ __all__ = [
 
 SHEET_VIEWS = 6
 VIDEO_FRAMES = 60
+PREVIEWS = "preview_psnr: dB on a few validation views; on test views where the data set has no others."
 UNIT, STATUS = "scene units", "z-depth, in the units of the camera poses"
-
-
-def preview_sheet(scene: TrainedScene, views: PosedScene) -> np.ndarray:
-    """True and rendered image, and depth, of a few views."""
-    few = views.subset(evenly(len(views), SHEET_VIEWS))
-    return comparison_sheet(few, scene.render(few.world_from_cam, few.K))
 
 
 def comparison_sheet(true: PosedScene, views: Views) -> np.ndarray:
@@ -45,9 +47,9 @@ def comparison_sheet(true: PosedScene, views: Views) -> np.ndarray:
     chosen = evenly(len(true), SHEET_VIEWS)
     rows = [list(true.batch(chosen)), list(views.images[chosen])]
     captions = ["true", "rendered"]
-    limits = true.near, true.far
+    limits = depth_limits(views.depth, true)
     if views.depth is not None:
-        rows.append([colorize_depth(views.depth.values[i], None, *limits) for i in chosen])
+        rows.append([colorize_depth(views.depth[i], None, *limits) for i in chosen])
         captions.append("depth")
     if true.depth is not None:
         rows.append([colorize_depth(true.depth[i], true.depth_valid[i], *limits) for i in chosen])
@@ -56,14 +58,22 @@ def comparison_sheet(true: PosedScene, views: Views) -> np.ndarray:
     return contact_sheet(rows, [true.names[i] for i in chosen], captions, legend=legend)
 
 
-def write_view_video(path: Path, scene: TrainedScene | PosedScene, views: Views, *, fps: float = 24) -> Path:
+def depth_limits(depth: DepthMap | None, true: PosedScene | None = None) -> tuple[float, float]:
+    """The range of depth that pictures show: the object's where true depth is known, else of valid depth."""
+    if true is not None and true.depth is not None:
+        return depth_range(true.depth.flatten(0, 1), true.depth_valid.flatten(0, 1))
+    return (0.0, 1.0) if depth is None else depth_range(depth.values.flatten(0, 1), depth.valid.flatten(0, 1))
+
+
+def write_view_video(path: Path, views: Views, *, fps: float = 24) -> Path:
     """Write rendered views as a video, colour next to depth where there is depth; returns the file made."""
     if views.depth is None:
         return write_video(path, views.images, fps)
     side = max(views.images.shape[-1], 256)
-    limits = {"vmin": scene.near, "vmax": scene.far, "min_width": side}
+    shown = {**dict(zip(("vmin", "vmax"), depth_limits(views.depth), strict=True)), "grey": "no surface"}
+    shown["min_width"] = side
     frames = (
-        contact_sheet([[image, depth_picture(depth, **limits)]], ("rendered", "depth"), cell_width=side)
+        contact_sheet([[image, depth_picture(depth, **shown)]], ("rendered", "depth"), cell_width=side)
         for image, depth in zip(views.images, views.depth, strict=True)
     )
     return write_video(path, frames, fps)
@@ -131,7 +141,7 @@ def write_run_report(
     sheet = comparison_sheet(test_views, views)
     write_bytes(folder / "test_views.png", encode_png(sheet))
     path = camera_path(train_views, VIDEO_FRAMES)
-    video = write_view_video(folder / "moving_camera.mp4", train_views, scene.render(path, train_views.K[0]))
+    video = write_view_video(folder / "moving_camera.mp4", scene.render(path, train_views.K[0]))
     mean, nearest = results["mean"], results["nearest_neighbour"]
     facts = {
         "PSNR": f"{mean['psnr']:.2f} dB",
@@ -144,10 +154,7 @@ def write_run_report(
         facts["Depth error"] = f"{results['depth']['abs_rel']:.1%} (mean relative, on the object)"
     caption = "Held-out views."
     if views.depth is not None:
-        caption += f" Depth: {STATUS}, {test_views.near:.3g} to {test_views.far:.3g} {UNIT}, the mean along "
-        caption += "each ray; off the object it means nothing."
-    if test_views.depth is not None:
-        caption += " Grey: no true depth."
+        caption += f" Depth: {STATUS}, the mean along each ray; grey: no surface, or no true depth."
     moving = "Rendered from the learned voxel grid." if isinstance(scene, DeepVoxels) else "New views."
     sections = [
         Section("Novel views", [Picture(sheet, caption)]),
@@ -155,8 +162,9 @@ def write_run_report(
         Section("Results", run_tables(results)),
     ]
     if config.method != "nearest_neighbour":
-        names = ["l1", "gan", "discriminator"] if config.gan_weight > 0 else ["l1"]
-        sections.append(Section("Training", [Curves(names)]))
+        names = ["preview_psnr", "l1", *(["gan", "discriminator"] if config.gan_weight > 0 else [])]
+        names += ["planes_per_ray"] if views.depth is not None else []
+        sections.append(Section("Training", [PREVIEWS, Curves(names)]))
     title = f"{results['method']}: {results['data']}"
     write_report(folder, title, sections, summary=_summary(results), facts=facts)
 

@@ -19,14 +19,14 @@ from torch import Tensor, nn
 
 from deepvoxels.api import TrainedScene, build_network, scene_facts, trained_scene
 from deepvoxels.config import TrainConfig
-from deepvoxels.datasets.scene import PosedScene, load_views, nearest_views
-from deepvoxels.eval import NearestNeighbour, evaluate, summary
+from deepvoxels.datasets.scene import PosedScene, load_previewed, load_views, nearest_views
+from deepvoxels.eval import NearestNeighbour, evaluate, measure, summary
 from deepvoxels.losses import crop_border, loss_terms
 from deepvoxels.models.generator import Generator
 from deepvoxels.models.networks import Discriminator
 from deepvoxels.models.released import load_released
 from deepvoxels.models.volume import SamplingMap
-from deepvoxels.report import preview_sheet
+from deepvoxels.report import comparison_sheet
 from shared.runs.command import command_line, parse_train_args
 from shared.runs.config import load_config
 from shared.runs.run import Run, open_run
@@ -42,13 +42,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         for line in describe(views, test_views):
             run.say(line)
         learns = config.method != "nearest_neighbour"
-        scene = train(run, config, views, test_views) if learns else NearestNeighbour(views)
+        previewed = load_previewed(config, views, test_views)
+        scene = train(run, config, views, previewed) if learns else NearestNeighbour(views)
         results = evaluate(scene, config, views, test_views, run.folder)
         run.say(summary(results))
         run.finish(results)
 
 
-def train(run: Run, config: TrainConfig, views: PosedScene, test_views: PosedScene) -> TrainedScene:
+def train(run: Run, config: TrainConfig, views: PosedScene, previewed: PosedScene) -> TrainedScene:
     """Minimise 200 x L1 + GAN over random source and target views; both networks step in every iteration."""
     network = build_network(config).to(run.device)
     state = {"model": network, "optimizer": adam(network)}
@@ -89,12 +90,23 @@ def train(run: Run, config: TrainConfig, views: PosedScene, test_views: PosedSce
         if run.every(step, config.log_every):
             run.log(step, **terms, learning_rate=rate)
         if run.every(step, config.preview_every):
-            run.preview(step, "test_views", preview_sheet(scene, test_views))
+            show_progress(run, step, scene, previewed)
         if run.every(step, config.checkpoint_every):
             run.save(step, state)
     if config.steps == 0:  # a released checkpoint, perhaps, to be rendered
         run.save(0, state)
     return scene
+
+
+def show_progress(run: Run, step: int, scene: TrainedScene, views: PosedScene) -> None:
+    """Render the previewed views; their picture, mean PSNR and how many planes a ray mixes go to the run."""
+    seen = scene.render(views.world_from_cam, views.K)
+    run.preview(step, "views", comparison_sheet(views, seen))
+    rows = measure(seen.images, views, scene.config.border_px)
+    numbers = {"preview_psnr": sum(row["psnr"] for row in rows) / len(rows)}
+    if seen.depth is not None:
+        numbers["planes_per_ray"] = seen.depth.facts["planes_per_ray"]
+    run.log(step, **numbers)
 
 
 class SamplingMaps(dict[tuple[str, int], SamplingMap]):

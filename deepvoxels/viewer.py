@@ -9,7 +9,7 @@ from torch import Tensor
 
 from deepvoxels.api import TrainedScene
 from deepvoxels.published import METHOD_NAMES, row_name
-from deepvoxels.report import STATUS, UNIT
+from deepvoxels.report import STATUS, UNIT, depth_limits
 from shared.show.pictures import evenly
 from shared.show.viewer import LivePicture, LiveView, Part, ViewerCamera, ViewerScene
 
@@ -28,7 +28,8 @@ def scene_of(run: Path, checkpoint: Literal["best", "last"], device: torch.devic
         if views.depth is None:
             return LivePicture(views.images[0], None)
         depth = F.interpolate(views.depth.values[None], size=size, mode="bilinear", align_corners=False)
-        return LivePicture(views.images[0], depth[0, 0])
+        valid = F.interpolate(views.depth.valid[None].float(), size=size, mode="nearest") > 0
+        return LivePicture(views.images[0], torch.where(valid, depth, torch.nan)[0, 0])
 
     cameras = tuple(
         ViewerCamera(scene.names[i], scene.world_from_cam[i], scene.intrinsics[i], size, scene.photos[i])
@@ -37,7 +38,7 @@ def scene_of(run: Path, checkpoint: Literal["best", "last"], device: torch.devic
     part = Part(
         name="training cameras",
         target=torch.tensor(scene.grid_origin),
-        limits=(scene.near, scene.far),
+        limits=depth_limits(scene.render(scene.world_from_cam[evenly(len(scene.names), 4)]).depth),
         cameras=cameras,
         live=LiveView(scene.K, size, render),
     )

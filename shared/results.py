@@ -206,11 +206,18 @@ class Views:
         return len(self.images)
 
     def save(self, folder: str | Path) -> None:
-        """Write view_NNNN.png; with depth also depth_NNNN.pfm and depth.json, which says what it means."""
+        """Write view_NNNN.png; with depth also depth_NNNN.pfm and depth.json, which says what it means.
+
+        Where some depth of a view is invalid, depth_NNNN_valid.png is the mask.
+        """
         folder = Path(folder)
         for index, image in enumerate(self.images):
             write_image(folder / f"view_{index:04d}.png", image)
             if self.depth is not None:
                 write_pfm(folder / f"depth_{index:04d}.pfm", self.depth.values[index].float())
+            mask = folder / f"depth_{index:04d}_valid.png"
+            mask.unlink(missing_ok=True)  # of earlier views
+            if self.depth is not None and not self.depth.valid[index].all():
+                write_image(mask, self.depth.valid[index][None].float())
         if self.depth is not None:
             write_json(folder / "depth.json", self.depth.meaning)

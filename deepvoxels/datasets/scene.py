@@ -26,10 +26,12 @@ from shared.geometry.camera import (
 )
 from shared.show.pictures import evenly
 
-__all__ = ["PosedScene", "check_scene", "load_scene", "load_views", "nearest_neighbour", "nearest_views"]
+__all__ = ["PosedScene", "check_scene", "load_previewed", "load_scene", "load_views"]
+__all__ += ["nearest_neighbour", "nearest_views"]
 
 DEFAULT_NEAR = math.sqrt(3) / 2  # of the released code, where intrinsics.txt says 0
 WHITE = (1.0, 1.0, 1.0)
+PREVIEWED = 6  # views
 
 
 @dataclass(frozen=True)
@@ -104,8 +106,22 @@ def load_views(
     if 0 < config.evaluate_views < len(test):
         test = test.subset(evenly(len(test), config.evaluate_views))
     train = _with_volume(train, config.volume)
-    grid = {name: getattr(train, name) for name in ("grid_origin", "grid_side_length", "near", "far")}
-    return train, replace(test, **grid)
+    return train, _on_grid(test, train)
+
+
+def load_previewed(config: TrainConfig, train: PosedScene, test: PosedScene) -> PosedScene:
+    """The few views by which a run shows its progress: of validation where there are any, else of test."""
+    folder = train.path.parents[1] / "validation" / train.path.name
+    if not config.data.scene or not folder.is_dir():
+        return test.subset(evenly(len(test), PREVIEWED))
+    common = {"layout": config.data.layout, "intrinsics_rule": config.data.intrinsics}
+    views = load_scene(folder, image_side=train.image_side, **common)
+    return _on_grid(views.subset(evenly(len(views), PREVIEWED)), train)
+
+
+def _on_grid(views: PosedScene, like: PosedScene) -> PosedScene:
+    grid = {name: getattr(like, name) for name in ("grid_origin", "grid_side_length", "near", "far")}
+    return replace(views, **grid)
 
 
 def _folders(data: DataConfig, say: Callable[[str], None]) -> tuple[Path, Path]:

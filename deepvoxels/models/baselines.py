@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from deepvoxels.config import BaselineOptions
 from deepvoxels.models.networks import ConvUnit, Down, UNet, Up
-from deepvoxels.models.options import BaselineOptions
 from shared.geometry.camera import camera_rays
 
 __all__ = [

@@ -1,10 +1,12 @@
 """The generator: a persistent voxel grid per scene, fed by source views, rendered to new views."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from deepvoxels.config import GeneratorOptions
 from deepvoxels.models.fast import accelerate
 from deepvoxels.models.networks import (
     DepthCollapse,
@@ -15,10 +17,17 @@ from deepvoxels.models.networks import (
     Renderer,
     occlude,
 )
-from deepvoxels.models.options import GeneratorOptions
 from deepvoxels.models.volume import SamplingMap, VolumeGeometry, lift, project
 
-__all__ = ["Generator"]
+__all__ = ["Generator", "Rendering"]
+
+
+class Rendering(NamedTuple):
+    """What N cameras see; depth and visibility are None without an occlusion network."""
+
+    images: Tensor  # [N, 3, S, S] in [0, 1]
+    depth_fraction: Tensor | None  # [N, 1, h, w], place between first and last plane, in [-0.5, 0.5)
+    visibility: Tensor | None  # [N, 1, D, h, w], sums to 1 along each ray
 
 
 class Generator(nn.Module):
@@ -29,7 +38,7 @@ class Generator(nn.Module):
 
         new_state = generator.observe(photo, lifting)
         generator.remember(new_state)
-        images, depth_fraction = generator.render(generator.inpaint(new_state), projections)
+        images, depth_fraction, visibility = generator.render(generator.inpaint(new_state), projections)
 
     and rendering afterwards is `volume = generator.inpaint(generator.state)` once, then `render(volume, ...)`
     for any number of cameras. With `fast`, twins from `models/fast` do the same sooner and in less memory.
@@ -90,16 +99,12 @@ class Generator(nn.Module):
         """State [1, F, G, G, G] -> volume to render from, >= 0."""
         return self.inpainting(state)
 
-    def render(self, volume: Tensor, projections: Sequence[SamplingMap]) -> tuple[Tensor, Tensor | None]:
-        """Images [N, 3, S, S] in [0, 1] of an inpainted volume [1, F, G, G, G], and their depth.
-
-        The depth [N, 1, h, h] is the place between the first and the last plane, in [-0.5, 0.5); None without
-        an occlusion network. `VolumeGeometry.metric_depth` turns it into z-depth.
-        """
+    def render(self, volume: Tensor, projections: Sequence[SamplingMap]) -> Rendering:
+        """Views of an inpainted volume [1, F, G, G, G]; `VolumeGeometry.metric_depth` makes their z-depth."""
         if self.options.batch_targets or len(projections) == 1:
             return self._render(volume, projections)
-        images, depths = zip(*(self._render(volume, [where]) for where in projections), strict=True)
-        return torch.cat(images), None if self.occlusion is None else torch.cat(depths)
+        parts = zip(*(self._render(volume, [where]) for where in projections), strict=True)
+        return Rendering(*(None if part[0] is None else torch.cat(part) for part in parts))
 
     def forward(
         self, source_images: Tensor, liftings: Sequence[SamplingMap], projections: Sequence[SamplingMap]
@@ -108,9 +113,9 @@ class Generator(nn.Module):
         state = self.observe(source_images, liftings)
         return self.render(self.inpaint(state), projections)[0], state
 
-    def _render(self, volume: Tensor, projections: Sequence[SamplingMap]) -> tuple[Tensor, Tensor | None]:
+    def _render(self, volume: Tensor, projections: Sequence[SamplingMap]) -> Rendering:
         if self.occlusion is None:
-            features, depth_fraction = self.collapse(self.project(volume, projections)), None
-        else:
-            features, depth_fraction, _ = self.occlude(self.occlusion, volume, projections)
-        return self.renderer(features) + 0.5, depth_fraction
+            features = self.collapse(self.project(volume, projections))
+            return Rendering(self.renderer(features) + 0.5, None, None)
+        features, depth_fraction, visibility = self.occlude(self.occlusion, volume, projections)
+        return Rendering(self.renderer(features) + 0.5, depth_fraction, visibility)

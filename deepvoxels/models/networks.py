@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deepvoxels.models.options import GeneratorOptions, unet_widths
+from deepvoxels.config import GeneratorOptions, unet_widths
 from deepvoxels.models.volume import SamplingMap, project
 
 __all__ = [

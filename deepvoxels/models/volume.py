@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deepvoxels.models.options import Lattice
+from deepvoxels.config import Lattice
 
 __all__ = ["SamplingMap", "VolumeGeometry", "lift", "project"]
 

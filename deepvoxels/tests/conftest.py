@@ -7,9 +7,8 @@ import pytest
 import yaml
 
 import deepvoxels
-from deepvoxels.config import TrainConfig
+from deepvoxels.config import GeneratorOptions, TrainConfig
 from deepvoxels.datasets.embedded import EmbeddedScene, make_embedded_scene
-from deepvoxels.models.options import GeneratorOptions
 from shared.runs.config import load_config
 
 TINY = {

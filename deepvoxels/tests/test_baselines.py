@@ -5,6 +5,7 @@ import torch
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
+from deepvoxels.config import BaselineOptions
 from deepvoxels.datasets.scene import nearest_neighbour
 from deepvoxels.models.baselines import (
     BASELINES,
@@ -12,7 +13,6 @@ from deepvoxels.models.baselines import (
     ray_direction_image,
     rotate_latent,
 )
-from deepvoxels.models.options import BaselineOptions
 from shared.geometry.camera import look_at, project, transform_points
 
 

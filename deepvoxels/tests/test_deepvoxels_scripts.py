@@ -17,11 +17,10 @@ import deepvoxels
 from deepvoxels import DeepVoxels, predict, table, train
 from deepvoxels import eval as evaluation
 from deepvoxels.api import Baseline, TrainedScene
-from deepvoxels.config import TrainConfig
+from deepvoxels.config import GeneratorOptions, TrainConfig
 from deepvoxels.datasets.embedded import EmbeddedScene
 from deepvoxels.datasets.scene import load_views
 from deepvoxels.models.generator import Generator
-from deepvoxels.models.options import GeneratorOptions
 from deepvoxels.models.released import export_released
 from shared.errors import CheckpointError, RunError
 from shared.files.images import read_image, read_pfm
@@ -68,8 +67,8 @@ def test_predict_writes_views_depth_with_its_unit_and_a_video(trained: Path, tmp
     predict.main([*command, "--out", str(tmp_path / "views")])
     names = {path.name for path in (tmp_path / "views").iterdir()}
     frames = {f"{kind}_{i:04d}.{end}" for i in range(3) for kind, end in (("view", "png"), ("depth", "pfm"))}
-    assert names - {"moving_camera.mp4", "moving_camera.gif"} == {*frames, "depth.json"}
-    assert len(names) == 8
+    masks = {f"depth_{i:04d}_valid.png" for i in range(3)}  # a network of four steps sees little
+    assert names - {"moving_camera.mp4", "moving_camera.gif"} - masks == {*frames, "depth.json"}
     depth = read_pfm(tmp_path / "views" / "depth_0000.pfm")
     assert 0.5 < depth.min() <= depth.max() < 3.0  # the camera is 1.7 from the unit cube's middle
     assert "scene units" in (tmp_path / "views" / "depth.json").read_text()
@@ -138,9 +137,33 @@ def test_the_object_knows_its_cameras(trained: Path, tiny_config: TrainConfig) -
     one = scene.render(views.world_from_cam[0].tolist())
     assert len(one) == 1
     points = one.depth[0].points(views.world_from_cam[0])
-    assert points.shape == (16 * 16, 3)
-    camera = views.world_from_cam[0, :3, 3]
-    assert ((points - camera).norm(dim=1) >= one.depth.values.flatten() - 1e-4).all()
+    valid = one.depth.values[one.depth.valid]
+    assert points.shape == (len(valid), 3)
+    assert ((points - views.world_from_cam[0, :3, 3]).norm(dim=1) >= valid - 1e-4).all()
+
+
+def test_depth_is_valid_where_a_ray_sees_one_place_in_the_grid(trained: Path, tmp_path: Path) -> None:
+    scene = DeepVoxels.load(trained)
+    poses, occlude = scene.world_from_cam[:2], scene.network.occlude
+
+    def seen(weights: list[float]) -> Views:
+        """With this visibility of the eight planes on every ray."""
+        visibility = torch.tensor(weights).view(1, 1, 8, 1, 1).expand(2, 1, 8, 16, 16)
+        fraction = (visibility * (torch.arange(8).view(1, 1, 8, 1, 1) - 4) / 8).sum(2)
+        scene.network.occlude = lambda *where: (occlude(*where)[0], fraction, visibility)
+        return scene.render(poses)
+
+    sharp = seen([0, 0, 0, 0.1, 0.8, 0.1, 0, 0]).depth
+    for depth, pose in zip(sharp, poses, strict=True):
+        points = replace(depth, valid=None).points(pose) - torch.tensor(scene.grid_origin)
+        assert torch.equal(depth.valid, points.abs().amax(1).view(16, 16) < scene.grid_side_length / 2)
+        assert 30 < depth.valid.sum() < 16 * 16
+    assert sharp.facts["planes_per_ray"] == pytest.approx(1.8946, abs=1e-3)  # exp(entropy)
+    flat = seen([0, 0.2, 0.2, 0.2, 0.2, 0.2, 0, 0])
+    assert not flat.depth.valid.any()
+    flat.save(tmp_path)
+    assert not read_image(tmp_path / "depth_0001_valid.png").any()
+    assert json.loads((tmp_path / "depth.json").read_text())["valid_share"] == 0
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,11 @@ def test_run_folder_holds_what_the_readme_promises(tiny_config_file: Path, tmp_p
     names = {str(path.relative_to(tmp_path / "run")) for path in (tmp_path / "run").rglob("*")}
     promised = {"config.yaml", "metrics.jsonl", "eval.json", "report.html", "test_views.png"}
     promised |= {"moving_camera.mp4"}
-    assert promised | {"checkpoints/last.pt", "previews/test_views_0000004.png"} <= names
+    assert promised | {"checkpoints/last.pt", "previews/views_0000004.png"} <= names
+    log = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    shown = [row for row in log if "preview_psnr" in row]
+    assert [row["step"] for row in shown] == [2, 4]
+    assert all(1 <= row["planes_per_ray"] <= 8 for row in shown)  # of 8
     results = json.loads((tmp_path / "run" / "eval.json").read_text())
     assert len(results["per_view"]) == results["test_views"] == 4
     mean = sum(row["psnr"] for row in results["per_view"]) / 4
@@ -155,7 +159,7 @@ def test_resume_in_the_middle_of_an_epoch_is_exact(
     """Stopped after 7 of 15 steps, with 12 views: both networks, the grid, Adam's moments and the losses."""
     monkeypatch.setattr(train, "evaluate", lambda *_: {})
     monkeypatch.setattr(train, "summary", lambda _: "not measured")
-    settings = f"method={method}", "decay_steps=0", "checkpoint_every=7", "preview_every=5"
+    settings = f"method={method}", "decay_steps=0", "checkpoint_every=7", "preview_every=7"
     run(tiny_config_file, tmp_path / "whole", "steps=15", *settings)
     run(tiny_config_file, tmp_path / "parts", "steps=7", *settings)
     run(tiny_config_file, tmp_path / "parts", "steps=15", *settings, resume=True)

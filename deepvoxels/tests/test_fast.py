@@ -5,10 +5,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from deepvoxels.config import GeneratorOptions
 from deepvoxels.models import networks, volume
 from deepvoxels.models.fast import conv, frustum, sampling
 from deepvoxels.models.generator import Generator
-from deepvoxels.models.options import GeneratorOptions
 from deepvoxels.models.volume import SamplingMap
 from deepvoxels.tests.conftest import SMALL
 from deepvoxels.tests.test_geometry import camera, intrinsics, small_geometry

@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from deepvoxels.config import GeneratorOptions, unet_widths
 from deepvoxels.models.generator import Generator
 from deepvoxels.models.networks import ConvUnit, Discriminator, Integration, UNet, coordinate_channels
-from deepvoxels.models.options import GeneratorOptions, unet_widths
 from deepvoxels.models.volume import SamplingMap, project
 from deepvoxels.tests.conftest import SMALL, variant
 from shared.geometry.camera import look_at

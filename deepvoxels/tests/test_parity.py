@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
+from deepvoxels.config import GeneratorOptions
 from deepvoxels.models.generator import Generator
-from deepvoxels.models.options import GeneratorOptions
 from deepvoxels.models.released import import_released
 from deepvoxels.tests.test_geometry import camera
 

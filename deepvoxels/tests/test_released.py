@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from deepvoxels.config import GeneratorOptions
 from deepvoxels.models.generator import Generator
 from deepvoxels.models.networks import Discriminator
-from deepvoxels.models.options import GeneratorOptions
 from deepvoxels.models.released import export_released, import_released, load_released
 from deepvoxels.tests.conftest import SMALL, variant
 from shared.errors import DataError
