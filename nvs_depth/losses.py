@@ -13,9 +13,11 @@ from pydantic import NonNegativeFloat
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from nvs_depth.models.decoders import DepthMaps
 from nvs_depth.models.synthesis import TrainingOutputs, View
 from nvs_depth.models.warps import scaled_intrinsics
 from shared.errors import FieldError
+from shared.geometry.camera import invert_pose
 from shared.geometry.warp import backward_warp
 from shared.quality.losses import VggFeatures, edge_aware_smoothness, perceptual_loss
 from shared.runs.config import STRICT, LocalPath
@@ -63,8 +65,10 @@ class LossOptions:
     # black_channels: each colour channel counts where it is above 0 (drops saturated colours of objects too)
     photometric_mask: PhotometricMask = "black_channels"
     photometric_mean: Literal["released", "valid"] = "released"  # released: out of view counts as no error
-    photometric_on: Literal["target_image", "new_view"] = "target_image"  # new_view: as the predecessor
-    photometric_scales: Literal["all", "full"] = "all"
+    # new_view: as the predecessor; both_images: also the source's own depth, by reprojecting the target
+    photometric_on: Literal["target_image", "new_view", "both_images"] = "target_image"
+    # from_8px: on smaller maps an object is a few pixels, and wrong depth scores better than the true one
+    photometric_scales: Literal["all", "full", "from_8px"] = "all"
     consistency_mask: Literal["all", "foreground"] = "all"
     consistency_stop_gradient: bool = False  # true: D_b is not pulled towards D_t
     smoothness_on: Literal["target_image", "new_view"] = "target_image"
@@ -104,7 +108,7 @@ def photometric_reprojection(
     image_side = target.image.shape[-1]
     for depth in depths:
         side = depth.shape[-1]
-        images = (F.interpolate(view.image, (side, side), mode="area") for view in (source, target))
+        images = (F.avg_pool2d(view.image, image_side // side) for view in (source, target))
         K_source, K_target = (
             scaled_intrinsics(view.K, image_side, side, intrinsics) for view in (source, target)
         )
@@ -174,10 +178,15 @@ def loss_terms(
     if weights.perceptual:
         terms["perceptual"] = perceptual_loss(vgg, images[0], target.image, size=PERCEPTUAL_SIDE)
     if weights.photometric:
-        supervised = depth_read if options.photometric_on == "target_image" else depth_new
-        maps = [supervised.full, *(supervised.pyramid if options.photometric_scales == "all" else ())]
         rules = options.photometric_mask, options.photometric_mean, intrinsics
-        terms["photometric"] = photometric_reprojection(maps, source, target, source_from_target, *rules)
+        supervised = depth_new if options.photometric_on == "new_view" else depth_read
+        maps = supervised_maps(supervised, options)
+        photometric = photometric_reprojection(maps, source, target, source_from_target, *rules)
+        if options.photometric_on == "both_images":
+            maps, back = supervised_maps(outputs.depth_source, options), invert_pose(source_from_target)
+            of_source = photometric_reprojection(maps, target, source, back, *rules)
+            photometric = (photometric + of_source) / 2
+        terms["photometric"] = photometric
     if weights.consistency:
         mask = foreground(target.image) if options.consistency_mask == "foreground" else None
         stop = options.consistency_stop_gradient
@@ -187,6 +196,12 @@ def loss_terms(
         of_target = smoothness(smoothed.full, target.image)
         terms["smoothness"] = of_target + smoothness(outputs.depth_source.full, source.image)
     return terms
+
+
+def supervised_maps(depth: DepthMaps, options: LossOptions) -> list[Tensor]:
+    """The maps on which the photometric term is asked for."""
+    smallest = {"all": 1, "from_8px": 8, "full": depth.full.shape[-1]}[options.photometric_scales]
+    return [m for m in (depth.full, *depth.pyramid) if m.shape[-1] >= smallest]
 
 
 def _kept(target: Tensor, mask: PhotometricMask) -> Tensor:

@@ -117,7 +117,9 @@ def _write_paper_object(root: Path, config: EmbeddedConfig, index: int, name: st
 
 def _write_flat_object(root: Path, config: EmbeddedConfig, index: int, name: str) -> None:
     scene, K = object_scene(config, index), object_intrinsics(config.image_side, FOCAL_SHARE)
-    for azimuth in AZIMUTHS:
+    chosen = config.azimuths_deg if index < config.train_groups else ()
+    azimuths = sorted((azimuth + 20 * index) % 360 for azimuth in chosen) or AZIMUTHS
+    for azimuth in azimuths:
         for elevation in ELEVATIONS[:3]:
             view = _render_object(scene, K, config, azimuth, elevation)
             stem = f"{name}_{azimuth}_{elevation}"

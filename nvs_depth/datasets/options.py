@@ -13,6 +13,7 @@ __all__ = ["LAYOUTS", "DataConfig", "EmbeddedConfig", "PairOptions"]
 
 LAYOUTS = ("shapenet", "shapenet_flat", "kitti_raw", "kitti_odometry", "kitti_odometry_flat", "posed")
 Layout = Literal["shapenet", "shapenet_flat", "kitti_raw", "kitti_odometry", "kitti_odometry_flat", "posed"]
+Azimuth = Annotated[int, Field(ge=0, lt=360)]
 Turn = Annotated[int, Field(ge=1, le=360)]  # degrees; a turn of 0 would make a view its own target
 
 
@@ -28,6 +29,8 @@ class EmbeddedConfig:
     step_m: PositiveFloat = 0.8  # street: distance between frames
     seed: Seed = 0
     antialias: Annotated[int, Field(ge=1, le=16)] = 2  # rays per pixel along each side
+    # shapenet_flat: of the objects trained on, the next object's 20 degrees further on; none: the grid's 18
+    azimuths_deg: tuple[Azimuth, ...] = ()
 
     @property
     def layouts(self) -> tuple[str, ...]:
@@ -88,4 +91,7 @@ class DataConfig:
         if self.embedded is not None and self.layout not in self.embedded.layouts:
             fitting = " or ".join(self.embedded.layouts)
             reason = f"must be {fitting} for embedded {self.embedded.kind}, got {self.layout}"
+            raise FieldError("layout", reason)
+        if self.embedded is not None and self.embedded.azimuths_deg and self.layout != "shapenet_flat":
+            reason = f"must be shapenet_flat for azimuths of your own, got {self.layout}"
             raise FieldError("layout", reason)

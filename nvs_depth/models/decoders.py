@@ -15,7 +15,7 @@ __all__ = ["DepthDecoder", "DepthMaps", "ViewDecoder", "activate_depth"]
 
 # Coarse to fine: channels that leave a level, and those of the skip at 1/16, 1/8, 1/4, 1/2 that enters it.
 _LEVEL_CHANNELS = (256, 128, 64, 32, 16)
-_SKIP_CHANNELS = (256, 128, 64, 64, 0)
+_SKIP_CHANNELS = (256, 128, 64, 64)
 
 
 class DepthMaps(NamedTuple):
@@ -23,6 +23,10 @@ class DepthMaps(NamedTuple):
 
     full: Tensor  # [B, 1, S, S]
     pyramid: list[Tensor]  # S/2, S/4, ... S/32: what warps the feature map of that size
+
+    def for_features(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """The maps of the features' sizes."""
+        return [self.full, *self.pyramid][-len(features) :]
 
 
 def activate_depth(raw: Tensor, kind: str) -> Tensor:
@@ -68,7 +72,7 @@ class DepthDecoder(nn.Module):
         self.kind, self.heads_everywhere = options.depth_range, options.depth_heads == "per_scale"
         self.uses_features = options.depth_from == "features"
         self.entry = Entry(options)
-        self.skip_channels = [options.channels(c) if c and self.uses_features else 0 for c in _SKIP_CHANNELS]
+        self.skip_channels = _skip_channels(options) if self.uses_features else [0] * len(_LEVEL_CHANNELS)
         entering = self.entry.shape[0]
         self.bottleneck_channels = options.channels(512) // 2 if self.uses_features else 0
         levels, heads, channels_in = [], [], entering + self.bottleneck_channels
@@ -77,7 +81,8 @@ class DepthDecoder(nn.Module):
             before = ConvBlock(channels_in, channels, instance_norm=False)
             blocks = [ConvBlock(channels, channels, instance_norm=False)]
             if skip:
-                blocks.insert(0, ConvBlock(channels + skip, channels, instance_norm=False))
+                joined = ConvBlock(channels + skip, channels, instance_norm=False)
+                blocks = [joined, *blocks] if level < len(_SKIP_CHANNELS) else [joined]
             levels.append(nn.ModuleDict({"before": before, "after": nn.Sequential(*blocks)}))
             if self.heads_everywhere or level == len(_LEVEL_CHANNELS) - 1:
                 heads.append(nn.Conv2d(channels, 1, 3, padding=1, padding_mode="reflect"))
@@ -88,7 +93,7 @@ class DepthDecoder(nn.Module):
         x, skips = self.entry(latent), [None] * len(self.levels)
         if self.uses_features:
             *skips, bottleneck = self._zeros(x) if features is None else features
-            x, skips = torch.cat([x, bottleneck], dim=1), [*skips[::-1], None]
+            x, skips = torch.cat([x, bottleneck], dim=1), [*skips[::-1], None][: len(self.levels)]
         outputs = list(_decode(self.levels, x, skips))
         outputs = outputs if self.heads_everywhere else outputs[-1:]
         # float32: at half precision tanh saturates early and 1 / sigmoid has steps of metres
@@ -101,36 +106,47 @@ class DepthDecoder(nn.Module):
 
     def _zeros(self, entry: Tensor) -> list[Tensor]:
         batch, side = len(entry), entry.shape[-1]
-        counts = [*self.skip_channels[3::-1], self.bottleneck_channels]
-        sides = [16 * side, 8 * side, 4 * side, 2 * side, side]
-        return [entry.new_zeros(batch, c, s, s) for c, s in zip(counts, sides, strict=True)]
+        counts = enumerate([self.bottleneck_channels, *self.skip_channels])
+        return [entry.new_zeros(batch, c, side << k, side << k) for k, c in counts if c][::-1]
 
 
 class ViewDecoder(nn.Module):
-    """Moved latent points and back-warped features to images [B, 3, s, s] in [0, 1], s = S, S/2, S/4, S/8."""
+    """Moved latent points and back-warped features to images [B, 3, s, s] in [0, 1], s = S, S/2, S/4, S/8.
+
+    With `blend_fetched` the image of size S is a mix of what was painted and of the first feature, the
+    fetched picture.
+    """
 
     def __init__(self, options: ModelOptions) -> None:
         super().__init__()
-        self.entry = Entry(options)
+        self.entry, self.blends = Entry(options), options.blend_fetched
         levels, heads = [], []
         channels_in = self.entry.shape[0] + options.channels(512) // 2
-        for level, (count, skip) in enumerate(zip(_LEVEL_CHANNELS, _SKIP_CHANNELS, strict=True)):
+        for level, (count, skip) in enumerate(zip(_LEVEL_CHANNELS, _skip_channels(options), strict=True)):
             channels = options.channels(count)
-            skip = options.channels(skip) if skip else 0
             before = ConvBlock(channels_in, channels, instance_norm=True)
             after = ConvBlock(channels + skip, channels, instance_norm=True)
             levels.append(nn.ModuleDict({"before": before, "after": after}))
             if level > 0:
-                heads.append(nn.Conv2d(channels, 3, 3, padding=1))
+                share = self.blends and level == len(_LEVEL_CHANNELS) - 1
+                heads.append(nn.Conv2d(channels, 3 + share, 3, padding=1))
             channels_in = channels
         self.levels, self.heads = nn.ModuleList(levels), nn.ModuleList(heads)
 
     def forward(self, latent: Tensor, features: list[Tensor]) -> list[Tensor]:
         *skips, bottleneck = features
         x = torch.cat([self.entry(latent), bottleneck], dim=1)
-        outputs = list(_decode(self.levels, x, [*skips[::-1], None]))[1:]
+        outputs = list(_decode(self.levels, x, [*skips[::-1], None][: len(self.levels)]))[1:]
         raw = [head(output).float() for head, output in zip(self.heads, outputs, strict=True)]
-        return [(torch.tanh(r) + 1) / 2 for r in raw[::-1]]
+        images = [(torch.tanh(r[:, :3]) + 1) / 2 for r in raw[::-1]]
+        if self.blends:
+            images[0] = torch.lerp(images[0], (features[0] + 1) / 2, torch.sigmoid(raw[-1][:, 3:]))
+        return images
+
+
+def _skip_channels(options: ModelOptions) -> list[int]:
+    """Of each level; at the picture's own size there is nothing, or the picture."""
+    return [*(options.channels(count) for count in _SKIP_CHANNELS), 3 if options.blend_fetched else 0]
 
 
 def _decode(levels: nn.ModuleList, x: Tensor, skips: Sequence[Tensor | None]) -> Iterator[Tensor]:
@@ -142,4 +158,4 @@ def _decode(levels: nn.ModuleList, x: Tensor, skips: Sequence[Tensor | None]) ->
 
 
 def _halved(depth: Tensor) -> Tensor:
-    return F.interpolate(depth, scale_factor=0.5, mode="bilinear", align_corners=False)
+    return F.avg_pool2d(depth, 2)

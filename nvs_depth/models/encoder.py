@@ -19,7 +19,7 @@ class Encoded(NamedTuple):
     """An image as latent points and a pyramid; the last entry of `features` is the bottleneck."""
 
     latent: Tensor  # [B, P, 3]
-    features: list[Tensor]  # at 1/2, 1/4, 1/8, 1/16 and 1/32 of the image side
+    features: list[Tensor]  # at 1/2, 1/4, 1/8, 1/16, 1/32 of its side; with `blend_fetched`, itself first
 
 
 class StridedPointwise(nn.Conv2d):
@@ -92,15 +92,16 @@ class Encoder(nn.Module):
         super().__init__()
         channels = tuple(options.channels(count) for count in (64, 128, 256, 512))
         self.trunk = ResNet18Trunk(channels)
-        self.half = channels[-1] // 2
+        self.half, self.with_image = channels[-1] // 2, options.blend_fetched
         cells = (options.image_side // 32) ** 2
         self.to_latent = nn.Linear(self.half * cells, 3 * options.latent_points)
 
     def forward(self, image: Tensor) -> Encoded:
-        *skips, last = self.trunk(2 * image - 1)
+        signed = 2 * image - 1
+        *skips, last = self.trunk(signed)
         bottleneck, compressed = last[:, : self.half], last[:, self.half :]
         latent = self.to_latent(compressed.flatten(1)).unflatten(1, (-1, 3))
-        return Encoded(latent, [*skips, bottleneck])
+        return Encoded(latent, [*([signed] if self.with_image else []), *skips, bottleneck])
 
 
 # ---- initial weights ---------------------------------------------------------------------------------------

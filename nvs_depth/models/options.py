@@ -35,6 +35,9 @@ class ModelOptions:
     # one: the finest map, shrunk for the coarser scales.
     depth_heads: Literal["per_scale", "one"] = "per_scale"
     shared_depth_decoder: bool = True
+    # The source picture is warped with its features and enters the last level of both decoders; the new view
+    # mixes, by a learned share of each pixel, painted colours and those fetched with the target's depth.
+    blend_fetched: bool = False
 
     intrinsics: Literal["half_pixel", "released"] = "half_pixel"  # how K follows a smaller feature map
     sampling: Literal["pixel_centres", "released"] = "pixel_centres"  # released: up to half a pixel outwards

@@ -91,10 +91,12 @@ class SynthesisNetwork(nn.Module):
             depth = decoder(latent, None)
         elif o.target_features == "two_pass":
             first = decoder(latent, None)
-            depth = decoder(latent, inverse_warp_pyramid(features, first.pyramid, cameras, o))
+            maps = first.for_features(features)
+            depth = decoder(latent, inverse_warp_pyramid(features, maps, cameras, o))
         else:
-            depth = decoder(latent, direct_warp_pyramid(features, source.depth.pyramid, cameras, o))
-        fetched = inverse_warp_pyramid(features, depth.pyramid, cameras, o)
+            maps = source.depth.for_features(features)
+            depth = decoder(latent, direct_warp_pyramid(features, maps, cameras, o))
+        fetched = inverse_warp_pyramid(features, depth.for_features(features), cameras, o)
         return RenderedView(self.view_decoder(latent, fetched), depth)
 
     def forward(self, source: View, target: View, target_from_source: Tensor) -> TrainingOutputs:

@@ -56,13 +56,14 @@ def embedded(tmp_path_factory):
     """One object in both layouts, and one drive of two frames, all tiny; made when first asked for."""
     root = tmp_path_factory.mktemp("nvs_embedded")
     chairs = {"train_groups": 1, "test_groups": 1, "image_side": SIDE, "antialias": 1}
+    cars = {"kind": "cars", "azimuths_deg": (0, 5, 20, 40), **chairs}
     drives = {"kind": "street", "train_groups": 1, "test_groups": 1, "frames": 2, "step_m": 3.0}
     drives |= {"image_side": 48, "antialias": 1}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("scenes.streets.street", plain_street)
         yield {
             "shapenet": (root / "paper", EmbeddedConfig(kind="chairs", **chairs)),
-            "shapenet_flat": (root / "flat", EmbeddedConfig(kind="cars", **chairs)),
+            "shapenet_flat": (root / "flat", EmbeddedConfig(**cars)),
             "kitti_raw": (root / "drives", EmbeddedConfig(**drives)),
         }
 
@@ -253,6 +254,17 @@ def test_sequence_pairs_look_forward_unless_symmetric(embedded):
     assert len(find_pairs(views, PairOptions(max_gap=2, symmetric=True)).all_pairs()) == 2
     with pytest.raises(DataError, match="no two views form a pair"):
         find_pairs(views, PairOptions(max_gap=1))
+
+
+def test_azimuths_of_your_own_are_for_training_alone(embedded):
+    views = split_of(embedded, "shapenet_flat").train.views
+    held = torch.tensor([group == "car_001" for group in views.groups])
+    assert views.coordinates[~held, 0].unique().tolist() == [0, 5, 20, 40]
+    assert views.coordinates[held, 0].unique().tolist() == list(range(0, 360, 20))
+    turns = PairOptions(azimuth_steps_deg=(5,), symmetric=True)
+    pairs = find_pairs(views, turns).all_pairs()
+    assert views.coordinates[pairs.flatten(), 0].unique().tolist() == [0, 5]
+    assert reprojection_error(load_pairs(views, pairs)) < 0.02
 
 
 def test_held_out_azimuths(embedded):

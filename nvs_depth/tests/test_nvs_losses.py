@@ -211,6 +211,20 @@ def test_the_predecessors_terms_supervise_the_new_views_depth():
         assert gradient.abs().max() > 0
 
 
+def test_both_images_are_supervised_on_the_maps_asked_for():
+    options = LossOptions(photometric_on="both_images", photometric_scales="from_8px")
+    _, outputs, terms = network_terms(LossWeights(0, 0, 100, 0, 0), options)
+    depths = outputs.depth_source, outputs.depth_target_image
+    maps = [m for depth in depths for m in (depth.full, *depth.pyramid)]
+    gradients = torch.autograd.grad(terms["photometric"], maps, allow_unused=True)
+    sides = [m.shape[-1] for m, g in zip(maps, gradients, strict=True) if g is not None and g.any()]
+    assert sides == [64, 32, 16, 8] * 2
+    images, pose = (smooth_image(6, 2), smooth_image(7, 2)), small_motion().expand(2, 4, 4)
+    of_source = photometric(maps[:4], *images[::-1], pose)
+    of_target = photometric(maps[6:10], *images, invert_pose(pose))
+    torch.testing.assert_close(terms["photometric"], (of_source + of_target) / 2)
+
+
 def test_missing_vgg_weights_say_what_to_fetch(tmp_path):
     with pytest.raises(DataError, match="vgg16.*Fetch https"):
         perceptual_network(LossOptions(vgg_weights=str(tmp_path / "none.pth")))

@@ -19,6 +19,7 @@ from nvs_depth.models.warps import move_latent
 from shared.errors import DataError
 from shared.geometry.camera import intrinsics_matrix, invert_pose, transform_points
 from shared.geometry.trajectories import so3_exp
+from shared.geometry.warp import backward_warp
 
 SIDE = 64
 
@@ -175,6 +176,9 @@ VARIANTS = {
     "latent": {"depth_from": "latent"},
     "one_head": {"depth_heads": "one"},
     "two_decoders": {"shared_depth_decoder": False},
+    "blend": {"blend_fetched": True},
+    "blend_zeros": {"blend_fetched": True, "target_features": "zeros"},
+    "blend_latent": {"blend_fetched": True, "depth_from": "latent"},
     "released_rules": {"intrinsics": "released", "sampling": "released"},
     "scene": {"depth_range": "scene", "latent_translation": True, "latent_motion": "rigid"},
 }
@@ -209,6 +213,22 @@ def test_source_depth_gets_no_gradient_from_the_new_view():
     rendered.images[0].square().mean().backward()
     assert all(depth.grad is None for depth in view.depth.pyramid)
     assert all(depth.grad.abs().max() > 0 for depth in rendered.depth.pyramid)
+
+
+def test_a_blended_view_goes_from_what_is_painted_to_what_the_depth_fetches():
+    network = small(blend_fetched=True).eval()
+    source, _, pose = inputs()
+    share, views = network.view_decoder.heads[-1], []
+    with torch.no_grad():
+        share.weight[3:] = 0
+        for logit in (-50, 50, 0):
+            share.bias[3:] = logit
+            views.append(network.render(network.encode(source), source.K, pose))
+        fetched, _ = backward_warp(source.image, views[0].depth.full, source.K, source.K, invert_pose(pose))
+    painted, shown, half = (view.images[0] for view in views)
+    torch.testing.assert_close(shown, fetched)
+    torch.testing.assert_close(half, (painted + fetched) / 2)
+    assert (painted - fetched).abs().mean() > 0.05
 
 
 def test_training_pass_equals_encode_and_render_in_evaluation_mode():
