@@ -1,18 +1,15 @@
 """The encoder: ResNet-18 whose last map is halved into a feature at 1/32 and a cloud of latent points."""
 
-from pathlib import Path
 from typing import NamedTuple
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nvs_depth.models.options import ModelOptions
 from shared.errors import DataError
+from shared.quality.losses import backbone_state_dict
 
 __all__ = ["Encoded", "Encoder", "ResNet18Trunk", "initialise", "load_imagenet"]
-
-RESNET18_URL = "https://download.pytorch.org/models/resnet18-f37072fd.pth"
 
 
 class Encoded(NamedTuple):
@@ -135,22 +132,10 @@ def load_imagenet(trunk: ResNet18Trunk, path: str = "") -> None:
     """Fill the trunk from torchvision's ResNet-18 file; nothing is ever downloaded.
 
     path: the file; empty: where torch hub keeps it. Raises DataError, with the address to fetch it from, when
-    it is missing, damaged or of another architecture (a `width` other than 1 included).
+    it is missing, damaged or of another architecture.
     """
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / RESNET18_URL.rsplit("/", 1)[1]
-    file = Path(path) if path else cached
-    remedy = (
-        f"Fetch {RESNET18_URL} to {cached}, name a copy as model.imagenet_weights, "
-        "or set model.encoder_init=default"
-    )
-    if not file.is_file():
-        raise DataError(file, "the ImageNet weights of ResNet-18 are not there", remedy)
     try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises half a dozen kinds for damaged files
-        raise DataError(file, f"cannot be read as weights ({type(error).__name__})", remedy) from error
-    try:
-        trunk.load_state_dict({name: t for name, t in state.items() if not name.startswith("fc.")})
-    except (RuntimeError, AttributeError) as error:
-        first = str(error).splitlines()[:2][-1].strip()
-        raise DataError(file, f"does not fit: {first}", remedy) from None
+        trunk.load_state_dict(backbone_state_dict("resnet18", path or None))
+    except DataError as error:
+        remedy = f"{error.remedy} (model.imagenet_weights), or set model.encoder_init=default"
+        raise DataError(error.path, error.reason, remedy) from None

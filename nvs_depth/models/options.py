@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveInt
 from pydantic.dataclasses import dataclass
 
+from shared.errors import FieldError
 from shared.runs.config import STRICT, LocalPath
 
 __all__ = ["DEPTH_RANGES", "ModelOptions"]
@@ -41,6 +42,10 @@ class ModelOptions:
 
     intrinsics: Literal["half_pixel", "released"] = "half_pixel"  # how K follows a smaller feature map
     sampling: Literal["pixel_centres", "released"] = "pixel_centres"  # released: up to half a pixel outwards
+
+    def __post_init__(self) -> None:
+        if self.encoder_init == "imagenet" and self.width != 1:
+            raise FieldError("encoder_init", f"must be default or normal002 for width {self.width:g}")
 
     def channels(self, count: int) -> int:
         """The paper's number of channels times `width`: even, because the encoder halves its last map."""

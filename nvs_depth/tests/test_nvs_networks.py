@@ -89,8 +89,11 @@ def test_imagenet_weights_come_from_a_local_file(tmp_path):
     trunk = ResNet18Trunk()
     load_imagenet(trunk, str(file))
     torch.testing.assert_close(trunk.layer4[1].conv2.weight, reference.layer4[1].conv2.weight)
-    with pytest.raises(DataError, match="does not fit.*conv1.weight"):
-        load_imagenet(ResNet18Trunk((8, 16, 32, 64)), str(file))
+    torch.save(torchvision.models.resnet34(weights=None).layer1.state_dict(), tmp_path / "other.pth")
+    with pytest.raises(DataError, match="resnet18: conv1.weight is not"):
+        load_imagenet(trunk, str(tmp_path / "other.pth"))
+    with pytest.raises(ValueError, match="encoder_init"):
+        ModelOptions(width=0.5)
     with pytest.raises(DataError, match="not there.*Fetch https"):
         load_imagenet(trunk, str(tmp_path / "absent.pth"))
     file.write_bytes(b"nonsense")

@@ -161,9 +161,9 @@ def perceptual_loss(
 
 
 def backbone_state_dict(
-    architecture: Literal["alexnet", "vgg16", "vgg19"], weights: str | PathLike | None = None
+    architecture: Literal["alexnet", "vgg16", "vgg19", "resnet18"], weights: str | PathLike | None = None
 ) -> dict[str, Tensor]:
-    """The convolution weights ("features.*") of a torchvision ImageNet classifier, from a local file.
+    """The weights of a torchvision ImageNet classifier without its linear layers, from a local file.
 
     weights: the file; by default torchvision's own in torch hub's cache, where an earlier download left it.
     Nothing is ever downloaded. Raises DataError, naming the file to fetch and the place for it, when there is
@@ -171,7 +171,8 @@ def backbone_state_dict(
     """
     import torchvision.models  # slow to import; only learned measures need it
 
-    builder = {"alexnet": "AlexNet", "vgg16": "VGG16", "vgg19": "VGG19"}[architecture]
+    builders = {"alexnet": "AlexNet", "vgg16": "VGG16", "vgg19": "VGG19", "resnet18": "ResNet18"}
+    builder = builders[architecture]
     url = getattr(torchvision.models, f"{builder}_Weights").IMAGENET1K_V1.url
     cached = Path(torch.hub.get_dir()) / "checkpoints" / os.path.basename(url)
     path = cached if weights is None else Path(weights)
@@ -182,7 +183,8 @@ def backbone_state_dict(
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises half a dozen kinds for damaged files
         raise DataError(path, f"cannot be read as weights ({type(error).__name__})", remedy) from error
-    expected = _backbone(architecture).features.state_dict(prefix="features.")
+    expected = _backbone(architecture).state_dict()
+    expected = {name: t for name, t in expected.items() if not name.startswith(("classifier.", "fc."))}
     for name, wanted in expected.items():
         tensor = state.get(name) if isinstance(state, dict) else None
         if not isinstance(tensor, Tensor) or tensor.shape != wanted.shape or not tensor.isfinite().all():
