@@ -160,7 +160,7 @@ def test_decoders_double_their_maps_between_pixel_centres_as_opencv_does():
 @pytest.mark.parametrize("heads", ["per_scale", "one"])
 def test_depth_and_pictures_have_more_digits_than_the_convolutions_at_half_precision(heads):
     torch.manual_seed(0)
-    options = ModelOptions(image_side=SIDE, width=0.125, depth_heads=heads)
+    options = ModelOptions(image_side=SIDE, width=0.125, encoder_init="default", depth_heads=heads)
     latent, decoder = torch.randn(2, options.latent_points, 3), DepthDecoder(options)
     counts = [*decoder.skip_channels[3::-1], decoder.bottleneck_channels]
     features = [torch.rand(2, count, 32 >> i, 32 >> i) for i, count in enumerate(counts)]
