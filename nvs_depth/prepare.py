@@ -14,6 +14,7 @@ if __name__ == "__main__":
     import shared.interrupt  # noqa: F401 - Ctrl-C ends in one line during the imports, too
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,9 +26,12 @@ from nvs_depth.datasets.kitti_convert import convert_drive
 from nvs_depth.datasets.options import LAYOUTS, DataConfig, PairOptions
 from nvs_depth.datasets.pairs import PairBatch, find_pairs, load_pairs
 from nvs_depth.datasets.posed import prepare_photos
-from nvs_depth.datasets.select import load_views
+from nvs_depth.datasets.select import WHERE_TO_GET, load_views
+from nvs_depth.datasets.shapenet import FLAT_NAME, FOLDER_NAME
 from nvs_depth.datasets.views import ViewSet
 from shared.errors import DataError
+from shared.files.disk import visible
+from shared.files.images import pictures_among
 from shared.files.sfm import add_colmap_command, find_cameras, sfm_options
 from shared.geometry.camera import invert_pose, pixel_grid, project, transform_points, unproject
 from shared.geometry.warp import sample_pixels
@@ -39,30 +43,18 @@ __all__ = ["detect_layout", "main", "report", "reprojection_gap"]
 CHECKED_SIDE = 128
 CHECKED_PAIRS = 24
 GOOD_GAP = 0.03  # median relative gap of depths that poses, intrinsics and depth explain
-WHERE_TO_GET = {
-    "shapenet": "Render ShapeNetCore v2 (shapenet.org, terms of use) with yinyunie/depth_renderer (MIT) from "
-    "18 azimuths x 4 elevations; the split lists are in the repository johnMinelli/TwoWaySynth",
-    "shapenet_flat": "The READMEs of xuchen-ethz/continuous_view_synthesis and "
-    "AaltoVision/warped-skipconnection-nvs link to archives named dataset_chair and dataset_car; ShapeNet's "
-    "terms of use apply",
-    "kitti_raw": "Fetch the raw drives of the Eigen split from cvlibs.net/datasets/kitti (CC BY-NC-SA 3.0), "
-    "then run `prepare.py kitti`; the lists of frames and test pairs are in johnMinelli/TwoWaySynth",
-    "kitti_odometry": "Fetch the odometry benchmark from cvlibs.net/datasets/kitti (CC BY-NC-SA 3.0)",
-    "kitti_odometry_flat": "The READMEs of the predecessors (see shapenet_flat) link to dataset_kitti",
-    "posed": "Write a transforms.json as NeRF has it, or let `prepare.py colmap` make one from photos",
-}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = _parse(argv)
     if args.command == "check":
-        sys.stdout.write(report(args.folder, args.layout))
+        sys.stdout.write(report(args.folder, args.layout, args.images_outside))
         return
     if args.command == "colmap":
         find_cameras(prepare_photos, args.photos, args.out, sfm_options(args))
         sys.stdout.write(report(args.out, "posed"))
         return
-    drives = args.drives or sorted(p.name for p in args.raw.glob("*/*_sync"))
+    drives = args.drives or sorted(p.name for p in args.raw.glob("*/*_sync") if p.is_dir())
     if not drives:
         raise DataError(args.raw, "holds no <date>/<drive>_sync", WHERE_TO_GET["kitti_raw"])
     for drive in drives:
@@ -82,6 +74,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     check = commands.add_parser("check", help="say what is there, what is missing and where to get it")
     check.add_argument("folder", type=Path, metavar="DIR")
     check.add_argument("--layout", choices=("auto", *LAYOUTS), default="auto")
+    outside = "transforms.json may name images outside of its folder"
+    check.add_argument("--images-outside", action="store_true", help=outside)
     kitti = commands.add_parser("kitti", help="prepare KITTI raw drives")
     kitti.add_argument("raw", type=Path, metavar="RAW", help="folder with 2011_09_26 and so on")
     kitti.add_argument("--out", type=Path, required=True, metavar="DIR")
@@ -95,11 +89,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def detect_layout(folder: Path) -> str:
     """The layout a folder looks like; DataError, with where to get each, when it looks like none."""
+    where = "; ".join(f"{name}: {text}" for name, text in WHERE_TO_GET.items())
     if not folder.is_dir():
-        raise DataError(folder, "there is no such folder", "Name the folder of a data set")
+        raise DataError(folder, "the folder does not exist", f"Check the path, or get a data set. {where}")
     if (folder.parent / "camera_settings").is_dir():
         return "shapenet"
-    if (folder / "transforms.json").is_file():
+    if any((folder / f"transforms{split}.json").is_file() for split in ("", "_train")):
         return "posed"
     if any(folder.glob("*/cam.txt")):
         return "kitti_raw"
@@ -107,23 +102,32 @@ def detect_layout(folder: Path) -> str:
         return "kitti_odometry"
     if (folder / "poses.txt").is_file() and (folder / "images").is_dir():
         return "kitti_odometry_flat"
-    if any(folder.glob("images/*_*_*.png")) or any(folder.glob("*/[0-9]*_[0-9]*.png")):
+    inner = [path for path in visible(folder) if path.is_dir()]
+    if any(_holds(path, FLAT_NAME if path.name == "images" else FOLDER_NAME) for path in inner):
         return "shapenet_flat"
-    where = "; ".join(f"{name}: {text}" for name, text in WHERE_TO_GET.items())
+    if pictures_among(visible(folder, recursive=True))[0]:
+        remedy = "For photos without poses: python -m nvs_depth.prepare colmap DIR --out NEW_DIR"
+        raise DataError(folder, "holds photos, but no transforms.json and no known layout", remedy)
     raise DataError(folder, "looks like none of the known layouts", where)
 
 
-def report(folder: Path, layout: str = "auto") -> str:
+def _holds(folder: Path, name: re.Pattern) -> bool:
+    return any(name.fullmatch(path.stem) for path in pictures_among(visible(folder))[0])
+
+
+def report(folder: Path, layout: str = "auto", images_outside: bool = False) -> str:
     """What is known about a data set, some of its files read; DataError when it cannot be trained on."""
     layout = detect_layout(folder) if layout == "auto" else layout
     try:
-        config = DataConfig(layout=layout, root=str(folder))
+        config = DataConfig(layout=layout, root=str(folder), images_outside=images_outside)
         views = load_views(config, CHECKED_SIDE)
         side = views.framing.window(views.stored_hw)[2]
         if side < CHECKED_SIDE:  # sparse depth that is enlarged has gaps everywhere
             views = load_views(config, side)
         lines = _facts(folder, layout, views)
     except DataError as error:
+        if layout == "posed" or Path(error.path).is_file() or not folder.is_dir():  # said, or not the reason
+            raise
         raise DataError(error.path, error.reason, f"{error.remedy}. {WHERE_TO_GET[layout]}") from None
     return "\n".join(lines) + "\n"
 

@@ -180,7 +180,7 @@ def _full_size_intrinsics(path: Path, intrinsics: DeepVoxelsIntrinsics, size: tu
 
 
 def _list_nerf(path: Path, images_outside: bool) -> Listing:
-    found = read_nerf_scene(path, images_outside=images_outside)
+    found = read_nerf_scene(path, images_outside=images_outside, background="white")
     frames = sorted(found.frames, key=lambda frame: frame.name)
     views = [
         View(

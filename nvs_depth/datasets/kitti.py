@@ -24,8 +24,8 @@ from torch import Tensor
 from nvs_depth.datasets.views import DepthFormat, Framing, ViewSet
 from shared.errors import DataError
 from shared.files.cameras import parse_matrix, parse_pose, read_matrix, read_poses
-from shared.files.disk import read_text
-from shared.files.images import list_images, read_image_size
+from shared.files.disk import read_text, visible
+from shared.files.images import list_images, pictures_among, read_image_size
 from shared.geometry.camera import intrinsics_matrix
 from shared.geometry.trajectories import so3_exp
 
@@ -36,6 +36,7 @@ __all__ = [
     "load_kitti_odometry",
     "load_kitti_odometry_flat",
     "load_kitti_raw",
+    "numbered_images",
     "projection_matrix",
     "read_frame_list",
 ]
@@ -82,15 +83,25 @@ def load_kitti_raw(root: Path, framing: Framing, principal_point: PrincipalPoint
 
 def _raw_frames(folder: Path) -> Iterator[Frame]:
     K, poses = read_matrix(folder / "cam.txt", 3, 3), _numbered_poses(folder / "poses.txt")
-    images = sorted(p for p in folder.glob("*.png") if p.stem.isdecimal())
+    images = numbered_images(folder)
     if not images:
         raise DataError(folder, "holds no frames such as 0000000066.png", "Prepare the drive again")
-    for image in images:
-        number = int(image.stem)
+    for number, image in images.items():
         if number not in poses:
             raise DataError(folder / "poses.txt", f"lacks the frame {image.stem}", POSES)
         depth = image.with_name(f"{image.stem}_depth.png")
-        yield Frame(f"{folder.name}/{image.name}", folder.name, number, image, poses[number], K, depth)
+        name = f"{folder.name}/{image.stem}.png"  # as in the published lists
+        yield Frame(name, folder.name, number, image, poses[number], K, depth)
+
+
+def numbered_images(folder: Path) -> dict[int, Path]:
+    """The pictures in a folder that are named by the number of their frame, whatever their extension."""
+    found: dict[int, Path] = {}
+    for path in pictures_among(visible(folder))[0]:
+        if path.stem.isdecimal() and found.setdefault(int(path.stem), path) != path:
+            other = found[int(path.stem)].name
+            raise DataError(path, f"has the number of {other}", "Remove one of the two")
+    return found
 
 
 def load_kitti_odometry(root: Path, framing: Framing) -> ViewSet:
@@ -113,7 +124,7 @@ def _odometry_frames(folder: Path) -> Iterator[Frame]:
     projection = _calibration(folder / "calib.txt", f"P{image_folder.name[-1]}")
     offset = torch.linalg.inv(projection[:, :3]) @ projection[:, 3]  # of camera 0, in this camera
     poses = read_poses(folder / "poses.txt")
-    images = sorted(list_images(image_folder)[0])
+    images = list_images(image_folder)[0]
     if len(poses) < len(images):
         reason = f"holds {len(poses)} poses for {len(images)} images"
         raise DataError(folder / "poses.txt", reason, "One line of 12 numbers for each image")
@@ -123,14 +134,16 @@ def _odometry_frames(folder: Path) -> Iterator[Frame]:
         number = int(image.stem)
         pose = poses[number].clone()
         pose[:3, 3] -= pose[:3, :3] @ offset
-        depth = folder / "depth" / image.name
-        yield Frame(f"{folder.name}/{image.name}", folder.name, number, image, pose, projection[:, :3], depth)
+        name = f"{image.stem}.png"  # of depth and in lists, whatever the image is
+        depth = folder / "depth" / name
+        yield Frame(f"{folder.name}/{name}", folder.name, number, image, pose, projection[:, :3], depth)
 
 
 def load_kitti_odometry_flat(root: Path, framing: Framing) -> ViewSet:
     """The predecessors' crops: every image of poses.txt, grouped by the sequence in its id."""
     path = root / "poses.txt"
     frames, K = [], None
+    images = {image.stem: image for image in list_images(root / "images")[0]}
     for number, line in enumerate(read_text(path).splitlines(), start=1):
         words = line.split()
         if not words:
@@ -144,8 +157,9 @@ def load_kitti_odometry_flat(root: Path, framing: Framing) -> ViewSet:
         if len(values) != 6 or not bool(values.isfinite().all()):
             reason = f"line {number} is not `id rx ry rz tx ty tz`, all finite"
             raise DataError(path, reason, "Write six numbers per image")
-        image = root / "images" / f"{words[0]}.png"
-        if not image.is_file():
+        image = images.get(words[0])
+        if image is None:
+            image = root / "images" / f"{words[0]}.png"
             raise DataError(image, "the image of a line in poses.txt is missing", "Remove the line or add it")
         if K is None:
             height, width = read_image_size(image)

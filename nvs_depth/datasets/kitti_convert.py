@@ -1,7 +1,7 @@
 """KITTI raw drives (images, calibration, GPS/IMU, LiDAR) to the prepared layout that `kitti_raw` loads.
 
     <raw>/<date>/calib_cam_to_cam.txt, calib_velo_to_cam.txt, calib_imu_to_velo.txt
-    <raw>/<date>/<drive>/{image_02,image_03}/data/0000000000.png
+    <raw>/<date>/<drive>/{image_02,image_03}/data/0000000000.png     (or .jpg)
     <raw>/<date>/<drive>/oxts/data/0000000000.txt and velodyne_points/data/0000000000.bin
 
 Poses are those of the camera itself, in metres; depth is z in that camera, metres * 256, 0: no beam.
@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nvs_depth.datasets.kitti import DEPTH_UNIT_M, RAW_HW, euler_pose, projection_matrix
+from nvs_depth.datasets.kitti import DEPTH_UNIT_M, RAW_HW, euler_pose, numbered_images, projection_matrix
 from shared.errors import DataError
-from shared.files.disk import new_folder, read_bytes, read_text, write_bytes
+from shared.files.disk import new_folder, read_bytes, read_text, visible, write_bytes
 from shared.files.images import read_image, write_depth_png, write_image
 from shared.geometry.camera import invert_pose, resize_intrinsics, transform_points
 
@@ -120,10 +120,10 @@ def convert_drive(date_folder: Path, drive: str, camera: str, root: Path) -> int
     """
     source = date_folder / drive
     K, cam_from_velo, cam_from_imu = camera_chain(date_folder, camera)
-    images = _numbered(source / f"image_{camera}" / "data", "png")
+    images = numbered_images(source / f"image_{camera}" / "data")
     if not images:
         raise DataError(source / f"image_{camera}" / "data", "holds no images", FETCH)
-    packets = _numbered(source / "oxts" / "data", "txt")
+    packets = [path for path in visible(source / "oxts" / "data") if path.stem.isdecimal()]
     if not packets:
         raise DataError(source / "oxts" / "data", "holds no GPS/IMU packets", FETCH)
     world_from_imu = dict(
@@ -132,11 +132,10 @@ def convert_drive(date_folder: Path, drive: str, camera: str, root: Path) -> int
     imu_from_cam = invert_pose(cam_from_imu)
     lines = []
     with new_folder(root / f"{drive}_{camera}") as folder:
-        for image_path in images:
-            frame = int(image_path.stem)
+        for frame, image_path in images.items():
             if frame not in world_from_imu:
                 raise DataError(source / "oxts" / "data", f"lacks the packet of frame {frame}", FETCH)
-            image = read_image(image_path)
+            image = read_image(image_path, orientation=1)
             hw = tuple(image.shape[-2:])
             if hw != RAW_HW:
                 image = F.interpolate(
@@ -154,11 +153,6 @@ def convert_drive(date_folder: Path, drive: str, camera: str, root: Path) -> int
         write_bytes(folder / "cam.txt", ("\n".join(rows) + "\n").encode())
         write_bytes(folder / "poses.txt", ("\n".join(lines) + "\n").encode())
     return len(lines)
-
-
-def _numbered(folder: Path, extension: str) -> list[Path]:
-    """Files named by frame number; others, such as hidden ones, are left out."""
-    return sorted(path for path in folder.glob(f"*.{extension}") if path.stem.isdecimal())
 
 
 def _packet(path: Path) -> list[float]:

@@ -83,6 +83,7 @@ class DataConfig:
     focal_share: PositiveFloat = 480 / 256  # shapenet_flat: focal length over image side
     background: tuple[Fraction, Fraction, Fraction] | None = (0.0, 0.0, 0.0)  # if transparent; null: refuse
     scale: PositiveFloat = 1.0  # posed: factor on the translations
+    images_outside: bool = False  # posed: transforms.json may name images outside of its folder
 
     pairs: PairOptions = field(default_factory=PairOptions)
     cache_mb: NonNegativeInt = 1000  # views kept in memory as tensors; 0: none

@@ -1,17 +1,17 @@
-"""Your own posed images: a folder with a transforms.json (NeRF's layout), made of photos through COLMAP."""
+"""Your own posed images: a folder with transforms.json (NeRF's layout), made of photos through COLMAP."""
 
 import json
 import os
 import shutil
 import tempfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from nvs_depth.datasets.views import Framing, ViewSet
-from shared.errors import DataError
-from shared.files.cameras import read_nerf_transforms
+from shared.files.cameras import read_nerf_scene
 from shared.files.colmap import ColmapImage, ColmapModel
 from shared.files.disk import new_folder, write_bytes
 from shared.files.sfm import SfmOptions, reconstruct
@@ -22,25 +22,27 @@ __all__ = ["load_posed", "prepare_photos"]
 MEDIAN_DEPTH = 2.0  # scene units: the middle of the depths that the object ranges hold
 
 
-def load_posed(folder: Path, framing: Framing, units_per_scene_unit: float = 1.0) -> ViewSet:
-    """All frames of a transforms.json as one group, in the order of the file; depth is not read.
+def load_posed(folder: Path, framing: Framing, units_per_scene_unit: float = 1.0, **options: Any) -> ViewSet:
+    """All frames of transforms.json (or transforms_{train,val,test}.json) as one group, in the file's order.
 
     units_per_scene_unit: factor on all translations, to bring depths into the range of the network (objects:
-    about 1 to 3; scenes: 0.1 to 100). Lens distortion is undone. DataError if sizes of images differ.
+    about 1 to 3; scenes: 0.1 to 100). options: of `read_nerf_scene`. Lens distortion is undone; depth is not
+    read. Of images of several sizes those of the commonest are taken.
     """
-    path = folder / "transforms.json"
-    listing = read_nerf_transforms(path)
-    sizes = {(frame.height, frame.width) for frame in listing.frames}
-    if len(sizes) > 1:
-        raise DataError(
-            path, f"the images have {len(sizes)} sizes", "Scale them to one size, with fl_x ... to match"
-        )
+    listing = read_nerf_scene(folder, **options)
+    ((size, count),) = Counter((frame.height, frame.width) for frame in listing.frames).most_common(1)
+    notes = list(listing.notes)
+    if listing.missing:
+        notes.append(f"{len(listing.missing)} images of transforms.json are missing")
+    if count < len(listing.frames):
+        others = [frame.name for frame in listing.frames if (frame.height, frame.width) != size]
+        names = ", ".join(others[:5]) + (", ..." if len(others) > 5 else "")
+        notes.append(f"{len(others)} images are not {size[1]} x {size[0]} like most, left out: {names}")
     if not units_per_scene_unit > 0:
         raise ValueError(f"units_per_scene_unit must be positive, got {units_per_scene_unit}")
-    frames = listing.frames
+    frames = [frame for frame in listing.frames if (frame.height, frame.width) == size]
     poses = torch.stack([frame.world_from_cam for frame in frames])
     poses[:, :3, 3] *= units_per_scene_unit
-    notes = (f"{len(listing.missing)} images of transforms.json are missing",) if listing.missing else ()
     return ViewSet(
         path=folder,
         layout="posed",
@@ -50,10 +52,12 @@ def load_posed(folder: Path, framing: Framing, units_per_scene_unit: float = 1.0
         images=[frame.image_path for frame in frames],
         world_from_cam=poses,
         K_stored=torch.stack([frame.K for frame in frames]),
-        stored_hw=sizes.pop(),
+        stored_hw=size,
         coordinates=torch.tensor([(index, 0) for index in range(len(frames))]),
         distortion=torch.stack([frame.distortion for frame in frames]),
-        notes=notes,
+        orientations=[frame.orientation for frame in frames],
+        held_out=listing.held_out,
+        notes=tuple(notes),
     )
 
 

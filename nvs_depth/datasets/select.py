@@ -22,9 +22,24 @@ from nvs_depth.datasets.posed import load_posed
 from nvs_depth.datasets.shapenet import load_shapenet, load_shapenet_flat
 from nvs_depth.datasets.views import Framing, ViewSet
 from shared.errors import DataError
+from shared.files.images import survey_photos
 from shared.runs.seeds import step_generator
 
-__all__ = ["Split", "load_split", "load_views"]
+__all__ = ["WHERE_TO_GET", "Split", "load_split", "load_views"]
+
+WHERE_TO_GET = {
+    "shapenet": "Render ShapeNetCore v2 (shapenet.org, terms of use) with yinyunie/depth_renderer (MIT) from "
+    "18 azimuths x 4 elevations; the split lists are in the repository johnMinelli/TwoWaySynth",
+    "shapenet_flat": "The READMEs of xuchen-ethz/continuous_view_synthesis and "
+    "AaltoVision/warped-skipconnection-nvs link to archives named dataset_chair and dataset_car; ShapeNet's "
+    "terms of use apply",
+    "kitti_raw": "Fetch the raw drives of the Eigen split from cvlibs.net/datasets/kitti (CC BY-NC-SA 3.0), "
+    "then run `prepare.py kitti`; the lists of frames and test pairs are in johnMinelli/TwoWaySynth",
+    "kitti_odometry": "Fetch the odometry benchmark from cvlibs.net/datasets/kitti (CC BY-NC-SA 3.0)",
+    "kitti_odometry_flat": "The READMEs of the predecessors (see shapenet_flat) link to dataset_kitti",
+    "posed": "Write a transforms.json as NeRF has it, or let `prepare.py colmap` make one from your photos",
+}
+
 
 class Split(NamedTuple):
     """What is trained on and what is measured; `test_pairs` [m, 2] index the views of `test`."""
@@ -54,7 +69,7 @@ def load_split(
     held = _held_out(views, config)
     train = find_pairs(views, config.pairs, ~held, ~held)
     # Groups: both views of a test pair are new. Coordinates: the target is, the source may be known.
-    by_group = config.embedded is not None or config.holdout == "groups"
+    by_group = config.embedded is not None or (config.holdout == "groups" and not views.held_out)
     test = find_pairs(views, config.pairs, held if by_group else ~held, held)
     return _finish(train, test, None, evaluate_pairs, views.notes)
 
@@ -63,7 +78,7 @@ def load_views(config: DataConfig, image_side: int, root: Path | None = None) ->
     """All views below `root` (default: the configured one)."""
     root = Path(config.root) if root is None else root
     if not root.is_dir():
-        remedy = f"`python -m nvs_depth.prepare check {root}` says what belongs there and where to get it"
+        remedy = f"Check data.root, or get the data. {WHERE_TO_GET[config.layout]}"
         raise DataError(root, "the folder does not exist", remedy)
     framing = _framing(config, image_side)
     if config.layout == "shapenet":
@@ -77,9 +92,20 @@ def load_views(config: DataConfig, image_side: int, root: Path | None = None) ->
     elif config.layout == "kitti_odometry_flat":
         views = load_kitti_odometry_flat(root, framing)
     else:
-        views = load_posed(root, framing, config.scale)
+        options = {"images_outside": config.images_outside, "background": _name(config.background)}
+        views = load_posed(root, framing, config.scale, **options)
     views.cache_mb, views.background = config.cache_mb, config.background
+    if config.layout != "posed":  # whose photos may differ; renders and frames are all alike
+        views.notes += survey_photos(views.images[:1], [None], background=_name(config.background)).notes
     return views
+
+
+def _name(background: tuple[float, float, float] | None) -> str:
+    """What a colour is called in a note; "" for none."""
+    if background is None:
+        return ""
+    shades = ", ".join(f"{value:g}" for value in background)
+    return {"0, 0, 0": "black", "1, 1, 1": "white"}.get(shades, f"RGB {shades}")
 
 
 def _framing(config: DataConfig, image_side: int) -> Framing:
@@ -93,9 +119,11 @@ def _framing(config: DataConfig, image_side: int) -> Framing:
 
 
 def _held_out(views: ViewSet, config: DataConfig) -> Tensor:
-    """Mask [N] of the embedded test groups, of every n-th group, or of every n-th azimuth or frame number."""
+    """Mask [N] of embedded or named test views, every n-th group, or every n-th azimuth or frame number."""
     if config.embedded is not None:
         return torch.tensor([group in config.embedded.names[1] for group in views.groups])
+    if views.held_out:
+        return torch.tensor([name in views.held_out for name in views.names])
     if config.holdout == "groups":
         values = views.groups
     else:

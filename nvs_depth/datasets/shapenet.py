@@ -23,13 +23,16 @@ from torch import Tensor
 from nvs_depth.datasets.views import DepthFormat, Framing, ViewSet
 from shared.errors import DataError
 from shared.files.cameras import read_matrix, read_pose
-from shared.files.images import left_out_note, list_images, read_image_size
+from shared.files.disk import visible
+from shared.files.images import left_out_note, list_images, pictures_among, read_image_size
 from shared.geometry.camera import intrinsics_matrix, invert_pose
 
 __all__ = [
     "AZIMUTHS",
     "ELEVATIONS",
+    "FLAT_NAME",
     "FOCAL_SHARE",
+    "FOLDER_NAME",
     "grid_pose",
     "load_shapenet",
     "load_shapenet_flat",
@@ -40,9 +43,9 @@ AZIMUTHS = tuple(range(0, 360, 20))
 ELEVATIONS = (0, 10, 20, 30)
 FOCAL_SHARE = 480 / 256  # predecessors: focal length over image side; an angle of view of 29.9 degrees
 PoseFiles = Literal["auto", "world_to_cam", "cam_to_world"]
-_FLAT_NAME = re.compile(r"(?P<model>.+)_(?P<azimuth>\d+)_(?P<elevation>\d+)")
-_FOLDER_NAME = re.compile(r"(?P<azimuth>\d+)_(?P<elevation>\d+)")
-WHERE = "`python -m nvs_depth.prepare check DIR` says what is there and what is missing"
+FLAT_NAME = re.compile(r"(?P<model>.+)_(?P<azimuth>\d+)_(?P<elevation>\d+)")
+FOLDER_NAME = re.compile(r"(?P<azimuth>\d+)_(?P<elevation>\d+)")
+WHERE = "Copy what is missing, or render it"
 
 
 def view_number(azimuth_deg: int, elevation_deg: int) -> int:
@@ -92,14 +95,15 @@ def load_shapenet(
     poses = _camera_poses(settings / "cam_RT", torch.stack([cameras[n] for n in numbers]), pose_files)
     pose_of = dict(zip(numbers, poses, strict=True))
     names, groups, images, depths, chosen = [], [], [], [], []
-    models = sorted(path.name for path in folder.glob("*") if path.is_dir())
+    models = sorted(path.name for path in visible(folder) if path.is_dir())
     if not models:
         raise DataError(folder, "holds no folders of models", WHERE)
     for model in models:
+        pictures = {path.stem: path for path in pictures_among(visible(folder / model))[0]}
         for number in numbers:
-            image = folder / model / f"color_{number:03d}.png"
-            if not image.is_file():
-                raise DataError(image, "the view is missing", WHERE)
+            image = pictures.get(f"color_{number:03d}")
+            if image is None:
+                raise DataError(folder / model / f"color_{number:03d}.png", "the view is missing", WHERE)
             depth = folder / model / f"depth_{number:03d}.exr"
             names.append(f"{model}/color_{number:03d}.png")
             groups.append(model)
@@ -130,7 +134,7 @@ def load_shapenet_flat(folder: Path, framing: Framing, focal_share: float = FOCA
     nested = not (folder / "images").is_dir()
     images, left_out = list_images(folder if nested else folder / "images", recursive=nested)
     for image in sorted(images):
-        match = (_FOLDER_NAME if nested else _FLAT_NAME).fullmatch(image.stem)
+        match = (FOLDER_NAME if nested else FLAT_NAME).fullmatch(image.stem)
         if match:
             model = image.parent.name if nested else match["model"]
             found.append((model, int(match["azimuth"]), int(match["elevation"]), image))

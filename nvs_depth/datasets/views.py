@@ -115,6 +115,8 @@ class ViewSet:
     depths: list[Path | None] | None = None
     depth_format: DepthFormat = field(default_factory=DepthFormat)
     distortion: Tensor | None = None  # float64 [N, 4]
+    orientations: list[int] | None = None  # for `read_image`; None: the pixels of all images as stored
+    held_out: frozenset[str] = frozenset()  # names of views that the data set itself keeps for the test
     background: tuple[float, float, float] | None = BLACK  # under transparent pixels; None: refuse these
     unit_m: float | None = None  # metres per unit of the translations; None: scene units
     notes: tuple[str, ...] = ()
@@ -160,7 +162,8 @@ class ViewSet:
         return sample
 
     def _read(self, index: int) -> ViewSample:
-        image = read_image(self.images[index], background=self.background)
+        orientation = 1 if self.orientations is None else self.orientations[index]
+        image = read_image(self.images[index], background=self.background, orientation=orientation)
         if tuple(image.shape[-2:]) != tuple(self.stored_hw):
             (height, width), (h, w) = self.stored_hw, image.shape[-2:]
             reason = f"is {w} x {h} pixels, the others are {width} x {height}"

@@ -102,13 +102,6 @@ def posed(root: Path) -> Path:
     return root
 
 
-def two_sizes(root: Path) -> None:
-    held = json.loads((root / "transforms.json").read_text())
-    held["frames"][2] |= {"w": 34, "h": 24}
-    (root / "transforms.json").write_text(json.dumps(held))
-    picture("images/2.png", 24, 34)(root)
-
-
 def unlike_azimuths(root: Path) -> None:
     for index, path in enumerate(sorted((root / "images").iterdir())):
         path.rename(path.with_name(f"a_{index * 7}_0.png"))
@@ -171,7 +164,6 @@ BROKEN = {
     },
     ("posed", posed): {
         "no transforms.json": Case(remove("transforms.json"), "does not exist", "transforms.json"),
-        "two sizes": Case(two_sizes, "2 sizes", "transforms.json"),
         "an image cut short": Case(cut("images/2.png"), "cannot be decoded", "2.png"),
     },
 }

@@ -312,6 +312,7 @@ def test_transparent_background_becomes_the_configured_colour(tmp_path):
     image = views.load(0).image
     assert image[:, :, :16].abs().max() == 0
     assert image[:, :, 16:].min() == 1
+    assert "transparent pixels of 1 pictures become black (000_10.png)" in views.notes
     views = load_views(DataConfig(layout="shapenet_flat", root=str(tmp_path), background=None), 32)
     with pytest.raises(DataError, match="transparent pixels"):
         views.load(0)
@@ -332,13 +333,19 @@ def test_your_own_posed_folder(tmp_path):
     torch.testing.assert_close(views.K[0, :2, 2], torch.tensor([11.5, 11.5]))
     pairs = find_pairs(views, PairOptions(nearest=2))
     assert {tuple(p) for p in pairs.all_pairs().tolist()} >= {(0, 1), (1, 0), (3, 2)}
+    write_image(tmp_path / "images" / "3.png", torch.rand(3, 36, 24))
+    meta |= {"train_filenames": [f"images/{i}.png" for i in (0, 2, 3)], "test_filenames": ["images/1.png"]}
+    (tmp_path / "transforms.json").write_text(json.dumps(meta))
+    split = load_split(DataConfig(layout="posed", root=str(tmp_path)), 24)
+    assert split.notes == ("1 images are not 36 x 24 like most, left out: images/3.png",)
+    assert [split.test.views.names[i] for i in split.test_pairs[:, 1]] == ["images/1.png"] * 2
     meta["frames"][0]["transform_matrix"][0][0] = float("nan")
     (tmp_path / "transforms.json").write_text(json.dumps(meta))
     with pytest.raises(DataError, match="NaN|number"):
         load_views(DataConfig(layout="posed", root=str(tmp_path)), 24)
 
 
-def test_missing_folder_points_to_the_check(tmp_path):
+def test_a_missing_folder_says_where_to_get_the_data(tmp_path):
     for lists in ({}, {"train_list": "train.txt", "test_pairs": "pairs.txt"}):
-        with pytest.raises(DataError, match="nvs_depth.prepare check"):
+        with pytest.raises(DataError, match="does not exist.*ShapeNetCore"):
             load_split(DataConfig(root=str(tmp_path / "none"), **lists), 32)

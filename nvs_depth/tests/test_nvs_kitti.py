@@ -10,7 +10,7 @@ from nvs_depth.datasets.options import DataConfig
 from nvs_depth.datasets.select import load_split, load_views
 from nvs_depth.datasets.views import Framing
 from shared.errors import DataError
-from shared.files.images import write_depth_png, write_image
+from shared.files.images import read_image, write_depth_png, write_image
 
 
 def make_drive(root, frames=3, hw=(48, 64)):
@@ -35,7 +35,13 @@ def make_drive(root, frames=3, hw=(48, 64)):
 
 def test_kitti_units_crop_and_sparse_depth(tmp_path):
     make_drive(tmp_path)
+    first = tmp_path / "drive_0001_02" / "0000000001.png"
+    write_image(first.with_suffix(".JPG"), read_image(first))
+    with pytest.raises(DataError, match="has the number of"):
+        load_kitti_raw(tmp_path, Framing(16))
+    first.unlink()
     views = load_kitti_raw(tmp_path, Framing(16, crop=(8, 16, 32)))
+    assert views.names[1] == "drive_0001_02/0000000001.png"
     assert views.world_from_cam[1, 2, 3] == pytest.approx(1.5 / 50)
     torch.testing.assert_close(
         views.K[0], torch.tensor([[30, 0, 14 / 2 - 0.25], [0, 30, 12 / 2 - 0.25], [0, 0, 1]])
@@ -59,11 +65,13 @@ def test_a_crop_outside_the_image_is_refused(tmp_path):
         load_kitti_raw(tmp_path, Framing(16, crop=(20, 20, 40)))
 
 
-def test_odometry_benchmark_layout(tmp_path):
+@pytest.mark.parametrize("extension", ["png", "jpg", "JPEG"])
+def test_odometry_benchmark_layout(tmp_path, extension):
     folder = tmp_path / "00"
     (folder / "image_2").mkdir(parents=True)
     for frame in range(3):
-        write_image(folder / "image_2" / f"{frame:06d}.png", torch.rand(3, 20, 40))
+        write_image(folder / "image_2" / f"{frame:06d}.{extension}", torch.rand(3, 20, 40))
+    (folder / "image_2" / f"._000000.{extension}").write_bytes(bytes(120))
     baseline = 0.06
     projection = np.array([[70, 0, 19, 70 * baseline], [0, 70, 9, 0], [0, 0, 1, 0]])
     (folder / "calib.txt").write_text("P2: " + " ".join(map(str, projection.flatten())) + "\n")
@@ -87,7 +95,9 @@ def test_predecessors_odometry_layout(tmp_path):
     pose = euler_pose(angles, torch.tensor([1.0, 2.0, 3.0]))
     np.testing.assert_allclose(pose[:3, :3].numpy(), expected, atol=1e-12)
     for name in ("00_000001", "00_000004"):
-        write_image(tmp_path / "images" / f"{name}.png", torch.rand(3, 32, 32))
+        write_image(
+            tmp_path / "images" / f"{name}.{'jpg' if name[-1] == '4' else 'PNG'}", torch.rand(3, 32, 32)
+        )
     (tmp_path / "poses.txt").write_text("00_000001 0.1 -0.2 0.3 1 2 3\n00_000004 0 0 0 0 0 10\n")
     views = load_views(DataConfig(layout="kitti_odometry_flat", root=str(tmp_path)), 32)
     torch.testing.assert_close(views.world_from_cam[0, :3, :3], pose[:3, :3])

@@ -321,7 +321,10 @@ def make_raw(root, frames=2):
     date.joinpath("calib_imu_to_velo.txt").write_text("R: 1 0 0 0 1 0 0 0 1\nT: -0.8 0.3 -0.8\n")
     step = 1.2 / 6378137.0 / math.cos(math.radians(49.0))  # radians of longitude
     for frame in range(frames):
-        write_image(drive / "image_02" / "data" / f"{frame:010d}.png", torch.full((3, 375, 1242), 0.5))
+        write_image(
+            drive / "image_02" / "data" / f"{frame:010d}.{('png', 'jpg')[frame % 2]}",
+            torch.full((3, 375, 1242), 0.5),
+        )
         longitude = 8.0 + math.degrees(step) * frame
         (drive / "oxts" / "data" / f"{frame:010d}.txt").write_text(f"49.0 {longitude:.12f} 110 0 0 0 1 2 3")
         beams = [struct.pack("<4f", 10.25, y / 4, z / 4, 0.5) for y in range(-8, 9) for z in range(-4, 3)]

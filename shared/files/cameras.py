@@ -67,55 +67,69 @@ class NerfTransforms:
     notes: tuple[str, ...] = ()  # what was left out or assumed
 
 
-def read_nerf_scene(path: str | os.PathLike, *, images_outside: bool = False) -> NerfTransforms:
+def read_nerf_scene(
+    path: str | os.PathLike, *, images_outside: bool = False, background: str = ""
+) -> NerfTransforms:
     """Read a transforms.json, or those of a folder: transforms.json or transforms_{train,val,test}.json.
 
-    Validation frames stand in for the test where there are none. images_outside: as in
+    Validation frames stand in for the test where there are none. The options are those of
     `read_nerf_transforms`, which raises the errors.
     """
-    path = Path(path)
+    path, options = Path(path), {"images_outside": images_outside, "background": background}
     single = path if path.suffix == ".json" else path / "transforms.json"
     files = {split: path / f"transforms_{split}.json" for split in SPLITS}
     files = {split: file for split, file in files.items() if file.is_file()}
     if single.is_file() or "train" not in files:
-        found = read_nerf_transforms(single, images_outside=images_outside)
+        found = read_nerf_transforms(single, **options)
         others = ", ".join(file.name for file in files.values())
         note = (f"{single.name} is used, not {others}",) if others else ()
         return replace(found, notes=found.notes + note)
-    parts = {s: read_nerf_transforms(file, images_outside=images_outside) for s, file in files.items()}
-    split_of = {f.name: split for split in PRECEDENCE if split in parts for f in parts[split].frames}
-    for frame in parts["train"].frames:
-        if split_of[frame.name] == "test":
-            raise DataError(path, f"{frame.name!r} is a training and a test view", "Remove one of them")
-    kept, held_out, notes = _by_split(split_of)
+    parts = {split: read_nerf_transforms(file, **options) for split, file in files.items()}
     frames = [(split, frame) for split, part in parts.items() for frame in part.frames]
+    lists = {split: [frame.name for frame in part.frames] for split, part in parts.items()}
+    split_of, held_out, notes = _by_split(path, [frame.name for _, frame in frames], lists)
     return NerfTransforms(
-        frames=[frame for split, frame in frames if split_of[frame.name] == split and frame.name in kept],
+        frames=[frame for split, frame in frames if split_of.get(frame.name) == split],
         missing=[name for part in parts.values() for name in part.missing],
         held_out=held_out,
         notes=(*(note for part in parts.values() for note in part.notes), *notes),
     )
 
 
-def _by_split(split_of: dict[str, str]) -> tuple[set[str], frozenset[str], tuple[str, ...]]:
-    """Of frames with their split ("": in none): those that are used, those for the test, and notes."""
-    count = {split: sum(value == split for value in split_of.values()) for split in ("", *SPLITS)}
+def _by_split(
+    path: Path, names: list[str], lists: dict[str, list[str]]
+) -> tuple[dict[str, str], frozenset[str], tuple[str, ...]]:
+    """Of frames and the lists of each split: the split of those that are used, those for the test, notes."""
+    doubled = set(lists.get("train", ())) & set(lists.get("test", ()))
+    if doubled:
+        raise DataError(path, f"{min(doubled)!r} is a training and a test view", "Remove one of them")
+    split_of = dict.fromkeys(names, "" if "train" in lists else "train")
+    for split in PRECEDENCE:
+        split_of |= {name: split for name in lists.get(split, ()) if name in split_of}
+    count = {split: list(split_of.values()).count(split) for split in ("", *SPLITS)}
+    if not count["train"]:
+        raise DataError(path, "no frame is left for training", "Correct the lists of frames")
     held = "test" if count["test"] else "val"
     named = {"": "that are in no split", "val": "for validation"}
     notes = [f"{count[s]} frames {what} are not used" for s, what in named.items() if count[s] and s != held]
     if held == "val" and count["val"]:
         notes.append(f"the {count['val']} validation frames stand in for the test, which has none")
-    kept = {name for name, split in split_of.items() if split in ("train", held)}
-    return kept, frozenset(name for name in kept if split_of[name] == held), tuple(notes)
+    both = set(lists.get("train", ())) & set(lists.get("val", ()))
+    if both:
+        notes.append(f"{len(both)} frames for validation are among those for training: they are trained on")
+    used = {name: split for name, split in split_of.items() if split in ("train", held)}
+    return used, frozenset(name for name, split in used.items() if split == held), tuple(notes)
 
 
-def read_nerf_transforms(path: str | os.PathLike, *, images_outside: bool = False) -> NerfTransforms:
+def read_nerf_transforms(
+    path: str | os.PathLike, *, images_outside: bool = False, background: str = ""
+) -> NerfTransforms:
     """Read a transforms.json (Blender, instant-ngp and nerfstudio flavours).
 
     Intrinsics may be given per frame or once for all: fl_x and fl_y, or camera_angle_x; cx, cy (default: the
     middle), k1, k2, p1, p2 (default: 0), w, h (default: the image's). A file_path may lack its extension.
     Pixels in the file are counted from the corner of the image, so 0.5 is taken off cx and cy; OpenGL axes
-    become OpenCV's. nerfstudio's {train,val,test}_filenames are followed.
+    become OpenCV's. nerfstudio's {train,val,test}_filenames are followed. background: as in `survey_photos`.
     Raises DataError for damaged files, poses or intrinsics, camera models other than pinholes with k1 k2 p1
     p2, a size that is not the image's, doubled frames, when no image at all is there, and for images outside
     of the file's folder, which a file from elsewhere has no business to read, unless `images_outside`.
@@ -143,7 +157,8 @@ def read_nerf_transforms(path: str | os.PathLike, *, images_outside: bool = Fals
     if not found:
         raise DataError(path, f"none of its {len(missing)} images is there, such as {missing[0]!r}",
                         "Put the images where file_path says, relative to the file")  # fmt: skip
-    survey = survey_photos([image for _, image, _ in found], [_given_hw(path, *row) for row in found])
+    cameras_hw = [_given_hw(path, *row) for row in found]
+    survey = survey_photos([image for _, image, _ in found], cameras_hw, background=background)
     frames = []
     for row, orientation, size in zip(found, survey.orientations, survey.sizes, strict=True):
         frames.append(_nerf_frame(path, *row, orientation, size))
@@ -167,13 +182,8 @@ def _with_named_splits(path: Path, meta: dict[str, Any], found: NerfTransforms) 
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             reason = f"{split}_filenames is no list of names"
             raise DataError(path, reason, "It lists the file_path of frames, as nerfstudio has it")
-    split_of = dict.fromkeys((frame.name for frame in found.frames), "" if "train" in lists else "train")
-    for split in PRECEDENCE:
-        split_of |= {name: split for name in lists.get(split, ()) if name in split_of}
-    if "train" not in split_of.values():
-        raise DataError(path, "none of its frames is left for training", "Correct train_filenames")
-    kept, held_out, notes = _by_split(split_of)
-    frames = [frame for frame in found.frames if frame.name in kept]
+    used, held_out, notes = _by_split(path, [frame.name for frame in found.frames], lists)
+    frames = [frame for frame in found.frames if frame.name in used]
     return replace(found, frames=frames, held_out=held_out, notes=found.notes + notes)
 
 

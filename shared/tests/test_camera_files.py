@@ -133,7 +133,7 @@ def test_pinhole_models_are_read_by_whatever_name(nerf, model):
     [
         ({"train": "0 1", "test": "2"}, "012", "2", ""),
         ({"train": "0", "val": "1", "test": "2"}, "02", "2", "1 frames for validation are not used"),
-        ({"train": "0 1 2", "val": "1 2"}, "012", "", ""),
+        ({"train": "0 1 2", "val": "1 2"}, "012", "", "2 frames for validation are among"),
         ({"val": "1"}, "012", "1", "stand in"),
         ({"train": "0", "test": "1"}, "01", "1", "in no split"),
         (None, "012", "", ""),
