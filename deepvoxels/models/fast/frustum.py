@@ -117,11 +117,10 @@ class _AddTaps(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: FunctionCtx, taps: Tensor, position: Tensor, shape: tuple[int, int, int, int]) -> Tensor:
-        ctx.save_for_backward(position)
-        ctx.shape = shape
         n, d, h, w = shape
         channels = taps.shape[1] // 27
         own, replicas, source = _tap_targets(position, shape)
+        ctx.save_for_backward(own, replicas, source)
         buffer = taps.new_zeros(n * (d + 4) * (h + 4) * (w + 4), channels)
         buffer.index_add_(0, own, taps.reshape(-1, channels))
         buffer.index_add_(0, replicas, taps[source].view(-1, channels))
@@ -129,7 +128,7 @@ class _AddTaps(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None, None]:
-        own, replicas, source = _tap_targets(*ctx.saved_tensors, ctx.shape)
+        own, replicas, source = ctx.saved_tensors
         table = F.pad(grad.movedim(1, -1), (0, 0, 2, 2, 2, 2, 2, 2)).flatten(0, 3)  # zero in the margin
         width = 27 * grad.shape[1]
         taps = table.index_select(0, own).view(-1, width)
