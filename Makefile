@@ -3,11 +3,16 @@
 #   CONFIG=path.yaml   another configuration than <paper>/configs/quick.yaml
 #   ARGS="..."         further arguments for the script, e.g. ARGS="--set steps=500 --out runs/short"
 #   PYTHON=python      use this interpreter (an active conda environment, say) instead of .venv
+#   TORCH="..."        what `make setup` asks pip for, e.g. TORCH="torch==2.9.1 torchvision"; by default torch and
+#                      torchvision: with CUDA where nvidia-smi is found, else their smaller build for the CPU
 
 SHELL  := /bin/bash
 PAPERS := $(patsubst %/train.py,%,$(wildcard */train.py))
 
 EXTRAS := dev,colmap,log
+
+# PyTorch keeps its builds without CUDA, a fraction of the size, on an index of their own.
+CPU_INDEX := https://download.pytorch.org/whl/cpu
 
 ifdef PYTHON
 PY    := $(PYTHON)
@@ -21,7 +26,7 @@ endif
 PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --dist loadscope
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-all lint bench results clean $(foreach p,$(PAPERS),train-$(p) eval-$(p) table-$(p))
+.PHONY: help setup test test-all lint bench gpu-check docs results clean $(foreach p,$(PAPERS),train-$(p) eval-$(p) table-$(p))
 
 help: ## this list
 	@echo "usage: make TARGET [CONFIG=file.yaml] [ARGS=\"...\"] [PYTHON=python]"
@@ -33,7 +38,7 @@ help: ## this list
 	    printf "  %-20s %s\n" "table-$$p" "train every row of the paper's table and print it"; \
 	done
 
-setup: $(READY) ## create .venv with everything in it (2-10 minutes, downloads PyTorch)
+setup: $(READY) ## create .venv with everything in it (2-10 minutes, downloads PyTorch; TORCH="...")
 
 # torch and torchvision are asked for together, so that the index hands out a matching pair.
 .venv/.ready: pyproject.toml
@@ -41,9 +46,16 @@ setup: $(READY) ## create .venv with everything in it (2-10 minutes, downloads P
 	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	    { echo "Python 3.11 or newer is needed; python3 is $$(python3 --version). Try: make PYTHON=python with a conda environment"; exit 1; }
 	python3 -m venv .venv
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check torch torchvision
+	@pip=".venv/bin/python -m pip install --quiet --disable-pip-version-check"; \
+	if [ -z "$(TORCH)" ] && ! command -v nvidia-smi >/dev/null; then \
+	    echo "no GPU here (no nvidia-smi): installing PyTorch for the CPU"; \
+	    $$pip --retries 1 --timeout 15 --index-url $(CPU_INDEX) torch torchvision && exit 0; \
+	    echo "$(CPU_INDEX) cannot be used: installing PyTorch's default build, which may be larger"; \
+	fi; \
+	$$pip $(or $(TORCH),torch torchvision)
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[$(EXTRAS)]'
 	@touch $@
+	@echo "next: source .venv/bin/activate    (in every new shell, for the commands that begin with python)"
 
 .PHONY: check-python
 check-python:
@@ -72,6 +84,12 @@ lint: $(READY) ## ruff, and the types by pyrefly
 
 bench: $(READY) ## every hot operation next to its plain twin, as ratios in one run
 	$(PY) -m benchmarks.run $(ARGS)
+
+gpu-check: $(READY) ## a GPU against the CPU, and full-size steps on it: results/gpu/<card>.json (8 minutes)
+	$(PY) -m benchmarks.gpu_check $(ARGS)
+
+docs: $(READY) ## API pages from the docstrings, in build/docs
+	$(PY) -m pdoc -o build/docs shared '!shared.tests' scenes '!scenes.tests' $(foreach p,$(PAPERS),$(p) '!$(p).tests')
 
 results: $(READY) ## write RESULTS.md and the figures in the READMEs from results/
 	$(PY) -m showcase.results

@@ -5,10 +5,12 @@
 Writes eval.json (per view and mean), test_views.png, a video in colour and depth, and report.html.
 """
 
-if __name__ == "__main__":
-    import shared.interrupt  # noqa: F401 - Ctrl-C ends in one line during the imports, too
+from deepvoxels import arguments
+from shared.runs.command import begin, command_line, say_done
 
-import argparse
+if __name__ == "__main__":
+    begin(arguments.evaluate, __doc__)  # --help is answered before PyTorch is loaded
+
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -27,7 +29,6 @@ from deepvoxels.report import run_tables, write_run_report
 from shared.quality.metrics import depth_errors, psnr
 from shared.quality.ssim import ssim
 from shared.results import DepthMap, Views
-from shared.runs.command import command_line, parse_eval_args
 from shared.runs.folder import write_results
 
 __all__ = ["DEFINITIONS", "NearestNeighbour", "evaluate", "measure", "summary"]
@@ -41,7 +42,7 @@ DEFINITIONS = {
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    args = parse_eval_args(__doc__, argv, add_arguments)
+    args = arguments.evaluate(__doc__, argv)
     scene = TrainedScene.load(args.run, args.device, args.checkpoint)
     config = scene.config
     if args.data:
@@ -51,11 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for table in run_tables(results):
         print(table.text())  # noqa: T201
     print(summary(results))  # noqa: T201
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    data = "where data.root of the run is now, if it moved"
-    parser.add_argument("--data", type=Path, metavar="DIR", help=data)
+    say_done(args.run / "report.html", "open it in a browser")
 
 
 class NearestNeighbour:

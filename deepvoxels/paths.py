@@ -7,12 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from deepvoxels.arguments import PATHS
 from shared.geometry.camera import look_at
 from shared.geometry.trajectories import interpolate_poses, so3_exp, spiral_trajectory
 
-__all__ = ["PATHS", "camera_path"]
+__all__ = ["camera_path"]
 
-PATHS = ("auto", "orbit", "spiral", "tour")
 TOUR_STOPS = 8
 WIDEST_GAP = math.pi / 3  # of azimuth between training cameras, across which an orbit still goes
 LEVEL = 0.5  # length of the mean of the pictures' up-vectors from which on they agree

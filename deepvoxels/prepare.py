@@ -7,10 +7,12 @@ DIR may hold one scene (intrinsics.txt, transforms.json, or a COLMAP model next 
 data ({train,validation,test}/{armchair,cube,greek,vase}). The second command needs the extra `colmap`.
 """
 
-if __name__ == "__main__":
-    import shared.interrupt  # noqa: F401 - Ctrl-C ends in one line during the imports, too
+from deepvoxels import arguments
+from shared.runs.command import begin, command_line, say_done
 
-import argparse
+if __name__ == "__main__":
+    begin(arguments.prepare, __doc__)  # --help is answered before PyTorch is loaded
+
 import os
 import sys
 from collections.abc import Sequence
@@ -25,8 +27,7 @@ from deepvoxels.datasets.volume_fit import visible_share
 from shared.errors import DataError
 from shared.files.disk import visible
 from shared.files.images import pictures_among
-from shared.files.sfm import add_colmap_command, find_cameras, sfm_options
-from shared.runs.command import command_line
+from shared.files.sfm import find_cameras, sfm_options
 
 __all__ = ["main", "report_folder", "report_scene"]
 
@@ -42,25 +43,14 @@ CHECKED_SIDE = 64  # pixels; every image is decoded in full anyway
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one command; bad data end in DataError, a missing extra in RunError."""
-    args = _parse(argv)
+    args = arguments.prepare(__doc__, argv)
     if args.command == "check":
         sys.stdout.write(report_folder(args.folder, args.images_outside))
         return
     find_cameras(prepare_photos, args.photos, args.out, sfm_options(args))
     sys.stdout.write(report_scene(args.out))
-
-
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    formatter = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
-    commands = parser.add_subparsers(dest="command", required=True)
-    check = commands.add_parser("check", help="say what is there, what is missing and where to get it")
-    check.add_argument("folder", type=Path, metavar="DIR")
-    outside = "transforms.json may name images outside of its folder"
-    check.add_argument("--images-outside", action="store_true", help=outside)
-    one_focal_length = ("SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL")  # as intrinsics.txt has
-    add_colmap_command(commands, "photos of one thing to a scene in the released layout", one_focal_length)
-    return parser.parse_args(argv)
+    command = "python -m deepvoxels.train --config photos_cpu --set data.root="
+    say_done(args.out, f"{command}{args.out}")
 
 
 def report_folder(folder: Path, images_outside: bool = False) -> str:

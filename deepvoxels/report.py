@@ -93,6 +93,7 @@ def comparison_table(results: Mapping[str, Any]) -> ResultsTable:
 def table_of_methods(results: Mapping[str, Mapping[str, Any]]) -> ResultsTable:
     """The rows of the paper's table 1 with those of runs next to them, each under its own data set.
 
+    The figures of the paper say nothing about a scene of your own: then the table has the runs alone.
     `results` holds the content of an eval.json for each row, all measured on the same views.
     """
     any_run = next(iter(results.values()))
@@ -105,15 +106,18 @@ def table_of_methods(results: Mapping[str, Mapping[str, Any]]) -> ResultsTable:
         "better": "higher",
     }
     own["definition"] = any_run["definitions"]["cut"]
+    is_published = scene in TABLE_1["deepvoxels"] or "embedded" in any_run["data"]
+    of_paper = [Column(f"paper_{n.lower()}", f"{n} {column}", **paper) for n in ("PSNR", "SSIM")]
     columns = [
         Column("method", "Method"),
-        Column("paper_psnr", f"PSNR {column}", **paper),
-        Column("paper_ssim", f"SSIM {column}", **paper),
+        *(of_paper if is_published else ()),
         Column("psnr", "PSNR", **own),
         Column("ssim", "SSIM", digits=3, **own),
     ]
     rows = []
     for key, name in METHOD_NAMES.items():
+        if not (is_published or key in results):
+            continue
         row = {"method": name}
         if key in TABLE_1:
             row |= dict(zip(("paper_psnr", "paper_ssim"), TABLE_1[key][column], strict=True))
@@ -122,7 +126,8 @@ def table_of_methods(results: Mapping[str, Mapping[str, Any]]) -> ResultsTable:
         if key in results:
             row |= {name: results[key]["mean"][name] for name in ("psnr", "ssim")}
         rows.append(row)
-    return ResultsTable("Table 1 of the paper, and this run", columns, rows)
+    title = "Table 1 of the paper, and this run" if is_published else "This run"
+    return ResultsTable(title, columns, rows)
 
 
 def write_run_report(
@@ -157,16 +162,17 @@ def write_run_report(
         caption += f" Depth: {STATUS}, the mean along each ray; grey: no surface, or no true depth."
     moving = "Rendered from the learned voxel grid." if isinstance(scene, DeepVoxels) else "New views."
     sections = [
-        Section("Novel views", [Picture(sheet, caption)]),
-        Section("Moving camera", [Video(video, moving, width=640)]),
-        Section("Results", run_tables(results)),
+        Section("Views it was not trained on", [Picture(sheet, caption)]),
+        Section("A moving camera", [Video(video, moving, width=640)]),
+        Section("How close they are", run_tables(results)),
     ]
     if config.method != "nearest_neighbour":
         names = ["preview_psnr", "l1", *(["gan", "discriminator"] if config.gan_weight > 0 else [])]
         names += ["planes_per_ray"] if views.depth is not None else []
         sections.append(Section("Training", [PREVIEWS, Curves(names)]))
     title = f"{results['method']}: {results['data']}"
-    write_report(folder, title, sections, summary=_summary(results), facts=facts)
+    then = ["python -m deepvoxels.predict --run RUN --path orbit: views, depth, cameras, points, a video"]
+    write_report(folder, title, sections, summary=_summary(results), facts=facts, then=then)
 
 
 def _summary(results: Mapping[str, Any]) -> str:

@@ -7,36 +7,27 @@ Each row is an ordinary run folder below --out. A row that is finished is not tr
 one goes on where it stopped, so the command can be repeated until the table is complete.
 """
 
+from deepvoxels import arguments
+from deepvoxels.arguments import ROWS
+from shared.runs.command import begin, command_line
+
 if __name__ == "__main__":
-    import shared.interrupt  # noqa: F401 - Ctrl-C ends in one line during the imports, too
+    begin(arguments.table, __doc__)  # --help is answered before PyTorch is loaded
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from deepvoxels import train
 from deepvoxels.published import METHOD_NAMES
 from deepvoxels.report import table_of_methods
 from shared.errors import RunError
-from shared.runs.command import command_line
-from shared.show.tables import ResultsTable, parse_table_args, show_tables, trained_row
+from shared.show.tables import ResultsTable, show_tables, trained_row
 
-__all__ = ["ROWS", "tables"]
-
-ROWS = {
-    "nearest_neighbour": ["method=nearest_neighbour"],
-    "tatarchenko": ["method=tatarchenko"],
-    "worrall": ["method=worrall"],
-    "pix2pix": ["method=pix2pix"],
-    "deepvoxels_no_occlusion": ["method=deepvoxels", "model.occlusion=false"],
-    "deepvoxels": ["method=deepvoxels", "model.occlusion=true"],
-}
-QUICK = Path(__file__).parent / "configs" / "quick.yaml"
+__all__ = ["tables"]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    out = Path("runs/deepvoxels-table")
-    args = parse_table_args(__doc__, argv, config=QUICK, out=out, rows=ROWS)
+    args = arguments.table(__doc__, argv)
     results = {
         row: trained_row(train.main, args.out / row, args.config, [*args.set, *ROWS[row]], args.device)
         for row in args.rows

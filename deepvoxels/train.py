@@ -8,8 +8,11 @@ Each step takes one source view and a few target views. The source is lifted int
 with what earlier steps left there; the targets are rendered from the grid and compared with the true images.
 """
 
+from deepvoxels import arguments
+from shared.runs.command import begin, command_line
+
 if __name__ == "__main__":
-    import shared.interrupt  # noqa: F401 - Ctrl-C ends in one line during the imports, too
+    begin(arguments.train, __doc__)  # --help is answered before PyTorch is loaded
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -27,14 +30,13 @@ from deepvoxels.models.networks import Discriminator
 from deepvoxels.models.released import load_released
 from deepvoxels.models.volume import SamplingMap
 from deepvoxels.report import comparison_sheet
-from shared.runs.command import command_line, parse_train_args
 from shared.runs.config import load_config
 from shared.runs.run import Run, open_run
 from shared.runs.seeds import step_generator
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    args = parse_train_args(__doc__, argv)
+    args = arguments.train(__doc__, argv)
     config = load_config(TrainConfig, args.config, args.set)
     free = ("evaluate_views", "map_cache_mb")
     with open_run(config, args, "deepvoxels", may_change=free, rate=learning_rate) as run:

@@ -5,10 +5,12 @@
 Writes eval.json (per stack and mean), test_stacks.png and report.html.
 """
 
-if __name__ == "__main__":
-    import shared.interrupt  # noqa: F401 - Ctrl-C ends in one line during the imports, too
+from dfd_selfsup import arguments
+from shared.runs.command import begin, command_line, say_done
 
-import argparse
+if __name__ == "__main__":
+    begin(arguments.evaluate, __doc__)  # --help is answered before PyTorch is loaded
+
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -28,7 +30,6 @@ from dfd_selfsup.models.plane_sweep import plane_sweep
 from dfd_selfsup.models.psf import render_stack
 from dfd_selfsup.models.thin_lens import NEAREST_DEPTH_M
 from dfd_selfsup.report import SHEET_STACKS, run_tables, write_run_report
-from shared.runs.command import command_line, parse_eval_args
 from shared.runs.folder import write_results
 from shared.show.pictures import evenly
 
@@ -36,7 +37,7 @@ __all__ = ["evaluate", "main", "summary", "validate"]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    args = parse_eval_args(__doc__, argv, add_data_argument)
+    args = arguments.evaluate(__doc__, argv)
     method = DepthFromDefocus.load(args.run, args.device, args.checkpoint)
     data = replace(method.config.data, root=args.data or method.config.data.root)
     results = evaluate(method, load_splits(data), args.run)
@@ -44,10 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for table in run_tables(results):
         print(table.text())  # noqa: T201
     print(summary(results))  # noqa: T201
-
-
-def add_data_argument(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", metavar="DIR", help="where the stacks are now, instead of data.root")
+    say_done(args.run / "report.html", "open it in a browser")
 
 
 def evaluate(method: DepthFromDefocus, splits: dict[str, StackSet], folder: Path) -> dict[str, Any]:

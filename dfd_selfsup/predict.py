@@ -4,15 +4,17 @@
     python predict.py my_stack/ --run runs/dfd_selfsup-quick  use a trained network
     python predict.py my_stack/ --run ... --fit 200           adapt a trained network to the stack
 
-Writes depth.pfm, depth.png, aif.png, report.html, depth.json, points.ply where the lens is known, and
-aif_full.png where the photos were shrunk or thinned out. With a lens in stack.yaml depth is in metres;
+Writes depth.pfm, aif.png, report.html, aif_full.png where the photos were shrunk or thinned out, and as every
+paper's predict.py the files that shared/show/export.py lists. With a lens in stack.yaml depth is in metres;
 without one it is the place in the stack, larger is nearer, and marked so.
 """
 
-if __name__ == "__main__":
-    import shared.interrupt  # noqa: F401 - Ctrl-C ends in one line during the imports, too
+from dfd_selfsup import arguments
+from shared.runs.command import begin, command_line, say_done
 
-import argparse
+if __name__ == "__main__":
+    begin(arguments.predict, __doc__)  # --help is answered before PyTorch is loaded
+
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -28,9 +30,10 @@ from dfd_selfsup.measures import measure_stack, rank_correlation
 from dfd_selfsup.models.focus_measure import depth_from_focus, full_size_image
 from dfd_selfsup.models.thin_lens import Defocus
 from shared.errors import RunError
-from shared.files.disk import write_bytes
-from shared.files.images import encode_png, write_image, write_ply
-from shared.runs.command import add_checkpoint_argument, add_device_argument, command_line, progress_bar
+from shared.files.images import write_image
+from shared.results import Views
+from shared.runs.command import progress_bar
+from shared.show.export import export_views
 from shared.show.pictures import contact_sheet, depth_picture
 from shared.show.report import Picture, Section, write_report
 
@@ -41,9 +44,10 @@ LIMITS_M = (1e-3, 1e3)  # between which depth is measured where there is truth
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command; bad data end in DataError, a missing network in RunError."""
-    args = parse(argv)
+    args = arguments.predict(__doc__, argv)
     if args.run is None and args.fit is None:
-        raise RunError("there is no network to use: add --fit to train on this stack, or --run DIR")
+        remedy = "add --fit to train on this stack, or --run DIR"
+        raise RunError(f"{args.stack}: there is no network to use; {remedy}")
     photos = read_folder(args.stack)
     stack = fit_to_size(photos, args.max_side, args.max_slices)
     started = time.perf_counter()
@@ -73,8 +77,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         defocus = at_full_size(photos, stack, estimate)
         write_image(out / "aif_full.png", full_size_image(photos.images, defocus, estimate.q))
     write_results(out, stack, estimate, notes, time.perf_counter() - started)
-    for line in (*notes, f"depth in {stack.depth_unit}: {stack.depth_in_words}", f"written to {out}"):
+    for line in (*notes, f"depth in {stack.depth_unit}: {stack.depth_in_words}"):
         print(line)  # noqa: T201
+    say_done(out, f"open {out}/report.html in a browser, or look around: python -m shared.show.viewer {out}")
 
 
 def at_full_size(photos: FocalStack, stack: FocalStack, estimate: Estimate) -> Defocus:
@@ -85,31 +90,8 @@ def at_full_size(photos: FocalStack, stack: FocalStack, estimate: Estimate) -> D
     return replace(photos.defocus, gain_px=torch.full_like(photos.defocus.gain_px, gain))
 
 
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    formatter = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
-    parser.add_argument("stack", type=Path, metavar="STACK", help="folder of photos")
-    parser.add_argument("--fit", type=int, nargs="?", const=300, metavar="STEPS", help="train on it (300)")
-    parser.add_argument("--run", type=Path, metavar="DIR", help="run folder of train.py to start from")
-    add_checkpoint_argument(parser)
-    parser.add_argument("--out", type=Path, metavar="DIR", help="default: runs/dfd_selfsup-STACK")
-    parser.add_argument("--max-side", type=int, default=512, metavar="PX", help="shrink larger photos (512)")
-    parser.add_argument("--max-slices", type=int, default=12, metavar="N", help="use at most so many (12)")
-    parser.add_argument("--psf-window", type=int, metavar="K", help="side of the blur's kernels, odd (15)")
-    parser.add_argument("--seed", type=int, default=0)
-    add_device_argument(parser)
-    args = parser.parse_args(argv)
-    if args.fit is not None and args.fit < 1:
-        parser.error("--fit needs at least one step")
-    if args.psf_window is not None and (args.psf_window < 1 or args.psf_window % 2 == 0):
-        parser.error("--psf-window must be odd and positive")
-    if args.max_side < 32 or args.max_slices < 2:
-        parser.error("--max-side must be at least 32 and --max-slices at least 2")
-    return args
-
-
 def write_results(out: Path, stack: FocalStack, estimate: Estimate, notes: list[str], seconds: float) -> None:
-    """Write depth.pfm and .json, depth.png, aif.png, report.html, and points.ply where a lens is known."""
+    """Write depth.pfm, aif.png, report.html, and what `export_views` writes for every paper."""
     focus = stack.estimate(*depth_from_focus(stack.images, stack.defocus))
     facts = facts_of(stack, estimate, focus) | {"seconds": round(seconds, 1), "notes": notes}
     depth = replace(estimate.depth, facts={**estimate.depth.facts, **facts})
@@ -117,10 +99,8 @@ def write_results(out: Path, stack: FocalStack, estimate: Estimate, notes: list[
     cells = [stack.images[0], stack.images[-1]]
     for found in (estimate, focus):
         cells += [found.aif, depth_picture(found.depth, status=stack.depth_in_words)]
-    write_bytes(out / "depth.png", encode_png(cells[3]))
     write_image(out / "aif.png", estimate.aif)
-    if stack.is_metric and stack.lens is not None:
-        write_ply(out / "points.ply", depth.points(), estimate.aif.permute(1, 2, 0)[depth.valid])
+    export_views(out, Views.of_one(estimate.aif, depth))
     captions = ["nearest focus", "farthest focus", "all in focus", "depth", "focus composite", "focus depth"]
     sheet = contact_sheet([cells[:3], cells[3:]], cell_width=360)
     text = f"Top: {', '.join(captions[:3])}. Below: {', '.join(captions[3:])}."

@@ -8,8 +8,11 @@ python prepare.py rgbd rgb.png depth.png --unit-m 1e-4 --out my_stack/   a stack
 python prepare.py defocusnet data/defocusnet                 .exr depth to .npy, once (needs OpenEXR)
 """
 
+from dfd_selfsup import arguments
+from shared.runs.command import begin, command_line
+
 if __name__ == "__main__":
-    import shared.interrupt  # noqa: F401 - Ctrl-C ends in one line during the imports, too
+    begin(arguments.prepare, __doc__)  # --help is answered before PyTorch is loaded
 
 import argparse
 import importlib.util
@@ -27,10 +30,9 @@ from dfd_selfsup.datasets.folder import list_slices, read_info, write_stack
 from dfd_selfsup.datasets.nyuv2 import NYU_FOCUS_M, read_labeled_frames, rgbd_stack, write_nyuv2_frame
 from dfd_selfsup.datasets.splits import KINDS, read_folder
 from dfd_selfsup.datasets.stack import SPLITS, FocalStack, Loader, read_slices
-from shared.errors import DataError, RunError
+from shared.errors import ConfigError, DataError, RunError
 from shared.files.disk import new_folder, write_bytes
 from shared.files.images import read_depth_png, read_image, write_image
-from shared.runs.command import command_line
 
 __all__ = ["main", "report_folder", "report_stack"]
 
@@ -44,7 +46,7 @@ WHERE_TO_GET = (
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one command; bad data end in DataError, a missing package in RunError."""
-    args = _parse(argv)
+    args = arguments.prepare(__doc__, argv)
     commands = {"check": _check, "align": _align, "nyuv2": _nyuv2, "rgbd": _rgbd, "defocusnet": _defocusnet}
     sys.stdout.write(commands[args.command](args))
 
@@ -110,6 +112,8 @@ def _check(args: argparse.Namespace) -> str:
     try:
         if args.kind is None:
             return report_folder(args.folder)
+        if args.kind not in KINDS:
+            raise ConfigError("--kind", f"{args.kind} is unknown; choose one of {', '.join(KINDS)}")
         return report_splits(KINDS[args.kind](args.folder, DataConfig(kind=args.kind)))
     except DataError as error:
         raise DataError(error.path, error.reason, f"{error.remedy}. {WHERE_TO_GET}") from None
@@ -171,30 +175,6 @@ def _rgbd(args: argparse.Namespace) -> str:
 
 def _defocusnet(args: argparse.Namespace) -> str:
     return f"{convert_depth(args.folder)} depth maps converted in {args.folder}\n"
-
-
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    formatter = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
-    commands = parser.add_subparsers(dest="command", required=True)
-    check = commands.add_parser("check", help="say what is there and whether it can be used")
-    check.add_argument("folder", type=Path, metavar="DIR")
-    check.add_argument("--kind", choices=list(KINDS), help="the data set (default: folders of photos)")
-    align = commands.add_parser("align", help="register photos by scale and translation")
-    align.add_argument("photos", type=Path, metavar="PHOTOS", help="folder, with stack.yaml if there is one")
-    nyuv2 = commands.add_parser("nyuv2", help="stacks from the labelled NYUv2 frames")
-    nyuv2.add_argument("labeled", type=Path, metavar="LABELED.mat")
-    nyuv2.add_argument("splits", type=Path, metavar="SPLITS.mat")
-    nyuv2.add_argument("--depth-encoding", choices=("clean", "wrap16"), default="clean")
-    rgbd = commands.add_parser("rgbd", help="a stack from one RGB-D frame")
-    rgbd.add_argument("image", type=Path, metavar="RGB")
-    rgbd.add_argument("depth", type=Path, metavar="DEPTH.png", help="16-bit grey")
-    rgbd.add_argument("--unit-m", type=float, required=True, help="metres per unit: 1e-3, 1e-4, ...")
-    for command in (align, nyuv2, rgbd):
-        command.add_argument("--out", type=Path, required=True, metavar="DIR", help="new folder")
-    defocusnet = commands.add_parser("defocusnet", help="convert .exr depth to .npy")
-    defocusnet.add_argument("folder", type=Path, metavar="DIR")
-    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":

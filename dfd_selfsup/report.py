@@ -112,13 +112,14 @@ def write_run_report(
         "grey: no true depth."
     )
     sections = [
-        Section("Stacks", [Picture(sheet, caption)]),
-        Section("Results", run_tables(results)),
-        Section("The paper", paper_tables()),
+        Section("Stacks it was not trained on", [Picture(sheet, caption)]),
+        Section("How close it is", run_tables(results)),
+        *([] if config.data.kind == "folders" else [Section("The paper", paper_tables())]),
         Section("Training", [Curves(["loss", "validation_loss", *terms])]),
     ]
     title = f"Depth from defocus, {METHOD_NAMES[own].removesuffix(' (ours)')}: {results['data']}"
-    write_report(folder, title, sections, facts=facts)
+    then = ["python -m dfd_selfsup.predict MY_STACK/ --run RUN: depth and a sharp picture of your photos"]
+    write_report(folder, title, sections, facts=facts, then=then)
 
 
 def stack_sheet(stacks: Sequence[FocalStack], estimates: Mapping[str, Sequence[Estimate]]) -> np.ndarray:
@@ -136,7 +137,8 @@ def stack_sheet(stacks: Sequence[FocalStack], estimates: Mapping[str, Sequence[E
         row |= {f"{name}: depth": colorize_depth(each.depth, None, *limits) for name, each in found.items()}
         row["true image"] = stack.aif
         row["true depth"] = None if truth is None else colorize_depth(truth, None, *limits)
-        row[""] = depth_legend(CELL, *limits, stack.depth_unit, stack.depth_in_words)
+        near = found[first].depth.near_is_large
+        row[""] = depth_legend(CELL, *limits, stack.depth_unit, stack.depth_in_words, near)
         rows.append(row)
     captions = [caption for caption in rows[0] if any(row[caption] is not None for row in rows)]
     grid = [[row[caption] for caption in captions] for row in rows]

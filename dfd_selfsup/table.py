@@ -7,33 +7,26 @@ both; the methods without training come from the first run's evaluation. Finishe
 again.
 """
 
+from dfd_selfsup import arguments
+from dfd_selfsup.arguments import ROWS
+from shared.runs.command import begin, command_line
+
 if __name__ == "__main__":
-    import shared.interrupt  # noqa: F401 - Ctrl-C ends in one line during the imports, too
+    begin(arguments.table, __doc__)  # --help is answered before PyTorch is loaded
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from dfd_selfsup import train
 from dfd_selfsup.measures import METHOD_NAMES
 from dfd_selfsup.report import paper_tables, run_tables
-from shared.runs.command import command_line
-from shared.show.tables import ResultsTable, parse_table_args, show_tables, trained_row
+from shared.show.tables import ResultsTable, show_tables, trained_row
 
-__all__ = ["ROWS", "main", "tables"]
-
-ROWS = {
-    "selfsup": ["method=selfsup"],
-    "supervised_depth": ["method=supervised", "supervise=depth", "compare_slow=false"],
-    "supervised_aif": ["method=supervised", "supervise=aif", "compare_slow=false"],
-    "supervised_both": ["method=supervised", "supervise=both", "compare_slow=false"],
-}
-QUICK = Path(__file__).parent / "configs" / "quick.yaml"
+__all__ = ["main", "tables"]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    out = Path("runs/dfd_selfsup-table")
-    args = parse_table_args(__doc__, argv, config=QUICK, out=out, rows=ROWS)
+    args = arguments.table(__doc__, argv)
     results = {
         row: trained_row(train.main, args.out / row, args.config, [*args.set, *ROWS[row]], args.device)
         for row in args.rows

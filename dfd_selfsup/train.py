@@ -8,8 +8,11 @@ Each step predicts depth and an all-in-focus image, re-blurs the image by the de
 compares with the stack that went in. No truth is used; it is only measured against, where there is any.
 """
 
+from dfd_selfsup import arguments
+from shared.runs.command import begin, command_line
+
 if __name__ == "__main__":
-    import shared.interrupt  # noqa: F401 - Ctrl-C ends in one line during the imports, too
+    begin(arguments.train, __doc__)  # --help is answered before PyTorch is loaded
 
 import math
 from collections.abc import Sequence
@@ -33,7 +36,6 @@ from dfd_selfsup.models.psf import render_stack
 from dfd_selfsup.models.released import load_released, revive
 from dfd_selfsup.report import SHEET_STACKS, stack_sheet
 from shared.errors import RunError
-from shared.runs.command import command_line, parse_train_args
 from shared.runs.config import load_config
 from shared.runs.run import Run, open_run
 from shared.runs.seeds import step_generator
@@ -43,7 +45,7 @@ __all__ = ["draw_batch", "loss_terms", "main", "train"]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    args = parse_train_args(__doc__, argv)
+    args = arguments.train(__doc__, argv)
     config = load_config(TrainConfig, args.config, args.set)
     with open_run(config, args, paper="dfd_selfsup", rate=learning_rate, distributed=True) as run:
         splits = load_in_turn(run, config)

@@ -28,7 +28,9 @@ def scene_of(run: Path, checkpoint: Literal["best", "last"], device: torch.devic
         notes += ("No lens is known: the points are a relief of the map, not a measured shape.",)
     name = METHOD_NAMES[method.config.name].removesuffix(" (ours)")
     title = f"Depth from defocus, {name}: {method.config.data.kind} stacks"
-    return ViewerScene(title, chosen[0].depth_unit, chosen[0].depth_in_words, parts, notes)
+    near_is_large = not chosen[0].is_metric or chosen[0].lens is None  # q, of the relief in `_part`
+    meaning = chosen[0].depth_unit, chosen[0].depth_in_words
+    return ViewerScene(title, *meaning, parts, notes, near_is_large)
 
 
 def _part(stack: FocalStack, estimate: Estimate) -> Part:

@@ -7,10 +7,12 @@ Three other maps are measured with the run's: nearest label and diffusion withou
 points, and the run's map after a weighted median filter. Writes eval.json, maps.png and report.html.
 """
 
-if __name__ == "__main__":
-    import shared.interrupt  # noqa: F401 - Ctrl-C ends in one line during the imports, too
+from diffdiffdepth import arguments
+from shared.runs.command import begin, command_line, say_done
 
-import argparse
+if __name__ == "__main__":
+    begin(arguments.evaluate, __doc__)  # --help is answered before PyTorch is loaded
+
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,17 +25,14 @@ from diffdiffdepth.evaluation import measure_run
 from diffdiffdepth.inputs import load_scene
 from diffdiffdepth.report import run_tables, summary, write_run_report
 from diffdiffdepth.scene import Scene
-from shared.runs.command import command_line, parse_eval_args, select_device
+from shared.runs.command import select_device
 from shared.runs.folder import write_results
 
 __all__ = ["evaluate"]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    def add_data(parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("--data", type=Path, metavar="DIR", help="the data set, where it has moved")
-
-    args = parse_eval_args(__doc__, argv, add_arguments=add_data, has_checkpoints=False)
+    args = arguments.evaluate(__doc__, argv)
     fitted = DiffusedDepth.load(args.run)
     data = fitted.config.data
     if args.data is not None:
@@ -44,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for table in run_tables(results):
         print(table.text())  # noqa: T201
     print(summary(results))  # noqa: T201
+    say_done(args.run / "report.html", "open it in a browser")
 
 
 def evaluate(fitted: DiffusedDepth, scene: Scene, folder: Path) -> dict[str, Any]:

@@ -13,13 +13,16 @@ interrupted goes on, so the command can be repeated; other settings or pictures 
     NAME_valid.png            white where another view sees the pixel, so that the map could be checked there
     NAME.png  NAME.ply        in colour with legend; as coloured points; of several images also cloud.ply
     NAME.json                 what the numbers mean
+    NAME/                     what every paper's predict.py writes, see shared/show/export.py
 """
 
+from diffdiffdepth import arguments
+from shared.runs.command import begin, command_line, say_done
+
 if __name__ == "__main__":
-    import shared.interrupt  # noqa: F401 - Ctrl-C ends in one line during the imports, too
+    begin(arguments.predict, __doc__)  # --help is answered before PyTorch is loaded
 
 import argparse
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,8 +41,9 @@ from shared.files.disk import write_bytes, write_json
 from shared.files.images import encode_png, write_image, write_npy, write_pfm, write_ply
 from shared.files.sfm import find_cameras, list_photos
 from shared.geometry.camera import pixel_grid
-from shared.runs.command import add_device_argument, command_line
+from shared.results import Views
 from shared.runs.config import config_differences, config_to_dict, load_config
+from shared.show.export import export_views
 from shared.show.pictures import depth_picture
 
 __all__ = ["export_map", "main"]
@@ -48,7 +52,7 @@ CLOUD_POINTS = 2_000_000  # at most, in cloud.ply
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    args = _parse(argv)
+    args = arguments.predict(__doc__, argv)
     root = _scene_folder(args.source, args.out)
     is_colmap = data_kind(root) == "colmap"
     scenes = ColmapScenes(root) if is_colmap else None
@@ -63,23 +67,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name in names:
         fitted = DiffusedDepth.load(_optimised(args, config, root, name, stems[name]))
         clouds.append(export_map(args.out, stems[name], fitted))
-        sys.stdout.write(f"{args.out / stems[name]}.png\n")
     if len(clouds) > 1:
         _write_cloud(args.out / "cloud.ply", clouds)
-
-
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    formatter = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
-    parser.add_argument("source", type=Path, metavar="FOLDER", help="light field, COLMAP scene or photos")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the results go")
-    parser.add_argument("--image", nargs="+", metavar="NAME", help="only these images of a COLMAP scene")
-    parser.add_argument("--config", type=Path, metavar="FILE", help="default: configs/hci.yaml or mvs.yaml")
-    parser.add_argument(
-        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="as in train.py"
-    )
-    add_device_argument(parser)
-    return parser.parse_args(argv)
+    shown = args.out / stems[names[0]]
+    say_done(args.out, f"look at {shown}.png, or around: python -m shared.show.viewer {shown}")
 
 
 def _scene_folder(source: Path, out: Path) -> Path:
@@ -158,6 +149,9 @@ def export_map(folder: Path, name: str, fitted: DiffusedDepth) -> tuple[Tensor, 
     write_image(folder / f"{name}_valid.png", depth.valid[None].float().expand(3, -1, -1))
     colours = scene.centre.permute(1, 2, 0)[keep]
     write_ply(folder / f"{name}.ply", points, colours)
+    held = z_depth if z_depth is not None else depth
+    pose = getattr(scene, "world_from_centre", None)
+    export_views(folder / name, Views.of_one(scene.centre, held), None if pose is None else pose[None])
     write_json(folder / f"{name}.json", record | {"valid_share": depth.valid.float().mean().item()})
     return points, colours
 

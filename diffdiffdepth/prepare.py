@@ -7,10 +7,12 @@
 DIR is a light field (HCI, Stanford or cross-hair), a COLMAP scene, or a folder of several of them.
 """
 
-if __name__ == "__main__":
-    import shared.interrupt  # noqa: F401 - Ctrl-C ends in one line during the imports, too
+from diffdiffdepth import arguments
+from shared.runs.command import begin, command_line, say_done
 
-import argparse
+if __name__ == "__main__":
+    begin(arguments.prepare, __doc__)  # --help is answered before PyTorch is loaded
+
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,8 +27,7 @@ from diffdiffdepth.points.epi import epi_points
 from diffdiffdepth.points.store import save_points
 from diffdiffdepth.scene import LightField, SparsePoints
 from shared.errors import DataError
-from shared.files.sfm import SfmOptions, add_colmap_command, find_cameras, reconstruct, sfm_options
-from shared.runs.command import command_line
+from shared.files.sfm import SfmOptions, find_cameras, reconstruct, sfm_options
 
 __all__ = ["main", "prepare_photos", "report_folder"]
 
@@ -40,16 +41,7 @@ WHERE_TO_GET = (
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one command; bad data end in DataError, a missing extra in RunError."""
-    formatter = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
-    commands = parser.add_subparsers(dest="command", required=True)
-    check = commands.add_parser("check", help="say what is there and whether it can be used")
-    check.add_argument("folder", type=Path, metavar="DIR")
-    points = commands.add_parser("points", help="find the initial points of a light field")
-    points.add_argument("folder", type=Path, metavar="DIR")
-    points.add_argument("--out", type=Path, required=True, metavar="FILE.npz")
-    add_colmap_command(commands, "photos of one thing to a COLMAP scene")
-    args = parser.parse_args(argv)
+    args = arguments.prepare(__doc__, argv)
     if args.command == "check":
         sys.stdout.write(report_folder(args.folder))
     elif args.command == "points":
@@ -60,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     else:
         find_cameras(prepare_photos, args.photos, args.out, sfm_options(args))
         sys.stdout.write(report_folder(args.out))
+        say_done(args.out, f"python -m diffdiffdepth.predict {args.out} --out my_depth")
 
 
 def _accuracy(points: SparsePoints, light_field: LightField) -> str:

@@ -46,7 +46,9 @@ def points_picture(points: SparsePoints, image: Tensor, low: float, high: float)
     inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
     x, y = x[inside].cpu().numpy(), y[inside].cpu().numpy()
     picture = to_uint8(0.35 * image.mean(0, keepdim=True)).copy()
-    colours = colorize_depth(points.labels[order][inside][None], vmin=low, vmax=high)[0]
+    colours = colorize_depth(
+        points.labels[order][inside][None], vmin=low, vmax=high, near_is_large=points.kind == "disparity"
+    )[0]
     picture[y, x] = colours
     return picture
 
@@ -56,7 +58,7 @@ def progress_sheet(scene: Scene, dense: Tensor, points: SparsePoints) -> np.ndar
     low, high, limit = _colour_range(scene, dense)
     unit = depth_map(scene, dense).unit
     row = [scene.centre, points_picture(points, scene.centre, low, high)]
-    row.append(colorize_depth(dense, vmin=low, vmax=high))
+    row.append(colorize_depth(depth_map(scene, dense), vmin=low, vmax=high))
     captions = ["centre view", f"{len(points)} points", f"{points.kind} {low:.3g} to {high:.3g} {unit}"]
     if scene.truth is not None:
         row += _truth_and_errors(scene, [dense])
@@ -68,7 +70,12 @@ def maps_sheet(scene: Scene, maps: Mapping[str, Tensor]) -> np.ndarray:
     """The maps of an evaluation in one colour scale and, with truth, their absolute errors below."""
     low, high, limit = _colour_range(scene, maps["ours"])
     unit = " px" if scene.points.kind == "disparity" else "\nscene units"
-    rows = [[scene.centre, *(colorize_depth(dense, vmin=low, vmax=high) for dense in maps.values())]]
+    rows = [
+        [
+            scene.centre,
+            *(colorize_depth(depth_map(scene, dense), vmin=low, vmax=high) for dense in maps.values()),
+        ]
+    ]
     names = [f"{scene.points.kind}\n{low:.3g} to {high:.3g}{unit}"]
     if scene.truth is not None:
         rows.append(_truth_and_errors(scene, maps.values()))
@@ -87,7 +94,7 @@ def _truth_and_errors(scene: Scene, maps: Iterable[Tensor]) -> list[np.ndarray]:
     low, high, limit = _colour_range(scene, scene.truth)
     errors = ((dense - scene.truth).abs() for dense in maps)
     shown = [colorize_depth(error, scene.valid, 0.0, limit, colormap="magma") for error in errors]
-    return [colorize_depth(scene.truth, scene.valid, low, high), *shown]
+    return [colorize_depth(depth_map(scene, scene.truth, scene.valid), None, low, high), *shown]
 
 
 def paper_tables() -> list[ResultsTable]:
@@ -178,16 +185,16 @@ def write_run_report(
     depth = depth_map(scene, maps["ours"])
     picture = depth_picture(depth, vmin=low, vmax=high)
     where = f"{scene.points.kind} {depth.scale}; {low:.3g} to {high:.3g} {depth.unit}"
-    caption = "Left the range of the colours, from blue (low) to red (high), which all maps share."
+    caption = "Left the range of the colours, from blue (far) to red (near), which all maps share."
     if scene.truth is not None:
         caption += " Below: the truth, and absolute errors from black (none) to white."
     facts = {"Initial points": len(scene.points), "Views": results["views"]}
     facts |= {"Pixels": " x ".join(str(side) for side in reversed(results["size"]))}
     pictures = [Picture(picture, f"Optimised map: {where}."), Picture(points, f"Initial points: {where}.")]
     sections = [
-        Section("Optimised map", pictures),
-        Section("Maps and errors", [Picture(sheet, caption)]),
-        Section("Figures", run_tables(results)),
+        Section("The depth that was found", pictures),
+        Section("Next to simpler ways", [Picture(sheet, caption)]),
+        Section("How close they are", run_tables(results)),
     ]
     if (folder / "metrics.jsonl").exists():
         sections.append(Section("Optimisation", [Curves(["total", "data", "edge", "smoothness"])]))

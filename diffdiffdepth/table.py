@@ -7,10 +7,12 @@ Each data set is an ordinary run folder below --out. What is finished is not run
 interrupted goes on, so the command can be repeated until the tables are complete. Writes table.md.
 """
 
-if __name__ == "__main__":
-    import shared.interrupt  # noqa: F401 - Ctrl-C ends in one line during the imports, too
+from diffdiffdepth import arguments
+from shared.runs.command import begin, command_line
 
-import argparse
+if __name__ == "__main__":
+    begin(arguments.table, __doc__)  # --help is answered before PyTorch is loaded
+
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,18 +21,15 @@ from diffdiffdepth import train
 from diffdiffdepth.datasets.hci import is_hci_folder
 from diffdiffdepth.report import paper_tables, run_tables
 from shared.errors import DataError
-from shared.runs.command import command_line
-from shared.show.tables import ResultsTable, parse_table_args, show_tables, trained_row
+from shared.show.tables import ResultsTable, show_tables, trained_row
 
-__all__ = ["ROWS", "main", "tables"]
+__all__ = ["main", "tables"]
 
 CONFIGS = Path(__file__).parent / "configs"
-ROWS = ("light_field", "multi_view")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    out, quick = Path("runs/diffdiffdepth-table"), CONFIGS / "quick.yaml"
-    args = parse_table_args(__doc__, argv, config=quick, out=out, rows=ROWS, add_arguments=_add_hci)
+    args = arguments.table(__doc__, argv)
     configs = {"light_field": args.config, "multi_view": CONFIGS / "quick_mvs.yaml"}
     runs = [(row, configs[row], []) for row in args.rows]
     runs += [(scene.name, CONFIGS / "hci.yaml", [f"data.root={scene}"]) for scene in _hci_scenes(args.hci)]
@@ -44,10 +43,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 def tables(results: Mapping[str, Mapping[str, Any]]) -> list[ResultsTable]:
     """One table for each data set, given by its eval.json."""
     return [table for result in results.values() for table in run_tables(result)]
-
-
-def _add_hci(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--hci", type=Path, metavar="DIR", help="folder of HCI scene folders, run as well")
 
 
 def _hci_scenes(folder: Path | None) -> list[Path]:

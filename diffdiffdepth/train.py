@@ -9,8 +9,11 @@ onto the centre by it. The gradient of the remaining difference moves one group 
 smoothness of the diffusion, then the labels, the weights and the positions of the points.
 """
 
+from diffdiffdepth import arguments
+from shared.runs.command import begin, command_line
+
 if __name__ == "__main__":
-    import shared.interrupt  # noqa: F401 - Ctrl-C ends in one line during the imports, too
+    begin(arguments.train, __doc__)  # --help is answered before PyTorch is loaded
 
 from collections.abc import Sequence
 
@@ -23,13 +26,12 @@ from diffdiffdepth.report import progress_sheet
 from diffdiffdepth.routine import Optimisation
 from diffdiffdepth.scene import Scene, scene_facts
 from shared.files.images import write_npy
-from shared.runs.command import command_line, parse_train_args
 from shared.runs.config import load_config
 from shared.runs.run import Run, open_run
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    args = parse_train_args(__doc__, argv)
+    args = arguments.train(__doc__, argv)
     config = load_config(TrainConfig, args.config, args.set)
     with open_run(config, args, paper="diffdiffdepth") as run:
         scene = load_scene(config.data, config.seed, say=run.say).to(run.device)

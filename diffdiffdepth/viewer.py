@@ -23,7 +23,8 @@ def scene_of(run: Path, checkpoint: Literal["best", "last"], device: torch.devic
     if depth is None:
         note = "The camera is not known: the points are a relief of the map, not a measured shape."
         part = _relief_part(scene, fitted.depth.values)
-        return ViewerScene(title, fitted.depth.unit, fitted.depth.scale, (part,), (note,))
+        meaning = fitted.depth.unit, fitted.depth.scale
+        return ViewerScene(title, *meaning, (part,), (note,), near_is_large=True)
     points, truth = scene.points, scene.truth
     if isinstance(scene, LightField):
         to_depth = scene.camera.depth_from_disparity

@@ -6,10 +6,12 @@
 Writes eval.json (per pair and mean), pictures, a video and report.html; prints the tables.
 """
 
-if __name__ == "__main__":
-    import shared.interrupt  # noqa: F401 - Ctrl-C ends in one line during the imports, too
+from nvs_depth import arguments
+from shared.runs.command import begin, command_line, say_done
 
-import argparse
+if __name__ == "__main__":
+    begin(arguments.evaluate, __doc__)  # --help is answered before PyTorch is loaded
+
 import itertools
 import sys
 import time
@@ -31,7 +33,6 @@ from nvs_depth.report import IMAGE_LABELS, run_tables, write_run_report
 from shared.errors import DataError
 from shared.quality.metrics import Lpips, depth_errors, l1, psnr
 from shared.quality.ssim import SSIM_VARIANTS, ssim
-from shared.runs.command import command_line, parse_eval_args
 from shared.runs.folder import write_results
 
 __all__ = ["evaluate", "load_test_pairs", "summary"]
@@ -43,17 +44,14 @@ CONSTANT_VIEWS = 64  # training views whose true depth makes the constant
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    args = parse_eval_args(__doc__, argv, add_arguments)
+    args = arguments.evaluate(__doc__, argv)
     synthesizer = ViewSynthesizer.load(args.run, args.device, args.checkpoint)
     results = evaluate(synthesizer, load_test_pairs(synthesizer.config, args.data), args.run)
     write_results(args.run, results)
     for table in run_tables(results):
         print(table.text())  # noqa: T201
     print(summary(results))  # noqa: T201
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", type=Path, metavar="DIR", help="instead of the config's data.root")
+    say_done(args.run / "report.html", "open it in a browser")
 
 
 def load_test_pairs(config: TrainConfig, data: Path | None = None) -> Split:

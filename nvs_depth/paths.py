@@ -6,12 +6,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from nvs_depth.arguments import PATHS
 from shared.geometry.camera import invert_pose
 from shared.geometry.trajectories import so3_exp
 
-__all__ = ["PATHS", "relative_path"]
-
-PATHS = ("orbit", "swing", "forward", "sway")
+__all__ = ["relative_path"]
 
 
 def relative_path(

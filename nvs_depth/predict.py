@@ -9,28 +9,30 @@ The picture's middle square is used, transparency becomes black. `--poses` takes
 in the coordinates of the given one: 16 numbers each, in a file with one on each line or a folder of
 files; x right, y down, z forward; in metres for networks trained on KITTI, else in the units of training,
 where objects are 2 away. `--amount` is in degrees for orbit and swing, else in that unit. The picture is
-encoded once, however many views are made. --out gets view_NNNN.png, depth_NNNN.pfm (z-depth),
-source_depth.pfm, depth.json, which names the unit, and moving_camera.mp4.
+encoded once, however many views are made. --out gets views, depth, cameras, points, a mesh and a video, see
+shared/show/export.py; source/ has the same of the picture itself.
 """
 
-if __name__ == "__main__":
-    import shared.interrupt  # noqa: F401 - Ctrl-C ends in one line during the imports, too
+from nvs_depth import arguments
+from shared.runs.command import begin, command_line, say_done
 
-import argparse
+if __name__ == "__main__":
+    begin(arguments.predict, __doc__)  # --help is answered before PyTorch is loaded
+
 import math
 from collections.abc import Sequence
 from pathlib import Path
 
 from nvs_depth.api import EncodedImage, ViewSynthesizer
 from nvs_depth.datasets.views import BLACK
-from nvs_depth.paths import PATHS, relative_path
-from nvs_depth.report import view_frames
+from nvs_depth.paths import relative_path
 from shared.errors import RunError
 from shared.files.cameras import read_poses
-from shared.files.images import read_image, write_pfm
+from shared.files.images import read_image
 from shared.geometry.camera import intrinsics_matrix, invert_pose
-from shared.runs.command import command_line, keep_large_buffers, parse_eval_args
-from shared.show.video import write_video
+from shared.results import Views
+from shared.runs.command import keep_large_buffers
+from shared.show.export import export_views
 
 __all__ = ["main"]
 
@@ -38,7 +40,7 @@ DEFAULT_AMOUNT = {"orbit": 30.0, "swing": 30.0, "forward": 1.0, "sway": 0.3}  # 
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    args = parse_eval_args(__doc__, argv, add_arguments)
+    args = arguments.predict(__doc__, argv)
     if args.frames < 1 or not 0 < args.fps <= 240:
         raise RunError(f"--frames {args.frames} --fps {args.fps:g}: at least one frame, fps in (0, 240]")
     if not math.isfinite(args.amount or 0) or not math.isfinite(args.distance):
@@ -57,13 +59,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     folder = args.out or args.image.with_name(f"{args.image.stem}_views")
 
     views = source.views(poses)
-    write_pfm(folder / "source_depth.pfm", source.depth.values)
-    views.save(folder)
-    frames = view_frames(source, views)
-    video = write_video(folder / "moving_camera.mp4", frames, args.fps)
+    export_views(folder, views, invert_pose(poses), fps=args.fps)
+    export_views(folder / "source", Views.of_one(source.image, source.depth), fps=args.fps)
     for note in source.notes:
         print(f"note: {note}")  # noqa: T201
-    print(f"{len(poses)} views and their depth: {folder}; video: {video}")  # noqa: T201
+    say_done(folder, f"look at {folder}/moving_camera.mp4, or around: python -m shared.show.viewer {folder}")
 
 
 def given_picture(synthesizer: ViewSynthesizer, path: Path, focal_px: float | None) -> EncodedImage:
@@ -74,22 +74,6 @@ def given_picture(synthesizer: ViewSynthesizer, path: Path, focal_px: float | No
     height, width = image.shape[-2:]
     K = intrinsics_matrix(focal_px, focal_px, (width - 1) / 2, (height - 1) / 2)
     return synthesizer.encode(image, K)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("image", type=Path, metavar="IMAGE", help="the one picture")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="default: IMAGE_views next to the picture")
-    parser.add_argument("--path", choices=PATHS, help="default: swing for objects, sway for scenes")
-    parser.add_argument("--amount", type=float, help="how far, in degrees or units (see above)")
-    orbit = "of the point that an orbit turns about (default: 2)"
-    parser.add_argument("--distance", type=float, default=2.0, help=orbit)
-    parser.add_argument("--frames", type=int, default=48, help="number of views on the path (default: 48)")
-    poses = "your own cameras instead of a path"
-    parser.add_argument("--poses", type=Path, metavar="FILE_OR_DIR", help=poses)
-    parser.add_argument(
-        "--focal-px", type=float, help="of the picture, in its own pixels; default: as trained"
-    )
-    parser.add_argument("--fps", type=float, default=24, help="frames per second (default: 24)")
 
 
 if __name__ == "__main__":

@@ -10,10 +10,12 @@ the check carries views onto each other with it: a wrong pose convention, princi
 at once.
 """
 
-if __name__ == "__main__":
-    import shared.interrupt  # noqa: F401 - Ctrl-C ends in one line during the imports, too
+from nvs_depth import arguments
+from shared.runs.command import begin, command_line, say_done
 
-import argparse
+if __name__ == "__main__":
+    begin(arguments.prepare, __doc__)  # --help is answered before PyTorch is loaded
+
 import re
 import sys
 from collections.abc import Sequence
@@ -23,7 +25,7 @@ import torch
 from torch import Tensor
 
 from nvs_depth.datasets.kitti_convert import convert_drive
-from nvs_depth.datasets.options import LAYOUTS, DataConfig, PairOptions
+from nvs_depth.datasets.options import DataConfig, PairOptions
 from nvs_depth.datasets.pairs import PairBatch, find_pairs, load_pairs
 from nvs_depth.datasets.posed import prepare_photos
 from nvs_depth.datasets.select import WHERE_TO_GET, load_views
@@ -32,10 +34,9 @@ from nvs_depth.datasets.views import ViewSet
 from shared.errors import DataError
 from shared.files.disk import visible
 from shared.files.images import pictures_among
-from shared.files.sfm import add_colmap_command, find_cameras, sfm_options
+from shared.files.sfm import find_cameras, sfm_options
 from shared.geometry.camera import invert_pose, pixel_grid, project, transform_points, unproject
 from shared.geometry.warp import sample_pixels
-from shared.runs.command import command_line
 from shared.runs.seeds import step_generator
 
 __all__ = ["detect_layout", "main", "report", "reprojection_gap"]
@@ -46,13 +47,14 @@ GOOD_GAP = 0.03  # median relative gap of depths that poses, intrinsics and dept
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    args = _parse(argv)
+    args = arguments.prepare(__doc__, argv)
     if args.command == "check":
         sys.stdout.write(report(args.folder, args.layout, args.images_outside))
         return
     if args.command == "colmap":
         find_cameras(prepare_photos, args.photos, args.out, sfm_options(args))
         sys.stdout.write(report(args.out, "posed"))
+        say_done(args.out, f"python -m nvs_depth.train --config posed_images --set data.root={args.out}")
         return
     drives = args.drives or sorted(p.name for p in args.raw.glob("*/*_sync") if p.is_dir())
     if not drives:
@@ -65,26 +67,6 @@ def main(argv: Sequence[str] | None = None) -> None:
             count = convert_drive(args.raw / drive[:10], drive, camera, args.out)
             sys.stdout.write(f"{drive}_{camera}: {count} frames\n")
             sys.stdout.flush()
-
-
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    formatter = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
-    commands = parser.add_subparsers(dest="command", required=True)
-    check = commands.add_parser("check", help="say what is there, what is missing and where to get it")
-    check.add_argument("folder", type=Path, metavar="DIR")
-    check.add_argument("--layout", choices=("auto", *LAYOUTS), default="auto")
-    outside = "transforms.json may name images outside of its folder"
-    check.add_argument("--images-outside", action="store_true", help=outside)
-    kitti = commands.add_parser("kitti", help="prepare KITTI raw drives")
-    kitti.add_argument("raw", type=Path, metavar="RAW", help="folder with 2011_09_26 and so on")
-    kitti.add_argument("--out", type=Path, required=True, metavar="DIR")
-    kitti.add_argument(
-        "--drives", nargs="+", metavar="NAME", help="e.g. 2011_09_26_drive_0002_sync; default: all"
-    )
-    kitti.add_argument("--cameras", nargs="+", choices=("02", "03"), default=["02", "03"])
-    add_colmap_command(commands, "photos of one scene to posed images")
-    return parser.parse_args(argv)
 
 
 def detect_layout(folder: Path) -> str:

@@ -195,9 +195,9 @@ def write_run_report(
     caption = f"Test pairs. Depths are z-depth in {results['depth_unit']}, {DEPTH_STATUS}; all share the "
     caption += "range of colours that is printed below them. Grey: no true depth."
     sections = [
-        Section("New views", [Picture(sheet, caption)]),
-        Section("Moving camera", [Video(video, "One given picture, new views, their depth.", width=800)]),
-        Section("Results", tables),
+        Section("New views of things it was not trained on", [Picture(sheet, caption)]),
+        Section("A moving camera", [Video(video, "One given picture, new views, their depth.", width=800)]),
+        Section("How close they are", tables),
         Section("Training", [Curves(["loss", *terms])]),
     ]
     method, identity = results["images"]["method"], results["images"]["identity"]
@@ -209,9 +209,10 @@ def write_run_report(
     }
     if results["depth"]:
         facts["Target depth off by"] = f"{results['depth']['depth_new_none']['abs_rel']:.1%}"
+    then = ["python -m nvs_depth.predict --run RUN MY_PICTURE.png: a moving camera out of a picture"]
     default = "A second view and its depth, from a single image and the camera's motion."
     title = f"Single-image view synthesis, {results['method'].lower()}: {results['data']}"
-    write_report(folder, title, sections, summary="; ".join(split.notes) or default, facts=facts)
+    write_report(folder, title, sections, summary="; ".join(split.notes) or default, facts=facts, then=then)
 
 
 def _moving_camera(synthesizer: ViewSynthesizer, split: Split) -> Iterator[np.ndarray]:

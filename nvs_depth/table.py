@@ -8,50 +8,26 @@ interrupted one goes on where it stopped, so the command can be repeated until t
 paper's own tables are not at hand; the reports show related figures from elsewhere, with their origin.
 """
 
+from nvs_depth import arguments
+from nvs_depth.arguments import ROWS
+from shared.runs.command import begin, command_line
+
 if __name__ == "__main__":
-    import shared.interrupt  # noqa: F401 - Ctrl-C ends in one line during the imports, too
+    begin(arguments.table, __doc__)  # --help is answered before PyTorch is loaded
 
 import statistics
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from nvs_depth import train
 from shared.errors import RunError
-from shared.runs.command import command_line
-from shared.show.tables import Column, ResultsTable, parse_table_args, show_tables, trained_row
+from shared.show.tables import Column, ResultsTable, show_tables, trained_row
 
-__all__ = ["ROWS", "ablation_table", "main", "tables"]
-
-_DEPTH_LOSSES = ("photometric", "consistency", "smoothness")
-_NO_DEPTH_LOSS = [f"weights.{name}=0" for name in _DEPTH_LOSSES]
-_PREDECESSOR = ["model.depth_from=latent", "model.depth_heads=one", "losses.photometric_on=new_view"]
-_PREDECESSOR += ["losses.photometric_scales=full", "losses.smoothness_on=new_view"]
-_PREDECESSOR += [f"weights.{name}=10" for name in ("reconstruction", *_DEPTH_LOSSES)]
-
-# row -> its name and what it changes
-ROWS: dict[str, tuple[str, list[str]]] = {
-    "full": ("Full method", []),
-    "views_only": ("Views alone: no depth losses", _NO_DEPTH_LOSS),
-    "depth_only": ("Depth alone: no image losses", ["weights.reconstruction=0", "weights.perceptual=0"]),
-    "predecessor": ("Predecessor (as Hou et al.): depth from latent, inverse warp", _PREDECESSOR),
-    "zeros": ("Target depth without splatted features", ["model.target_features=zeros"]),
-    "two_pass": ("Target depth in two passes, inverse warp", ["model.target_features=two_pass"]),
-    "no_consistency": ("No consistency", ["weights.consistency=0"]),
-    "no_photometric": ("No photometric", ["weights.photometric=0"]),
-    "no_smoothness": ("No smoothness", ["weights.smoothness=0"]),
-    "no_perceptual": ("No VGG", ["weights.perceptual=0"]),
-    "two_decoders": ("A depth decoder of its own for the target", ["model.shared_depth_decoder=false"]),
-    "one_head": ("One depth map, shrunk for the coarser scales", ["model.depth_heads=one"]),
-    "stop_gradient": ("Consistency does not pull D_b", ["losses.consistency_stop_gradient=true"]),
-}
-CLAIM = ("full", "views_only", "depth_only", "predecessor")  # what --rows defaults to
-QUICK = Path(__file__).parent / "configs" / "quick_table.yaml"
+__all__ = ["ablation_table", "main", "tables"]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    out = Path("runs/nvs_depth-table")
-    args = parse_table_args(__doc__, argv, config=QUICK, out=out, rows=ROWS, chosen=CLAIM, seeds=(0, 1, 2))
+    args = arguments.table(__doc__, argv)
     results: dict[str, list[Mapping[str, Any]]] = {}
     for row in args.rows:
         label, changes = ROWS[row]

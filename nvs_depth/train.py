@@ -9,8 +9,11 @@ Each step renders the target from the source, reads the depth of the true target
 step of Adam on the weighted sum of reconstruction, perceptual, photometric, consistency and smoothness terms.
 """
 
+from nvs_depth import arguments
+from shared.runs.command import begin, command_line
+
 if __name__ == "__main__":
-    import shared.interrupt  # noqa: F401 - Ctrl-C ends in one line during the imports, too
+    begin(arguments.train, __doc__)  # --help is answered before PyTorch is loaded
 
 from collections.abc import Sequence
 
@@ -27,7 +30,6 @@ from nvs_depth.models.synthesis import SynthesisNetwork, View
 from nvs_depth.report import pair_sheet
 from shared.geometry.camera import invert_pose
 from shared.quality.losses import VggFeatures
-from shared.runs.command import command_line, parse_train_args
 from shared.runs.config import load_config
 from shared.runs.run import Run, open_run
 
@@ -37,7 +39,7 @@ PREVIEW_PAIRS = 6
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    args = parse_train_args(__doc__, argv)
+    args = arguments.train(__doc__, argv)
     config = load_config(TrainConfig, args.config, args.set)
     free = ("precision", "evaluate_pairs")
     with open_run(config, args, "nvs_depth", may_change=free, rate=resumed_rate, distributed=True) as run:

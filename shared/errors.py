@@ -1,6 +1,7 @@
 """The errors that commands show as one message: what, why, and what to do."""
 
 import os
+import textwrap
 
 __all__ = [
     "CheckpointError",
@@ -10,7 +11,10 @@ __all__ = [
     "NonFiniteError",
     "RunError",
     "RunStopped",
+    "explain",
 ]
+
+LINE = 100  # characters; longer lines of `explain` are broken
 
 
 class DataError(Exception):
@@ -29,7 +33,7 @@ class CheckpointError(DataError):
 
 
 class ConfigError(Exception):
-    """A configuration that cannot be used: ConfigError(place, reason)."""
+    """A configuration that cannot be used: ConfigError(place, "reason; remedy")."""
 
     def __str__(self) -> str:
         return ": ".join(self.args)
@@ -46,7 +50,7 @@ class FieldError(ValueError):
 
 
 class RunError(Exception):
-    """A run that cannot start or go on; the message names the place, the reason and the remedy."""
+    """A run that cannot start or go on, in the form "what: why; what to do"."""
 
 
 class NonFiniteError(RunError):
@@ -59,3 +63,24 @@ class RunStopped(Exception):
     def __init__(self, message: str, signal_number: int):
         super().__init__(message)
         self.signal_number = signal_number
+
+
+def explain(error: Exception) -> str:
+    """An error of this module as the lines that a command shows: what, why, and what to do.
+
+    >>> print(explain(RunError("runs/a: it already holds a run; choose another --out")), end="")
+    error: runs/a
+      why: it already holds a run
+      do:  choose another --out
+    """
+    if isinstance(error, DataError):
+        what, why, remedy = error.path, error.reason, error.remedy
+    else:
+        what, reason = error.args if len(error.args) == 2 else str(error).partition(": ")[::2]
+        head = reason or what  # a short one has no "what: "
+        why, _, remedy = head.rpartition("; ") if "; " in head else (head, "", "")
+        what, why = (what, why) if reason else (why, "")
+    parts = {"error: ": what, "  why: ": why, "  do:  ": remedy}
+    wrap = {"width": LINE, "subsequent_indent": " " * 7, "break_long_words": False, "break_on_hyphens": False}
+    lines = [line for head, text in parts.items() if text for line in textwrap.wrap(head + text, **wrap)]
+    return "\n".join(lines) + "\n"

@@ -1,6 +1,8 @@
 """What every method returns: depth that keeps its meaning (`DepthMap`), and new views with it (`Views`)."""
 
+import itertools
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,13 +25,15 @@ from shared.files.images import (
     write_pfm,
 )
 from shared.geometry import check_shape
-from shared.geometry.camera import depth_from_ray_distance, pixel_grid, unproject
+from shared.geometry.camera import depth_from_ray_distance, pixel_grid, resize_intrinsics, unproject
 
 __all__ = ["DepthKind", "DepthMap", "Views"]
 
 DepthKind = Literal["z_depth", "ray_distance", "inv_depth", "disparity_px", "order"]
 FLOAT_FILES = {".pfm": (read_pfm, write_pfm), ".npy": (read_npy, write_npy), ".exr": (read_exr, write_exr)}
 LARGEST_PNG_CODE = 65535  # of 16 bits; 0 is kept for invalid pixels
+STEEPEST_DEG = 80.0  # between a triangle's normal and the line of sight
+SPREAD_PX, SPREAD_COLOUR = 0.7, 0.1  # of the weights of `upsampled`: pixels of the small map, RGB in [0, 1]
 PNG_KEYS = ("png_step", "png_offset")  # in the record of a map saved as PNG
 
 
@@ -132,6 +136,61 @@ class DepthMap:
         pose = world_from_cam.to(points_cam)
         return points_cam @ pose[:3, :3].T + pose[:3, 3]
 
+    def surface(self, world_from_cam: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Points [n, 3] as by `points`, their unit normals [n, 3] towards the camera, and triangles [m, 3].
+
+        The triangles join neighbouring pixels, and are cut where they would run along the line of sight, as
+        across the edge of an object (more than `STEEPEST_DEG` from facing the camera).
+        """
+        points_cam, (height, width) = self.points(), self.values.shape
+        place = torch.full((height, width), -1, device=self.values.device)
+        place[self.valid] = torch.arange(len(points_cam), device=place.device)
+        a, b, c, d = place[:-1, :-1], place[:-1, 1:], place[1:, :-1], place[1:, 1:]
+        faces = torch.stack([torch.stack([a, c, b], -1), torch.stack([b, c, d], -1)]).reshape(-1, 3)
+        corners = points_cam[faces[(faces >= 0).all(1)]]
+        faces = faces[(faces >= 0).all(1)]
+        across = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+        sight = -torch.nn.functional.normalize(corners.mean(1), dim=1)
+        facing = torch.linalg.vecdot(torch.nn.functional.normalize(across, dim=1), sight)
+        kept = facing > math.cos(math.radians(STEEPEST_DEG))
+        faces, across = faces[kept], across[kept]
+        normals = -1e-12 * points_cam  # a point without a triangle looks back at the camera
+        for corner in faces.unbind(1):
+            normals = normals.index_add(0, corner, across)
+        normals = torch.nn.functional.normalize(normals, dim=1, eps=1e-30)
+        if world_from_cam is None:
+            return points_cam, normals, faces
+        return self.points(world_from_cam), normals @ world_from_cam.to(normals)[:3, :3].T, faces
+
+    def upsampled(self, image: Tensor) -> "DepthMap":
+        """This map [h, w] at the size of its image [3, H, W], its edges where those of the image are.
+
+        Every value is a mean of 5 x 5 values of this map, weighted by distance and likeness of colour (joint
+        bilateral upsampling, Kopf et al., SIGGRAPH 2007). A pixel is valid where the nearest of this map is.
+        """
+        check_shape(image, "3 H W", "image")
+        small, size = tuple(self.values.shape), tuple(image.shape[-2:])
+        if small == size:
+            return self
+        guide = torch.nn.functional.interpolate(image[None], size=small, mode="area")[0]
+        held = torch.where(self.valid, self.values, 0.0)
+        at = [(torch.arange(n).to(image) + 0.5) * m / n - 0.5 for m, n in zip(small, size, strict=True)]
+        near = [p.round().long().clamp(0, m - 1) for p, m in zip(at, small, strict=True)]
+        total, weights = image.new_zeros(size), image.new_zeros(size)
+        for down, across in itertools.product(range(-2, 3), repeat=2):
+            rows, columns = (near[0] + down).clamp(0, small[0] - 1), (near[1] + across).clamp(0, small[1] - 1)
+            distance = (rows - at[0]).square()[:, None] + (columns - at[1]).square()
+            colour = (guide[:, rows[:, None], columns] - image).square().sum(0)
+            weight = torch.exp(-distance / (2 * SPREAD_PX**2) - colour / (2 * SPREAD_COLOUR**2))
+            weight = weight * self.valid[rows[:, None], columns]
+            total += weight * held[rows[:, None], columns]
+            weights += weight
+        nearest = tuple(index for index in (near[0][:, None], near[1]))
+        values = torch.where(weights > 1e-12, total / weights.clamp(min=1e-12), held[nearest])
+        K = None if self.K is None else resize_intrinsics(self.K, small, size)
+        facts = {**self.facts, "native_size": list(small)}
+        return replace(self, values=values, valid=self.valid[nearest], K=K, facts=facts)
+
     def save(self, path: str | Path) -> list[Path]:
         """Write one view's map and what it means; returns the files.
 
@@ -165,11 +224,16 @@ class DepthMap:
 
     @classmethod
     def load(cls, path: str | Path) -> "DepthMap":
-        """Read a map that `save` wrote; DataError for damaged files, and without its .json."""
+        """Read a map that `save` wrote, or `predict.py`, which has one depth.json for all maps of a folder.
+
+        DataError for damaged files, and without the .json.
+        """
         path = Path(path)
-        text = read_text(path.with_suffix(".json"))
+        meaning, common = path.with_suffix(".json"), path.with_name("depth.json")
+        meaning = common if common.exists() and not meaning.exists() else meaning
+        text = read_text(meaning)
         remedy = "Save the map again with DepthMap.save"
-        with reading(path.with_suffix(".json"), "does not say what a depth map means", remedy):
+        with reading(meaning, "does not say what a depth map means", remedy):
             record = json.loads(text)
             head = {name: record.pop(name) for name in ("kind", "unit", "scale", "invalid")}
             step, offset = (record.pop(key) if path.suffix == ".png" else None for key in PNG_KEYS)
@@ -201,6 +265,11 @@ class Views:
         check_shape(self.images, "N 3 H W", "images")
         if self.depth is not None and len(self.depth) != len(self.images):
             raise ValueError(f"{len(self.images)} views cannot have {len(self.depth)} depth maps")
+
+    @classmethod
+    def of_one(cls, image: Tensor, depth: DepthMap) -> "Views":
+        """A single view [3, H, W] with its map [h, w]."""
+        return cls(image[None], replace(depth, values=depth.values[None], valid=depth.valid[None]))
 
     def __len__(self) -> int:
         return len(self.images)

@@ -25,6 +25,7 @@ from dfd_selfsup import DepthFromDefocus
 from dfd_selfsup.datasets.splits import load_splits
 from diffdiffdepth import DiffusedDepth
 from diffdiffdepth.report import points_picture
+from diffdiffdepth.scene import depth_map
 from nvs_depth import ViewSynthesizer
 from nvs_depth.datasets.pairs import load_pairs
 from nvs_depth.eval import load_test_pairs
@@ -92,15 +93,15 @@ def deepvoxels_row(run: Path) -> Row:
 def diffdiffdepth_row(run: Path) -> Row:
     """The embedded light field: points with their noise, and the map optimised from them."""
     fitted = DiffusedDepth.load(run)
-    scene, dense = fitted.scene, fitted.depth.values
+    scene = fitted.scene
     low, high = depth_range(scene.truth, scene.valid)
     return Row(
         "Differentiable\ndiffusion\nCVPR 2021",
         [
             (scene.centre, f"1 of {len(scene.offsets) + 1} views"),
             (points_picture(scene.points, scene.centre, low, high), f"{len(scene.points)} noisy points"),
-            (colorize_depth(dense, vmin=low, vmax=high), f"disparity: {low:.2g} to {high:.2g} px"),
-            (colorize_depth(scene.truth, scene.valid, low, high), "disparity, true"),
+            (colorize_depth(fitted.depth, None, low, high), f"disparity: {low:.2g} to {high:.2g} px"),
+            (colorize_depth(depth_map(scene, scene.truth, scene.valid), None, low, high), "disparity, true"),
         ],
     )
 

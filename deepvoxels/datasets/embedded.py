@@ -25,6 +25,7 @@ from shared.files.disk import made_once
 from shared.files.images import write_depth_png, write_image
 from shared.geometry.camera import intrinsics_matrix, look_at
 from shared.geometry.trajectories import spiral_trajectory
+from shared.runs.command import rendering
 
 __all__ = ["DEPTH_BACKGROUND", "DEPTH_UNIT", "EmbeddedScene", "hemisphere_poses", "make_embedded_scene"]
 
@@ -97,7 +98,7 @@ def _write_split(folder: Path, picture: Callable[..., Any], poses: Tensor, side:
     near = CAMERA_RADIUS - math.sqrt(3) / 2 * GRID_SCALE
     camera = DeepVoxelsIntrinsics(focal, centre, centre, (0.0, 0.0, 0.0), near, GRID_SCALE, side, side)
     write_deepvoxels_intrinsics(folder / "intrinsics.txt", camera)
-    for index, pose in enumerate(poses.float()):
+    for index, pose in enumerate(rendering(poses.float(), len(poses))):
         view = picture(K, pose, side, side, ANTIALIAS)
         write_pose(folder / "pose" / f"{index:06d}.txt", pose)
         write_image(folder / "rgb" / f"{index:06d}.png", view.image)

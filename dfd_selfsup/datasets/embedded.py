@@ -30,6 +30,7 @@ from dfd_selfsup.datasets.stack import SPLITS, FocalStack, Loader
 from dfd_selfsup.models.thin_lens import Defocus, Lens
 from shared.files.disk import made_once
 from shared.geometry.camera import look_at
+from shared.runs.command import rendering
 from shared.runs.workers import read_ahead
 
 if TYPE_CHECKING:
@@ -75,7 +76,8 @@ def make_embedded_stacks(root: str | Path, config: EmbeddedConfig, workers: int 
 
     def write(folder: Path) -> None:
         orders = _scene_orders(config)
-        list(read_ahead(partial(_write_scene, folder, config), orders, workers))
+        scenes = read_ahead(partial(_write_scene, folder, config), orders, workers)
+        list(rendering(scenes, len(orders), "scene"))
 
     record = {"generator": "scenes", "version": SCENES_VERSION, **dataclasses.asdict(config)}
     name = f"v{SCENES_VERSION}_{config.width}x{config.height}_seed{config.seed}"

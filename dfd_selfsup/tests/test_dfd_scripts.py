@@ -206,6 +206,7 @@ def test_prediction_with_a_lens_is_metric(data, run_folder, tmp_path, capsys):
     assert result["unit"] == "m"
     assert set(result["against_truth"]) == {"predicted", "depth_from_focus"}
     assert (out / "points.ply").read_bytes().startswith(b"ply")
+    assert (out / "cameras.json").exists()
     assert "metric z-depth" in capsys.readouterr().out
 
 
@@ -217,7 +218,7 @@ def test_prediction_without_a_lens_is_ordered_and_says_so(tmp_path, capsys):
     predict.main([str(tmp_path / "mine"), "--out", str(out), *flags])
     result = json.loads((out / "depth.json").read_text())
     assert result["unit"] == "slices"
-    assert not (out / "points.ply").exists()
+    assert not (out / "cameras.json").exists()
     said = capsys.readouterr().out
     assert "shrunk to 36 x 29" in said
     assert read_image(out / "aif_full.png").shape == (3, 32, 40)

@@ -23,6 +23,7 @@ from shared.files.colmap import write_colmap_model
 from shared.files.disk import made_once, write_bytes
 from shared.files.images import write_image, write_pfm
 from shared.geometry.camera import intrinsics_matrix, look_at
+from shared.runs.command import rendering
 
 if TYPE_CHECKING:
     from scenes import Scene
@@ -87,7 +88,7 @@ def _write_light_field(folder: Path, parameters: GridCamera, seed: int, antialia
     world_from_centre = _pose_at(5.2, 0.0, 14.0)
     step_m = parameters.baseline_mm / 1000
     shift_px = parameters.focal_px * step_m / parameters.focus_distance_m
-    for row in range(side):
+    for row in rendering(range(side), side, "row of views"):
         for column in range(side):
             across, down = column - side // 2, row - side // 2
             pose = world_from_centre.clone()
@@ -137,7 +138,7 @@ def _write_multi_view(
     focal = 1.1 * width
     K = intrinsics_matrix(focal, focal, (width - 1) / 2, (height - 1) / 2, torch.float64)
     poses, renders = [], []
-    for index in range(views):
+    for index in rendering(range(views), views):
         yaw, pitch, distance = 0.0, 16.0, 2.6
         if index:  # around the first view, at uneven angles and distances
             angle = 2 * math.pi * (index + 0.6 * float(torch.rand((), generator=generator))) / (views - 1)

@@ -135,12 +135,13 @@ def test_light_field_without_camera_claims_no_depth_and_names_with_dots_stay_who
     scene = replace(scene, camera=None, points=epi_points(scene))
     for name in ("scene.v1", "scene.v2"):
         export_map(tmp_path, name, result_of(scene, scene.truth))
-    files = {path.name for path in tmp_path.iterdir()}
+    files = {path.name for path in tmp_path.iterdir() if path.is_file()}
     endings = ("_disparity.pfm", "_disparity.npy", "_valid.png", ".png", ".ply", ".json")  # and no _depth
     assert files == {f"scene.{version}{ending}" for version in ("v1", "v2") for ending in endings}
     record = json.loads((tmp_path / "scene.v1.json").read_text())
     assert record["depth"].startswith("unknown")
     assert record["cloud"].startswith("relief")
+    assert not (tmp_path / "scene.v1" / "cameras.json").exists()
 
 
 def test_seen_pixels_leave_out_what_no_view_shows():

@@ -17,6 +17,7 @@ from nvs_depth.datasets.shapenet import AZIMUTHS, ELEVATIONS, FOCAL_SHARE, grid_
 from shared.files.disk import made_once, write_bytes
 from shared.files.images import write_depth_png, write_exr, write_image
 from shared.geometry.camera import intrinsics_matrix, invert_pose, ray_distance_from_depth
+from shared.runs.command import rendering
 from shared.runs.workers import read_ahead
 
 if TYPE_CHECKING:
@@ -60,7 +61,8 @@ def _render_all(folder: Path, config: EmbeddedConfig, layout: str) -> None:
     jobs = [(writers[layout], folder, config, index, name) for index, name in enumerate(train + test)]
     if layout == "shapenet":
         _write_paper_cameras(folder, config.image_side)
-    list(read_ahead(_work, jobs, None if len(jobs) > 2 else 0))
+    scenes = read_ahead(_work, jobs, None if len(jobs) > 2 else 0)
+    list(rendering(scenes, len(jobs), "scene"))
 
 
 def _work(job: tuple) -> None:

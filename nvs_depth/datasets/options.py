@@ -9,9 +9,8 @@ from pydantic.dataclasses import dataclass
 from shared.errors import FieldError
 from shared.runs.config import STRICT, Fraction, LocalPath, Seed
 
-__all__ = ["LAYOUTS", "DataConfig", "EmbeddedConfig", "PairOptions"]
+__all__ = ["DataConfig", "EmbeddedConfig", "PairOptions"]
 
-LAYOUTS = ("shapenet", "shapenet_flat", "kitti_raw", "kitti_odometry", "kitti_odometry_flat", "posed")
 Layout = Literal["shapenet", "shapenet_flat", "kitti_raw", "kitti_odometry", "kitti_odometry_flat", "posed"]
 Azimuth = Annotated[int, Field(ge=0, lt=360)]
 Turn = Annotated[int, Field(ge=1, le=360)]  # degrees; a turn of 0 would make a view its own target

@@ -97,7 +97,7 @@ def test_predict_makes_views_without_a_target(run_folder, tmp_path, capsys):
         [*common, "--path", "orbit", "--amount", "20", "--frames", "3", "--out", str(tmp_path / "a")]
     )
     predict.main([*common, "--poses", str(tmp_path / "poses.txt"), "--out", str(tmp_path / "b")])
-    for name in ("view_0002.png", "depth_0002.pfm", "source_depth.pfm", "depth.json"):
+    for name in ("view_0002.png", "depth_0002.pfm", "source/depth_0000.pfm", "depth.json", "cameras.json"):
         assert (tmp_path / "a" / name).exists()
     one, other = (read_pfm(tmp_path / n / "depth_0002.pfm") for n in "ab")
     torch.testing.assert_close(one, other, rtol=0, atol=1e-4)
@@ -152,7 +152,7 @@ def test_a_moved_run_without_its_data_is_used_in_three_lines(run_folder, tmp_pat
         written = read_image(f"out/view_{index:04d}.png")
         torch.testing.assert_close(views.images[index], written, rtol=0, atol=0.6 / 255)
     depth = synthesizer.depth("thing.png", K)
-    assert torch.equal(depth.values, read_pfm("out/source_depth.pfm"))
+    assert torch.equal(depth.values, read_pfm("out/source/depth_0000.pfm"))
     record = json.loads(Path("out/depth.json").read_text())
     assert record["kind"] == "z_depth"
     assert record["unit"] == "scene units"

@@ -7,6 +7,7 @@ pixel, however the file counts them.
 import json
 import math
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from shared.errors import DataError
-from shared.files.disk import read_text, reading, visible, write_bytes
+from shared.files.disk import read_text, reading, visible, write_bytes, write_json
 from shared.files.images import IMAGE_EXTENSIONS, survey_photos
 from shared.geometry.camera import check_pose, intrinsics_matrix, opencv_from_opengl_pose
 
@@ -32,6 +33,7 @@ __all__ = [
     "read_pose",
     "read_poses",
     "write_deepvoxels_intrinsics",
+    "write_nerf_transforms",
     "write_pose",
 ]
 
@@ -165,6 +167,26 @@ def read_nerf_transforms(
     unread = [what for key, what in IGNORED.items() if any(_says(entry, key) for _, _, entry in found)]
     notes = [*survey.notes, *(f"{what} of {path.name} are not used" for what in unread)]
     return _with_named_splits(path, meta, NerfTransforms(frames, missing, notes=tuple(notes)))
+
+
+def write_nerf_transforms(
+    path: str | os.PathLike,
+    size: tuple[int, int],
+    K: Tensor,
+    world_from_cam: Tensor,
+    entries: Sequence[Mapping[str, Any]],
+    **common: Any,
+) -> None:
+    """Write cameras as a transforms.json of nerfstudio: pinholes, OpenGL axes, pixels from the corner.
+
+    size: height and width; K [N, 3, 3]; world_from_cam [N, 4, 4] in OpenCV axes. `entries` has for each
+    frame what else its record holds (file_path, relative to the file), `common` what the file does.
+    """
+    frames, poses = [], opencv_from_opengl_pose(world_from_cam)  # the change of axes is its own inverse
+    for k, pose, entry in zip(K.tolist(), poses.tolist(), entries, strict=True):
+        camera = {"fl_x": k[0][0], "fl_y": k[1][1], "cx": k[0][2] + 0.5, "cy": k[1][2] + 0.5}
+        frames.append({**entry, **camera, "w": size[1], "h": size[0], "transform_matrix": pose})
+    write_json(path, {"camera_model": "OPENCV", **common, "frames": frames})
 
 
 def _says(entry: dict[str, Any], key: str) -> bool:

@@ -578,20 +578,39 @@ def write_depth_png(
     write_bytes(path, encoded.tobytes())
 
 
-def write_ply(path: str | os.PathLike, points: Tensor, colors: Tensor | None = None) -> None:
-    """Write points [N, 3] and colours [N, 3] (uint8, or floats in [0, 1]) as a binary PLY point cloud."""
-    if points.ndim != 2 or points.shape[1] != 3 or (colors is not None and colors.shape != points.shape):
-        raise ValueError(f"write_ply needs points and colours [N, 3], not {tuple(points.shape)}")
+def write_ply(
+    path: str | os.PathLike,
+    points: Tensor,
+    colors: Tensor | None = None,
+    normals: Tensor | None = None,
+    faces: Tensor | None = None,
+) -> None:
+    """Write points [N, 3], colours [N, 3] (uint8, or floats in [0, 1]) and normals [N, 3] as a binary PLY.
+
+    With `faces`, indices [M, 3] of triangles' corners, it is a mesh, else a point cloud.
+    """
+    for rows in (points, colors, normals):
+        if rows is not None and (rows.ndim != 2 or rows.shape != (len(points), 3)):
+            raise ValueError(f"write_ply needs points, colours and normals [N, 3], not {tuple(rows.shape)}")
     names = ["float x", "float y", "float z"]
-    vertices = np.ascontiguousarray(points.detach().cpu().numpy(), dtype="<f4").view(np.uint8)
+    columns = [points]
+    if normals is not None:
+        names += ["float nx", "float ny", "float nz"]
+        columns.append(normals.to(points))
+    vertices = np.ascontiguousarray(torch.hstack(columns).detach().cpu().numpy(), dtype="<f4").view(np.uint8)
     if colors is not None:
         names += ["uchar red", "uchar green", "uchar blue"]
         is_bytes = colors.dtype == torch.uint8
         levels = colors if is_bytes else colors.clamp(0, 1).mul(255).round().to(torch.uint8)
         vertices = np.hstack([vertices, levels.detach().cpu().numpy()])
     properties = "".join(f"property {name}\n" for name in names)
+    triangles = b""
+    if faces is not None:
+        properties += f"element face {len(faces)}\nproperty list uchar int vertex_indices\n"
+        corners = np.ascontiguousarray(faces.detach().cpu().numpy(), dtype="<i4").view(np.uint8)
+        triangles = np.pad(corners, ((0, 0), (1, 0)), constant_values=3).tobytes()  # each with its count
     header = f"ply\nformat binary_little_endian 1.0\nelement vertex {len(points)}\n{properties}end_header\n"
-    write_bytes(path, header.encode() + vertices.tobytes())
+    write_bytes(path, header.encode() + vertices.tobytes() + triangles)
 
 
 def read_npy(path: str | os.PathLike) -> np.ndarray:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import imageio_ffmpeg
 import pydantic
@@ -32,10 +32,8 @@ from shared.files.images import (
 )
 
 __all__ = [
-    "CAMERA_MODELS",
     "SfmOptions",
     "SfmScene",
-    "add_colmap_command",
     "find_cameras",
     "list_photos",
     "reconstruct",
@@ -44,7 +42,6 @@ __all__ = [
 
 
 CameraModel = Literal["SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV"]
-CAMERA_MODELS = get_args(CameraModel)
 JPEG_QUALITY = 97  # of the written images: they are encoded a second time
 
 
@@ -210,21 +207,6 @@ def _undistort(pycolmap: ModuleType, workspace: Path, best: Any, scene: Path, nu
     for leftover in scene.iterdir():  # folders and scripts for COLMAP's own dense reconstruction
         if leftover.name not in ("images", "sparse"):
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-
-
-def add_colmap_command(commands: Any, text: str, camera_models: Sequence[str] = CAMERA_MODELS) -> None:
-    """Add the sub-command with its arguments to `commands`, what `add_subparsers` returned."""
-    colmap: argparse.ArgumentParser = commands.add_parser("colmap", help=text)
-    help_photos = "folder of photos, with sub-folders; or a film"
-    colmap.add_argument("photos", type=Path, metavar="PHOTOS", help=help_photos)
-    colmap.add_argument("--every", default="0.5s", metavar="SECONDS", help="of a film: from frame to frame")
-    colmap.add_argument("--out", type=Path, required=True, metavar="DIR", help="new folder for the scene")
-    colmap.add_argument("--camera-model", default="RADIAL", choices=camera_models)
-    matching = {"default": "exhaustive", "choices": ("exhaustive", "sequential")}
-    colmap.add_argument("--matching", **matching, help="sequential: video frames in the order of their names")
-    colmap.add_argument("--max-image-side", type=int, default=1600, metavar="PX", help="for finding features")
-    colmap.add_argument("--threads", type=int, default=-1, metavar="N", help="all cores by default")
-    colmap.add_argument("--seed", type=int, default=0)
 
 
 def sfm_options(args: argparse.Namespace) -> SfmOptions:

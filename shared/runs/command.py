@@ -1,51 +1,125 @@
-"""What every script needs: arguments, device, memory, signals, progress bar, and errors as one line."""
+"""What every script needs: arguments, device, memory, signals, progress bar, and errors in three lines.
+
+Importing this module takes neither PyTorch nor anything else that is not in Python itself, so that a script
+answers --help at once. A script begins and ends like this, with its arguments in `<paper>/arguments.py`:
+
+    from deepvoxels import arguments
+    from shared.runs.command import begin, command_line
+
+    if __name__ == "__main__":
+        begin(arguments.predict, __doc__)  # before the slow imports
+
+    import torch
+    ...
+    if __name__ == "__main__":
+        command_line(main)
+"""
 
 import argparse
 import contextlib
 import ctypes
+import importlib
+import importlib.util
 import os
 import platform
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from datetime import timedelta
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-import torch
-import torch.distributed as dist
-from tqdm import tqdm
+from shared.errors import ConfigError, DataError, RunError, RunStopped, explain
 
-from shared.errors import ConfigError, DataError, RunError, RunStopped
+if TYPE_CHECKING:
+    import torch
+    from tqdm import tqdm
 
 __all__ = [
     "add_checkpoint_argument",
+    "add_colmap_command",
     "add_device_argument",
+    "begin",
     "command_line",
+    "find_config",
     "keep_large_buffers",
     "largest_of_group",
+    "make_parser",
     "noted_signals",
     "parse_eval_args",
+    "parse_table_args",
     "parse_train_args",
     "process_group",
     "progress_bar",
+    "rendering",
+    "say_done",
     "select_device",
     "user_path",
 ]
 
-
+Thing = TypeVar("Thing")
+Parse = Callable[[str | None, Sequence[str] | None], argparse.Namespace]
+CAMERA_MODELS = ("SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # names and numbers of glibc's malloc.h
 LARGEST = 2**31 - 1
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
-def parse_train_args(doc: str | None, argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse the arguments every `train.py` has; with --resume and --out the config may be left out."""
-    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", type=user_path, metavar="FILE", help="YAML file, e.g. configs/quick.yaml")
-    text = "override values of the config, e.g. optimizer.learning_rate=1e-4"
+# ---- arguments ---------------------------------------------------------------------------------------------
+
+
+def begin(parse: Parse, doc: str | None) -> None:
+    """Answer --help and wrong arguments, then say that the script starts: loading PyTorch takes seconds.
+
+    Where PyTorch is missing, which is how a forgotten activation shows, the program ends and says what to do.
+    """
+    importlib.import_module("shared.interrupt")  # Ctrl-C ends in one line during the imports, too
+    parse(doc, None)
+    if importlib.util.find_spec("torch") is None:
+        remedy = "source .venv/bin/activate (made by `make setup`), or activate your conda environment"
+        sys.stderr.write(explain(DataError(sys.executable, "this Python has no PyTorch", remedy)))
+        sys.exit(2)
+    if os.environ.get("RANK", "0") == "0":
+        sys.stderr.write("starting ...\n")
+
+
+def make_parser(doc: str | None) -> argparse.ArgumentParser:
+    """A parser whose --help shows the docstring as it is written."""
+    return argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+def find_config(configs: Path) -> Callable[[str], Path]:
+    """What turns the value of --config into a path: a file, or the name of one in the folder `configs`."""
+
+    def find(text: str) -> Path:
+        path = user_path(text)
+        named = configs / f"{text}.yaml"
+        if path.suffix or path.exists() or len(path.parts) != 1:
+            return path
+        if not named.is_file():
+            known = ", ".join(sorted(file.stem for file in configs.glob("*.yaml")))
+            raise argparse.ArgumentTypeError(f"there is no config {text!r}: name a file, or one of {known}")
+        return named
+
+    return find
+
+
+def _add_set(parser: argparse.ArgumentParser, text: str) -> None:
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=text)
-    parser.add_argument("--out", type=user_path, metavar="DIR", help="run folder, or runs/PAPER-CONFIG")
+
+
+def parse_train_args(
+    doc: str | None, argv: Sequence[str] | None = None, configs: Path = Path("configs")
+) -> argparse.Namespace:
+    """Parse the arguments every `train.py` has; with --resume and --out the config may be left out."""
+    parser = make_parser(doc)
+    text = "YAML file, or the name of one in configs/, as in --config quick"
+    parser.add_argument("--config", type=find_config(configs), metavar="FILE", help=text)
+    _add_set(parser, "override values of the config, e.g. optimizer.learning_rate=1e-4")
+    parser.add_argument(
+        "--out", type=user_path, metavar="DIR", help="run folder (default: runs/PAPER-CONFIG)"
+    )
     parser.add_argument("--resume", action="store_true", help="go on from the run folder's last checkpoint")
     add_device_argument(parser)
     args = parser.parse_args(argv)
@@ -63,7 +137,7 @@ def parse_eval_args(
     has_checkpoints: bool = True,
 ) -> argparse.Namespace:
     """Parse the arguments every `eval.py` has: the run folder, the device and, if wanted, the checkpoint."""
-    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(doc)
     parser.add_argument("--run", type=user_path, required=True, metavar="DIR", help="run folder of train.py")
     if has_checkpoints:
         add_checkpoint_argument(parser)
@@ -78,6 +152,52 @@ def user_path(text: str) -> Path:
     return Path(text).expanduser()
 
 
+def parse_table_args(
+    doc: str | None,
+    argv: Sequence[str] | None = None,
+    *,
+    config: Path,
+    out: Path,
+    rows: Collection[str],
+    chosen: Collection[str] | None = None,
+    seeds: Sequence[int] | None = None,
+    add_arguments: Callable[[argparse.ArgumentParser], Any] | None = None,
+) -> argparse.Namespace:
+    """Parse the arguments every `table.py` has; `chosen` and `seeds` are trained if none are named."""
+    parser = make_parser(doc)
+    default = list(rows if chosen is None else chosen)
+    add = parser.add_argument
+    add("--config", type=find_config(config.parent), default=config, metavar="FILE", help="of all rows")
+    _add_set(parser, "override values of all rows, as in train.py")
+    add("--out", type=user_path, default=out, metavar="DIR", help=f"folder of the runs (default: {out})")
+    help_rows = f"train only these of: {', '.join(rows)} (default: {', '.join(default)})"
+    add("--rows", nargs="+", choices=list(rows), default=default, metavar="ROW", help=help_rows)
+    if seeds is not None:
+        help_seeds = "train every row once with each"
+        add("--seeds", nargs="+", type=int, default=list(seeds), metavar="N", help=help_seeds)
+    add_device_argument(parser)
+    if add_arguments is not None:
+        add_arguments(parser)
+    return parser.parse_args(argv)
+
+
+def add_colmap_command(commands: Any, text: str, camera_models: Sequence[str] = CAMERA_MODELS) -> None:
+    """Add `prepare.py colmap`, which finds cameras, to `commands`, what `add_subparsers` returned."""
+    colmap: argparse.ArgumentParser = commands.add_parser("colmap", help=text)
+    help_photos = "folder of photos, with sub-folders; or a film"
+    colmap.add_argument("photos", type=user_path, metavar="PHOTOS", help=help_photos)
+    colmap.add_argument("--every", default="0.5s", metavar="SECONDS", help="of a film: from frame to frame")
+    colmap.add_argument(
+        "--out", type=user_path, required=True, metavar="DIR", help="new folder for the scene"
+    )
+    colmap.add_argument("--camera-model", default="RADIAL", choices=camera_models)
+    matching = {"default": "exhaustive", "choices": ("exhaustive", "sequential")}
+    colmap.add_argument("--matching", **matching, help="sequential: video frames in the order of their names")
+    colmap.add_argument("--max-image-side", type=int, default=1600, metavar="PX", help="for finding features")
+    colmap.add_argument("--threads", type=int, default=-1, metavar="N", help="all cores by default")
+    colmap.add_argument("--seed", type=int, default=0)
+
+
 def add_checkpoint_argument(parser: argparse.ArgumentParser) -> None:
     text = "which checkpoint to use; best (the default) falls back to last"
     parser.add_argument("--checkpoint", choices=("best", "last"), default="best", help=text)
@@ -88,8 +208,11 @@ def add_device_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", choices=DEVICES, default="auto", help=text)
 
 
+# ---- start and end -----------------------------------------------------------------------------------------
+
+
 def command_line(main: Callable[[], Any]) -> NoReturn:
-    """Call a script's `main` and exit: a known error becomes one line on stderr and exit code 2.
+    """Call a script's `main` and exit: a known error becomes three lines on stderr and exit code 2.
 
     Any other error is a defect of the program and keeps its traceback. A run stopped by a signal exits as
     shells expect, with 128 + the signal's number.
@@ -100,7 +223,7 @@ def command_line(main: Callable[[], Any]) -> NoReturn:
     try:
         main()
     except (DataError, ConfigError, RunError) as error:
-        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        sys.stderr.write(explain(error))
         code = 2
     except RunStopped as stopped:
         sys.stderr.write(f"{stopped}\n")
@@ -117,8 +240,15 @@ def command_line(main: Callable[[], Any]) -> NoReturn:
     sys.exit(code)  # after the error and all that it kept alive, such as worker processes
 
 
-def select_device(name: str = "auto", local_rank: int = 0) -> torch.device:
+def say_done(written: str | Path, then: str = "") -> None:
+    """The last lines of a command, on stderr: what was written, and what to do with it."""
+    sys.stderr.write(f"written: {written}\n" + (f"next:    {then}\n" if then else ""))
+
+
+def select_device(name: str = "auto", local_rank: int = 0) -> "torch.device":
     """Turn one of DEVICES into a device; raises RunError if it is asked for and absent."""
+    import torch  # here, as everywhere in this module, so that --help does not wait for it
+
     if name not in DEVICES:
         raise RunError(f"--device {name}: unknown device; choose {', '.join(DEVICES)}")
     if name == "mps":
@@ -136,18 +266,28 @@ def select_device(name: str = "auto", local_rank: int = 0) -> torch.device:
     return torch.device("cuda", local_rank)
 
 
-def progress_bar(start: int, stop: int, visible: bool = True) -> tqdm:
+def progress_bar(start: int, stop: int, visible: bool = True, unit: str = "step") -> "tqdm":
     """A bar with rate and remaining time; where stderr is no terminal, a line every 15 seconds."""
+    from tqdm import tqdm
+
     terminal = sys.stderr.isatty()
     return tqdm(
         initial=start,
         total=stop,
-        unit="step",
+        unit=unit,
         disable=not visible,
         file=sys.stderr if terminal else _LineStream(),
         dynamic_ncols=terminal,
         mininterval=0.2 if terminal else 15,
     )
+
+
+def rendering(things: Iterable[Thing], count: int, unit: str = "view") -> Iterator[Thing]:
+    """The things themselves, with a progress bar for data that are made on first use."""
+    with progress_bar(0, count, unit=f" {unit}") as bar:
+        for thing in things:
+            yield thing
+            bar.update()
 
 
 class _LineStream:
@@ -177,14 +317,18 @@ def keep_large_buffers() -> bool:
 
 
 @contextlib.contextmanager
-def process_group(device: torch.device) -> Iterator[tuple[int, int]]:
+def process_group(device: "torch.device") -> Iterator[tuple[int, int]]:
     """Join the processes that torchrun started, if any; gives this one's rank and their number."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield 0, 1
         return
+    import torch
+    import torch.distributed as dist
+
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    # Others wait for rank 0 while it evaluates alone, which may take hours.
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=24))
     try:
         yield dist.get_rank(), dist.get_world_size()
         dist.barrier()  # one that leaves early would cut the others' last exchange short
@@ -214,8 +358,11 @@ def noted_signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def largest_of_group(number: int, device: torch.device) -> int:
+def largest_of_group(number: int, device: "torch.device") -> int:
     """The largest `number` of all processes of the group, the same in each of them."""
+    import torch
+    import torch.distributed as dist
+
     if not dist.is_initialized():
         return number
     numbers = torch.tensor(number, device=device)

@@ -47,6 +47,7 @@ from shared.runs.command import (
     noted_signals,
     process_group,
     progress_bar,
+    say_done,
     select_device,
 )
 from shared.runs.config import (
@@ -272,7 +273,10 @@ class Run:
                 "torch": torch.__version__,
             }
             write_results(self.folder, results, self._made_by | facts)
-        self.say(f"done after {tqdm.format_interval(seconds)}: {self.folder}")
+        self.say(f"done after {tqdm.format_interval(seconds)}")
+        report, viewer = self.folder / "report.html", f"python -m shared.show.viewer {self.folder}"
+        then = f"open {report} in a browser, or look around: {viewer}"
+        say_done(self.folder, then if report.exists() else "")
 
     def close(self) -> None:
         """Close the log; called by `open_run`."""

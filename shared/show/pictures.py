@@ -59,13 +59,17 @@ def colorize_depth(
     vmin: float | None = None,
     vmax: float | None = None,
     colormap: Colormap = "turbo",
+    near_is_large: bool = False,
 ) -> np.ndarray:
-    """Colour a depth map [H, W] (or [1, H, W]) from `vmin` to `vmax`; invalid pixels are grey.
+    """Colour a depth map [H, W] (or [1, H, W]) from `vmin` to `vmax`: red is near; invalid pixels are grey.
+
+    `near_is_large` says that of a plain map (True for disparity); a `DepthMap` knows it.
 
     Values beyond the range take the colour of its end. Without a range that of `depth_range` is taken, so
     give the same range to pictures that are to be compared. `mask` is True where the depth is valid; NaN and
     infinite depths are invalid in any case. A constant depth takes the middle colour.
     """
+    near_is_large = depth.near_is_large if isinstance(depth, DepthMap) else near_is_large
     depth, valid = _depth_and_mask(depth, mask)
     low, high = depth_range(depth, valid)
     vmin, vmax = low if vmin is None else vmin, high if vmax is None else vmax
@@ -74,18 +78,22 @@ def colorize_depth(
     with np.errstate(invalid="ignore"):
         unit = (depth - vmin) / (vmax - vmin) if vmax > vmin else np.full(depth.shape, 0.5)
     levels = np.rint(np.clip(np.where(valid, unit, 0), 0, 1) * 255).astype(np.uint8)
+    if colormap == "turbo" and not near_is_large:  # magma is for errors, where no end is nearer
+        levels = 255 - levels
     colours = cv2.cvtColor(cv2.applyColorMap(levels, COLORMAPS[colormap]), cv2.COLOR_BGR2RGB)
     return np.where(valid[..., None], colours, np.uint8(INVALID_GREY))
 
 
-def depth_legend(width: int, vmin: float, vmax: float, unit: str, status: str = "") -> np.ndarray:
+def depth_legend(
+    width: int, vmin: float, vmax: float, unit: str, status: str = "", near_is_large: bool = False
+) -> np.ndarray:
     """Draw a colour bar of the given width with the range, the unit and the status of the scale in words.
 
     `unit` is e.g. "m" or "scene units"; `status` is e.g. "metric", "up to scale", "median-aligned".
     """
     bar_height, size = max(8, width // 40), 13
     ramp = np.repeat(np.linspace(vmin, vmax, max(width, 2))[None], bar_height, axis=0)
-    bar = colorize_depth(ramp, None, vmin, vmax)[:, :width]
+    bar = colorize_depth(ramp, None, vmin, vmax, near_is_large=near_is_large)[:, :width]
     ends = _text_strip(width, size, left=f"{vmin:.4g}", right=f"{vmax:.4g} {unit}")
     lines = [_text_strip(width, size, left=line) for line in _wrapped(status, size, width)]
     return np.concatenate([bar, ends, *lines])
@@ -101,6 +109,7 @@ def depth_picture(
     vmax: float | None = None,
     min_width: int = 320,
     grey: str = "no depth",
+    near_is_large: bool = False,
 ) -> np.ndarray:
     """Colour a depth map and put its legend (range, unit, scale status, share of invalid pixels) below.
 
@@ -110,16 +119,18 @@ def depth_picture(
     """
     if isinstance(depth, DepthMap):
         unit, status = unit or depth.unit, status or f"{KINDS[depth.kind]}: {depth.scale}"
+        near_is_large = depth.near_is_large
     if not (unit and status):
         raise ValueError("a picture of depth needs its unit and its status")
     depth, valid = _depth_and_mask(depth, mask)
     low, high = depth_range(depth, valid)
     vmin, vmax = low if vmin is None else vmin, high if vmax is None else vmax
-    picture = _enlarge(colorize_depth(depth, valid, vmin, vmax), min_width)
+    colours = colorize_depth(depth, valid, vmin, vmax, near_is_large=near_is_large)
+    picture = _enlarge(colours, min_width)
     invalid = 1 - valid.mean()
     share = f"{invalid:.0%}" if invalid >= 0.005 else "below 1%"
     note = f"{status}; grey: {grey} ({share})" if invalid > 0 else status
-    return np.concatenate([picture, depth_legend(picture.shape[1], vmin, vmax, unit, note)])
+    return np.concatenate([picture, depth_legend(picture.shape[1], vmin, vmax, unit, note, near_is_large)])
 
 
 def _depth_and_mask(depth: Any, mask: Any) -> tuple[np.ndarray, np.ndarray]:

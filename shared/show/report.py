@@ -82,20 +82,25 @@ def write_report(
     *,
     summary: str = "",
     facts: Mapping[str, Any] | None = None,
+    then: Sequence[str] = (),
 ) -> Path:
     """Write report.html into the run folder and return its path.
 
     Curves come from metrics.jsonl and the config from config.yaml of that folder, where they exist. All text
-    is escaped, everything is embedded. Raises DataError for a picture or video that cannot be read.
+    is escaped, everything is embedded. The page ends with what to do next: `then`, where RUN stands for the
+    folder, and the viewer. Raises DataError for a picture or video that cannot be read.
     """
     folder = Path(run_folder)
     log, config = folder / "metrics.jsonl", folder / "config.yaml"
     rows = read_metrics(log) if log.exists() else []
+    place = folder if not folder.is_absolute() else Path(folder.name)
+    viewer = "python -m shared.show.viewer RUN: look around in the browser"
+    steps = [text.replace("RUN", str(place)) for text in (*then, viewer)]
     page = _template().render(
         title=title,
         summary=summary,
         facts=_run_facts(rows) | dict(facts or {}),
-        sections=[_section(section, rows) for section in sections],
+        sections=[_section(section, rows) for section in (*sections, Section("What to do next", steps))],
         config=read_text(config) if config.exists() else "",
     )
     path = folder / "report.html"

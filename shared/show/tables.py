@@ -4,7 +4,6 @@ A figure says nothing without its data set and the definition of its metric; no 
 On the page of a report, report.html draws the table.
 """
 
-import argparse
 import dataclasses
 import itertools
 import json
@@ -17,10 +16,10 @@ from typing import Any, Literal
 
 from shared.errors import RunError
 from shared.files.disk import write_bytes
-from shared.runs.command import add_device_argument
+from shared.runs.command import say_done
 from shared.runs.folder import named_overrides
 
-__all__ = ["Column", "ResultsTable", "parse_table_args", "show_tables", "trained_row"]
+__all__ = ["Column", "ResultsTable", "show_tables", "trained_row"]
 
 MISSING = "–"
 ARROWS = {"higher": " ↑", "lower": " ↓", None: ""}
@@ -167,36 +166,6 @@ def _pipe_safe(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
 
 
-def parse_table_args(
-    doc: str | None,
-    argv: Sequence[str] | None = None,
-    *,
-    config: Path,
-    out: Path,
-    rows: Collection[str],
-    chosen: Collection[str] | None = None,
-    seeds: Sequence[int] | None = None,
-    add_arguments: Callable[[argparse.ArgumentParser], Any] | None = None,
-) -> argparse.Namespace:
-    """Parse the arguments every `table.py` has; `chosen` and `seeds` are trained if none are named."""
-    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    default = list(rows if chosen is None else chosen)
-    add = parser.add_argument
-    add("--config", type=Path, default=config, metavar="FILE", help="sizes and data of all rows")
-    help_set = "override values of all rows, as in train.py"
-    add("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=help_set)
-    add("--out", type=Path, default=out, metavar="DIR", help=f"folder of the runs (default: {out})")
-    help_rows = f"train only these of: {', '.join(rows)} (default: {', '.join(default)})"
-    add("--rows", nargs="+", choices=list(rows), default=default, metavar="ROW", help=help_rows)
-    if seeds is not None:
-        help_seeds = "train every row once with each"
-        add("--seeds", nargs="+", type=int, default=list(seeds), metavar="N", help=help_seeds)
-    add_device_argument(parser)
-    if add_arguments is not None:
-        add_arguments(parser)
-    return parser.parse_args(argv)
-
-
 def trained_row(
     train: Callable[[Sequence[str]], Any], folder: Path, config: Path, overrides: Sequence[str], device: str
 ) -> dict[str, Any]:
@@ -223,3 +192,4 @@ def show_tables(folder: Path, tables: Sequence[ResultsTable]) -> None:
     """Print the tables, and write them to table.md in `folder`."""
     write_bytes(folder / "table.md", "\n".join(table.markdown() for table in tables).encode())
     sys.stdout.write("\n".join(table.text() for table in tables))
+    say_done(folder / "table.md", f"each row is a run: open report.html in the folders of {folder}")

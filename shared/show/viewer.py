@@ -1,7 +1,8 @@
-"""Look at a run in the browser: move around its scene.
+"""Look at a run in the browser, or at what a predict.py wrote: move around its scene.
 
     python -m shared.show.viewer runs/deepvoxels-quick
-    python -m shared.show.viewer runs/nvs_depth-quick --port 9000 --open
+    python -m shared.show.viewer my_depth/ --port 9000 --open
+    python -m shared.show.viewer my_depth/depth_0000.pfm         # or any map that DepthMap.save wrote
 
 A DeepVoxels run is rendered live from any viewpoint; depth runs are shown as coloured points with their
 cameras, with unit and scale status. The page is served to this machine only, unless --host says otherwise,
@@ -17,6 +18,7 @@ import contextlib
 import importlib
 import io
 import ipaddress
+import itertools
 import math
 import re
 import socket
@@ -35,18 +37,22 @@ import torch
 from torch import Tensor
 
 from shared.errors import RunError
-from shared.files.images import to_uint8
-from shared.results import DepthMap
+from shared.files.images import encode_png, to_uint8
+from shared.geometry.trajectories import interpolate_poses
+from shared.results import DepthMap, Views
 from shared.runs.checkpoint import load_checkpoint
 from shared.runs.command import add_checkpoint_argument, add_device_argument, command_line, select_device
 from shared.runs.folder import find_checkpoint
-from shared.show.pictures import colorize_depth, depth_legend, depth_range
+from shared.show.export import load_export, relief_of
+from shared.show.pictures import colorize_depth, depth_legend, depth_range, evenly
 
 __all__ = ["LivePicture", "LiveView", "Part", "PointCloud", "ViewerCamera", "ViewerPage", "ViewerScene"]
-__all__ += ["cloud_from_depth", "main", "open_scene", "relief"]
+__all__ += ["cloud_from_depth", "main", "open_scene", "path_text", "relief"]
 
 PAPERS = Path(__file__).parents[2]  # the folder that holds the papers' folders
 RELIEF_DEPTH = 0.5  # of the picture's width
+MAX_CLOUDS = 8  # of a folder of views
+PATH_FRAMES = 24  # from one recorded viewpoint to the next
 MAX_POINTS = 400_000  # of each cloud; beyond it a random share is shown
 CLOUD_FOV = (math.radians(30), math.radians(60))  # vertical, of the browser's camera
 FRUSTUM = 0.04  # size of a drawn camera, as a share of the distance to the target
@@ -145,15 +151,22 @@ class ViewerScene:
     status: str
     parts: tuple[Part, ...]
     notes: tuple[str, ...] = ()
+    near_is_large: bool = False  # as of disparity
 
 
 def open_scene(run: str | Path, which: str, device: torch.device) -> ViewerScene:
-    """Load a run folder through the `viewer.py` of its paper.
+    """Load a run folder through the `viewer.py` of its paper, a folder of a predict.py, or a depth map.
 
     Raises RunError where the folder holds no run, the run has nothing to show yet, or no paper here wrote it;
     DataError or CheckpointError for damaged files.
     """
     run = Path(run)
+    if run.is_file() and run.suffix != ".pt":
+        depth = DepthMap.load(run)
+        colours = torch.from_numpy(colorize_depth(depth)).permute(2, 0, 1) / 255
+        return _map_scene(run.name, Views.of_one(colours, depth), None)
+    if (run / "depth.json").is_file() and not (run / "checkpoints").is_dir():
+        return _map_scene(run.name, *load_export(run))
     checkpoint = load_checkpoint(find_checkpoint(run, which))
     scene = _viewer_module(checkpoint.paper, run).scene_of(run, which, device)
     planned = checkpoint.config.get("steps", checkpoint.step)
@@ -161,6 +174,39 @@ def open_scene(run: str | Path, which: str, device: torch.device) -> ViewerScene
         note = f"not trained to the end: this is step {checkpoint.step:,} of {planned:,}"
         scene = replace(scene, notes=(note, *scene.notes))
     return scene
+
+
+def _map_scene(title: str, views: Views, world_from_cam: Tensor | None) -> ViewerScene:
+    """Views with their depth as clouds; a map without a camera as a relief."""
+    size, depth = tuple(views.images.shape[-2:]), views.depth
+    poses = torch.eye(4).expand(len(views), 4, 4) if world_from_cam is None else world_from_cam
+    cameras, clouds = [], []
+    known = depth.K is not None and depth.kind in ("z_depth", "ray_distance", "inv_depth")
+    for index in evenly(len(views), MAX_CLOUDS):
+        one, image, name = depth[index], views.images[index], f"view {index}"
+        solid = one.z_depth() if known else relief_of(one).values
+        camera_K = one.K if known else relief_of(one).K
+        cloud = cloud_from_depth(name, image, solid, camera_K, poses[index], one.valid)
+        if cloud is not None and not known:
+            keep = solid.isfinite() & one.valid
+            cloud = replace(cloud, values=one.values[keep])
+        clouds.append(cloud)
+        cameras.append(ViewerCamera(name, poses[index], camera_K, size, image))
+    notes = () if known else ("The camera is not known: the points are a relief, not a measured shape.",)
+    status = f"{depth.kind}: {depth.scale}"
+    part = Part.of_clouds(title, cameras, clouds)
+    return ViewerScene(title, depth.unit, status, (part,), notes, not known and depth.near_is_large)
+
+
+def path_text(poses: Sequence[Tensor], frames: int = PATH_FRAMES) -> str:
+    """Camera-to-world poses, 16 numbers on each line, as `predict.py --poses` takes them.
+
+    Between the recorded poses [4, 4] the camera moves smoothly, `frames` steps from each to the next.
+    """
+    steps = torch.arange(frames) / frames
+    legs = [interpolate_poses(a, b, steps) for a, b in itertools.pairwise(poses)]
+    path = torch.cat([*legs, poses[-1][None]])
+    return "".join(" ".join(f"{x:.9g}" for x in pose.flatten().tolist()) + "\n" for pose in path)
 
 
 def _viewer_module(paper: str, run: Path) -> ModuleType:
@@ -314,10 +360,51 @@ class ViewerPage:
         self._point_size = gui.add_slider("Point size", min=0.25, max=4.0, step=0.25, initial_value=1.0)
         self._point_size.on_update(lambda _: self._refresh())
         self._switches = gui.add_folder("Point clouds")
+        self._build_path_panel()
         self._status = gui.add_markdown("")
         lines = [self.scene.title, f"Depth: {self.scene.status}; unit: {self.scene.unit}."]
         lines += [*self.scene.notes, HELP]
         gui.add_markdown("\n\n".join(re.sub(r"([\\`*_{}\[\]<>#|~])", r"\\\1", line) for line in lines))
+
+    def _build_path_panel(self) -> None:
+        """Buttons that begin again, save a picture, and record a camera path for `predict.py --poses`."""
+        gui = self._server.gui
+        gui.add_button("Back to the start").on_click(lambda event: self._move(event.client, self._start))
+        gui.add_button("Save a picture").on_click(lambda event: self._save_picture(event.client))
+        with gui.add_folder("Camera path"):
+            add = gui.add_button("Record this viewpoint")
+            save = gui.add_button("Save the path", hint="for predict.py --poses FILE")
+            clear = gui.add_button("Begin again")
+            count = gui.add_markdown("nothing recorded")
+        path: list[Tensor] = []
+
+        def record(event: Any) -> None:
+            path.append(self._pose_of(event.client))
+            count.content = f"{len(path)} viewpoints"
+
+        def forget(event: Any) -> None:
+            path.clear()
+            count.content = "nothing recorded"
+
+        def download(event: Any) -> None:
+            if path:
+                event.client.send_file_download("path.txt", path_text(path).encode())
+
+        for button, act in ((add, record), (save, download), (clear, forget)):
+            button.on_click(act)
+
+    def _save_picture(self, client: Any) -> None:
+        width = 1280
+        height = round(width / max(client.camera.aspect, 0.1))
+        picture = client.get_render(height, width, transport_format="png")
+        client.send_file_download("view.png", encode_png(np.ascontiguousarray(picture[..., :3])))
+
+    def _pose_of(self, client: Any) -> Tensor:
+        """world_from_cam [4, 4] of a window's camera; viser's has OpenCV axes, too."""
+        pose = np.eye(4)
+        pose[:3, :3] = self._viser.transforms.SO3(client.camera.wxyz).as_matrix()
+        pose[:3, 3] = client.camera.position
+        return torch.from_numpy(pose).float()
 
     # ---- one part ------------------------------------------------------------------------------------------
 
@@ -328,7 +415,8 @@ class ViewerPage:
                 node.remove()
             self.part = next(part for part in self.scene.parts if part.name == name)
             self._nodes, self._clouds = [], []
-            self._legend.image = depth_legend(320, *self.part.limits, self.scene.unit, self.scene.status)
+            legend = (*self.part.limits, self.scene.unit, self.scene.status, self.scene.near_is_large)
+            self._legend.image = depth_legend(320, *legend)
             has_live, has_clouds = self.part.live is not None, bool(self.part.clouds)
             self._live.visible = has_live
             self._live.value = has_live and not has_clouds
@@ -380,7 +468,9 @@ class ViewerPage:
 
     def _colours_of(self, cloud: PointCloud) -> np.ndarray:
         if self._colours.value == DEPTH:
-            return colorize_depth(cloud.values[None], None, *self.part.limits)[0]
+            return colorize_depth(
+                cloud.values[None], None, *self.part.limits, near_is_large=self.scene.near_is_large
+            )[0]
         return to_uint8(cloud.colours.T[:, None])[0]
 
     def _switch_live(self) -> None:
@@ -467,10 +557,7 @@ class ViewerPage:
                 return
             camera = client.camera
             fov_y, aspect = camera.fov, camera.aspect
-            pose = np.eye(4)
-            pose[:3, :3] = self._viser.transforms.SO3(camera.wxyz).as_matrix()
-            pose[:3, 3] = camera.position
-            picture = live.render(torch.from_numpy(pose).float())
+            picture = live.render(self._pose_of(client))
             as_depth = self._colours.value == DEPTH and picture.depth is not None
             pixels = colorize_depth(picture.depth, None, *limits) if as_depth else to_uint8(picture.image)
             window = fit_window(pixels, live.K, fov_y, aspect, live.blank)
@@ -540,7 +627,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Serve the page until Ctrl-C; RunError or DataError if there is nothing to show."""
     formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
-    parser.add_argument("run", type=Path, metavar="RUN", help="run folder of train.py")
+    what = "run folder of train.py, folder of predict.py, or a depth map"
+    parser.add_argument("run", type=Path, metavar="RUN", help=what)
     add_checkpoint_argument(parser)
     add_device_argument(parser)
     parser.add_argument("--port", type=int, metavar="N", help="default: the first free one from 8080 on")

@@ -1,4 +1,4 @@
-"""The command line: arguments, devices, and known errors as one line and an exit code."""
+"""The command line: arguments, devices, and known errors as three lines and an exit code."""
 
 import signal
 import subprocess
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from shared.errors import DataError, RunError, RunStopped
+from shared.errors import ConfigError, DataError, NonFiniteError, RunError, RunStopped
 from shared.runs.command import command_line, parse_eval_args, parse_train_args, select_device
 
 
@@ -19,6 +19,11 @@ def test_train_arguments(tmp_path, capsys):
     assert args.set == ["a=1", "b=2", "c.d=3"]
     assert parse_train_args("doc", ["--resume", "--out", "r"]).config == Path("r/config.yaml")
     assert parse_train_args("doc", ["--config", "a.yaml"]).set == []  # no leftovers from the call before
+    (tmp_path / "quick.yaml").write_text("steps: 1")
+    assert parse_train_args("doc", ["--config", "quick"], tmp_path).config == tmp_path / "quick.yaml"
+    with pytest.raises(SystemExit):
+        parse_train_args("doc", ["--config", "quack"], tmp_path)
+    assert "one of quick" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         parse_train_args("doc", [])
     assert "--config FILE is needed" in capsys.readouterr().err
@@ -29,8 +34,11 @@ def test_train_arguments(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("error", "code", "text"),
     [
-        (DataError("a.png", "is\nbroken", "Fix it"), 2, "error: a.png: is broken. Fix it\n"),
-        (RunError("out: no"), 2, "error: out: no\n"),
+        (DataError("a.png", "is\nbroken", "Fix it"), 2, "error: a.png\n  why: is broken\n  do:  Fix it\n"),
+        (RunError("out: no"), 2, "error: out\n  why: no\n"),
+        (RunError("no; but; this"), 2, "error: no; but\n  do:  this\n"),
+        (NonFiniteError("step 3: a; b; c"), 2, "error: step 3\n  why: a; b\n  do:  c\n"),
+        (ConfigError("a: b, line 2", "x; y"), 2, "error: a: b, line 2\n  why: x\n  do:  y\n"),
         (RunStopped("stopped after step 3", signal.SIGTERM), 143, "stopped after step 3\n"),
         (KeyboardInterrupt(), 130, "interrupted\n"),
         (
@@ -40,7 +48,7 @@ def test_train_arguments(tmp_path, capsys):
         ),
     ],
 )
-def test_known_errors_become_one_line_and_an_exit_code(capsys, error, code, text):
+def test_known_errors_become_three_lines_and_an_exit_code(capsys, error, code, text):
     def main():
         raise error
 
@@ -51,12 +59,14 @@ def test_known_errors_become_one_line_and_an_exit_code(capsys, error, code, text
 
 
 def test_an_interrupt_while_a_script_imports_ends_in_one_line():
-    script = subprocess.Popen([sys.executable, "-m", "deepvoxels.train"], stderr=subprocess.PIPE, text=True)
+    script = subprocess.Popen(
+        [sys.executable, "-m", "deepvoxels.train", "--config", "quick"], stderr=subprocess.PIPE, text=True
+    )
     maps = Path(f"/proc/{script.pid}/maps")
     while "torch" not in maps.read_text():
         time.sleep(0.01)
     script.send_signal(signal.SIGINT)
-    assert script.communicate(timeout=60)[1] == "interrupted\n"
+    assert script.communicate(timeout=60)[1] == "starting ...\ninterrupted\n"
     assert script.returncode == 128 + signal.SIGINT
 
 

@@ -13,6 +13,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat
 from pydantic.dataclasses import dataclass
 
 from shared.errors import ConfigError, FieldError
+from shared.runs import keys
 from shared.runs.config import (
     STRICT,
     Fraction,
@@ -218,3 +219,21 @@ def test_missing_file_and_folder(tmp_path):
     for path in (tmp_path / "gone.yaml", tmp_path):
         with pytest.raises(ConfigError, match=str(path)):
             load_config(ToyConfig, path)
+
+
+@dataclass(config=STRICT)
+class Listed:
+    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+    steps: NonNegativeInt = 3  # updates of the weights
+
+
+def test_keys_and_measures_are_listed(tmp_path):
+    rows = list(keys.config_keys(Listed))
+    assert rows[0] == ("optimizer.learning_rate", "0.0004", "")
+    assert rows[-1] == ("steps", "3", "updates of the weights")
+    assert [key for key, *_ in rows] == [
+        "optimizer.learning_rate", "optimizer.betas", "optimizer.decay_steps", "steps"
+    ]  # fmt: skip
+    results = '{"mean": {"psnr": 20.5}, "definitions": {"psnr": "RGB"}, "run": {"seconds": 1.0}}'
+    (tmp_path / "eval.json").write_text(results)
+    assert keys.measures(tmp_path) == {"mean.psnr": "RGB"}

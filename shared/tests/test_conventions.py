@@ -28,8 +28,8 @@ ALLOWED = {
     "quality": {"errors", "geometry"},
     "files": {"errors", "geometry"},
     "results": {"geometry", "files"},
-    "runs": {"errors", "files"},
-    "show": {"errors", "files", "interrupt", "results", "runs"},
+    "runs": {"errors", "files", "interrupt"},
+    "show": {"errors", "geometry", "files", "interrupt", "results", "runs"},
     "interrupt": set(),
 }
 SCRIPTS = {"train", "eval", "predict", "prepare", "table", "report", "viewer"}
@@ -108,8 +108,13 @@ def test_scripts_import_the_method_and_never_the_other_way(paper: str) -> None:
 def test_scripts_care_for_an_interrupt_before_they_import_anything_slow(package: str) -> None:
     for path in sources(package):
         if "    command_line(main)" in path.read_text():
-            first = ast.parse(path.read_text()).body[1]  # after the docstring
-            assert "import shared.interrupt" in ast.unparse(first), path
+            body = ast.parse(path.read_text()).body[1:]  # after the docstring
+            first = next(place for place, node in enumerate(body) if isinstance(node, ast.If))
+            assert re.search(r"import shared\.interrupt|begin\(", ast.unparse(body[first])), path
+            light = {package, f"{package}.arguments", "shared.runs.command"}
+            assert all(isinstance(node, ast.ImportFrom) and node.module in light for node in body[:first]), (
+                path
+            )
 
 
 @pytest.mark.parametrize("package", PACKAGES)
@@ -127,6 +132,33 @@ def test_a_name_is_imported_from_the_module_that_defines_it(package: str) -> Non
 @pytest.mark.parametrize("paper", PAPERS)
 def test_importing_a_paper_is_cheap(paper: str) -> None:
     run(f"import sys, {paper}; assert 'torch' not in sys.modules and {paper}.__all__")
+
+
+@pytest.mark.parametrize("paper", PAPERS)
+def test_help_and_mistakes_are_answered_without_any_package(paper: str) -> None:
+    """As `deepvoxels VERB` and as `python -m deepvoxels.VERB`; so is a Python that lacks PyTorch."""
+    code = f"""
+import runpy, sys
+from shared.runs import verbs
+for package in ("torch", "numpy", "pydantic", "yaml", "tqdm", "PIL", "cv2"):
+    sys.modules[package] = None
+sys.stdout = open("/dev/null", "w")
+for verb in set(verbs.VERBS) - {{'keys'}}:
+    for arguments, code in ((["--help"], 0), (["--nonsense"], 2)):
+        sys.argv = ["/usr/bin/{paper}", verb, *arguments]
+        try:
+            verbs.main()
+        except SystemExit as end:
+            assert end.code == code, (verb, end.code)
+sys.argv = ["{paper}.eval", "--run", "runs/none"]
+sys.modules.pop("torch")
+sys.path[:] = [place for place in sys.path if "site-packages" not in place]
+try:
+    runpy.run_module("{paper}.eval", run_name="__main__")
+except SystemExit as end:
+    assert end.code == 2
+"""
+    run(code)
 
 
 def test_import_needs_no_gpu_and_prints_nothing() -> None:

@@ -1,6 +1,7 @@
 """Pictures: the right pixels and colours, legends, contact sheets, and what is no image is refused."""
 
 import math
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -61,8 +62,10 @@ def test_depth_colours_run_from_vmin_to_vmax_and_invalid_is_grey():
     depth = torch.tensor([[1.0, 2.0, 3.0, 0.0, 9.0, math.nan, math.inf, 2.0]])
     mask = torch.tensor([[True, True, True, True, True, True, True, False]])
     colours = colorize_depth(depth, mask, vmin=1.0, vmax=3.0)[0].tolist()
-    low, middle, high, grey = colour_of(0), colour_of(128), colour_of(255), [128] * 3
-    assert colours == [low, middle, high, low, high, grey, grey, grey]
+    low, grey, high = colour_of(0), [128] * 3, colour_of(255)
+    middle = colour_of(127)
+    assert colours == [high, middle, low, high, low, grey, grey, grey]  # red is near
+    assert colorize_depth(depth, mask, 1.0, 3.0, near_is_large=True)[0].tolist()[:3:2] == [low, high]
     magma = colorize_depth(depth, mask, 1.0, 3.0, colormap="magma")[0, 2].tolist()
     assert magma == colour_of(255, cv2.COLORMAP_MAGMA) != high
 
@@ -81,7 +84,7 @@ def test_masked_values_do_not_move_the_range():
 
 
 def test_constant_and_entirely_invalid_depth():
-    assert (colorize_depth(np.full((3, 4), 2.5)) == np.array(colour_of(128))).all()
+    assert (colorize_depth(np.full((3, 4), 2.5)) == np.array(colour_of(127))).all()
     assert (colorize_depth(np.full((3, 4), np.nan)) == 128).all()
 
 
@@ -91,8 +94,8 @@ def test_depth_picture_is_the_enlarged_map_over_its_legend():
     coloured = colorize_depth(depth, depth > 0, 0, 14)
     assert np.array_equal(picture[: 3 * 4], coloured.repeat(4, 0).repeat(4, 1))
     bar = picture[12]
-    assert bar[0].tolist() == colour_of(0)
-    assert bar[-1].tolist() == colour_of(255)
+    assert bar[0].tolist() == colour_of(255)
+    assert bar[-1].tolist() == colour_of(0)
 
 
 def test_a_depth_map_brings_its_unit_status_and_mask():
@@ -101,6 +104,9 @@ def test_a_depth_map_brings_its_unit_status_and_mask():
     expected = depth_picture(values, values > 2, unit="m", status="z-depth: metric")
     assert np.array_equal(depth_picture(depth), expected)
     assert depth_range(depth) == depth_range(values, values > 2)
+    for kind in ("disparity_px", "order", "inv_depth"):  # larger is nearer
+        near = colorize_depth(replace(depth, kind=kind))[2, 4]
+        assert np.array_equal(near, colorize_depth(depth)[0, 2])
     with pytest.raises(ValueError, match="unit"):
         depth_picture(values)
 

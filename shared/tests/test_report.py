@@ -93,7 +93,7 @@ def test_report_is_one_file_with_everything_in_it(run_folder):
     assert tags.count("svg") == 1
     links = [address for address in addresses(tree) if address.startswith("#")]
     data = [address for address in addresses(tree) if not address.startswith("#")]
-    assert links == ["#views-more", "#results", "#training", "#files"]
+    assert links == ["#views-more", "#results", "#training", "#files", "#what-to-do-next"]
     kinds = ["image/png", "image/jpeg", "image/png", "image/jpeg", "video/mp4"]  # the fourth is the poster
     assert [address.partition(";")[0] for address in data] == [f"data:{kind}" for kind in kinds]
     decoded = [base64.b64decode(address.partition(",")[2]) for address in data]

@@ -17,9 +17,12 @@ from scipy.spatial.transform import Rotation
 from torch import nn
 
 from shared.errors import RunError
+from shared.files.cameras import read_poses
 from shared.geometry.camera import intrinsics_matrix, invert_pose, look_at, project, transform_points
+from shared.results import DepthMap, Views
 from shared.runs.checkpoint import save_checkpoint
 from shared.show import viewer
+from shared.show.export import export_views
 from shared.show.pictures import colorize_depth
 from shared.show.viewer import (
     LivePicture,
@@ -313,3 +316,33 @@ def test_requests_that_were_overtaken_are_dropped(page):
     for thread in threads:
         thread.join(10)
     assert page.pictures_sent == 1
+
+
+# ---- what predict.py wrote, and paths for it ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["z_depth", "disparity_px"])
+def test_a_predicted_folder_and_a_single_map_are_opened(kind, tmp_path):
+    values = torch.linspace(1, 3, 15).expand(2, 9, 15)
+    depth = DepthMap(values, kind, "m", "metric", K=K if kind == "z_depth" else None)
+    poses = look_at(torch.tensor([[0.0, -3, 1], [1.0, -3, 1]]))
+    export_views(tmp_path / "out", Views(torch.rand(2, 3, 9, 15), depth), poses)
+    scene = open_scene(tmp_path / "out", "best", CPU)
+    part = scene.parts[0]
+    assert len(part.cameras) == len(part.clouds) == 2
+    assert part.clouds[1].values.max() == 3
+    assert scene.near_is_large == (kind == "disparity_px")
+    if kind == "z_depth":
+        torch.testing.assert_close(part.clouds[1].points, depth[1].points(poses[1]), atol=1e-5, rtol=0)
+    near = part.clouds[0].points[part.clouds[0].values.argmin()]
+    alone = open_scene(tmp_path / "out" / "depth_0000.pfm", "best", CPU).parts[0].clouds[0]
+    assert len(alone.points) == 9 * 15
+    assert near.isfinite().all()
+
+
+def test_a_recorded_path_is_what_predict_takes(tmp_path):
+    poses = list(look_at(torch.tensor([[0.0, -3, 1], [1.0, -3, 1], [2.0, -2, 1]])))
+    (tmp_path / "path.txt").write_text(viewer.path_text(poses, frames=4))
+    read = read_poses(tmp_path / "path.txt")
+    assert len(read) == 9
+    torch.testing.assert_close(read[[0, 4, 8]].float(), torch.stack(poses), atol=1e-5, rtol=0)

@@ -1,8 +1,8 @@
 """What the READMEs tell a reader to type: every command is understood, and those that need no data run.
 
-A fenced block whose first line is `# needs: ...` is for data that the reader brings. The commands of all
-other blocks are run, in order, in a copy of the tree whose quick configurations are tiny (`slow`); then the
-Python lines.
+Every block begins at the top of the repository, in a shell with the environment activated. One whose first
+line is `# needs: ...` is for data that the reader brings. All other blocks are run as they are written, each
+in a new shell, in a copy of the tree whose quick configurations are tiny (`slow`); then the Python lines.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from showcase.results import PAPERS, ROOT
 from showcase.tests.tiny import shrink_quick_configs
 
 READMES = [ROOT / "README.md", *(ROOT / paper / "README.md" for paper in PAPERS)]
-FOREIGN = ("conda", "git", "pip", "cd")  # not ours to test
+FOREIGN = ("conda", "git", "pip", "cd", "source")  # not ours to test
 
 
 @dataclass(frozen=True)
@@ -35,33 +35,31 @@ class Command:
 
     readme: Path
     line: str
-    needs: str  # what the reader must bring; empty: nothing
-
-    @property
-    def folder(self) -> Path:
-        """Where it is typed: a script named by itself belongs to the folder of the README."""
-        return self.readme.parent if re.match(r"python \w+\.py", self.line) else ROOT
+    folder: Path  # where it is typed
 
     def __str__(self) -> str:
         return f"{self.readme.parent.name}: {self.line}"
 
 
+def blocks(readme: Path, language: str, with_data: bool = True) -> list[str]:
+    found = re.findall(rf"^```{language}\n(.*?)^```", readme.read_text(), re.MULTILINE | re.DOTALL)
+    return [block for block in found if with_data or not block.startswith("# needs: ")]
+
+
 def commands(readme: Path) -> Iterator[Command]:
-    for block in re.findall(r"^```sh\n(.*?)^```", readme.read_text(), re.MULTILINE | re.DOTALL):
-        needs = ""
+    for block in blocks(readme, "sh"):
+        folder = ROOT
         for line in block.splitlines():
-            if match := re.match(r"# needs: (.+)", line):
-                needs = match[1]
-            elif text := re.sub(r"\s+#.*", "", line).strip():
-                yield Command(readme, text, needs)
-
-
-def python_blocks(readme: Path, with_data: bool) -> list[str]:
-    blocks = re.findall(r"^```python\n(.*?)^```", readme.read_text(), re.MULTILINE | re.DOTALL)
-    return [block for block in blocks if with_data or not block.startswith("# needs: ")]
+            if text := re.sub(r"(^|\s+)#.*", "", line).strip():
+                folder = folder / text[3:] if text.startswith("cd ") else folder
+                yield Command(readme, text, folder)
 
 
 COMMANDS = [command for readme in READMES for command in commands(readme)]
+
+# Set-up and tests are left out; `make` takes the interpreter of these tests.
+NEW_SHELL = f"""source .venv/bin/activate
+make() {{ [[ $1 =~ ^(setup|test|test-all)$ ]] || command make PYTHON={sys.executable} "$@"; }}"""
 
 
 class Understood(Exception):
@@ -79,7 +77,7 @@ def test_no_readme_hides_commands_in_other_blocks() -> None:
 
 @pytest.mark.parametrize("readme", READMES, ids=lambda path: path.parent.name)
 def test_python_lines_import_what_is_there(readme: Path) -> None:
-    for block in python_blocks(readme, with_data=True):
+    for block in blocks(readme, "python"):
         for node in ast.walk(ast.parse(block)):
             if isinstance(node, ast.ImportFrom):
                 module = importlib.import_module(node.module)
@@ -133,6 +131,10 @@ def tiny_house(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (shutil.copytree if source.is_dir() else shutil.copy)(source, house / name)
     for paper in PAPERS:
         shrink_quick_configs(house / paper)
+    (house / ".venv" / "bin").mkdir(parents=True)
+    real = Path(sys.prefix) / "bin" / "activate"
+    line = f"source {real}" if real.exists() else f"PATH={Path(sys.executable).parent}:$PATH"
+    (house / ".venv" / "bin" / "activate").write_text(line + "\n")
     return house
 
 
@@ -141,18 +143,13 @@ def tiny_house(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("readme", READMES, ids=lambda path: path.parent.name)
 def test_commands_and_python_that_need_nothing_run(readme: Path, tiny_house: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(tiny_house), "OMP_NUM_THREADS": "1"}
-    for command in commands(readme):
-        words = shlex.split(command.line)
-        if command.needs or words[0] in FOREIGN or words[:2] in (["make", "test"], ["make", "setup"]):
-            continue
-        if words[0] == "make":
-            words.append(f"PYTHON={sys.executable}")
-        else:
-            words[0] = sys.executable
-        folder = tiny_house / command.folder.relative_to(ROOT)
-        result = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True)
-        assert result.returncode == 0, f"{command}\n{result.stderr[-2000:]}"
-    code = "\n".join(python_blocks(readme, with_data=False))
+    for block in blocks(readme, "sh", with_data=False):
+        script = f"set -e\n{NEW_SHELL}\n{block}"
+        result = subprocess.run(
+            ["bash", "-c", script], cwd=tiny_house, env=environment, capture_output=True, text=True
+        )
+        assert result.returncode == 0, f"{block}\n{result.stderr[-2000:]}"
+    code = "\n".join(blocks(readme, "python", with_data=False))
     paper = readme.parent.name
     if paper in PAPERS and not (tiny_house / "runs" / f"{paper}-quick").exists():  # loaded below
         train = ["make", f"train-{paper}", f"PYTHON={sys.executable}"]
