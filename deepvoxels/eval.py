@@ -94,6 +94,7 @@ def evaluate(
         "nearest_neighbour": _means(measure(nearest.images, test_views, config.border_px)),
         "depth": measure_depth(views.depth, test_views),
         "seconds_per_view": seconds_per_view,
+        "notes": list(train_views.notes),
         "per_view": [{"view": name, **row} for name, row in zip(test_views.names, rows, strict=True)],
     }
     write_run_report(scene, config, train_views, test_views, views, results, folder)

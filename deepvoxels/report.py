@@ -178,7 +178,8 @@ def write_run_report(
 def _summary(results: Mapping[str, Any]) -> str:
     gain = results["mean"]["psnr"] - results["nearest_neighbour"]["psnr"]
     relation = "above" if gain >= 0 else "below"
-    return (
+    text = (
         f"{results['test_views']} held-out views, {abs(gain):.1f} dB {relation} showing the nearest of the "
         f"{results['training_views']} training views."
     )
+    return " ".join([text, *(f"Note: {note}." for note in results["notes"])])

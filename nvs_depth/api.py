@@ -1,6 +1,5 @@
 """`ViewSynthesizer`: a trained network that makes new views and depth from one picture."""
 
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +12,7 @@ from nvs_depth.datasets.pairs import PairBatch
 from nvs_depth.datasets.views import BLACK, Framing
 from nvs_depth.models.synthesis import SourceView, SynthesisNetwork, View
 from shared.errors import CheckpointError
-from shared.files.images import as_image, read_image
+from shared.files.images import as_image
 from shared.geometry.camera import check_pose, invert_pose
 from shared.geometry.warp import backward_warp, forward_warp
 from shared.results import DepthMap, Views
@@ -106,8 +105,7 @@ class ViewSynthesizer:
     @torch.no_grad()
     def encode(self, image: Any, K: Any = None) -> "EncodedImage":
         """One picture, encoded once for any number of views; arguments as those of `views`."""
-        is_file = isinstance(image, str | os.PathLike)
-        image = read_image(image, background=BLACK) if is_file else as_image(image).cpu()
+        image = as_image(image, background=BLACK).cpu()
         height, width = image.shape[-2:]
         framing, notes = Framing(self.side), []
         if K is None:

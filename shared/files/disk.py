@@ -18,11 +18,13 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import filelock
+import yaml
 from torch import Tensor
 
 from shared.errors import DataError
 
 __all__ = [
+    "PlainLoader",
     "jsonable",
     "made_once",
     "natural_order",
@@ -30,6 +32,7 @@ __all__ = [
     "opened",
     "read_bytes",
     "read_text",
+    "read_yaml",
     "reading",
     "temporary_file",
     "visible",
@@ -200,6 +203,26 @@ def read_text(path: str | os.PathLike) -> str:
     """Read a UTF-8 text file (a byte order mark and Windows line ends are accepted)."""
     with reading(path, "is not UTF-8 text", "Save it as UTF-8 text"):
         return read_bytes(path).decode("utf-8-sig").replace("\r\n", "\n")
+
+
+class PlainLoader(yaml.SafeLoader):
+    """Safe YAML without aliases: few lines of them can stand for gigabytes."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            raise yaml.composer.ComposerError(None, None, "write the values out: no *names", event.start_mark)
+        return super().compose_node(parent, index)
+
+
+def read_yaml(path: str | os.PathLike) -> Any:
+    """What a YAML file holds; DataError for one that is not valid, that nests too deeply or has aliases."""
+    text = read_text(path)
+    try:
+        return yaml.load(text, PlainLoader)  # noqa: S506 - it is safe
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        reason = f"is not valid YAML ({getattr(error, 'problem', None) or error})"
+        raise DataError(path, reason, "Correct the file") from None
 
 
 @contextlib.contextmanager

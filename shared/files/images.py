@@ -71,6 +71,7 @@ UNREAD_KINDS = re.compile(
     rf"|{FILMS.pattern}",
     re.I,
 )
+MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "YCbCr")
 IMAGE_FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP")
 EXIF_ORIENTATION = 0x0112
 PFM_HEADER = re.compile(rb"(Pf|PF)\s+(\d+)\s+(\d+)\s+(\S+)\s")  # one white-space byte ends it
@@ -255,18 +256,23 @@ def read_image(
     Raises DataError for unreadable, truncated or oversized files, for CMYK and other colour spaces that need
     a colour profile, and for real transparency without a `background`.
     """
-    pixels = _decode(path, orientation)
-    if pixels.shape[2] in (1, 3):
-        return _to_unit_range(pixels).expand(3, -1, -1).contiguous()
-    colour_alpha = _to_unit_range(pixels)
-    colour, alpha = colour_alpha[:3], colour_alpha[3:]
+    image = _flattened(_decode(path, orientation), background)
+    if image is None:
+        remedy = "Put it on a background of one colour and save it again without transparency"
+        raise DataError(path, "the image has transparent pixels", remedy)
+    return image
+
+
+def _flattened(pixels: np.ndarray, background: Sequence[float] | None) -> Tensor | None:
+    """[H, W, 1 | 3 | 4] of integers as float32 [3, H, W]; None for transparent ones without a background."""
+    image = _to_unit_range(pixels)
+    if len(image) < 4:
+        return image.expand(3, -1, -1).contiguous()
+    colour, alpha = image[:3], image[3:]
     if background is not None:
         backdrop = torch.tensor(list(background), dtype=torch.float32)
         return colour * alpha + backdrop[:, None, None] * (1 - alpha)
-    if bool((alpha < 1).any()):
-        remedy = "Put it on a background of one colour and save it again without transparency"
-        raise DataError(path, "the image has transparent pixels", remedy)
-    return colour.contiguous()
+    return None if bool((alpha < 1).any()) else colour.contiguous()
 
 
 def read_image_size(path: str | os.PathLike, *, orientation: int | None = None) -> tuple[int, int]:
@@ -303,17 +309,21 @@ def write_image(path: str | os.PathLike, image: Tensor, *, bits: int = 8) -> Non
     write_bytes(path, encoded.tobytes())
 
 
-def as_image(image: Any, name: str = "image") -> Tensor:
+def as_image(image: Any, name: str = "image", *, background: Sequence[float] | None = None) -> Tensor:
     """An RGB image as float32 [3, H, W] in [0, 1], from a path, a tensor, or a NumPy or Pillow image.
 
     Tensors are [3, H, W] floats in [0, 1] or uint8; arrays [H, W, 3] likewise. The EXIF orientation of paths
-    and Pillow images is applied. Raises ValueError, naming `name`, for other shapes, types and ranges,
-    DataError for a file that cannot be read.
+    and Pillow images is applied, their alpha composited over `background` as by `read_image`. Raises
+    ValueError, naming `name`, for other shapes, types and ranges, DataError for a file that cannot be read.
     """
     if isinstance(image, str | os.PathLike):
-        return read_image(image)
+        return read_image(image, background=background)
     if isinstance(image, Image.Image):
-        image = _upright(np.asarray(image.convert("RGB")), exif_orientation(image))
+        known = image if image.mode in MODES else image.convert("RGB")
+        flat = _flattened(_upright(_pillow_pixels(known), exif_orientation(image)), background)
+        if flat is None:
+            raise ValueError(f"{name} has transparent pixels: put it on a background of one colour first")
+        return flat
     if isinstance(image, np.ndarray):
         if image.ndim != 3 or image.shape[2] != 3:
             raise ValueError(f"{name} must be an array [H, W, 3], got {list(image.shape)}")
@@ -414,7 +424,7 @@ def _decode(path: str | os.PathLike, orientation: int | None = None) -> np.ndarr
     """Decode to [H, W, 1 | 3 | 4] of uint8 or uint16, RGB order, turned by EXIF's orientation or this one."""
     data = read_bytes(path)
     with _open_image(path, io.BytesIO(data)) as image:
-        if image.mode not in {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "YCbCr", "I;16", "I;16B", "I;16L"}:
+        if image.mode not in (*MODES, "I;16", "I;16B", "I;16L"):
             remedy = "Convert it to 8- or 16-bit RGB with its colour profile, as PNG or JPEG"
             raise DataError(path, f"the colour mode {image.mode} is not supported", remedy)
         with reading(path, "cannot be decoded"), warnings.catch_warnings():

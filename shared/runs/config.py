@@ -42,7 +42,7 @@ import yaml
 from pydantic_core import to_jsonable_python
 
 from shared.errors import ConfigError, DataError, FieldError
-from shared.files.disk import read_text, write_bytes
+from shared.files.disk import PlainLoader, read_text, write_bytes
 from shared.runs.seeds import LARGEST_SEED
 
 __all__ = [
@@ -147,15 +147,8 @@ class _Key(str):
         return key
 
 
-class _Loader(yaml.SafeLoader):
-    """Safe YAML whose keys know their place. 1e-4 is a number, and 1e5 a whole one. No aliases: few lines of
-    them can stand for gigabytes."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()
-            raise yaml.composer.ComposerError(None, None, "write the values out: no *names", event.start_mark)
-        return super().compose_node(parent, index)
+class _Loader(PlainLoader):
+    """Safe YAML whose keys know their place. 1e-4 is a number, and 1e5 a whole one."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[str, Any]:
         values: dict[str, Any] = {}

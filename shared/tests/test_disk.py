@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from shared.errors import DataError
-from shared.files.disk import made_once, new_folder, read_text, write_bytes, write_json
+from shared.files.disk import made_once, new_folder, read_text, read_yaml, write_bytes, write_json
 from shared.files.images import write_image, write_npy, write_pfm
 from shared.runs.checkpoint import save_checkpoint
 from shared.tests.hostile import file_size_limit, forked
@@ -113,6 +113,19 @@ def test_kills_while_a_folder_is_made(tmp_path: Path, kills: int) -> None:
     assert seen >= kills // 5
     slowly(folder)
     assert os.listdir(folder.parent) == ["made"]
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    "text",
+    ["[" * 100_000, "a: " * 3000, "a: &a [1]\nb: [*a]", "&a [*a]", "a: [1", "\t- a", "? {a: b}\n: 1"],
+)
+def test_yaml_that_is_damaged_deep_or_refers_to_itself_is_refused(tmp_path, text):
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(DataError, match="a.yaml: is not valid YAML"):
+        read_yaml(tmp_path / "a.yaml")
+    (tmp_path / "a.yaml").write_text("a: [1, 2.5]\nb: {c: x}")
+    assert read_yaml(tmp_path / "a.yaml") == {"a": [1, 2.5], "b": {"c": "x"}}
 
 
 # ---- data sets that are made on first use ------------------------------------------------------------------

@@ -112,6 +112,10 @@ def test_alpha_is_composited_or_refused(tmp_path, mode):
     assert np.allclose(read_image(path, background=(1, 0.5, 0)).numpy(), expected, atol=1e-6)
     with pytest.raises(DataError, match="transparent"):
         read_image(path)
+    with Image.open(path) as image:
+        assert torch.equal(as_image(image, background=(1, 0.5, 0)), read_image(path, background=(1, 0.5, 0)))
+        with pytest.raises(ValueError, match="transparent"):
+            as_image(image)
 
 
 def test_opaque_alpha_is_dropped(tmp_path):
