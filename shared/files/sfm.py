@@ -222,7 +222,8 @@ def sfm_options(args: argparse.Namespace) -> SfmOptions:
         )
     except ValidationError as error:
         first = error.errors()[0]
-        raise RunError(f"colmap: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        option = str(first["loc"][0]).removeprefix("num_").removesuffix("_s").replace("_", "-")
+        raise RunError(f"colmap: --{option}: {first['msg']}, got {first['input']!r}") from None
 
 
 def find_cameras(

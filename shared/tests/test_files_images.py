@@ -205,7 +205,7 @@ def test_heic_photos_are_read_where_pillow_heif_is_installed(tmp_path):
      ((12, 16), 5, (32, 24), True), ((12, 12), 6, (12, 12), False), ((12, 16), 6, None, False),
      ((12, 16), 1, (16, 12), False), ((12, 16), 2, (16, 12), False)],
 )  # fmt: skip
-def test_given_cameras_own_the_pixel_grid(tmp_path, hw, tag, camera, turned):
+def test_convention_given_cameras_own_the_pixel_grid(tmp_path, hw, tag, camera, turned):
     path = tagged(tmp_path / "a.png", random_bytes(*hw, 3), tag)
     survey = survey_photos([path], [camera])
     assert survey.orientations == [tag if turned else 1]

@@ -1,5 +1,6 @@
 """Photos to poses: a rendered room corner with known cameras, and bad input."""
 
+import argparse
 import math
 import multiprocessing
 import os
@@ -11,10 +12,17 @@ import pytest
 import torch
 from PIL import Image
 
-from shared.errors import DataError
+from shared.errors import DataError, RunError
 from shared.files.colmap import find_colmap_model
 from shared.files.images import read_image, read_image_size
-from shared.files.sfm import SfmOptions, _take_frames, reconstruct
+from shared.files.sfm import (
+    SfmOptions,
+    _take_frames,
+    add_colmap_command,
+    find_cameras,
+    reconstruct,
+    sfm_options,
+)
 from shared.geometry.camera import look_at
 from shared.show.video import write_video
 from shared.tests.similarity import align_similarity
@@ -148,6 +156,26 @@ def test_what_is_no_film_is_refused(tmp_path, name):
     (tmp_path / "empty.MP4").touch()
     with pytest.raises(DataError, match=name):
         _take_frames(tmp_path / name, tmp_path / "frames", 0.5)
+
+
+@pytest.mark.parametrize(
+    ("every", "seconds"), [("0.5s", 0.5), ("2", 2.0), ("1.5 s", 1.5), ("5f", None), ("-1s", None)]
+)
+def test_the_command_takes_seconds_and_says_what_is_left_out(tmp_path, capsys, every, seconds):
+    parser = argparse.ArgumentParser()
+    add_colmap_command(parser.add_subparsers(), "poses")
+    args = parser.parse_args(["colmap", str(tmp_path), "--out", str(tmp_path / "out"), f"--every={every}"])
+    if seconds is None:
+        with pytest.raises(RunError, match="colmap: --every: .*, got "):
+            sfm_options(args)
+        return
+    for name in ("1.jpg", "2.CR2", "._3.dng"):
+        (tmp_path / name).write_bytes(b"x")
+    find_cameras(lambda photos, out, options: ["1.jpg"], args.photos, args.out, sfm_options(args))
+    said = capsys.readouterr().err
+    assert "1 pictures of a kind that is not read, left out (convert them to JPEG): 2.CR2\n" in said
+    assert "WITHOUT POSE, left out: 1 photos: 1.jpg" in said
+    assert sfm_options(args).every_s == seconds
 
 
 def test_photos_that_do_not_fit_together_leave_nothing_behind(tmp_path):
