@@ -24,7 +24,7 @@ from nvs_depth.datasets.views import DepthFormat, Framing, ViewSet
 from shared.errors import DataError
 from shared.files.cameras import read_matrix, read_pose
 from shared.files.disk import visible
-from shared.files.images import left_out_note, list_images, pictures_among, read_image_size
+from shared.files.images import few_names, left_out_note, list_images, pictures_among, read_image_size
 from shared.geometry.camera import intrinsics_matrix, invert_pose
 
 __all__ = [
@@ -140,6 +140,12 @@ def load_shapenet_flat(folder: Path, framing: Framing, focal_share: float = FOCA
             found.append((model, int(match["azimuth"]), int(match["elevation"]), image))
     if not found:
         raise DataError(folder, "holds no views named <model>_<azimuth>_<elevation>.png", WHERE)
+    notes = [left_out_note(left_out)] if left_out else []
+    named = {image for *_, image in found}
+    unnamed = [image for image in images if image not in named]
+    if unnamed:
+        how = "<azimuth>_<elevation>" if nested else "<model>_<azimuth>_<elevation>"
+        notes.append(f"{len(unnamed)} pictures are not named {how}, left out: {few_names(unnamed)}")
     height, width = read_image_size(found[0][3])
     focal = focal_share * width
     K = intrinsics_matrix(focal, focal, (width - 1) / 2, (height - 1) / 2, dtype=torch.float64)
@@ -156,7 +162,7 @@ def load_shapenet_flat(folder: Path, framing: Framing, focal_share: float = FOCA
         K_stored=K.expand(len(found), 3, 3),
         stored_hw=(height, width),
         coordinates=torch.tensor([(a, e) for _, a, e, _ in found]),
-        notes=(left_out_note(left_out),) if left_out else (),
+        notes=tuple(notes),
     )
 
 

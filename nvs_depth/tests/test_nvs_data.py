@@ -308,10 +308,12 @@ def test_transparent_background_becomes_the_configured_colour(tmp_path):
     rgba[3, :, :16] = 0.0
     for azimuth in (0, 20):
         write_image(tmp_path / "chair" / f"{azimuth:03d}_10.png", rgba)
+    write_image(tmp_path / "chair" / "000_10 (1).png", rgba)
     views = load_views(DataConfig(layout="shapenet_flat", root=str(tmp_path)), 32)
     image = views.load(0).image
     assert image[:, :, :16].abs().max() == 0
     assert image[:, :, 16:].min() == 1
+    assert "1 pictures are not named <azimuth>_<elevation>, left out: 000_10 (1).png" in views.notes
     assert "transparent pixels of 1 pictures become black (000_10.png)" in views.notes
     views = load_views(DataConfig(layout="shapenet_flat", root=str(tmp_path), background=None), 32)
     with pytest.raises(DataError, match="transparent pixels"):

@@ -78,7 +78,7 @@ def read_nerf_scene(
     `read_nerf_transforms`, which raises the errors.
     """
     path, options = Path(path), {"images_outside": images_outside, "background": background}
-    single = path if path.suffix == ".json" else path / "transforms.json"
+    single = path if path.suffix.lower() == ".json" else path / "transforms.json"
     files = {split: path / f"transforms_{split}.json" for split in SPLITS}
     files = {split: file for split, file in files.items() if file.is_file()}
     if single.is_file() or "train" not in files:

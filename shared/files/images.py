@@ -398,7 +398,7 @@ def _open_image(path: str | os.PathLike, file: BinaryIO | None = None) -> Iterat
         return
     Image.init()  # registers the readers, the first time; Image.open would look for some by extension
     formats = list(IMAGE_FORMATS)
-    if _reads_heic():
+    if file.read(8)[4:] == b"ftyp" and _reads_heic():
         importlib.import_module("pillow_heif").register_heif_opener()
         formats.append("HEIF")
     length = file.seek(0, io.SEEK_END)
