@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from nvs_depth.datasets.embedded import make_embedded
 from nvs_depth.datasets.options import DataConfig, EmbeddedConfig, PairOptions
@@ -329,8 +330,13 @@ def test_your_own_posed_folder(tmp_path):
         frames.append({"file_path": f"images/{index}.png", "transform_matrix": pose.tolist()})
     meta = {"fl_x": 30, "fl_y": 30, "cx": 18, "cy": 12, "k1": 0.05, "frames": frames}
     (tmp_path / "transforms.json").write_text(json.dumps(meta))
+    stored = load_views(DataConfig(layout="posed", root=str(tmp_path)), 24).load(1).image
+    with Image.open(tmp_path / "images" / "1.png") as image:
+        image.getexif()[0x0112] = 3
+        image.save(tmp_path / "images" / "1.png", exif=image.getexif())
     views = load_views(DataConfig(layout="posed", root=str(tmp_path), scale=2.0), 24)
-    assert views.load(1).image.shape == (3, 24, 24)
+    assert torch.equal(views.load(1).image, stored)
+    assert "not turned (1.png)" in views.notes[0]
     assert views.world_from_cam[3, 0, 3] == pytest.approx(0.6)
     torch.testing.assert_close(views.K[0, :2, 2], torch.tensor([11.5, 11.5]))
     pairs = find_pairs(views, PairOptions(nearest=2))
@@ -339,7 +345,7 @@ def test_your_own_posed_folder(tmp_path):
     meta |= {"train_filenames": [f"images/{i}.png" for i in (0, 2, 3)], "test_filenames": ["images/1.png"]}
     (tmp_path / "transforms.json").write_text(json.dumps(meta))
     split = load_split(DataConfig(layout="posed", root=str(tmp_path)), 24)
-    assert split.notes == ("1 images are not 36 x 24 like most, left out: images/3.png",)
+    assert split.notes[-1] == "1 images are not 36 x 24 like most, left out: images/3.png"
     assert [split.test.views.names[i] for i in split.test_pairs[:, 1]] == ["images/1.png"] * 2
     meta["frames"][0]["transform_matrix"][0][0] = float("nan")
     (tmp_path / "transforms.json").write_text(json.dumps(meta))

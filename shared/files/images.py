@@ -223,8 +223,7 @@ class _Header(NamedTuple):
 
 def _header(path: str | os.PathLike) -> _Header:
     with _open_image(path) as image:
-        has_alpha = image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info
-        return _Header((image.height, image.width), exif_orientation(image), has_alpha)
+        return _Header((image.height, image.width), exif_orientation(image), _has_alpha(image))
 
 
 def _only_turned_fits(head: _Header, camera_hw: tuple[int, int] | None) -> bool:
@@ -371,15 +370,20 @@ def encode_png(image: Any) -> bytes:
 def copy_upright(source: Path, copy: Path, quality: int) -> None:
     """Decode a photo and write it turned as EXIF says, with the rest of its EXIF; byte for byte if it can be.
 
-    quality: of JPEG. DataError as by `read_image`.
+    quality: of JPEG. Transparent pixels become white. DataError as by `read_image`.
     """
     copy.parent.mkdir(parents=True, exist_ok=True)
     with _open_image(source) as image, reading(source, "cannot be decoded", "Copy it again or omit it"):
         image.load()
-        if exif_orientation(image) == 1 and source.suffix == copy.suffix:
+        clear = _has_alpha(image)
+        if exif_orientation(image) == 1 and source.suffix == copy.suffix and not clear:
             shutil.copyfile(source, copy)
-        else:
-            ImageOps.exif_transpose(image).save(copy, quality=quality)
+            return
+        image = ImageOps.exif_transpose(image)
+        if clear:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+        image.save(copy, quality=quality)
 
 
 def _to_unit_range(pixels: np.ndarray) -> Tensor:
@@ -435,8 +439,12 @@ def _decode(path: str | os.PathLike, orientation: int | None = None) -> np.ndarr
             return _upright(pixels, exif_orientation(image) if orientation is None else orientation)
 
 
+def _has_alpha(image: Image.Image) -> bool:
+    return image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info
+
+
 def _pillow_pixels(image: Image.Image) -> np.ndarray:
-    has_alpha = image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info
+    has_alpha = _has_alpha(image)
     if has_alpha or image.mode in ("P", "YCbCr"):
         image = image.convert("RGBA" if has_alpha else "RGB")
     elif image.mode == "1":

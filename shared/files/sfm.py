@@ -80,8 +80,8 @@ def reconstruct(
     """Find the poses of photos, undistort them, and write `out_dir/images` and `out_dir/sparse`.
 
     SIFT, matching, incremental mapping and undistortion are COLMAP's. Photos of one size share one camera;
-    EXIF orientations are applied first. `photo_dir` may be a film, of which a frame is taken every
-    `options.every_s`. `out_dir` appears only when everything has succeeded.
+    EXIF orientations are applied first, transparent pixels become white. `photo_dir` may be a film, of which
+    a frame is taken every `options.every_s`. `out_dir` appears only when everything has succeeded.
     Raises DataError for an unusable folder or film and when too few photos get a pose; without pycolmap
     ModuleNotFoundError, which names the extra to install.
     """
@@ -241,9 +241,9 @@ def find_cameras(
         unregistered = search(photos, out, options or SfmOptions())
     except ModuleNotFoundError as error:
         raise RunError(str(error)) from None
-    unread = pictures_among(visible(photos, recursive=True))[1] if photos.is_dir() else []
-    if unread:
-        sys.stderr.write(f"NOTE: {left_out_note(unread)}\n")
+    read, unread = pictures_among(visible(photos, recursive=True)) if photos.is_dir() else ([], [])
+    for note in filter(None, [*survey_photos(read, background="white").notes, left_out_note(unread)]):
+        sys.stderr.write(f"NOTE: {note}\n")
     if unregistered:
         names = ", ".join(unregistered)
         sys.stderr.write(f"WITHOUT POSE, left out: {len(unregistered)} photos: {names}\n")

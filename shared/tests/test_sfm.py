@@ -14,16 +14,16 @@ from PIL import Image
 
 from shared.errors import DataError, RunError
 from shared.files.colmap import find_colmap_model
-from shared.files.images import read_image, read_image_size
+from shared.files.images import copy_upright, read_image, read_image_size
 from shared.files.sfm import (
     SfmOptions,
     _take_frames,
-    add_colmap_command,
     find_cameras,
     reconstruct,
     sfm_options,
 )
 from shared.geometry.camera import look_at
+from shared.runs.command import add_colmap_command
 from shared.show.video import write_video
 from shared.tests.similarity import align_similarity
 
@@ -169,11 +169,16 @@ def test_the_command_takes_seconds_and_says_what_is_left_out(tmp_path, capsys, e
         with pytest.raises(RunError, match="colmap: --every: .*, got "):
             sfm_options(args)
         return
-    for name in ("1.jpg", "2.CR2", "._3.dng"):
+    for name in ("2.CR2", "._3.dng"):
         (tmp_path / name).write_bytes(b"x")
+    Image.new("RGBA", (9, 7)).save(tmp_path / "0.webp", lossless=True)
+    Image.new("RGB", (9, 7)).save(tmp_path / "1.jpg")
     find_cameras(lambda photos, out, options: ["1.jpg"], args.photos, args.out, sfm_options(args))
     said = capsys.readouterr().err
     assert "1 pictures of a kind that is not read, left out (convert them to JPEG): 2.CR2\n" in said
+    assert "transparent pixels of 1 pictures become white (0.webp)" in said
+    copy_upright(tmp_path / "0.webp", tmp_path / "0.png", 97)
+    assert read_image(tmp_path / "0.png").min() == 1
     assert "WITHOUT POSE, left out: 1 photos: 1.jpg" in said
     assert sfm_options(args).every_s == seconds
 
