@@ -14,6 +14,7 @@ __all__ = [
     "explain",
 ]
 
+KEYS = "see the keys and their defaults: python -m shared.runs.keys PAPER"
 LINE = 100  # characters; longer lines of `explain` are broken
 
 
@@ -80,7 +81,8 @@ def explain(error: Exception) -> str:
         head = reason or what  # a short one has no "what: "
         why, _, remedy = head.rpartition("; ") if "; " in head else (head, "", "")
         what, why = (what, why) if reason else (why, "")
+        remedy = KEYS if isinstance(error, ConfigError) and not remedy else remedy
     parts = {"error: ": what, "  why: ": why, "  do:  ": remedy}
     wrap = {"width": LINE, "subsequent_indent": " " * 7, "break_long_words": False, "break_on_hyphens": False}
-    lines = [line for head, text in parts.items() if text for line in textwrap.wrap(head + text, **wrap)]
-    return "\n".join(lines) + "\n"
+    filled = [textwrap.wrap(text, initial_indent=head, **wrap) for head, text in parts.items() if text]
+    return "\n".join(line for lines in filled for line in lines) + "\n"

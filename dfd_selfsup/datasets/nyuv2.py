@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import scipy.io
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -79,6 +78,7 @@ def read_labeled_frames(labeled: str | os.PathLike, splits: str | os.PathLike) -
     Needs the package h5py (ImportError without it).
     """
     import h5py
+    import scipy.io
 
     with reading(splits, "is not a readable MATLAB 5 file"):
         indices = scipy.io.loadmat(io.BytesIO(read_bytes(splits)))

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from shared.errors import DataError
@@ -192,6 +191,8 @@ def read_colmap_model(folder: str | os.PathLike) -> ColmapModel:
 
 def write_colmap_model(folder: str | os.PathLike, model: ColmapModel) -> None:
     """Write cameras, images and points3D as COLMAP's text files, with every digit."""
+    from scipy.spatial.transform import Rotation  # here, as SciPy takes longer to import than all of this
+
     by_id = sorted(model.cameras.items())
     cameras = [f"{i} {c.model} {c.width} {c.height} {_join(c.params)}" for i, c in by_id]
     images = []
@@ -256,6 +257,8 @@ def _image(
     image_id: int, pose: tuple[float, ...], camera_id: int, name: str, keypoints: np.ndarray
 ) -> tuple[int, ColmapImage]:
     """`pose`: quaternion w x y z and translation, camera from world; `keypoints` of the type KEYPOINT."""
+    from scipy.spatial.transform import Rotation  # here, as SciPy takes longer to import than all of this
+
     place, (w, x, y, z) = f"image {image_id} ({name!r})", pose[:4]
     parts = PurePosixPath(name).parts + PureWindowsPath(name).parts
     if not name or name.startswith(("/", "\\")) or ".." in parts or ":" in name[:2]:

@@ -265,7 +265,8 @@ def load_trained(source: str | Path, paper: str, which: str = "best") -> Checkpo
     if (weights / f"{source}.pt").is_file():
         return load_checkpoint(weights / f"{source}.pt", paper)
     names = ", ".join(sorted(path.stem for path in weights.glob("*.pt"))) or "none yet"
-    raise RunError(f"{source}: no run folder, no checkpoint, no shipped weights (there are: {names})")
+    found = f"no run folder, no checkpoint, no shipped weights (there are: {names})"
+    raise RunError(f"{source}: {found}; train first (`make train-{paper}`), or name a run folder")
 
 
 # ---- states and tensors ------------------------------------------------------------------------------------

@@ -235,7 +235,7 @@ def command_line(main: Callable[[], Any]) -> NoReturn:
         if "MPS" not in str(error):
             raise
         reason = str(error).partition(". ")[0]
-        sys.stderr.write(f"error: --device mps: {reason}; use --device cpu\n")
+        sys.stderr.write(explain(RunError(f"--device mps: {reason}; use --device cpu")))
         code = 2
     sys.exit(code)  # after the error and all that it kept alive, such as worker processes
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from shared.errors import ConfigError, DataError, NonFiniteError, RunError, RunStopped
+from shared.errors import KEYS, ConfigError, DataError, NonFiniteError, RunError, RunStopped
 from shared.runs.command import command_line, parse_eval_args, parse_train_args, select_device
 
 
@@ -35,16 +35,18 @@ def test_train_arguments(tmp_path, capsys):
     ("error", "code", "text"),
     [
         (DataError("a.png", "is\nbroken", "Fix it"), 2, "error: a.png\n  why: is broken\n  do:  Fix it\n"),
+        (DataError("/a" * 80, "b", "c"), 2, f"error: {'/a' * 80}\n  why: b\n  do:  c\n"),
         (RunError("out: no"), 2, "error: out\n  why: no\n"),
         (RunError("no; but; this"), 2, "error: no; but\n  do:  this\n"),
         (NonFiniteError("step 3: a; b; c"), 2, "error: step 3\n  why: a; b\n  do:  c\n"),
         (ConfigError("a: b, line 2", "x; y"), 2, "error: a: b, line 2\n  why: x\n  do:  y\n"),
+        (ConfigError("a", "x"), 2, f"error: a\n  why: x\n  do:  {KEYS}\n"),
         (RunStopped("stopped after step 3", signal.SIGTERM), 143, "stopped after step 3\n"),
         (KeyboardInterrupt(), 130, "interrupted\n"),
         (
             NotImplementedError("No x for MPS. Set"),
             2,
-            "error: --device mps: No x for MPS; use --device cpu\n",
+            "error: --device mps\n  why: No x for MPS\n  do:  use --device cpu\n",
         ),
     ],
 )
