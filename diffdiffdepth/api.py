@@ -61,6 +61,8 @@ class DiffusedDepth:
         self.device = select_device(device)
         self._scene: Scene | None = None
         self._depth: DepthMap | None = None
+        self._diffused: Tensor | None = None
+        self._confidence: Tensor | None = None
         self._points: SparsePoints | None = None
 
     def fit(
@@ -134,6 +136,16 @@ class DiffusedDepth:
         return self._fitted(self._depth)
 
     @property
+    def diffused(self) -> Tensor:
+        """The map [H, W] as the diffusion leaves it, before the median at depth edges."""
+        return self._fitted(self._diffused)
+
+    @property
+    def confidence(self) -> Tensor:
+        """How far each pixel can be trusted, [H, W] in [0, 1]; see `losses.confidence`."""
+        return self._fitted(self._confidence)
+
+    @property
     def z_depth(self) -> DepthMap | None:
         """Depth along the optical axis with its K; None for a light field whose camera is not known."""
         camera = getattr(self.scene, "camera", None)
@@ -150,7 +162,10 @@ class DiffusedDepth:
 
     def _take(self, scene: Scene, result: Mapping[str, Any]) -> None:
         self._scene = scene.to("cpu")
-        self._depth = depth_map(self._scene, result["map"].cpu(), result["seen"].cpu())
+        # results of older runs have one map, and say only which pixels another view sees
+        self._confidence = result.get("confidence", result.get("seen")).cpu().float()
+        self._depth = depth_map(self._scene, result["map"].cpu(), self._confidence > 0)
+        self._diffused = result.get("diffused", result["map"]).cpu()
         self._points = SparsePoints(**result["points"]).to("cpu")
 
     def _fitted(self, value: Any) -> Any:

@@ -18,7 +18,7 @@ from shared.runs.command import (
 __all__ = ["ROWS", "evaluate", "predict", "prepare", "table", "train"]
 
 CONFIGS = Path(__file__).parent / "configs"
-ROWS = ("light_field", "multi_view")
+ROWS = ("light_field", "multi_view", "ablation")
 
 
 def train(doc: str | None, argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -39,6 +39,12 @@ def predict(doc: str | None, argv: Sequence[str] | None = None) -> argparse.Name
     )
     parser.add_argument("--out", type=user_path, required=True, metavar="DIR", help="where the results go")
     parser.add_argument("--image", nargs="+", metavar="NAME", help="only these images of a COLMAP scene")
+    kind = {"choices": ("photos", "light-field"), "help": "where names mislead; by default names and content"}
+    parser.add_argument("--kind", **kind)
+    parser.add_argument("--preview", action="store_true", help="from the points alone, without optimisation")
+    side = {"type": int, "default": 1024, "metavar": "PX", "help": "photos are reduced to it (default 1024)"}
+    parser.add_argument("--max-side", **side)
+    parser.add_argument("--full-size", action="store_true", help="also bring the map to the photo's own size")
     config = "default: configs/hci.yaml or mvs.yaml"
     parser.add_argument("--config", type=find_config(CONFIGS), metavar="FILE", help=config)
     settings = {"nargs": "+", "action": "extend", "default": [], "metavar": "KEY=VALUE"}

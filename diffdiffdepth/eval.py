@@ -4,7 +4,8 @@
     python eval.py --run runs/dino --data DIR          where the data have moved
 
 Three other maps are measured with the run's: nearest label and diffusion without optimisation, from the same
-points, and the run's map after a weighted median filter. Writes eval.json, maps.png and report.html.
+points, and the optimised diffusion before the median at depth edges. Writes eval.json, maps.png and
+report.html.
 """
 
 from diffdiffdepth import arguments

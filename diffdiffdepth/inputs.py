@@ -13,6 +13,7 @@ from diffdiffdepth.datasets.crosshair import is_crosshair_folder, load_crosshair
 from diffdiffdepth.datasets.embedded import make_embedded_light_field, make_embedded_multi_view
 from diffdiffdepth.datasets.grid import ViewChoice
 from diffdiffdepth.datasets.hci import is_hci_folder, load_hci
+from diffdiffdepth.datasets.signs import view_faults
 from diffdiffdepth.datasets.stanford import is_stanford_folder, load_stanford
 from diffdiffdepth.points.epi import epi_points
 from diffdiffdepth.points.store import load_points, perturb_points
@@ -40,12 +41,13 @@ def data_kind(folder: str | os.PathLike) -> str:
 
 
 def load_light_field(folder: str | os.PathLike, views: ViewChoice = "all") -> LightField:
-    """Load a light field in any of the three layouts."""
+    """Load a light field in any of the three layouts; its `notes` say which views do not fit."""
     kind = data_kind(folder)
     if kind == "colmap":
         raise DataError(folder, "holds a COLMAP scene, not a light field", "Load it with ColmapScenes")
     loaders = {"hci": load_hci, "stanford": load_stanford, "crosshair": load_crosshair}
-    return loaders[kind](folder, views)
+    light_field = loaders[kind](folder, views)
+    return replace(light_field, notes=view_faults(light_field))
 
 
 def load_scene(
@@ -66,6 +68,8 @@ def load_scene(
         scene: Scene = ColmapScenes(root, neighbours=data.neighbours, max_side=data.max_side)[data.image or 0]
     else:
         scene = load_light_field(root, data.views)
+        for note in scene.notes:
+            say(f"NOTE: {note}")
     if data.embedded is not None:
         scene = replace(scene, name=f"embedded {'multi-view' if is_colmap else 'light field'} scene")
     return replace(scene, points=points or find_points(scene, data.points, seed))

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field, NonNegativeFloat
 from pydantic.dataclasses import dataclass
+from scipy.spatial import cKDTree
 from torch import Tensor
 
 from diffdiffdepth.filters import gaussian_blur
@@ -23,10 +24,11 @@ from shared.quality.losses import VggFeatures, edge_aware_smoothness
 from shared.quality.ssim import ssim_map
 from shared.runs.config import STRICT
 
-__all__ = ["LossWeights", "ReprojectionLoss", "feature_network", "seen_pixels", "warp_to_centre"]
+__all__ = ["LossWeights", "ReprojectionLoss", "agreement", "confidence", "feature_network", "warp_to_centre"]
 
 OCCLUSION_BINS = 32
 FOOTPRINT_MARGIN_PX = 0.05  # what lands so close to a pixel is interpolated from that one alone
+COLOUR_DIFFERENCE, POINT_DISTANCE_PX = 0.05, 16.0  # at which the confidence falls to 1/e
 Visibility = Literal["footprint", "pixel"]
 FEATURES = "relu1_2"  # 64 channels at full resolution
 
@@ -142,13 +144,34 @@ def warp_to_centre(
 
 
 @torch.no_grad()
-def seen_pixels(scene: Scene, dense: Tensor) -> Tensor:
-    """Pixels [H, W] of the centre that at least one other view sees, going by the map itself."""
-    seen = torch.zeros_like(dense, dtype=torch.bool)
+def agreement(scene: Scene, dense: Tensor) -> tuple[Tensor, Tensor]:
+    """How many other views see each pixel of the centre, going by the map itself, and how well they agree.
+
+    Counts [H, W], and the mean absolute difference of colour [H, W] over those views (0 without any).
+    """
+    count, error = torch.zeros_like(dense), torch.zeros_like(dense)
     for index in range(len(scene.views)):  # one by one: a light field has 80
-        _, visible = warp_to_centre(scene, dense, torch.tensor([index]))
-        seen |= visible[0, 0]
-    return seen
+        warped, visible = warp_to_centre(scene, dense, torch.tensor([index]))
+        count += visible[0, 0]
+        error += (warped[0] - scene.centre).abs().mean(0) * visible[0, 0]
+    return count, error / count.clamp(min=1)
+
+
+@torch.no_grad()
+def confidence(scene: Scene, dense: Tensor, points_px: Tensor) -> Tensor:
+    """How far each pixel of a map can be trusted, [H, W] in [0, 1]; 0 where no other view sees it.
+
+    The product of three: the share of the views that see it (of a light field's half, one side of an outline,
+    all count), exp(-difference of their colours / 0.05), and exp(-distance to the nearest point / 16 px).
+    An order, not a probability.
+    """
+    count, error = agreement(scene, dense)
+    share = (count / (max(1, len(scene.views)) / 2)).clamp(max=1)
+    height, width = dense.shape
+    pixels = pixel_grid(height, width).reshape(-1, 2).numpy()
+    distance, _ = cKDTree(points_px.detach().cpu().numpy()).query(pixels)
+    density = torch.exp(-torch.from_numpy(distance).to(dense) / POINT_DISTANCE_PX).view(height, width)
+    return share * torch.exp(-error / COLOUR_DIFFERENCE) * density
 
 
 def _landing_pixels(scene: Scene, dense: Tensor, chosen) -> Tensor:

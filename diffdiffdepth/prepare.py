@@ -116,6 +116,7 @@ def _light_field_lines(folder: Path, kind: str) -> list[str]:
         f"  camera       {camera}",
         f"  truth        {_truth(light_field)}",
         f"  {order}",
+        *(f"  VIEWS        {note}" for note in light_field.notes),
     ]
 
 

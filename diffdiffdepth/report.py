@@ -28,7 +28,7 @@ __all__ = [
 
 PAPER_HCI = ("sideboard", "dino", "cotton", "boxes")
 MAP_NAMES = {"nearest": "nearest label", "diffusion": "not optimised", "ours": "optimised"}
-MAP_NAMES |= {"median": "with median filter"}
+MAP_NAMES |= {"median": "median at edges"}
 PAPER_DEFINITIONS = {
     "mse_x100": "all pixels of 512 x 512",
     "bp": "all pixels of 512 x 512",
@@ -180,9 +180,9 @@ def write_run_report(
     """Write maps.png and report.html into the run folder."""
     sheet = maps_sheet(scene, maps)
     write_bytes(folder / "maps.png", encode_png(sheet))
-    low, high = depth_range(maps["ours"])
+    low, high = depth_range(maps["median"])
     points = points_picture(scene.points, scene.centre, low, high)
-    depth = depth_map(scene, maps["ours"])
+    depth = depth_map(scene, maps["median"])
     picture = depth_picture(depth, vmin=low, vmax=high)
     where = f"{scene.points.kind} {depth.scale}; {low:.3g} to {high:.3g} {depth.unit}"
     caption = "Left the range of the colours, from blue (far) to red (near), which all maps share."
@@ -190,7 +190,9 @@ def write_run_report(
         caption += " Below: the truth, and absolute errors from black (none) to white."
     facts = {"Initial points": len(scene.points), "Views": results["views"]}
     facts |= {"Pixels": " x ".join(str(side) for side in reversed(results["size"]))}
-    pictures = [Picture(picture, f"Optimised map: {where}."), Picture(points, f"Initial points: {where}.")]
+    facts |= {"Note": "; ".join(notes)} if (notes := getattr(scene, "notes", ())) else {}
+    pictures = [Picture(picture, f"The map that is exported: {where}.")]
+    pictures.append(Picture(points, f"Initial points: {where}."))
     sections = [
         Section("The depth that was found", pictures),
         Section("Next to simpler ways", [Picture(sheet, caption)]),

@@ -1,13 +1,17 @@
 """The optimisation routine (Sec. 3.5): turns of one group of numbers at a time, each with a new Adam."""
 
+import math
+import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from diffdiffdepth.config import RateConfig, ScheduleConfig, TrainConfig
-from diffdiffdepth.losses import ReprojectionLoss, feature_network, seen_pixels
+from diffdiffdepth.losses import ReprojectionLoss, confidence, feature_network
+from diffdiffdepth.models.edges import median_at_edges
 from diffdiffdepth.models.point_depth import Group, LabelScale, PointDepth, image_edges
 from diffdiffdepth.scene import Scene
 from shared.runs.seeds import step_generator
@@ -86,7 +90,9 @@ class GroupAdam:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on in the middle of a turn; the model must be loaded before."""
         if state["group"] is not None:
+            hiding = self.model.hiding  # by the labels at the start of the turn, not by those of now
             self.start(state["group"], 1.0)
+            self.model.hiding = hiding
             self._adam.load_state_dict(state["adam"])
 
 
@@ -115,6 +121,15 @@ class Optimisation:
         if step == turn.first:
             self.adam.start(turn.group, turn.rate, turn.damping)
 
+    def trial(self) -> tuple[float, float]:
+        """Seconds that a step takes and GB of memory that the process has needed, by a step undone."""
+        began = time.perf_counter()
+        self.begin(1)
+        self.loss(self.model.dense(), self.draw_views(1))["total"].backward()
+        self.model.choose(None)
+        self.model.restart()
+        return time.perf_counter() - began, _peak_memory_gb()
+
     def draw_views(self, step: int) -> Tensor:
         """The views of a step: a random subset that depends on nothing but the seed and the step."""
         generator = step_generator(self.config.seed, step, "views")
@@ -130,16 +145,21 @@ class Optimisation:
 
     @torch.no_grad()
     def result(self) -> dict[str, Any]:
-        """The final map, the pixels that another view sees (both [H, W]) and the points, as plain tensors."""
+        """The diffused map, the final one and how far it can be trusted (all [H, W]); the points."""
         self.model.choose(None)
         dense = self.model.dense()
-        return {"map": dense, "seen": seen_pixels(self.scene, dense), "points": vars(self.model.points())}
+        final = median_at_edges(dense, self.scene.centre, self.model.scale.unit)
+        trust = confidence(self.scene, final, self.model.groups["positions"])
+        return {"diffused": dense, "map": final, "confidence": trust, "points": vars(self.model.points())}
 
 
 def build_model(config: TrainConfig, scene: Scene) -> PointDepth:
     """The model before any step: its map is the plain diffusion of the initial points."""
     scale = LabelScale.of(scene.points, config.label_unit)
-    return PointDepth(scene.points, scene.centre, config.depth, scale)
+    model = PointDepth(scene.points, scene.centre, config.depth, scale)
+    if config.depth.side_px > 0:
+        model.take_sides(scene.centre)
+    return model
 
 
 @torch.no_grad()
@@ -149,3 +169,10 @@ def densify(model: PointDepth, image: Tensor, count: int, seed: int) -> None:
     edges = image_edges(image)
     order = torch.randperm(len(edges), generator=torch.Generator().manual_seed(seed))
     model.add_points(edges[order[:count].to(edges.device)], model.dense())
+
+
+def _peak_memory_gb() -> float:
+    """Peak resident memory of this process in 10^9 bytes; NaN on systems other than Linux."""
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    return next((int(line.split()[1]) * 1024e-9 for line in lines if line.startswith("VmHWM")), math.nan)

@@ -133,6 +133,7 @@ class LightField(_Tensors):
     truth: Tensor | None = None  # [H, W] disparity
     valid: Tensor | None = None  # [H, W] bool; None: all of truth is valid
     camera: GridCamera | None = None  # without it depth in metres is unknown
+    notes: tuple[str, ...] = ()  # what the user should know about the pictures
 
     def __post_init__(self) -> None:
         _check_shapes(self, "disparity", offsets="m 2")
@@ -226,4 +227,5 @@ def scene_from_facts(facts: dict[str, Any]) -> Scene:
     if "offsets" not in facts:
         return MultiViewScene(**facts | {"views": facts["views"].float() / 255})
     camera = facts["camera"] and GridCamera(**facts["camera"])
-    return LightField(**facts | {"views": facts["centre"][None][:0], "camera": camera})
+    notes = tuple(facts.get("notes", ()))
+    return LightField(**facts | {"views": facts["centre"][None][:0], "camera": camera, "notes": notes})

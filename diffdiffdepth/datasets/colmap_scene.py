@@ -33,7 +33,8 @@ class ColmapScenes:
         for scene in scenes: ...           # depth for all images: each in turn is the centre
 
     `neighbours`: how many other views each scene gets, best first (shared points seen at useful angles).
-    `max_side`: images are reduced to at most this many pixels along their longer side.
+    `max_side`: images are reduced to at most this many pixels along their longer side. Neighbours of another
+    size or shape than the centre, such as a photo held upright, are cut and scaled to it (see `_fitted`).
     """
 
     def __init__(self, folder: str | os.PathLike, neighbours: int = 8, max_side: int | None = None):
@@ -62,13 +63,7 @@ class ColmapScenes:
         others = self.choose_neighbours(index)
         centre, centre_K = self._photo(index)
         size = tuple(centre.shape[-2:])
-        photos = [self._photo(other) for other in others]
-        for other, (image, _) in zip(others, photos, strict=True):
-            if image.shape != centre.shape:
-                found = f"{image.shape[2]} x {image.shape[1]} pixels, not {size[1]} x {size[0]}"
-                reason = f"has {found} like {self.names[index]}"
-                remedy = "All views of a scene need one size: crop them, or give max_side"
-                raise DataError(self.image_dir / self.names[other], reason, remedy)
+        photos = [_fitted(*self._photo(other), size) for other in others]
         pose = self._images[index].world_from_cam
         poses = [relative_pose(self._images[other].world_from_cam, pose) for other in others]
         truth, valid = self._truth(index, size)
@@ -117,6 +112,10 @@ class ColmapScenes:
             raise DataError(self.folder, reason, "It knows: " + ", ".join(self.names))
         return self.names.index(which)
 
+    def photo(self, which: int | str) -> Tensor:
+        """An image [3, H, W] without distortion, at its own size."""
+        return self._photo(self.index(which), whole=True)[0]
+
     def _find_image_dir(self) -> Path:
         for place in (self.folder / "images", self.folder.parent / "images", self.folder):
             if (place / self.names[0]).exists():
@@ -130,8 +129,8 @@ class ColmapScenes:
         rows = {self._row_of_point[i] for i in image.point_ids.tolist() if i in self._row_of_point}
         return {row for row in rows if errors[row] <= MAX_ERROR_PX}
 
-    def _photo(self, index: int) -> tuple[Tensor, Tensor]:
-        """The image [3, H, W] without distortion and at the size asked for, and its K (float64)."""
+    def _photo(self, index: int, whole: bool = False) -> tuple[Tensor, Tensor]:
+        """The image [3, H, W] without distortion, at the size asked for or `whole`, and its K (float64)."""
         record = self._images[index]
         camera = self.model.cameras[record.camera_id]
         path = self.image_dir / record.name
@@ -144,7 +143,7 @@ class ColmapScenes:
         if bool(distortion.any()):
             image, _ = undistort_image(image, K, distortion)
         scale = (self.max_side or max(height, width)) / max(height, width)
-        if scale < 1:
+        if scale < 1 and not whole:
             size = tuple(max(1, round(side * scale)) for side in (height, width))
             K = resize_intrinsics(K, (height, width), size)
             image = F.interpolate(image[None], size, mode="bilinear", antialias=True, align_corners=False)[0]
@@ -181,3 +180,17 @@ class ColmapScenes:
             depth = F.interpolate(depth[None, None], size=size, mode="nearest-exact")[0, 0]
         valid = depth.isfinite() & (depth > 0)
         return torch.where(valid, depth, 0.0), valid
+
+
+def _fitted(image: Tensor, K: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """The middle of an image [3, H, W] that has the shape of `size`, scaled to it, and its K (float64)."""
+    height, width = image.shape[-2:]
+    if (height, width) == size:
+        return image, K
+    scale = max(size[0] / height, size[1] / width)
+    rows, columns = min(height, round(size[0] / scale)), min(width, round(size[1] / scale))
+    top, left = (height - rows) // 2, (width - columns) // 2
+    part = image[None, :, top : top + rows, left : left + columns]
+    K = K - K.new_tensor([[0, 0, left], [0, 0, top], [0, 0, 0]])
+    scaled = F.interpolate(part, size, mode="bilinear", antialias=True, align_corners=False)[0]
+    return scaled.clamp(0, 1), resize_intrinsics(K, (rows, columns), size)

@@ -16,13 +16,14 @@ from shared.errors import DataError
 
 __all__ = ["is_crosshair_folder", "load_crosshair"]
 
-VIEW_NAME = re.compile(r"^.*?_?(?P<row>\d{1,2})_(?P<column>\d{1,2})\.(png|jpe?g|tiff?|bmp|webp)$", re.I)
+VIEW_NAME = re.compile(r"^.*?_?(?P<row>\d{1,3})_(?P<column>\d{1,3})\.(png|jpe?g|tiff?|bmp|webp)$", re.I)
 FEWEST = 5  # views
 
 
 def is_crosshair_folder(folder: str | os.PathLike) -> bool:
-    """Tell whether the folder holds at least five views named by row and column."""
-    return len(named_views(Path(folder), VIEW_NAME)) >= FEWEST
+    """Tell whether the folder holds at least five views named by row and column, not all in one line."""
+    cells = named_views(Path(folder), VIEW_NAME)
+    return len(cells) >= FEWEST and min(len({*line}) for line in zip(*cells, strict=True)) > 1
 
 
 def load_crosshair(folder: str | os.PathLike, views: ViewChoice = "all") -> LightField:

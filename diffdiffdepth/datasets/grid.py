@@ -11,6 +11,7 @@ from torch import Tensor
 
 from diffdiffdepth.scene import LightField
 from shared.errors import DataError
+from shared.files.disk import visible
 from shared.files.images import read_image
 
 __all__ = ["Cell", "ViewChoice", "named_views", "read_grid"]
@@ -22,7 +23,7 @@ ViewChoice = Literal["all", "cross"]
 def named_views(folder: Path, pattern: re.Pattern) -> dict[Cell, re.Match]:
     """Matching file names, in order, by the pattern's row and column; DataError if two are one view."""
     found: dict[Cell, re.Match] = {}
-    for match in filter(None, (pattern.match(path.name) for path in sorted(folder.iterdir()))):
+    for match in filter(None, (pattern.match(path.name) for path in visible(folder))):
         cell = (int(match["row"]), int(match["column"]))
         if cell in found:
             names = f"{found[cell].string} and {match.string}"

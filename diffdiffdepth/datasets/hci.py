@@ -8,6 +8,8 @@ gt_disp_lowres.pfm, gt_depth_lowres.pfm truth of the centre view: px between adj
 import configparser
 import math
 import os
+import re
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,15 +19,23 @@ from torch import Tensor
 from diffdiffdepth.datasets.grid import ViewChoice, read_grid
 from diffdiffdepth.scene import GridCamera, LightField
 from shared.errors import DataError
-from shared.files.disk import read_text
+from shared.files.disk import read_text, visible
 from shared.files.images import read_pfm
 
 __all__ = ["is_hci_folder", "load_hci"]
 
+VIEW_NAME = re.compile(r"^input_Cam(?P<number>\d+)\.(png|jpe?g|tiff?|bmp|webp)$", re.I)
+
+
+def _views(folder: str | os.PathLike) -> dict[int, Path]:
+    """The views by their numbers; of two files with one number, a PNG."""
+    found = sorted(visible(folder), key=lambda path: path.suffix.lower() == ".png")
+    return {int(match["number"]): path for path in found if (match := VIEW_NAME.match(path.name))}
+
 
 def is_hci_folder(folder: str | os.PathLike) -> bool:
     """Tell whether the folder holds views named as in the benchmark."""
-    return any(Path(folder).glob("input_Cam*.png"))
+    return bool(_views(folder))
 
 
 def _read_camera(folder: str | os.PathLike) -> GridCamera | None:
@@ -72,8 +82,9 @@ def load_hci(folder: str | os.PathLike, views: ViewChoice = "all") -> LightField
     """
     folder = Path(folder)
     camera = _read_camera(folder)
-    side = _grid_side(folder, camera)
-    paths = {divmod(number, side): folder / f"input_Cam{number:03d}.png" for number in range(side * side)}
+    numbered = _views(folder)
+    side = _grid_side(folder, camera, numbered.keys())
+    paths = {divmod(number, side): numbered[number] for number in range(side * side)}
     light_field = read_grid(folder, paths, (side // 2, side // 2), views)
     size = tuple(light_field.centre.shape[-2:])
     if camera is not None and size != (camera.height, camera.width):
@@ -83,10 +94,8 @@ def load_hci(folder: str | os.PathLike, views: ViewChoice = "all") -> LightField
     return replace(light_field, truth=truth, valid=valid, camera=camera)
 
 
-def _grid_side(folder: Path, camera: GridCamera | None) -> int:
+def _grid_side(folder: Path, camera: GridCamera | None, numbers: Collection[int]) -> int:
     """Views along each side of the grid, after a look at which of them are there."""
-    stems = [path.stem[9:] for path in folder.glob("input_Cam*.png")]
-    numbers = {int(stem) for stem in stems if stem.isdecimal()}
     count = max(numbers, default=-1) + 1
     side = math.isqrt(count) if camera is None else camera.num_cams_x
     if camera is None and side * side != count:

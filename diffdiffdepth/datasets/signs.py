@@ -1,4 +1,4 @@
-"""The signs of a light field's offsets, found from its pictures: which way the views are numbered."""
+"""What a light field's pictures say about its offsets: which way views are numbered, and whether they fit."""
 
 import logging
 
@@ -10,12 +10,17 @@ from diffdiffdepth.scene import LightField
 from shared.geometry.camera import pixel_grid
 from shared.geometry.warp import sample_pixels
 
-__all__ = ["find_offset_signs"]
+__all__ = ["NO_LIGHT_FIELD", "find_offset_signs", "view_faults"]
 
 log = logging.getLogger(__name__)
 
 LONG_SIDE_PX = 256  # the search works on a reduced copy
 STEPS = 41
+FAULTS_SIDE_PX, FAULTS_VIEWS = 128, 16  # of the copy on which the views are compared, and for its disparity
+NO_BETTER = 0.8  # of the error with shuffled views; light fields have 0.4 to 0.8, photos 0.84
+CLEAR_ERROR = 0.05  # mean difference of colour from which views are said to be of something else
+NO_LIGHT_FIELD = "the views do not move like those of a light field: photos, or in a wrong order"
+ODD_VIEW, ODD_EXPOSURE = 2.5, 1.2  # times the error and the brightness of the views around it
 DECIDED = 0.15  # of the votes; 0.2 to 0.4 in light fields with occlusions several pixels wide
 
 
@@ -45,6 +50,44 @@ def find_offset_signs(light_field: LightField, largest_px: float = 6.0) -> tuple
         log.warning("%s: too little occlusion to tell near from far; check the depth", light_field.name)
     flip = -1 if vote <= -DECIDED else 1
     return flip, flip * sign_y
+
+
+@torch.no_grad()
+def view_faults(light_field: LightField, largest_px: float = 6.0) -> tuple[str, ...]:
+    """What is wrong with the order and exposure of the views; `NO_LIGHT_FIELD` for views of something else.
+
+    A disparity per pixel must explain the views better in their places than in shuffled ones. A view is named
+    if it differs from the centre much more than its neighbours in the grid do, or is brighter or darker than
+    they are. Two views next to each other that changed places are not noticed.
+    """
+    factor = max(1, round(max(light_field.centre.shape[-2:]) / FAULTS_SIDE_PX))
+    images = torch.cat([light_field.centre[None], light_field.views])
+    images = F.avg_pool2d(images, factor) if factor > 1 else images
+    level = images.mean((1, 2, 3)).clamp(min=1e-3)
+    images = images * (level[0] / level)[:, None, None, None]
+    offsets, reach = light_field.offsets, largest_px / factor
+    few = torch.linspace(0, len(offsets) - 1, min(FAULTS_VIEWS, len(offsets))).long()
+    shuffled = torch.randperm(len(offsets), generator=torch.Generator().manual_seed(0)).to(offsets.device)
+    part = LightField(images[0], images[1:][few], offsets[few])
+    errors, maps = {}, {}
+    for name, order in (("given", offsets), ("swapped", offsets.flip(1)), ("shuffled", offsets[shuffled])):
+        errors[name], maps[name] = _best_disparity(part, order[few], -reach, reach)
+    best = "swapped" if errors["swapped"] < NO_BETTER * errors["given"] else "given"
+    faults = ["rows and columns of the views seem to be swapped"] if best == "swapped" else []
+    if errors[best] > max(CLEAR_ERROR, NO_BETTER * errors["shuffled"]):
+        return (NO_LIGHT_FIELD,)
+    placed = offsets if best == "given" else offsets.flip(1)
+    off = _warped(LightField(images[0], images[1:], placed), placed, maps[best])[0].mean((1, 2))
+    around = torch.cdist(offsets, offsets).argsort(1)[:, 1:7]
+    relative = off / off[around].median(1).values.clamp(min=1e-3)
+    brightness = level[1:] / level[1:][around].median(1).values
+    for (du, dv), error, ratio in zip(offsets.tolist(), relative.tolist(), brightness.tolist(), strict=True):
+        view = f"the view at column {-du:+.3g}, row {-dv:+.3g} from the centre"
+        if error > ODD_VIEW:
+            faults.append(f"{view} does not agree with the others: out of order, mirrored or damaged")
+        if not 1 / ODD_EXPOSURE < ratio < ODD_EXPOSURE:
+            faults.append(f"{view} is {ratio:.2g} times as bright as those around it")
+    return tuple(faults)
 
 
 def _reduced(light_field: LightField) -> LightField:

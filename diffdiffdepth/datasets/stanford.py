@@ -1,7 +1,7 @@
 """The (New) Stanford Light Field Archive: 17 x 17 rectified views from a gantry, with measured positions.
 
     out_RR_CC_Y_X.png   row, column, and the measured camera position in the order y, x; some scenes have one
-                        more underscore before .png
+                        more underscore before Y or before .png
 
 Positions are irregular by a few per cent, known up to scale, and run in different directions from scene to
 scene: their signs are found once from the pictures (`signs.py`) and kept in `offset_signs.json`.
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 NUMBER = r"-?\d+(?:\.\d+)?"
 VIEW_NAME = re.compile(
-    rf"^out_(?P<row>\d+)_(?P<column>\d+)_(?P<y>{NUMBER})_(?P<x>{NUMBER})_?\.(?:png|jpe?g)$", re.I
+    rf"^out_(?P<row>\d+)_(?P<column>\d+)__?(?P<y>{NUMBER})_(?P<x>{NUMBER})_?\.(?:png|jpe?g)$", re.I
 )
 SIGNS_FILE = "offset_signs.json"
 

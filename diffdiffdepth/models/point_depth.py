@@ -18,6 +18,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat
 from torch import Tensor
 
 from diffdiffdepth.models import diffusion, splatting
+from diffdiffdepth.models.edges import onto_their_sides
 from diffdiffdepth.models.fast import diffusion as fast_diffusion
 from diffdiffdepth.models.fast import splatting as fast_splatting
 from diffdiffdepth.models.splatting import Opacity
@@ -40,7 +41,6 @@ Group = Literal["smoothness", "labels", "weights", "positions"]
 LEAST_SMOOTHNESS = 1e-5  # so that parts without labels are not cut off further than can be solved for
 BARRIER_BLUR_PX = 0.8
 BARRIER_LIMIT = 10.0
-BARRIER_RADIUS_PX = 2
 GROUPS: tuple[Group, ...] = ("smoothness", "labels", "weights", "positions")
 
 
@@ -55,6 +55,8 @@ class DepthOptions:
     initial_smoothness: Literal["gradient", "barrier"] = "gradient"  # the released code's, or see `barrier`
     smoothness_gain: NonNegativeFloat = 6.0  # gradient: Q per unit of image gradient
     barrier_level: PositiveFloat = 0.004  # barrier: image gradient from which Q rises
+    barrier_px: Annotated[int, Field(ge=0, le=10)] = 2  # barrier: widened by so much on either side
+    side_px: Annotated[float, Field(ge=0, le=3)] = 0.0  # so far edge points move onto their own surface
     tolerance: Annotated[float, Field(ge=1e-12, le=0.5)] = 1e-4  # of the diffusion and of its adjoint
 
 
@@ -106,6 +108,7 @@ class PointDepth:
         plain: bool = False,
     ):
         self.options, self.scale = options, scale
+        self.plain = plain
         self._splat = splatting.splat if plain else fast_splatting.splat
         self._diffuse = diffusion.diffuse if plain else fast_diffusion.diffuse
         self.size = tuple(image.shape[-2:])
@@ -122,12 +125,15 @@ class PointDepth:
         self.report = fast_diffusion.DiffusionReport()
         self._start: Tensor | None = None  # the last solution
         self._splatted: tuple[Tensor, Tensor] | None = None
+        self.hiding: Tensor | None = None  # labels by which points hide each other while these move
+        self._frozen: fast_splatting.FrozenSplat | None = None
 
     def choose(self, group: Group | None) -> Tensor | None:
         """Let gradients reach one group only (None: no group); returns its tensor."""
         for name, values in self.groups.items():
             self.groups[name] = values.detach().requires_grad_(name == group)
-        self._splatted = None
+        self._splatted = self._frozen = None
+        self.hiding = self.groups["labels"].detach().clone() if group == "labels" else None
         return None if group is None else self.groups[group]
 
     def dense(self) -> Tensor:
@@ -154,6 +160,10 @@ class PointDepth:
             solution = F.avg_pool2d(solution[None, None], factor)[0, 0]
         return self.scale.decode(solution)
 
+    def restart(self) -> None:
+        """Let the next solve start from nothing."""
+        self._start = None
+
     def solve_steps(self) -> dict[str, float]:
         """Iterations of the last two solves, for the log."""
         forward, adjoint = self.report.forward, self.report.adjoint
@@ -163,16 +173,20 @@ class PointDepth:
         """Label and weight map; kept while no point can have moved."""
         if self._splatted is not None:
             return self._splatted
-        maps = self._splat(
-            self.groups["positions"],
-            self.groups["labels"],
-            torch.exp(-self.groups["weights"]),
-            self.size,
-            near_is_large=self.scale.kind == "disparity",
-            supersampling=self.options.supersampling,
-            half_size=self.options.half_size,
-            opacity=self.options.opacity,
-        )
+        positions, labels = self.groups["positions"], self.groups["labels"]
+        weights = torch.exp(-self.groups["weights"])
+        options = {
+            "near_is_large": self.scale.kind == "disparity",
+            "supersampling": self.options.supersampling,
+            "half_size": self.options.half_size,
+            "opacity": self.options.opacity,
+        }
+        if not self.plain and (labels.requires_grad or weights.requires_grad):  # many steps, points at rest
+            if self._frozen is None:
+                order = labels if self.hiding is None else self.hiding
+                self._frozen = fast_splatting.FrozenSplat(positions, order, self.size, **options)
+            return self._frozen(labels, weights)
+        maps = self._splat(positions, labels, weights, self.size, **options)
         if not any(values.requires_grad for name, values in self.groups.items() if name != "smoothness"):
             self._splatted = maps
         return maps
@@ -192,9 +206,18 @@ class PointDepth:
         self.groups["weights"] = torch.zeros_like(self.groups["labels"])
         self.choose(None)
 
+    @torch.no_grad()
+    def take_sides(self, image: Tensor) -> None:
+        """Move points at depth edges onto the surface that they label, by the map as it is now."""
+        labels, dense = self.groups["labels"], self.scale.encode(self.dense())
+        moved = onto_their_sides(self.groups["positions"], labels, image, dense, self.options.side_px)
+        self.groups["positions"], self._splatted = moved, None
+        self.restart()
+
     def state_dict(self) -> dict[str, Any]:
         groups = {name: values.detach() for name, values in self.groups.items()}
-        return {**groups, "start": self._start, "kind": self.scale.kind, "unit": self.scale.unit}
+        state = {**groups, "start": self._start, "hiding": self.hiding}
+        return {**state, "kind": self.scale.kind, "unit": self.scale.unit}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if tuple(state["smoothness"].shape) != self.size:
@@ -203,7 +226,8 @@ class PointDepth:
         like = self.groups["smoothness"]
         self.groups = {name: state[name].to(like.device) for name in GROUPS}
         self._start = None if state["start"] is None else state["start"].to(like.device)
-        self._splatted = None
+        self.hiding = None if state["hiding"] is None else state["hiding"].to(like.device)
+        self._splatted = self._frozen = None
         self.scale = LabelScale(state["kind"], state["unit"])
 
 
@@ -211,17 +235,17 @@ def initial_smoothness(image: Tensor, options: DepthOptions) -> Tensor:
     """Q [H, W] of an RGB image [3, H, W] before any step.
 
     "gradient" is gain * |grad I|, which hardly holds back the diffusion where edges are faint. "barrier" is
-    log(1 + (|grad I| / level)^3) of the slightly blurred image, at most 10, widened by two pixels. The width
-    matters: pixels of mixed colour next to an outline are explained best by the near surface, and across a
-    barrier as narrow as the outline optimisation lets it flow out over the background.
+    log(1 + (|grad I| / level)^3) of the slightly blurred image, at most 10, widened by `barrier_px`. Within a
+    wide barrier the map is a ramp between the labels on either side; a narrow one needs labels that are on
+    their own side (`side_px`), or the near surface flows out over pixels of mixed colour.
     """
     if options.initial_smoothness == "gradient":
         return options.smoothness_gain * sobel_magnitude(image)
     blurred = cv2.GaussianBlur(image.detach().cpu().permute(1, 2, 0).numpy(), (0, 0), BARRIER_BLUR_PX)
     magnitude = sobel_magnitude(torch.from_numpy(blurred).permute(2, 0, 1).to(image))
     q = torch.log1p((magnitude / options.barrier_level) ** 3).clamp(max=BARRIER_LIMIT)
-    side = 2 * BARRIER_RADIUS_PX + 1
-    return F.max_pool2d(q[None, None], side, stride=1, padding=BARRIER_RADIUS_PX)[0, 0]
+    side = 2 * options.barrier_px + 1
+    return F.max_pool2d(q[None, None], side, stride=1, padding=options.barrier_px)[0, 0]
 
 
 def sobel_magnitude(image: Tensor) -> Tensor:

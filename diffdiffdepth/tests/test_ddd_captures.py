@@ -1,6 +1,7 @@
 """Captured light fields, crosshairs and Stanford's archive: the same views, signs from the pictures."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from diffdiffdepth.datasets.hci import load_hci
-from diffdiffdepth.datasets.signs import find_offset_signs
+from diffdiffdepth.datasets.signs import NO_LIGHT_FIELD, find_offset_signs, view_faults
 from diffdiffdepth.datasets.stanford import SIGNS_FILE, load_stanford
 from diffdiffdepth.inputs import data_kind, load_light_field
 from diffdiffdepth.scene import LightField
@@ -28,7 +29,7 @@ def as_crosshair(field: Path, out: Path, first: int = 1) -> Path:
     return out
 
 
-@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("first", [0, 101])
 def test_crosshair_folder_is_the_same_light_field(small_scenes, tmp_path, first):
     folder = as_crosshair(small_scenes / "still_life", tmp_path / "cross", first)
     assert data_kind(folder) == "crosshair"
@@ -71,7 +72,8 @@ def as_stanford(field: Path, out: Path, sign_x: int, sign_y: int) -> Path:
     for row in range(5):
         for column in range(5):
             x, y = 500 + 8 * sign_x * column + rng.uniform(-0.2, 0.2), 300 + 8 * sign_y * row
-            name = f"out_{row:02d}_{column:02d}_{y:.6f}_{x:.6f}{'_' if row % 2 else ''}.png"
+            more = "_" if row % 2 else ""  # of some scenes of the archive
+            name = f"out_{row:02d}_{column:02d}_{more}{y:.6f}_{x:.6f}{more}.png"
             shutil.copy(field / f"input_Cam{5 * row + column:03d}.png", out / name)
     return out
 
@@ -112,3 +114,22 @@ def test_signs_of_a_cross_and_of_too_little_occlusion(layers, caplog):
     caplog.clear()
     assert find_offset_signs(flat)[0] == 1
     assert "too little occlusion" in caplog.text
+
+
+def test_views_that_do_not_fit_are_named(layers):
+    field = load_light_field(layers)
+    assert field.notes == ()
+
+    def changed(index: int, view: torch.Tensor) -> LightField:
+        views = field.views.clone()
+        views[index] = view
+        return replace(field, views=views)
+
+    (mirrored,) = view_faults(changed(3, field.views[3].flip(-1)))  # row 0, column 3
+    assert "column +1, row -2 from the centre does not agree" in mirrored
+    (darker,) = view_faults(changed(4, 0.6 * field.views[4]))
+    assert "column +2, row -2 from the centre is 0.6 times as bright" in darker
+    (swapped,) = view_faults(replace(field, offsets=field.offsets.flip(1)))
+    assert "rows and columns" in swapped
+    noise = torch.rand(field.views.shape, generator=torch.Generator().manual_seed(0))
+    assert view_faults(replace(field, views=noise)) == (NO_LIGHT_FIELD,)

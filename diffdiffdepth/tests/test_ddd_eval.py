@@ -11,6 +11,7 @@ from diffdiffdepth import evaluation
 from diffdiffdepth.datasets.colmap_scene import ColmapScenes
 from diffdiffdepth.evaluation import corner_views, lab_error, label_errors, measure, scaled_errors
 from diffdiffdepth.inputs import load_light_field
+from diffdiffdepth.models.edges import median_at_edges, onto_their_sides
 from diffdiffdepth.points.store import load_points, perturb_points, save_points
 from diffdiffdepth.published import METHODS, ROW_NAMES, TABLE_1, TABLE_2, paper_scene
 from diffdiffdepth.report import run_tables, summary
@@ -27,23 +28,43 @@ def test_nearest_fill_is_nearest():
             assert filled[y, x] == np.argmin(((positions - [x, y]) ** 2).sum(1))
 
 
-def test_weighted_median_matches_a_plain_loop():
+def test_median_at_edges_matches_a_plain_loop():
     rng = np.random.default_rng(1)
-    values, guide = torch.tensor(rng.uniform(0, 1, (7, 9))), torch.tensor(rng.uniform(0, 0.3, (3, 7, 9)))
-    got = evaluation.weighted_median(values, guide, radius=2, sigma_colour=0.2)
-    for y in range(7):
-        for x in range(9):
+    values, guide = torch.tensor(rng.uniform(0, 0.01, (9, 17))), torch.tensor(rng.uniform(0, 0.1, (3, 9, 17)))
+    values[:, 12:] += 1.0
+    got = median_at_edges(values, guide, 2.0, radius=2, sigma_colour=0.2)
+    assert torch.equal(got[:, :9], values[:, :9])  # three pixels and more from the jump
+
+    def around(y, x, reach):
+        steps = range(-reach, reach + 1)
+        pairs = [(dy, dx) for dy in steps for dx in steps]
+        return [(min(max(y + dy, 0), 8), min(max(x + dx, 0), 16), dy * dy + dx * dx) for dy, dx in pairs]
+
+    def spread(y, x):
+        near = [float(values[v, u]) for v, u, _ in around(y, x, 1)]
+        return max(near) - min(near)
+
+    for y in range(9):
+        for x in range(10, 15):
             entries = []
-            for dy in range(-2, 3):
-                for dx in range(-2, 3):
-                    v, u = min(max(y + dy, 0), 6), min(max(x + dx, 0), 8)
-                    colour = float(((guide[:, v, u] - guide[:, y, x]) ** 2).sum())
-                    weight = np.exp(-colour / 0.08 - (dx * dx + dy * dy) / 8)
-                    entries.append((float(values[v, u]), weight))
+            for v, u, squared in around(y, x, 2):
+                colour = float(((guide[:, v, u] - guide[:, y, x]) ** 2).sum())
+                weight = np.exp(-colour / 0.08 - squared / 2 - min(spread(v, u) / 0.26, 2))
+                entries.append((float(values[v, u]), weight))
             entries.sort()
             running = np.cumsum([weight for _, weight in entries])
             expected = entries[int(np.searchsorted(running, running[-1] / 2))][0]
             assert got[y, x].item() == pytest.approx(expected)
+
+
+def test_points_at_an_edge_move_onto_the_surface_that_they_label():
+    image = torch.zeros(3, 20, 30)
+    image[:, :, 15:] = 0.8  # the near surface; its outline is at x = 14.5
+    dense = torch.where(torch.arange(30) < 17, 0.0, 2.0).expand(20, 30)  # too thin, as before any step
+    positions = torch.tensor([[14.5, 8.0], [14.5, 9.0], [14.5, 10.0], [4.0, 8.0]])
+    labels = torch.tensor([2.0, 0.1, 1.0, 0.0])  # near, far, neither, not at an edge
+    moved = onto_their_sides(positions, labels, image, dense, 0.75)
+    torch.testing.assert_close(moved - positions, torch.tensor([[0.75, 0], [-0.75, 0], [0, 0], [0, 0]]))
 
 
 def test_ten_fits_take_the_smallest():

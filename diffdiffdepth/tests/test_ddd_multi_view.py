@@ -1,6 +1,7 @@
 """Multi-view scenes from COLMAP models: views and points in place, and bad folders are named."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from diffdiffdepth.datasets.colmap_scene import ColmapScenes
+from diffdiffdepth.losses import warp_to_centre
 from shared.errors import DataError
 from shared.files.colmap import ColmapCamera, ColmapModel, read_colmap_model, write_colmap_model
 from shared.files.images import read_image, write_image
@@ -91,19 +93,20 @@ def test_distorted_cameras_are_undone(views):
     assert ours < 0.002 < 0.01 < untouched
 
 
-def test_mixed_sizes_are_named(views):
+def test_a_photo_of_another_shape_is_cut_to_the_centre(views):
+    """One photo is an upright part of itself: its middle, scaled, still shows what the truth says."""
     model = read_colmap_model(views / "sparse" / "0")
-    first = model.cameras[1]
-    model.cameras[2] = ColmapCamera(first.model, 70, 60, first.params)
-    name = "view_03.png"
-    model.images.update(
-        {
-            i: type(im)(im.name, 2, im.world_from_cam, im.keypoints_px, im.point_ids)
-            for i, im in model.images.items()
-            if im.name == name
-        }
-    )
+    first, name = model.cameras[1], "view_03.png"
+    focal, cx, cy = first.params
+    model.cameras[2] = ColmapCamera(first.model, 40, 60, (focal, cx - 20, cy))
+    upright = next(i for i, image in model.images.items() if image.name == name)
+    model.images[upright] = replace(model.images[upright], camera_id=2)
     write_colmap_model(views / "sparse" / "0", model)
-    write_image(views / "images" / name, torch.zeros(3, 60, 70))
-    with pytest.raises(DataError, match="70 x 60 pixels, not 80 x 60"):
-        ColmapScenes(views)[0]
+    write_image(views / "images" / name, read_image(views / "images" / name)[:, :, 20:60])
+    (views / "depth" / "view_03.pfm").unlink()
+    scene = ColmapScenes(views)["view_00.png"]
+    assert scene.views.shape == (3, 3, 60, 80)
+    warped, seen = warp_to_centre(scene, scene.truth)
+    errors = [(w - scene.centre).abs().mean(0)[s[0]].median() for w, s in zip(warped, seen, strict=True)]
+    assert max(errors) < 0.05
+    assert ColmapScenes(views)[name].views.shape == (3, 3, 60, 40)  # and it can be the centre

@@ -16,14 +16,14 @@ from diffdiffdepth.api import DiffusedDepth
 from diffdiffdepth.config import TrainConfig
 from diffdiffdepth.datasets.colmap_scene import ColmapScenes
 from diffdiffdepth.inputs import load_light_field
-from diffdiffdepth.losses import seen_pixels
+from diffdiffdepth.losses import agreement, confidence
 from diffdiffdepth.points.epi import epi_points
 from diffdiffdepth.points.store import load_points
 from diffdiffdepth.predict import export_map
 from diffdiffdepth.published import ROW_NAMES
 from diffdiffdepth.scene import LightField
 from shared.errors import DataError, RunError
-from shared.files.images import read_pfm
+from shared.files.images import read_pfm, write_image
 
 
 def test_eval_reproduces_its_own_file(small_run, capsys):
@@ -97,6 +97,20 @@ def test_predict_leaves_the_embedded_scene_of_a_config_out(small_scenes, few_ste
     assert read_pfm(out / "mine_disparity.pfm").shape == load_light_field(source).centre.shape[1:]
 
 
+def test_names_alone_do_not_make_a_light_field(tmp_path, monkeypatch, capsys):
+    photos, asked = tmp_path / "three_days", []
+    generator = torch.Generator().manual_seed(0)
+    for n in range(15):
+        name = f"walk_{17 + n // 5}_{n % 5 + 1:02d}.png"
+        write_image(photos / name, torch.rand(3, 40, 60, generator=generator))
+    monkeypatch.setattr(predict, "find_cameras", lambda search, source, out: asked.append(source))
+    assert predict._scene_folder(photos, tmp_path / "out", None) == tmp_path / "out" / "scene"
+    assert "--kind light-field" in capsys.readouterr().err
+    assert predict._scene_folder(photos, tmp_path / "out", "photos") == tmp_path / "out" / "scene"
+    assert asked == [photos, photos]
+    assert predict._scene_folder(photos, tmp_path / "out", "light-field") == photos
+
+
 def test_images_of_one_stem_keep_their_maps_apart():
     stems = predict._stems(["a.jpg", "a.png", "left/b.jpg", "2024.01.02.jpg"])
     assert list(stems.values()) == ["a.jpg", "a.png", "left_b", "2024.01.02"]
@@ -112,6 +126,11 @@ def test_predict_covers_all_images_of_a_scene(small_scenes, few_steps, tmp_path)
         depth, truth = np.load(out / f"{stem}_depth.npy"), scenes[name].truth.numpy()
         assert np.median(np.abs(depth / truth - 1)) < 0.15
         assert json.loads((out / f"{stem}.json").read_text())["depth"]["unit"] == "scene units"
+    options = ["--image", "view_00.png", "--max-side", "40", "--preview", "--full-size", "--device", "cpu"]
+    predict.main([str(source), "--out", str(tmp_path / "full"), "--config", str(few_steps), *options])
+    full, small = (read_pfm(tmp_path / "full" / f"view_00{name}_depth.pfm") for name in ("_full", ""))
+    assert (full.shape, small.shape) == ((60, 80), (30, 40))
+    assert (full / scenes[0].truth - 1).abs().median() < 0.15
     count = int((out / "cloud.ply").read_bytes()[:200].split(b"vertex ")[1].split()[0])
     assert 0.8 * 4 * 60 * 80 < count <= 4 * 60 * 80
     with pytest.raises(DataError, match="no pose for 'view_09.png'"):
@@ -136,7 +155,8 @@ def test_light_field_without_camera_claims_no_depth_and_names_with_dots_stay_who
     for name in ("scene.v1", "scene.v2"):
         export_map(tmp_path, name, result_of(scene, scene.truth))
     files = {path.name for path in tmp_path.iterdir() if path.is_file()}
-    endings = ("_disparity.pfm", "_disparity.npy", "_valid.png", ".png", ".ply", ".json")  # and no _depth
+    maps = ("_disparity.pfm", "_disparity.npy", "_valid.png", "_confidence.png")  # and no _depth
+    endings = (*maps, ".png", ".ply", ".json")
     assert files == {f"scene.{version}{ending}" for version in ("v1", "v2") for ending in endings}
     record = json.loads((tmp_path / "scene.v1.json").read_text())
     assert record["depth"].startswith("unknown")
@@ -144,12 +164,22 @@ def test_light_field_without_camera_claims_no_depth_and_names_with_dots_stay_who
     assert not (tmp_path / "scene.v1" / "cameras.json").exists()
 
 
-def test_seen_pixels_leave_out_what_no_view_shows():
+def test_confidence_falls_with_views_colours_and_points():
     centre = torch.rand(3, 20, 30)
-    scene = LightField(centre, centre.expand(2, -1, -1, -1), torch.tensor([[1.0, 0], [2.0, 0]]))
-    seen = seen_pixels(scene, torch.full((20, 30), 4.0))
-    assert seen[:, :25].all()
-    assert not seen[:, 27:].any()
+    views = torch.stack([centre.roll(4 * (n + 1), 2) for n in range(2)])
+    scene = LightField(centre, views, torch.tensor([[1.0, 0], [2.0, 0]]))
+    right = torch.full((20, 30), 4.0)
+    count, error = agreement(scene, right)
+    assert (count[:, :22] == 2).all()
+    assert (count[:, 22:26] == 1).all()
+    assert (count[:, 26:] == 0).all()
+    assert error.max() < 1e-5
+    trust = confidence(scene, right, torch.tensor([[3.0, 10.0]]))
+    assert trust[10, 3] == pytest.approx(1)
+    assert trust[10, 19] == pytest.approx(np.exp(-1), rel=1e-4)  # 16 px from the only point
+    assert (trust[:, 26:] == 0).all()
+    wrong = confidence(scene, right - 1, torch.tensor([[3.0, 10.0]]))
+    assert wrong[:, :20].mean() < 0.1 * trust[:, :20].mean()
 
 
 def test_check_reports_every_kind_of_data(small_scenes, tmp_path, capsys):
@@ -199,7 +229,7 @@ def test_points_are_found_once_and_used_again(small_scenes, tmp_path, capsys):
     torch.testing.assert_close(stored.positions_px, found.positions_px, rtol=0, atol=0)
 
 
-def test_table_runs_what_is_missing_and_prints_it(small_scenes, few_steps, small_run, tmp_path, capsys):
+def test_table_runs_what_is_missing_and_prints_it(few_steps, small_run, tmp_path, capsys, monkeypatch):
     shutil.copytree(small_run, tmp_path / "light_field", ignore=shutil.ignore_patterns("eval.json"))
     command = ["--out", str(tmp_path), "--device", "cpu", "--rows", "light_field"]
     table.main([*command, "--config", str(small_run / "config.yaml")])
@@ -207,5 +237,9 @@ def test_table_runs_what_is_missing_and_prints_it(small_scenes, few_steps, small
     assert printed.count("Table 2 of the paper, and this run") == 1
     assert (tmp_path / "light_field" / "eval.json").exists()
     assert "| Method |" in (tmp_path / "table.md").read_text()
+    monkeypatch.delenv("REAL_DATA", raising=False)
+    table.main([*command[:-1], "ablation", "--config", str(few_steps)])
+    printed = capsys.readouterr().out
+    assert all(row in printed for row in ("diffusion", *table.ABLATION, "+ median"))
     with pytest.raises(DataError, match="no HCI scene"):
         table.main(["--hci", str(tmp_path), "--out", str(tmp_path)])

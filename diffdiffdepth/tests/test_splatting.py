@@ -70,6 +70,11 @@ def test_agrees_with_the_plain_twin(size, factor, half_size, near_is_large, opac
             torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
         for a, b in zip(torch.autograd.grad(found, points, directions), wanted, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-10)
+        frozen = splatting.FrozenSplat(*points[:2], size, **options)(*points[1:])
+        for a, b in zip(frozen, expected, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)  # entries that hardly show are left out
+        for a, b in zip(torch.autograd.grad(frozen, points[1:], directions), wanted[1:], strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("opacity", ["analytic", "quadrature"])

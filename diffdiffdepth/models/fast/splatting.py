@@ -2,7 +2,8 @@
 
 Every (point, pixel) pair within the kernel is one entry. Entries are sorted once by pixel, front to back
 within a pixel, and as log T is a sum, one running sum over all entries gives every transmittance: no tiles,
-no limit on the points per pixel, memory linear in the points.
+no limit on the points per pixel, memory linear in the points. While only labels or only weights move, both
+maps are linear in them: `FrozenSplat` keeps the entries that show, and a splat is one sum over them.
 """
 
 import math
@@ -22,9 +23,10 @@ from diffdiffdepth.models.splatting import (
 )
 from shared.geometry import check_shape
 
-__all__ = ["splat"]
+__all__ = ["FrozenSplat", "splat"]
 
 ENTRIES_PER_BAND = 1 << 17
+HIDDEN = 1e-7  # entries of less opacity and less weight than this are left out of a frozen splat
 
 
 def splat(
@@ -39,15 +41,72 @@ def splat(
     opacity: Opacity = "analytic",
 ) -> tuple[Tensor, Tensor]:
     """As `models.splatting.splat`. Raises ValueError on wrong shapes or NaN."""
-    count = {"n": labels.numel()}
-    named = (("positions_px", positions_px, "n 2"), ("labels", labels, "n"), ("weights", weights, "n"))
-    for name, values, layout in named:
-        check_shape(values, layout, name, count)
-        if not torch.isfinite(values).all():
-            raise ValueError(f"{name} of the points contain NaN or infinity")
+    _check_points(positions_px, labels, weights)
     fine = (size[0] * supersampling, size[1] * supersampling)
     positions_px = (positions_px + 0.5) * supersampling - 0.5
     return _Splat.apply(positions_px, labels, weights, fine, near_is_large, half_size, opacity)
+
+
+class FrozenSplat:
+    """The splat of points that stay where they are, and stay in their order from front to back.
+
+    Called with labels and weights [n] it returns what `splat` does, as long as the labels have the order of
+    those it was made with; beyond that, the points keep hiding each other as they did. Takes the arguments of
+    `splat` but the weights. Differentiable in labels and weights.
+    """
+
+    @torch.no_grad()
+    def __init__(
+        self,
+        positions_px: Tensor,
+        labels: Tensor,
+        size: tuple[int, int],
+        *,
+        near_is_large: bool,
+        supersampling: int = 1,
+        half_size: int = 3,
+        opacity: Opacity = "analytic",
+    ):
+        _check_points(positions_px, labels, labels)
+        self.size = (size[0] * supersampling, size[1] * supersampling)
+        positions = (positions_px + 0.5) * supersampling - 0.5
+        front_to_back = torch.sort(labels, descending=near_is_large, stable=True).indices
+        parts = []
+        for band in _bands(positions, front_to_back, self.size, half_size):
+            order = torch.sort(band.pixel, stable=True).indices
+            seen = band.transmittance(order)
+            by_label = band.opacity(opacity)[0].mul_(seen).flatten()
+            by_weight = band.weight()[0].mul_(seen).flatten()
+            shows = (by_label > HIDDEN) | (by_weight > HIDDEN)
+            shown = (shows & (band.pixel < band.pixel_count)).nonzero()[:, 0]
+            point = band.points.index_select(0, shown // seen[0].numel())
+            pixel = band.pixel.index_select(0, shown) + band.rows.start * self.size[1]
+            parts.append((pixel, point.int(), by_label[shown], by_weight[shown]))
+        self._pixel, self._point, self._by_label, self._by_weight = (
+            torch.cat(column) for column in zip(*parts, strict=True)
+        )
+
+    def __call__(self, labels: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Label map and weight map, both of the fine size."""
+        _check_points(None, labels, weights)
+        pairs = ((labels, self._by_label), (weights, self._by_weight))
+        return tuple(self._sum(values, factors) for values, factors in pairs)
+
+    def _sum(self, values: Tensor, factors: Tensor) -> Tensor:
+        entries = values.index_select(0, self._point) * factors
+        sums = values.new_zeros(self.size[0] * self.size[1])
+        return sums.index_add(0, self._pixel, entries).view(self.size)
+
+
+def _check_points(positions_px: Tensor | None, labels: Tensor, weights: Tensor) -> None:
+    count = {"n": labels.numel()}
+    named = (("positions_px", positions_px, "n 2"), ("labels", labels, "n"), ("weights", weights, "n"))
+    for name, values, layout in named:
+        if values is None:
+            continue
+        check_shape(values, layout, name, count)
+        if not torch.isfinite(values).all():
+            raise ValueError(f"{name} of the points contain NaN or infinity")
 
 
 class _Band:
@@ -110,6 +169,11 @@ class _Band:
         after = sums.index_select(0, self.pixel).sub_(before).sub_(flat)
         return before.to(values.dtype).view_as(values), after.to(values.dtype).view_as(values)
 
+    def transmittance(self, order: Tensor) -> Tensor:
+        """T of every entry; `order` sorts them by pixel."""
+        depth, _ = self.sum_before(self.profile, order)
+        return depth.clamp_(min=0).mul_(-ATTENUATION).exp_()
+
     def summed(self, values: Tensor) -> Tensor:
         """Sum of the entries of every pixel, [rows, width]."""
         sums = values.new_zeros(self.pixel_count + 1).index_add_(0, self.pixel, values.flatten())
@@ -143,8 +207,7 @@ class _Splat(torch.autograd.Function):
         saved = []
         for band in _bands(positions, front_to_back, size, half_size):
             order = torch.sort(band.pixel, stable=True).indices
-            depth, _ = band.sum_before(band.profile, order)
-            seen = depth.clamp_(min=0).mul_(-ATTENUATION).exp_()  # T
+            seen = band.transmittance(order)
             alpha, weight = band.opacity(opacity)[0], band.weight()[0]
             label_map[band.rows] = band.summed(alpha.mul_(seen).mul_(labels[band.points, None, None]))
             weight_map[band.rows] = band.summed(weight.mul_(seen).mul_(weights[band.points, None, None]))
