@@ -1,5 +1,7 @@
 """The losses against published fixtures, and who gives gradient to what."""
 
+import math
+
 import pytest
 import torch
 
@@ -70,7 +72,20 @@ def test_a_soft_pick_gives_the_constant_term_its_gradient():
     assert found["aif"][0] == 0  # its target stays detached
 
 
-def test_terms_of_weight_zero_are_left_out():
+def test_every_term_has_its_own_weight_and_is_left_out_at_zero():
+    images, rendered = torch.rand(2, 1, 3, 3, 24, 32, generator=torch.Generator().manual_seed(0))
+    q, sigma = 0.2 + 0.1 * images[:, 0, :1], torch.arange(3.0)[:, None, None].expand(1, 3, 24, 32)
+    prediction, coarse = Prediction(q, rendered[:, 2], sigma), images[:, 0]
+    options = LossOptions(recon=2, sharp=3, aif=4, aif_blur=5, coarse_blur=6, smooth=7)
+    expected = {
+        "recon": 2 * mix(rendered[0], images[0]),
+        "sharp": 3 * (sharpness(rendered[0]) - sharpness(images[0])).abs().mean(),
+        "aif": 4 * mix(prediction.aif, coarse),
+        "aif_blur": 5 * blur_loss(prediction.aif),
+        "coarse_blur": 6 * blur_loss(coarse),
+        "smooth": 7 * smooth_loss(prediction, options),
+    }
+    torch.testing.assert_close(selfsup_losses(prediction, rendered, images, options), expected)
     assert set(step(LossOptions(aif=0, aif_blur=0, coarse_blur=0, smooth=0))) == {"recon"}
 
 
@@ -88,7 +103,11 @@ def test_supervision_ignores_invalid_truth():
     terms = supervised_losses(prediction, depth, depth.isfinite(), prediction.aif, "both")
     assert terms["depth"].item() == pytest.approx(0, abs=1e-6)
     assert terms["aif"].item() == pytest.approx(0, abs=1e-4)
+    other = torch.rand(1, 3, 12, 12)
+    aif = supervised_losses(prediction, depth, depth.isfinite(), other, "aif")
+    torch.testing.assert_close(aif, {"aif": 100 * mix(prediction.aif, other)})
     terms = supervised_losses(prediction, 2 * depth, depth.isfinite(), prediction.aif, "depth")
+    assert terms["depth"].item() == pytest.approx(100 * math.log(2))
     terms["depth"].backward()
     assert set(terms) == {"depth"}
     assert q.grad.isfinite().all()

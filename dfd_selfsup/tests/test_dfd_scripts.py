@@ -93,9 +93,14 @@ def test_training_leaves_a_whole_run_folder(run_folder):
     }  # fmt: skip
     assert results["mean"]["oracle"]["abs_rel"] < 1e-6
     assert results["mean"]["selfsup"]["psnr"] > 5
+    assert (results["test_stacks"], results["train_stacks"], results["depth_limits_m"]) == (2, 3, [0.7, 6.0])
     for name in ("config.yaml", "metrics.jsonl", "report.html", "test_stacks.png", "checkpoints/best.pt"):
         assert (run_folder / name).stat().st_size > 0
     logged = (run_folder / "metrics.jsonl").read_text()
+    errors = [row["validation_loss"] for row in logged_losses(run_folder) if "validation_loss" in row]
+    assert min(errors) > 0
+    best = load_checkpoint(run_folder / "checkpoints" / "best.pt").step
+    assert errors[best // 3 - 1] == min(errors)
     assert all(
         f'"{name}"' in logged for name in ("recon", "aif_blur", "coarse_blur", "smooth", "validation_loss")
     )

@@ -1,6 +1,7 @@
 """What a step of training draws and how far it moves: order, crops, shares, rates; no network."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from dfd_selfsup import train
 from dfd_selfsup.config import TrainConfig
 from dfd_selfsup.datasets.splits import StackSet
 from dfd_selfsup.datasets.stack import focal_stack
+from dfd_selfsup.models.heads import Prediction
 from shared.errors import RunError
 
 COUNT = 5
@@ -68,6 +70,19 @@ def test_noise_has_the_strength_that_was_asked_for(stacks: StackSet) -> None:
     inside = (clean > 0.1) & (clean < 0.9)
     assert (noisy - clean)[inside].std().item() == pytest.approx(0.02, rel=0.05)
     assert noisy.min() >= 0
+
+
+def test_a_guide_leads_ever_less_and_then_no_more(stacks: StackSet) -> None:
+    config = TrainConfig(batch_size=2, guide_steps=3)
+    batch = train.draw_batch(1, config, stacks)[0]
+    batch = replace(batch, images=torch.rand(batch.images.shape, generator=torch.Generator().manual_seed(0)))
+    q = torch.full((2, 1, 20, 24), 0.3)
+    prediction = Prediction(q, batch.images[:, 0], batch.defocus.sigma_px(q))
+    terms = [train.loss_terms(step, config, prediction, batch) for step in range(1, 5)]
+    guides = [term["guide"].item() for term in terms[:3]]
+    assert [guide / guides[0] for guide in guides] == pytest.approx([1, 2 / 3, 1 / 3])
+    assert guides[0] > 0
+    assert "guide" not in terms[3]
 
 
 def test_rates_rise_and_fall_by_half_a_cosine() -> None:

@@ -203,16 +203,16 @@ def test_wrapped_depth_overflows_at_6_55_metres():
 
 
 def test_nyuv2_released_validation_is_part_of_the_test_set(tmp_path):
-    for split, count in (("train", 4), ("test", 10)):
+    for split, count in (("train", 20), ("test", 10)):
         for index in range(count):
             write_image(tmp_path / f"{split}_rgb" / f"{index:04d}.png", picture())
     released, held_out = (
         nyuv2.nyuv2_splits(tmp_path, DataConfig(validation=kind)) for kind in ("released", "train_holdout")
     )
-    assert [len(released[split]) for split in ("train", "validation", "test")] == [4, 2, 10]
-    assert [len(held_out[split]) for split in ("train", "validation", "test")] == [3, 1, 10]
+    assert [len(released[split]) for split in ("train", "validation", "test")] == [20, 2, 10]
+    assert [len(held_out[split]) for split in ("train", "validation", "test")] == [18, 2, 10]
     ends = {"test_fs5.*0008": released["validation"][0], "test_fs5.*0009": released["test"][-1]}
-    ends |= {"train_fs5.*0003": held_out["validation"][0], "train_fs5.*0002": held_out["train"][-1]}
+    ends |= {"train_fs5.*0018": held_out["validation"][0], "train_fs5.*0017": held_out["train"][-1]}
     for missing, load in ends.items():
         with pytest.raises(DataError, match=missing):
             load()
@@ -252,10 +252,15 @@ def test_defocusnet_layout(tmp_path, monkeypatch):
     # 7.2 mm / 1.2 = 6 mm of aperture, pixels of 5.6 um: F times the radius of a point at infinity
     torch.testing.assert_close(stack.defocus.gain_px, focus_m * 3e-3 * 7.2e-3 / (focus_m - 7.2e-3) / 5.6e-6)
     assert stack.depth.unique().tolist() == [1.5]
-    assert splits["test"][0]().depth.max() == 3  # clipped
+    last = splits["test"][0]
+    assert last().depth.max() == 3  # clipped
+    for scene in range(20):
+        write_image(tmp_path / "larger" / f"{scene:06d}_00All.png", picture())
+    splits = defocusnet.defocusnet_splits(tmp_path / "larger")
+    assert [len(splits[name]) for name in ("train", "validation", "test")] == [16, 1, 3]
     (tmp_path / "000003_04All.png").unlink()
     with pytest.raises(DataError, match="4 slices"):
-        splits["test"][0]()
+        last()
 
 
 def test_exr_is_converted_once(tmp_path, monkeypatch):
