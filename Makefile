@@ -26,7 +26,7 @@ endif
 PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --dist loadscope
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-all lint bench gpu-check docs results clean $(foreach p,$(PAPERS),train-$(p) eval-$(p) table-$(p))
+.PHONY: help setup test test-all mutants lint bench gpu-check docs results clean $(foreach p,$(PAPERS),train-$(p) eval-$(p) table-$(p))
 
 help: ## this list
 	@echo "usage: make TARGET [CONFIG=file.yaml] [ARGS=\"...\"] [PYTHON=python]"
@@ -77,6 +77,9 @@ test: $(READY) ## all tests a newcomer needs (at most 6 minutes on two cores)
 
 test-all: $(READY) ## also the slow ones
 	$(PYTEST) $(ARGS)
+
+mutants: $(READY) ## small mistakes made on purpose: which does no test notice? (ARGS=FILE, minutes each)
+	OMP_NUM_THREADS=1 $(PY) -m benchmarks.mutants $(ARGS)
 
 lint: $(READY) ## ruff, and the types by pyrefly
 	$(PY) -m ruff check .

@@ -1,9 +1,12 @@
 """DAIF-Net: size, invariances, heads, dead outputs, and the released checkpoints."""
 
+import math
+
 import pytest
 import torch
 
 from dfd_selfsup.models.daif_net import DaifNet, pad_to_multiple
+from dfd_selfsup.models.focus_measure import focus_response, sharpest_slices
 from dfd_selfsup.models.heads import StackModel, coarse_aif, raw_depth_to_metres
 from dfd_selfsup.models.options import HeadOptions, NetworkOptions
 from dfd_selfsup.models.released import ALIVE, alive_shares, load_released, revive, swap_red_and_blue
@@ -79,6 +82,24 @@ def test_model_takes_any_size_and_stays_in_range(depth, aif):
     assert 0 <= out.aif.min() <= out.aif.max() <= 1
     if depth in ("norm", "inverse", "refine"):
         assert 0.499 < out.depth.min() <= out.depth.max() < 8.001
+
+
+def test_what_the_network_is_given_and_how_its_maps_are_read():
+    """Shipped weights know these numbers."""
+    images, defocus = torch.rand(1, 3, 3, 16, 16), Defocus.thin_lens(Lens(50, 8, 12), [1.0, 2.0, 4.0])
+    raw, given = torch.tensor([0.1, -0.2, 0.0, 0.25])[None, :, None, None].expand(1, 4, 16, 16), {}
+    for name in ("metres", "inverse", "sharpest"):
+        model = StackModel(NetworkOptions(4), HeadOptions("inverse", "sharpest", 0.5, 8, name))
+        model.network.forward = lambda stack, name=name: given.update({name: stack[0]}) or raw
+        out = model(images, defocus)
+    share, sharp = 1 / (1 + math.exp(-4 * 0.25)), focus_response(images, "ring")[0] ** 4
+    torch.testing.assert_close(out.q, torch.full((1, 1, 16, 16), 1 / 8 + (2 - 1 / 8) * share))
+    torch.testing.assert_close(out.aif, (sharpest_slices(images, "ring") + 0.2 * raw[:, :3]).clamp(0, 1))
+    inverse = (torch.tensor([1.0, 0.5, 0.25])[:, None, None].expand(3, 16, 16) - 1 / 8) / (2 - 1 / 8)
+    planes = {"metres": torch.tensor([1.0, 2.0, 4.0])[:, None, None].expand(3, 16, 16), "inverse": inverse}
+    planes["sharpest"] = (0.2 + 0.8 * inverse) * sharp / sharp.sum(0)
+    for name, plane in planes.items():
+        torch.testing.assert_close(given[name], torch.cat([images[0], plane[:, None]], 1))
 
 
 def test_norm_head_reaches_far_and_near():

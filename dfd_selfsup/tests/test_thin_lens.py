@@ -54,6 +54,22 @@ def test_halving_the_picture_halves_the_blur():
     assert half.blur_at_infinity_px(1.5) == pytest.approx(NYU.blur_at_infinity_px(1.5) / 2)
     with pytest.raises(ValueError, match="squashes"):
         NYU.resized((240, 320), (256, 256))
+    assert NYU.resized((240, 320), (10, 14)).pixel_pitch_um < 12 * 24  # by a pixel small sizes may differ
+    with pytest.raises(ValueError, match="squashes"):
+        NYU.resized((240, 320), (10, 15))
+
+
+def test_slices_are_sorted_and_without_a_lens_only_the_order_counts():
+    metric, order = Defocus.by_distance([4, 1, 2], NYU)
+    assert (metric.kind, order, (1 / metric.focus_q).tolist()) == ("metric", [1, 2, 0], [1, 2, 4])
+    gains = [f * NYU.blur_at_infinity_px(f) for f in (1, 2, 4)]
+    assert metric.gain_px.tolist() == pytest.approx(gains)
+    ordered, again = Defocus.by_distance([4, 1, 2])
+    assert (ordered.kind, again, ordered.focus_q.tolist()) == ("order", order, [2, 1, 0])
+    assert ordered.gain_px.tolist() == [1, 1, 1]
+    assert ordered.to(torch.zeros(1).double()).focus_q.dtype == torch.float64
+    corrected, _ = Defocus.by_distance([4, 1, 2], NYU, breathing_corrected=True)
+    assert corrected.gain_px.tolist() == pytest.approx([0.05**2 / (2 * 12e-6 * 8)] * 3)
 
 
 @pytest.mark.parametrize(
@@ -62,8 +78,9 @@ def test_halving_the_picture_halves_the_blur():
      ([1, 2, 1], "equal"), ([1, 0.05], "focal length")],
 )  # fmt: skip
 def test_impossible_focus_distances_are_refused(focus, reason):
-    with pytest.raises(ValueError, match=reason):
-        check_focus_m(focus, NYU)
+    for refuse in (lambda: check_focus_m(focus, NYU), lambda: Defocus.thin_lens(NYU, focus)):
+        with pytest.raises(ValueError, match=reason):
+            refuse()
 
 
 def test_a_stack_without_lens_knows_no_metres():
@@ -73,7 +90,8 @@ def test_a_stack_without_lens_knows_no_metres():
         defocus.sigma_at_depth_px(torch.ones(1, 1, 1, 1))
 
 
-@pytest.mark.parametrize("bad", [(0, 8, 12), (50, -1, 12), (50, 8, float("nan"))])
+@pytest.mark.parametrize("bad", [(0, 8, 12), (50, -1, 12), (50, 8, float("nan")), (50, float("inf"), 12)])
 def test_impossible_lenses_are_refused(bad):
+    assert Lens(0.9, 0.95, 0.8).aperture_m < 1e-3  # small ones are not
     with pytest.raises(ValueError, match="positive"):
         Lens(*bad)

@@ -105,6 +105,16 @@ def test_a_surface_hides_what_is_behind_it_by_a_bin_or_two(rule, bins):
         assert (~visible).nonzero().flatten().tolist() == hidden
 
 
+@pytest.mark.parametrize(("short_px", "last"), [(0.03, 28), (0.1, 29)])
+def test_what_lands_between_pixels_needs_both(short_px, last):
+    """The wall lands 33 px to the right, or a little less: then its colours come from two pixels."""
+    dense = torch.full((41, 100), 16.5)
+    dense[0], dense[1], dense[2:, 20:25] = 0.0, 32.0, 18.5
+    images, offsets = torch.zeros(1, 3, 41, 100), torch.tensor([[2 - short_px / 16.5, 0]])
+    _, visible = warp_to_centre(LightField(images[0], images, offsets), dense)
+    assert (~visible[0, 0, 20, :67]).nonzero().flatten().tolist() == list(range(25, last + 1))
+
+
 def test_hidden_pixels_are_found_and_a_map_nobody_sees_costs_nothing():
     scene = light_field(((2, 0),))
     warped, visible = warp_to_centre(scene, scene.truth)
@@ -211,6 +221,10 @@ def test_edges_of_the_error_are_rewarded():
     lump[5:9, 5:9] += 4
     concentrated = loss(lump)
     assert concentrated["edge"] < evenly["edge"] < 0
+    warped, visible = warp_to_centre(scene, lump)
+    error = ((warped - scene.centre).abs().mean(1) * visible[:, 0]).sum(0) / visible.sum((0, 1)).clamp(min=1)
+    magnitude = np.hypot(*(ndimage.sobel(error.numpy(), axis, mode="nearest") for axis in (0, 1)))
+    assert concentrated["edge"].item() == pytest.approx(-magnitude.mean(), rel=0.01)
     torch.testing.assert_close(evenly["total"], evenly["data"] + evenly["edge"])
 
 
@@ -223,6 +237,8 @@ def test_smoothness_and_ssim_have_the_right_sign_and_scale():
     edges = [np.abs(ndimage.sobel(channel, 1, mode="nearest")) for channel in scene.centre.numpy()]
     expected = (slope * torch.exp(-torch.from_numpy(np.mean(edges, 0)))).mean()
     torch.testing.assert_close(steep["smoothness"], expected)
+    blurred = ReprojectionLoss(scene, LossWeights(edge=0, smoothness=0.03, blur_px=1.0))(x)
+    torch.testing.assert_close(blurred["smoothness"], expected)  # by the edges of the sharp image
     torch.testing.assert_close(steep["total"], steep["data"] + 0.03 * expected)
     flat = ReprojectionLoss(scene, LossWeights(edge=0, smoothness=1))(torch.ones_like(x))
     assert flat["smoothness"] == 0  # also at the border

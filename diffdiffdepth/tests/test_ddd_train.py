@@ -151,6 +151,7 @@ def test_state_survives_added_points():
     scene = light_field(60)
     model = model_of(scene)
     dense = model.dense()
+    model.groups["weights"] = model.groups["weights"] + 0.3
     model.add_points(torch.tensor([[3.0, 4.0], [10.0, 2.0]]), dense)
     assert len(model.points()) == 62
     torch.testing.assert_close(model.points().labels[60], dense[4, 3])
@@ -184,6 +185,8 @@ def test_gradient_and_edges_of_the_image():
     slopes = [ndimage.sobel(grey, axis, mode="reflect") / 4 for axis in (0, 1)]
     expected = np.sqrt((slopes[0] ** 2 + slopes[1] ** 2) / 2)
     np.testing.assert_allclose(point_depth.sobel_magnitude(image).numpy(), expected, atol=1e-5)
+    smoothness = point_depth.initial_smoothness(image, DepthOptions(smoothness_gain=3.0))
+    np.testing.assert_allclose(smoothness.numpy(), 3 * expected, atol=1e-5)
     step = torch.zeros(3, 20, 30)
     step[0, :, 15:] = 1
     step[1, 5:] = 1  # green does not count

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 import torchvision
 
-from nvs_depth.models.decoders import DepthDecoder, ViewDecoder, _decode, activate_depth
+from nvs_depth.models.decoders import DepthDecoder, DepthMaps, ViewDecoder, _decode, activate_depth
 from nvs_depth.models.encoder import ResNet18Trunk, StridedPointwise, load_imagenet
 from nvs_depth.models.options import DEPTH_RANGES, ModelOptions
 from nvs_depth.models.synthesis import SynthesisNetwork, View
@@ -232,6 +232,18 @@ def test_a_blended_view_goes_from_what_is_painted_to_what_the_depth_fetches():
     torch.testing.assert_close(shown, fetched)
     torch.testing.assert_close(half, (painted + fetched) / 2)
     assert (painted - fetched).abs().mean() > 0.05
+
+
+@pytest.mark.parametrize("kind", ["direct_warp", "two_pass", "zeros"])
+def test_only_the_direct_warp_asks_for_the_depth_of_the_source(kind):
+    network = small(target_features=kind).eval()
+    source, _, pose = inputs(1)
+    with torch.no_grad():
+        view = network.encode(source)
+        pyramid = [1.3 * depth for depth in view.depth.pyramid]
+        farther = view._replace(depth=DepthMaps(view.depth.full, pyramid))
+        depths = [network.render(v, source.K, pose).depth.full for v in (view, farther)]
+    assert torch.equal(*depths) == (kind != "direct_warp")
 
 
 def test_training_pass_equals_encode_and_render_in_evaluation_mode():
