@@ -67,7 +67,8 @@ def test_slices_are_sorted_and_without_a_lens_only_the_order_counts():
     ordered, again = Defocus.by_distance([4, 1, 2])
     assert (ordered.kind, again, ordered.focus_q.tolist()) == ("order", order, [2, 1, 0])
     assert ordered.gain_px.tolist() == [1, 1, 1]
-    assert ordered.to(torch.zeros(1).double()).focus_q.dtype == torch.float64
+    double = ordered.to(torch.zeros(1).double())
+    assert double.focus_q.dtype == double.gain_px.dtype == torch.float64
     corrected, _ = Defocus.by_distance([4, 1, 2], NYU, breathing_corrected=True)
     assert corrected.gain_px.tolist() == pytest.approx([0.05**2 / (2 * 12e-6 * 8)] * 3)
 

@@ -4,6 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from nvs_depth.config import TrainConfig
+from nvs_depth.datasets.pairs import PairBatch
 from nvs_depth.losses import (
     LossOptions,
     LossWeights,
@@ -15,13 +17,15 @@ from nvs_depth.losses import (
     photometric_reprojection,
     smoothness,
 )
+from nvs_depth.models.decoders import DepthMaps
 from nvs_depth.models.options import ModelOptions
-from nvs_depth.models.synthesis import SynthesisNetwork, View
+from nvs_depth.models.synthesis import RenderedView, SynthesisNetwork, TrainingOutputs, View
+from nvs_depth.train import step_terms
 from shared.errors import DataError
 from shared.geometry.camera import intrinsics_matrix, invert_pose, resize_intrinsics
 from shared.geometry.trajectories import so3_exp
 from shared.geometry.warp import backward_warp
-from shared.quality.losses import VggFeatures
+from shared.quality.losses import VggFeatures, perceptual_loss
 
 SIDE = 64
 K = intrinsics_matrix(70, 70, 31.5, 31.5)[None]
@@ -181,9 +185,11 @@ def network_terms(weights, options=None, vgg=None, **model):
 
 def test_terms_follow_their_weights():
     vgg = VggFeatures(weights="random", normalisation="imagenet_on_signed", taps=("relu1_2",))
-    _, _, terms = network_terms(LossWeights(), vgg=vgg)
+    _, outputs, terms = network_terms(LossWeights(), vgg=vgg)
     assert set(terms) == {"reconstruction", "perceptual", "photometric", "consistency", "smoothness"}
     assert all(torch.isfinite(t) and t > 0 for t in terms.values())
+    expected = perceptual_loss(vgg, outputs.rendered.images[0], smooth_image(7, 2), size=224)
+    torch.testing.assert_close(terms["perceptual"], expected)
     _, _, terms = network_terms(LossWeights(0, 0, 100, 0, 0))
     assert set(terms) == {"photometric"}
 
@@ -201,6 +207,32 @@ def test_what_each_term_supervises():
     assert [reaches("consistency", d) for d in (new, read, own)] == [True, True, False]
     assert [reaches("smoothness", d) for d in (new, read, own)] == [False, True, True]
     assert [reaches("reconstruction", d) for d in outputs.rendered.depth.pyramid] == [True] * 5
+    expected = smoothness(read, smooth_image(7, 2)) + smoothness(own, smooth_image(6, 2))
+    torch.testing.assert_close(terms["smoothness"], expected)
+    _, outputs, terms = network_terms(weights, LossOptions(consistency_stop_gradient=True))
+    depths = outputs.rendered.depth.full, outputs.depth_target_image.full
+    assert [reaches("consistency", d) for d in depths] == [True, False]
+
+
+def test_a_step_looks_from_the_target_into_the_source_by_the_cameras_of_each():
+    depth, from_target = sloped_depth(), small_motion()
+    source, K_target = smooth_image(0), intrinsics_matrix(60, 64, 30.0, 33.0)[None]
+    target = backward_warp(source, depth, K, K_target, from_target)[0]
+    known = torch.ones_like(depth, dtype=torch.bool)
+    pair = (source, target, depth, depth, known, known, K, K_target, invert_pose(from_target))
+    maps = DepthMaps(depth, [])
+    outputs = TrainingOutputs(RenderedView([target], maps), maps, maps)
+    options = LossOptions(photometric_scales="full")
+    config = TrainConfig(weights=LossWeights(0, 0, 1, 0, 0), losses=options)
+    terms = step_terms(lambda *_: outputs, PairBatch(*pair, torch.zeros(1, 2)), config, None)
+    assert terms["photometric"] < 1e-4
+
+
+def test_beyond_80_units_depth_makes_no_difference():
+    source, target, pose = smooth_image(3), smooth_image(4), small_motion()
+    depths = [torch.full((1, 1, SIDE, SIDE), value) for value in (40.0, 80.0, 100.0)]
+    nearer, limit, beyond = (photometric([depth], source, target, pose) for depth in depths)
+    assert nearer != limit == beyond
 
 
 def test_the_predecessors_terms_supervise_the_new_views_depth():
@@ -223,6 +255,14 @@ def test_both_images_are_supervised_on_the_maps_asked_for():
     of_source = photometric(maps[:4], *images[::-1], pose)
     of_target = photometric(maps[6:10], *images, invert_pose(pose))
     torch.testing.assert_close(terms["photometric"], (of_source + of_target) / 2)
+
+
+@pytest.mark.parametrize(("kind", "rule"), [("released", "imagenet_on_signed"), ("imagenet", "imagenet")])
+def test_what_the_perceptual_network_is_given(monkeypatch, kind, rule):
+    monkeypatch.setattr(
+        "nvs_depth.losses.VggFeatures", lambda weights, normalisation: (weights, normalisation)
+    )
+    assert perceptual_network(LossOptions(perceptual_input=kind)) == (None, rule)
 
 
 def test_missing_vgg_weights_say_what_to_fetch(tmp_path):

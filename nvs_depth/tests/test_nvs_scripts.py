@@ -258,6 +258,7 @@ def test_published_learning_rate():
     rate = [learning_rate(1 + epoch * 100, 100, config) / 6e-5 for epoch in range(25)]
     assert rate[:10] == [1.0] * 10
     assert rate[10] == pytest.approx(1 - 1 / 31)
+    assert learning_rate(1000, 100, config) == 6e-5  # the last step of the tenth epoch
     assert rate[24] == pytest.approx(1 - 15 / 31)  # stops at 0.516, not at 0
     config.decay_steps, config.steps = 10, 20
     assert learning_rate(10, 100, config) == 6e-5
