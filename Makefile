@@ -26,7 +26,7 @@ endif
 PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --dist loadscope
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-all mutants lint bench gpu-check docs results clean $(foreach p,$(PAPERS),train-$(p) eval-$(p) table-$(p))
+.PHONY: help setup test test-all test-lowest mutants lint bench gpu-check docs results clean $(foreach p,$(PAPERS),train-$(p) eval-$(p) table-$(p))
 
 help: ## this list
 	@echo "usage: make TARGET [CONFIG=file.yaml] [ARGS=\"...\"] [PYTHON=python]"

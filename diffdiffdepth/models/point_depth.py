@@ -136,8 +136,8 @@ class PointDepth:
         self.hiding = self.groups["labels"].detach().clone() if group == "labels" else None
         return None if group is None else self.groups[group]
 
-    def dense(self) -> Tensor:
-        """The map [H, W], disparity or depth in the scene's unit; starts from the last solution."""
+    def dense(self, remember: bool = True) -> Tensor:
+        """The map [H, W], disparity or depth in the unit of the scene, from the last solution remembered."""
         theta = torch.exp(-self.groups["smoothness"]) + LEAST_SMOOTHNESS
         factor = self.options.supersampling
         if factor > 1:
@@ -155,7 +155,8 @@ class PointDepth:
             )
         except ValueError as error:  # all points outside the image, or weights beyond the range of floats
             raise RunError(f"{error}; lower the rates of the schedule") from error
-        self._start = solution.detach()
+        if remember:
+            self._start = solution.detach()
         if factor > 1:
             solution = F.avg_pool2d(solution[None, None], factor)[0, 0]
         return self.scale.decode(solution)

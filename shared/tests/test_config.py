@@ -22,6 +22,7 @@ from shared.runs.config import (
     config_from_dict,
     config_to_dict,
     load_config,
+    path_keys,
     save_config,
 )
 
@@ -100,6 +101,19 @@ def test_every_kind_of_field(tmp_path):
 
 def test_empty_file_means_defaults(tmp_path):
     assert load_config(ToyConfig, write(tmp_path / "empty.yaml", "# nothing\n")) == ToyConfig()
+
+
+@pytest.mark.parametrize("given", ["data", "./data", "~/data", "", None])
+def test_places_are_kept_absolute_whatever_the_current_folder_is_later(tmp_path, monkeypatch, given):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)  # `data` is the default, too
+    path = write(tmp_path / "c.yaml", "steps: 1\n")
+    config = load_config(ToyConfig, path, [] if given is None else [f"root={given}"])
+    assert config.root == ("" if given == "" else str(tmp_path / "data"))
+    monkeypatch.chdir("/")
+    save_config(config, path)
+    assert load_config(ToyConfig, path) == config
+    assert path_keys(ToyConfig) == {"root"}
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

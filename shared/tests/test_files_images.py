@@ -91,7 +91,10 @@ def test_opaque_modes_match_pillow(tmp_path, mode):
     original = Image.fromarray(random_bytes(HEIGHT, WIDTH, 3)).convert(mode)
     path = saved(tmp_path / ("a.tiff" if mode == "YCbCr" else "a.png"), original)
     with Image.open(path) as image:
-        oracle = np.asarray(image.convert("RGB")).transpose(2, 0, 1) / np.float32(255)
+        try:
+            oracle = np.asarray(image.convert("RGB")).transpose(2, 0, 1) / np.float32(255)
+        except OSError:
+            pytest.skip("Pillow before 13 does not read the YCbCr that it writes")
     assert np.array_equal(read_image(path).numpy(), oracle.astype(np.float32))
 
 
