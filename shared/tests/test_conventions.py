@@ -107,7 +107,7 @@ def test_scripts_import_the_method_and_never_the_other_way(paper: str) -> None:
 @pytest.mark.parametrize("package", PACKAGES)
 def test_scripts_care_for_an_interrupt_before_they_import_anything_slow(package: str) -> None:
     for path in sources(package):
-        if "    command_line(main)" in path.read_text():
+        if path.read_text().endswith("    command_line(main)\n"):
             body = ast.parse(path.read_text()).body[1:]  # after the docstring
             first = next(place for place, node in enumerate(body) if isinstance(node, ast.If))
             assert re.search(r"import shared\.interrupt|begin\(", ast.unparse(body[first])), path
