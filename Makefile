@@ -81,6 +81,15 @@ test-all: $(READY) ## also the slow ones
 mutants: $(READY) ## small mistakes made on purpose: which does no test notice? (ARGS=FILE, minutes each)
 	OMP_NUM_THREADS=1 $(PY) -m benchmarks.mutants $(ARGS)
 
+.venv-lowest/.ready: pyproject.toml
+	python3 -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check uv
+	.venv-lowest/bin/uv pip install --python .venv-lowest --resolution lowest-direct --editable '.[$(EXTRAS)]'
+	@touch $@
+
+test-lowest: .venv-lowest/.ready ## the tests in an environment of the oldest packages that pyproject.toml allows
+	$(subst $(PY),.venv-lowest/bin/python,$(PYTEST)) -m "not slow" $(ARGS)
+
 lint: $(READY) ## ruff, and the types by pyrefly
 	$(PY) -m ruff check .
 	$(PY) -m pyrefly check

@@ -147,15 +147,10 @@ class Optimisation:
     def result(self) -> dict[str, Any]:
         """The diffused map, the final one and how far it can be trusted (all [H, W]); the points."""
         self.model.choose(None)
-<<<<<<< HEAD
-        dense = self.model.dense()
+        dense = self.model.dense(remember=False)  # or it would differ when a finished run is resumed
         final = median_at_edges(dense, self.scene.centre, self.model.scale.unit)
         trust = confidence(self.scene, final, self.model.groups["positions"])
         return {"diffused": dense, "map": final, "confidence": trust, "points": vars(self.model.points())}
-=======
-        dense = self.model.dense(remember=False)  # or it would differ when a finished run is resumed
-        return {"map": dense, "seen": seen_pixels(self.scene, dense), "points": vars(self.model.points())}
->>>>>>> 418c035 (Declared versions are those that work, make test-lowest tries them; a finished diffdiffdepth run is resumed to the bit; places are kept absolute)
 
 
 def build_model(config: TrainConfig, scene: Scene) -> PointDepth:
