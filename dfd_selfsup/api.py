@@ -6,22 +6,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from dfd_selfsup.config import LossOptions, TrainConfig
-from dfd_selfsup.datasets.splits import read_folder
+from dfd_selfsup.datasets.folder import Order
+from dfd_selfsup.datasets.splits import open_folder
 from dfd_selfsup.datasets.stack import Estimate, FocalStack, collate, fit_to_size, focal_stack
-from dfd_selfsup.descent import descend
+from dfd_selfsup.descent import better_of, descend
 from dfd_selfsup.fit import fit_stack
+from dfd_selfsup.models.focus_measure import depth_of_photos, full_size_image
 from dfd_selfsup.models.heads import StackModel
 from dfd_selfsup.models.options import HeadOptions, NetworkOptions, PsfOptions
 from dfd_selfsup.models.thin_lens import Lens
-from shared.errors import RunError
 from shared.runs.checkpoint import load_trained
 from shared.runs.command import select_device
 from shared.runs.config import config_from_dict
 
-__all__ = ["DepthFromDefocus", "read_stack"]
+__all__ = ["DepthFromDefocus", "depth_and_image", "open_source", "shrunk"]
 
 MAX_SIDE, MAX_SLICES = 512, 12  # of stacks that are not given as a FocalStack
 Stack = FocalStack | str | Path | Sequence[Any] | Tensor
@@ -37,24 +39,40 @@ def fitting_config() -> TrainConfig:
     )
 
 
-def read_stack(stack: Stack, focus_m: Sequence[float] | None = None, lens: Lens | None = None) -> FocalStack:
-    """A focal stack from a folder (`datasets.folder`) or images (`datasets.stack.focal_stack`).
-
-    Larger photos are shrunk to 512 pixels and longer stacks thinned out to 12 slices; a FocalStack is taken
-    as it is.
-    """
+def open_source(
+    stack: Stack, focus_m: Sequence[float] | None = None, lens: Lens | None = None, order: Order | None = None
+) -> FocalStack:
+    """A focal stack at full size: a folder opened (`datasets.folder`), images, or a FocalStack as it is."""
     if isinstance(stack, FocalStack):
         return stack
-    is_folder = isinstance(stack, str | Path)
-    read = read_folder(stack) if is_folder else focal_stack(stack, focus_m, lens)
-    return fit_to_size(read, MAX_SIDE, MAX_SLICES)
+    if isinstance(stack, str | Path):
+        return open_folder(stack, order)
+    return focal_stack(stack, focus_m, lens)
+
+
+def depth_and_image(stack: FocalStack) -> Estimate:
+    """What a focus measure finds in all slices at their full size; photos on disk are gone through twice."""
+    q, confidence = depth_of_photos(stack.images, stack.defocus)
+    return stack.estimate(q, full_size_image(stack.images, stack.defocus, q, "even"), confidence)
+
+
+def shrunk(start: Estimate, stack: FocalStack) -> Estimate:
+    """An estimate at the size of a smaller stack; depth is averaged by its confidence."""
+    if start.q.shape == stack.size:
+        return stack.estimate(start.q, start.aif, start.confidence)
+    trust = torch.ones_like(start.q) if start.confidence is None else start.confidence
+    both = torch.stack([start.q * trust, trust])[None]
+    total, weight = F.interpolate(both, stack.size, mode="area")[0]
+    q, aif = total / weight.clamp(min=1e-6), F.interpolate(start.aif[None], stack.size, mode="area")[0]
+    return stack.estimate(q, aif, weight)
 
 
 class DepthFromDefocus:
     """DAIF-Net with its lens model: a focal stack in, depth and all-in-focus image out.
 
-    `DepthFromDefocus.load(source)` has a trained network; `DepthFromDefocus()` has none yet, and `fit` trains
-    one on the stack at hand. Public: `config`, `model` (a StackModel or None), `device`.
+    `DepthFromDefocus.load(source)` has a trained network; `DepthFromDefocus()` has none yet: it answers by a
+    focus measure, and `fit` trains a network on the stack at hand. Public: `config`, `model` (a StackModel or
+    None), `device`.
 
         >>> stack = [torch.rand(3, 24, 32) for _ in range(3)]
         >>> estimate = DepthFromDefocus(device="cpu").fit(stack, steps=2)      # a real one takes 300
@@ -100,14 +118,19 @@ class DepthFromDefocus:
     def predict(
         self, stack: Stack, focus_m: Sequence[float] | None = None, lens: Lens | None = None
     ) -> Estimate:
-        """Depth and image of a stack by one pass of the network.
+        """Depth and image of a stack by one pass of the network; without one, by a focus measure.
 
+        The focus measure uses all slices at their full size, and photos on disk are read one at a time; a
+        network is shown folders and images of at most 512 pixels and 12 slices.
         stack: a FocalStack, a folder of photos with stack.yaml, or slices (paths, tensors [3, H, W], arrays
         [H, W, 3], a tensor [S, 3, H, W]) with their focus distances in metres and the `Lens`. Raises
         ValueError, naming the argument, for wrong shapes and ranges; RunError where the network needs another
         kind of stack.
         """
-        stack = read_stack(stack, focus_m, lens)
+        opened = open_source(stack, focus_m, lens)
+        if self.model is None:
+            return depth_and_image(opened)
+        stack = opened if opened is stack else fit_to_size(opened, MAX_SIDE, MAX_SLICES)
         model = self._model_for(stack)
         was_training = model.training
         model.eval()
@@ -125,13 +148,19 @@ class DepthFromDefocus:
         steps: int = 300,
         seed: int = 0,
         report: Callable[[int, float], None] = lambda step, error: None,
+        start: Estimate | None = None,
     ) -> Estimate:
         """Depth and image of a stack after training on this very stack; its answer is followed by `descend`.
 
-        Starts from the loaded network, which stays as it is, or from a new one drawn by `seed`. Where the
-        lens is unknown, its strength is fitted as well. report: is told every step and its re-blurring error.
+        Goes on from `start`, by default what a focus measure finds in all slices at full size, and returns
+        what explains the slices better, pixel by pixel (`descent.better_of`). Trains the loaded network,
+        which stays as it is, or a new one drawn by `seed`. Where the lens is unknown, its strength is fitted
+        as well. report: is told every step and its re-blurring error.
         """
-        stack = read_stack(stack, focus_m, lens)
+        opened = open_source(stack, focus_m, lens)
+        start = start or depth_and_image(opened)
+        stack = opened if opened is stack else fit_to_size(opened, MAX_SIDE, MAX_SLICES)
+        start = shrunk(start, stack)
         if self.model is None:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
@@ -139,8 +168,9 @@ class DepthFromDefocus:
         else:
             model = copy.deepcopy(self._model_for(stack))
         fitted = DepthFromDefocus(self.config, model, self.device, stack.defocus.kind)
-        stack = fit_stack(fitted.model, stack, self.config, steps, seed, report)
-        return fitted.descend(stack, fitted.predict(stack))
+        stack = fit_stack(fitted.model, stack, self.config, steps, seed, report, start)
+        found = fitted.descend(stack, fitted.predict(stack))
+        return better_of(stack, start, found, self.config.psf)
 
     def descend(self, stack: FocalStack, start: Estimate | None = None) -> Estimate:
         """The losses of `config` descended pixel by pixel, from an estimate or else from a focus measure."""
@@ -154,8 +184,6 @@ class DepthFromDefocus:
 
     def _model_for(self, stack: FocalStack) -> StackModel:
         """The network for the depth range of this stack; the weights are shared."""
-        if self.model is None:
-            raise RunError("there is no network to use: load a trained one, or fit this stack (--fit)")
         self.model.check_kind(stack.defocus)
         model = copy.copy(self.model)
         model.q_range = self.q_range_for(stack)

@@ -44,8 +44,9 @@ def predict(doc: str | None, argv: Sequence[str] | None = None) -> argparse.Name
     parser.add_argument("--run", type=user_path, metavar="DIR", help="run folder of train.py to start from")
     add_checkpoint_argument(parser)
     parser.add_argument("--out", type=user_path, metavar="DIR", help="default: runs/dfd_selfsup-STACK")
-    parser.add_argument("--max-side", type=int, default=512, metavar="PX", help="shrink larger photos (512)")
-    parser.add_argument("--max-slices", type=int, default=12, metavar="N", help="use at most so many (12)")
+    parser.add_argument("--max-side", type=int, default=512, metavar="PX", help="for a network: shrink (512)")
+    parser.add_argument("--max-slices", type=int, default=12, metavar="N", help="show it so many (12)")
+    _add_order(parser)
     parser.add_argument("--psf-window", type=int, metavar="K", help="side of the blur's kernels, odd (15)")
     parser.add_argument("--seed", type=int, default=0)
     add_device_argument(parser)
@@ -65,10 +66,14 @@ def prepare(doc: str | None, argv: Sequence[str] | None = None) -> argparse.Name
     check = commands.add_parser("check", help="say what is there and whether it can be used")
     check.add_argument("folder", type=user_path, metavar="DIR")
     check.add_argument("--kind", metavar="NAME", help="a data.kind of the configs (default: photos)")
-    align = commands.add_parser("align", help="register photos by scale and translation")
+    align = commands.add_parser("align", help="register photos taken by hand, or that change with focus")
     align.add_argument(
         "photos", type=user_path, metavar="PHOTOS", help="folder, with stack.yaml if there is one"
     )
+    text = "accept what is left of the motion up to this (default: a pixel, or 0.1 %% of the width)"
+    align.add_argument("--tolerance", type=float, metavar="PX", help=text)
+    for command in (check, align):
+        _add_order(command)
     nyuv2 = commands.add_parser("nyuv2", help="stacks from the labelled NYUv2 frames")
     nyuv2.add_argument("labeled", type=user_path, metavar="LABELED.mat")
     nyuv2.add_argument("splits", type=user_path, metavar="SPLITS.mat")
@@ -82,6 +87,11 @@ def prepare(doc: str | None, argv: Sequence[str] | None = None) -> argparse.Name
     defocusnet = commands.add_parser("defocusnet", help="convert .exr depth to .npy")
     defocusnet.add_argument("folder", type=user_path, metavar="DIR")
     return parser.parse_args(argv)
+
+
+def _add_order(parser: argparse.ArgumentParser) -> None:
+    text = "which end of the names is near; auto (the default): where distances, EXIF or stack.yaml tell"
+    parser.add_argument("--order", choices=("near_to_far", "far_to_near", "auto"), help=text)
 
 
 def table(doc: str | None, argv: Sequence[str] | None = None) -> argparse.Namespace:

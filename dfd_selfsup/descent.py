@@ -10,6 +10,8 @@ for: the loss alone tells it the right direction too faintly to be learned in mi
 from dataclasses import replace
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from dfd_selfsup.config import TrainConfig
 from dfd_selfsup.datasets.splits import StackSet
@@ -17,15 +19,18 @@ from dfd_selfsup.datasets.stack import Estimate, FocalStack
 from dfd_selfsup.losses import TERMS, selfsup_losses
 from dfd_selfsup.models.focus_measure import focus_mean, sharpest_slices
 from dfd_selfsup.models.heads import Prediction, coarse_aif
+from dfd_selfsup.models.options import PsfOptions
 from dfd_selfsup.models.plane_sweep import improve_image
 from dfd_selfsup.models.psf import render_stack
 
-__all__ = ["descend", "with_guide", "with_guides"]
+__all__ = ["better_of", "descend", "with_guide", "with_guides"]
 
 DESCENDED = ("recon", "sharp", "smooth")  # terms of the loss that depth follows
 DEPTH_STEPS, DEPTH_RATE = 60, 0.1  # logits of inverse depth within its range
 IMAGE_STEPS, IMAGE_RATE = 25, 1e-3
 COMPOSITE_PX = 0.5
+EVIDENCE_PX = 9  # side of the square in which two estimates are compared
+JUMP_PX = 1.0  # of blur between neighbours, in any slice
 EDGE_OF_RANGE = 0.03  # the start keeps off the ends of the sigmoid, where no gradient is
 
 
@@ -66,9 +71,41 @@ def descend(
     return stack.estimate(q[0, 0], aif[0])
 
 
-def with_guide(stack: FocalStack, q_range: tuple[float, float], config: TrainConfig) -> FocalStack:
+@torch.no_grad()
+def better_of(stack: FocalStack, start: Estimate, found: Estimate, psf: PsfOptions) -> Estimate:
+    """An estimate that takes from `found` what explains the slices better than `start`, pixel by pixel.
+
+    Both are compared by what re-blurring leaves of the slices around a pixel, each with the image that its
+    depth picks from them, in the slices whose blur the kernels can hold. The blur knows no occlusion, and
+    explains the slices best with near things that are a few pixels too wide: close to a jump of depth nothing
+    comes nearer. The confidence is that of `start`.
+    """
+    images, reach = stack.images[None], psf.window // 2
+    sigmas = [stack.defocus.sigma_px(each.q[None, None]) for each in (start, found)]
+    held = (torch.maximum(*sigmas) < reach)[0]
+    left = [
+        render_stack(coarse_aif(images, sigma, COMPOSITE_PX), sigma, psf)[0] - images[0] for sigma in sigmas
+    ]
+    errors = [_around((held * each.square().sum(1)).sum(0)) for each in left]
+    low, high = (F.max_pool2d(sign * sigmas[0], 3, 1, 1) * sign for sign in (-1, 1))
+    jump = F.max_pool2d((high - low).amax(1, keepdim=True), 2 * reach + 1, 1, reach)[0, 0] > JUMP_PX
+    nearer = (found.q > start.q) | (stack.defocus.kind == "place")  # which does not know what is nearer
+    wider = jump & nearer & ((sigmas[1] - sigmas[0]).abs().amax(1)[0] > JUMP_PX / 2)
+    taken = (errors[1] < errors[0]) & ~wider
+    q, aif = torch.where(taken, found.q, start.q), torch.where(taken, found.aif, start.aif)
+    return replace(stack.estimate(q, aif, start.confidence), defocus=found.defocus)
+
+
+def _around(error: Tensor) -> Tensor:
+    """Mean [H, W] over the square around each pixel."""
+    return F.avg_pool2d(error[None, None], EVIDENCE_PX, 1, EVIDENCE_PX // 2, count_include_pad=False)[0, 0]
+
+
+def with_guide(
+    stack: FocalStack, q_range: tuple[float, float], config: TrainConfig, start: Estimate | None = None
+) -> FocalStack:
     """The same stack with what `descend` finds in it as its `guide`."""
-    found = descend(stack, q_range, config)
+    found = descend(stack, q_range, config, start)
     return replace(stack, guide=torch.cat([found.q[None], found.aif]))
 
 

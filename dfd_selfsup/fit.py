@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from dfd_selfsup.config import TrainConfig
-from dfd_selfsup.datasets.stack import FocalStack, collate, random_crop
+from dfd_selfsup.datasets.stack import Estimate, FocalStack, collate, random_crop
 from dfd_selfsup.descent import with_guide
 from dfd_selfsup.losses import guide_losses, mix, selfsup_losses
 from dfd_selfsup.models.focus_measure import depth_from_focus
@@ -33,7 +33,7 @@ LEARNING_RATE = 7e-4  # one cycle
 @torch.no_grad()
 def guess_gain(stack: FocalStack, psf: PsfOptions) -> FocalStack:
     """For an unknown lens: the blur per place that lets focus-measure depth explain the stack best."""
-    q, _ = depth_from_focus(stack.images, stack.defocus)
+    q = depth_from_focus(stack.images, stack.defocus).q
     widest = float(stack.defocus.span)
     best, best_error = stack, math.inf
     for gain in torch.logspace(math.log10(1 / widest), math.log10(16 / widest), GAIN_CANDIDATES).tolist():
@@ -53,21 +53,22 @@ def fit_stack(
     steps: int,
     seed: int = 0,
     report: Callable[[int, float], None] = lambda step, value: None,
+    start: Estimate | None = None,
 ) -> FocalStack:
     """Train `model` in place on one stack; returns the stack, its gain fitted if the lens is unknown.
 
-    seed: of the crops. report: is told every step and its re-blurring error.
+    seed: of the crops. report: is told every step and its re-blurring error. start: where descent starts.
     """
     device = next(model.parameters()).device
     log_gain = nn.Parameter(torch.zeros((), device=device))
     groups = [{"params": list(model.parameters())}]
-    if stack.defocus.kind == "order":
+    if stack.depth_unit == "slices":
         stack = guess_gain(stack, config.psf)
         groups.append({"params": [log_gain], "lr": 10 * LEARNING_RATE})
     optimizer = torch.optim.AdamW(groups, LEARNING_RATE, (0.9, 0.99), weight_decay=5e-4, fused=True)
     rates = [group["lr"] for group in optimizer.param_groups]
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, max(steps, 2), pct_start=0.1)
-    stack = with_guide(stack, model.q_range, config)
+    stack = with_guide(stack, model.q_range, config, start)
     model.train()
     for step in range(1, steps + 1):
         crop = random_crop(stack, CROP, step_generator(seed, step, "fit"), flip=True)

@@ -2,7 +2,7 @@
 
 python prepare.py check my_stack/                            one stack, or a folder of splits
 python prepare.py check data/nyuv2 --kind nyuv2              a published data set, as training reads it
-python prepare.py align my_photos/ --out my_stack/           register photos by scale and translation
+python prepare.py align my_photos/ --out my_stack/           register photos taken by hand
 python prepare.py nyuv2 labeled.mat splits.mat --out data/nyuv2     make the five-slice stacks (needs h5py)
 python prepare.py rgbd rgb.png depth.png --unit-m 1e-4 --out my_stack/   a stack from one RGB-D frame
 python prepare.py defocusnet data/defocusnet                 .exr depth to .npy, once (needs OpenEXR)
@@ -18,45 +18,60 @@ import argparse
 import importlib.util
 import sys
 from collections.abc import Sequence
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 
+import cv2
+import numpy as np
 import yaml
+from torch import Tensor
 
-from dfd_selfsup.alignment import align_stack, scale_and_shift
+from dfd_selfsup.alignment import common_part, describe_motion, residuals, stack_motions, warp
 from dfd_selfsup.config import DataConfig
 from dfd_selfsup.datasets.defocusnet import convert_depth
-from dfd_selfsup.datasets.folder import list_slices, read_info, write_stack
+from dfd_selfsup.datasets.folder import Order, complete_info, list_slices, stack_folders, write_stack
 from dfd_selfsup.datasets.nyuv2 import NYU_FOCUS_M, read_labeled_frames, rgbd_stack, write_nyuv2_frame
-from dfd_selfsup.datasets.splits import KINDS, read_folder
-from dfd_selfsup.datasets.stack import SPLITS, FocalStack, Loader, read_slices
+from dfd_selfsup.datasets.splits import KINDS, open_folder
+from dfd_selfsup.datasets.stack import SPLITS, FocalStack, Loader
+from dfd_selfsup.datasets.watch import needs, watch
 from shared.errors import ConfigError, DataError, RunError
 from shared.files.disk import new_folder, write_bytes
-from shared.files.images import read_depth_png, read_image, write_image
+from shared.files.images import encode_png, read_depth_png, read_image
 
 __all__ = ["main", "report_folder", "report_stack"]
 
-WHERE_TO_GET = (
-    "NYUv2: nyu_depth_v2_labeled.mat (2.8 GB) and splits.mat from cs.nyu.edu/~silberman/datasets (research "
-    "use). DefocusNet: the original data from the repository dvl-tum/defocus-net; the paper's re-rendering "
-    "was never released. Mobile Depth: from the project page of Suwajanakorn et al. 2015. Without any of "
-    "them, configs/quick.yaml trains on embedded stacks"
-)
+WHERE_TO_GET = {
+    "nyuv2": "nyu_depth_v2_labeled.mat (2.8 GB) and splits.mat are at cs.nyu.edu/~silberman/datasets "
+    "(research use)",
+    "defocusnet": "The original data are in the repository dvl-tum/defocus-net; the paper's re-rendering was "
+    "never released",
+    "mobile_depth": "The data are on the project page of Suwajanakorn et al. 2015",
+}
+ALIGN_SIDE = 1000  # px, at which motions are estimated
+LARGEST_RESIDUAL = 1e-3  # of the width, and a pixel at least: what may be left of the motion
+LEAST_CORRELATION = 0.7  # of an aligned photo with its neighbour, softened
+BREATHING = 3e-3  # change of scale through the stack from which it tells the direction
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one command; bad data end in DataError, a missing package in RunError."""
     args = arguments.prepare(__doc__, argv)
+    args.order = None if getattr(args, "order", None) == "auto" else getattr(args, "order", None)
     commands = {"check": _check, "align": _align, "nyuv2": _nyuv2, "rgbd": _rgbd, "defocusnet": _defocusnet}
     sys.stdout.write(commands[args.command](args))
 
 
-def report_folder(folder: Path) -> str:
+def report_folder(folder: Path, order: Order | None = None) -> str:
     """The report on one stack, or on all stacks below {train,validation,test}/, at most two folders down."""
     levels = ("", "*/", "*/*/")
     roots = {path.parent for level in levels for split in SPLITS for path in folder.glob(f"{level}{split}/")}
     if not roots:
-        return report_stack(read_folder(folder))
+        stack = open_folder(folder, order)
+        sys.stderr.write(needs(stack))
+        names, images = [path.name for path in stack.images.paths], watch(stack)
+        for _ in images:
+            pass
+        return report_stack(replace(stack, notes=(*stack.notes, *images.notes(str(folder)))), names)
     return "".join(
         f"{root}\n" + report_splits({split: _loaders(root / split) for split in SPLITS})
         for root in sorted(roots)
@@ -64,7 +79,7 @@ def report_folder(folder: Path) -> str:
 
 
 def _loaders(folder: Path) -> list[Loader]:
-    return [partial(read_folder, path) for path in sorted(folder.glob("*/"))]
+    return [lambda path=path: open_folder(path).loaded() for path in stack_folders(folder)]
 
 
 def report_splits(loaders: dict[str, list[Loader]]) -> str:
@@ -83,22 +98,24 @@ def report_splits(loaders: dict[str, list[Loader]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def report_stack(stack: FocalStack) -> str:
-    """What is known about one stack, and how much blur its lens can make."""
+def report_stack(stack: FocalStack, names: Sequence[str] = ()) -> str:
+    """What is known about one stack, and how much blur its lens can make; names: those of its slices."""
     q, lens = stack.defocus.focus_q, stack.lens
     quantity, focus = {
         "metric": ("focus (m)", 1 / q),
         "disparity": ("focus (disparity, px)", q),
         "order": ("focus (place in the stack)", q),
+        "place": ("focus (place in the stack)", q.flip(0)),
     }[stack.defocus.kind]
     facts = {quantity: ", ".join(f"{value:.4g}" for value in focus)}
+    if names:
+        ends = "first and last" if stack.defocus.kind == "place" else "nearest and farthest focus"
+        facts[ends] = f"{names[0]}, {names[-1]}"
+    facts["depth"] = stack.depth_in_words
     if lens is not None:
         pixel = f"pixel {lens.pixel_pitch_um:g} um"
         facts["lens"] = f"{lens.focal_length_mm:g} mm, f/{lens.f_number:g}, {pixel}"
-    if stack.defocus.kind == "order":
-        lacking = "lens" if lens is None else "focus distances"
-        facts[lacking] = "unknown: depth will be ordered, not metric"
-    else:
+    if stack.defocus.kind in ("metric", "disparity"):
         widest = float((stack.defocus.gain_px * (q - q[[0, -1]][:, None]).abs().amax(0)).max())
         facts["largest blur radius"] = f"{widest:.1f} px, between the ends of the focus range"
         if widest < 2:
@@ -110,41 +127,82 @@ def report_stack(stack: FocalStack) -> str:
 
 def _check(args: argparse.Namespace) -> str:
     try:
-        if args.kind is None:
-            return report_folder(args.folder)
+        if args.kind in (None, "folders"):
+            return report_folder(args.folder, args.order)
         if args.kind not in KINDS:
             raise ConfigError("--kind", f"{args.kind} is unknown; choose one of {', '.join(KINDS)}")
         return report_splits(KINDS[args.kind](args.folder, DataConfig(kind=args.kind)))
     except DataError as error:
-        raise DataError(error.path, error.reason, f"{error.remedy}. {WHERE_TO_GET}") from None
+        where = WHERE_TO_GET.get(args.kind)
+        if where is None:
+            raise
+        raise DataError(error.path, error.reason, f"{error.remedy}. {where}") from None
 
 
 def _align(args: argparse.Namespace) -> str:
-    paths, _ = list_slices(args.photos)
-    if len(paths) < 2:
-        raise DataError(args.photos, f"holds {len(paths)} photo(s)", "Name the folder of one focal stack")
-    images = read_slices(paths)
-    info = read_info(args.photos / "stack.yaml")
-    known = info.focus_m and len(info.focus_m) == len(paths)
-    order = sorted(range(len(paths)), key=info.focus_m.__getitem__) if known else None
-    aligned, motions = align_stack(images, order)
-    if min(aligned.shape[-2:]) < 16:
+    stack = open_folder(args.photos, args.order)
+    sys.stderr.write(needs(stack, "align"))
+    images, photos = watch(stack), stack.images
+    greys = [_small_grey(image) for image in images]
+    motions = stack_motions(greys)
+    scale = stack.size[1] / greys[0].shape[1]
+    allowed_px = args.tolerance or max(1.0, LARGEST_RESIDUAL * stack.size[1])
+    rows, columns = common_part(motions, stack.size)
+    if min(rows.stop - rows.start, columns.stop - columns.start) < 16:
         raise DataError(args.photos, "the photos hardly overlap once aligned", "Are they of one scene?")
+    lines = [f"{len(photos)} photos on the middle one; the motion of each, and what is left at most:"]
+    failed = []
+    for path, motion, left in zip(photos.paths, motions, residuals(greys, motions), strict=True):
+        size, angle, x, y = describe_motion(motion, stack.size)
+        left_px = left.px * scale
+        moved = f"scale {size:.5f}, turned {angle:+.2f} degrees, shifted {x:+.2f} {y:+.2f} px"
+        lines.append(f"  {path.name:24s} {moved}; left {left_px:.2f} px")
+        if left_px > allowed_px or left.correlation < LEAST_CORRELATION:
+            failed.append(f"{path.name} (by up to {left_px:.1f} px, correlation {left.correlation:.2f})")
+    if failed:
+        remedy = (
+            "The camera moved from its place, or the photos are of different scenes: leave these out, or "
+            "accept what is left by --tolerance PX"
+        )
+        raise DataError(args.photos, f"cannot be aligned: {', '.join(failed)} do not fit", remedy)
+    by_name = replace(photos, paths=tuple(list_slices(args.photos)[0]))
+    info, _ = complete_info(args.photos, by_name, args.order)
     if info.sensor_width_mm:  # the pitch stays, the picture becomes narrower
-        info.pixel_pitch_um = info.pixel_pitch_um or info.sensor_width_mm * 1000 / images.shape[-1]
+        info.pixel_pitch_um = info.pixel_pitch_um or info.sensor_width_mm * 1000 / stack.size[1]
+    notes = [*stack.notes, *images.notes(str(args.photos))]
+    if stack.defocus.kind == "place":
+        info.order, note = _direction([describe_motion(motion, stack.size)[0] for motion in motions])
+        notes += note
     info.breathing_corrected = True
     text = yaml.safe_dump(info.model_dump(exclude_defaults=True, exclude={"sensor_width_mm"}))
     with new_folder(args.out) as out:
-        for path, image in zip(paths, aligned, strict=True):
-            write_image(out / f"{path.stem}.png", image)
+        for index, (path, motion) in enumerate(zip(photos.paths, motions, strict=True)):
+            pixels = warp(photos[index].permute(1, 2, 0).numpy(), motion)[rows, columns]
+            write_bytes(out / f"{path.stem}.png", encode_png(pixels))
         write_bytes(out / "stack.yaml", text.encode())
-    lines = [f"aligned {len(paths)} photos to the middle one; the motion of each was"]
-    for path, motion in zip(paths, motions, strict=True):
-        scale, x, y = scale_and_shift(motion, images.shape[-2:])
-        lines.append(f"  {path.name:24s} scale {scale:.5f}, shift {x:+.2f} {y:+.2f} px")
-    sizes = [f"{image.shape[-1]} x {image.shape[-2]}" for image in (images, aligned)]
-    lines.append(f"cut from {sizes[0]} to {sizes[1]}, which all of them show; check the result by eye")
-    return "\n".join(lines) + "\n"
+    sizes = f"{stack.size[1]} x {stack.size[0]} to {columns.stop - columns.start} x {rows.stop - rows.start}"
+    lines += [f"cut from {sizes}, which all of them show"]
+    return "\n".join([*lines, *(f"note: {note}" for note in notes)]) + "\n"
+
+
+def _small_grey(image: Tensor) -> np.ndarray:
+    grey = image.mean(0).numpy()
+    scale = ALIGN_SIDE / max(grey.shape)
+    size = tuple(round(side * scale) for side in grey.shape[::-1])
+    return cv2.resize(grey, size, interpolation=cv2.INTER_AREA) if scale < 1 else grey
+
+
+def _direction(scales: Sequence[float]) -> tuple[Order | None, list[str]]:
+    """Which end is near, if the photos grow or shrink steadily from the first to the last, and a note."""
+    steps = np.diff(scales)
+    if abs(steps.sum()) < BREATHING or abs(steps).sum() > 1.2 * abs(steps.sum()):
+        return None, []
+    order = "near_to_far" if steps.sum() < 0 else "far_to_near"
+    note = (
+        f"order: {order.replace('_', ' ')}, because the view changes by {abs(steps.sum()):.1%}: a lens that "
+        "moves as a whole enlarges what is near; if yours is of another kind, change it in stack.yaml"
+    )
+    return order, [note]
 
 
 def _nyuv2(args: argparse.Namespace) -> str:

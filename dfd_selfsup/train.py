@@ -38,7 +38,7 @@ from dfd_selfsup.report import SHEET_STACKS, stack_sheet
 from shared.errors import RunError
 from shared.runs.config import load_config
 from shared.runs.run import Run, open_run
-from shared.runs.seeds import step_generator
+from shared.runs.seeds import seed_everything, step_generator
 from shared.show.pictures import evenly
 
 __all__ = ["draw_batch", "loss_terms", "main", "train"]
@@ -49,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = load_config(TrainConfig, args.config, args.set)
     with open_run(config, args, paper="dfd_selfsup", rate=learning_rate, distributed=True) as run:
         splits = load_in_turn(run, config)
+        seed_everything(config.seed)  # rendering the stacks, where they were not there yet, drew numbers
         run.say(", ".join(f"{len(stacks)} {split} stacks" for split, stacks in splits.items()))
         defocus = splits["train"][0].defocus
         q_range = config.heads.q_range if defocus.kind == "metric" else defocus.q_range

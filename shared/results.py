@@ -29,7 +29,7 @@ from shared.geometry.camera import depth_from_ray_distance, pixel_grid, resize_i
 
 __all__ = ["DepthKind", "DepthMap", "Views"]
 
-DepthKind = Literal["z_depth", "ray_distance", "inv_depth", "disparity_px", "order"]
+DepthKind = Literal["z_depth", "ray_distance", "inv_depth", "disparity_px", "order", "place"]
 FLOAT_FILES = {".pfm": (read_pfm, write_pfm), ".npy": (read_npy, write_npy), ".exr": (read_exr, write_exr)}
 LARGEST_PNG_CODE = 65535  # of 16 bits; 0 is kept for invalid pixels
 STEEPEST_DEG = 80.0  # between a triangle's normal and the line of sight
@@ -42,7 +42,8 @@ class DepthMap:
     """Depth of one view [H, W] or of several [N, H, W] that does not lose unit, scale status and mask.
 
     kind: "z_depth" along the optical axis, "ray_distance" from the camera's centre, "inv_depth" = 1 / z,
-    "disparity_px" in pixels (larger is nearer), "order": a place in a focal stack (larger is nearer).
+    "disparity_px" in pixels (larger is nearer), "order": a place in a focal stack (larger is nearer),
+    "place": the same where it is not known which end of the stack is near.
     unit: "m", "scene units", "px", ... scale: what the unit rests on, in words ("metric, from the lens").
     valid: bool, same shape; None: every value is. invalid: what an invalid pixel is, in words.
     K: intrinsics [3, 3] or [N, 3, 3] at the map's own size, where the camera is known.
@@ -100,6 +101,8 @@ class DepthMap:
         """Kind, unit, scale status and the rest in plain values, as in the .json next to a saved map."""
         record = {"kind": self.kind, "unit": self.unit, "scale": self.scale, "invalid": self.invalid}
         record["nearer is"] = "larger" if self.near_is_large else "smaller"
+        if self.kind == "place":
+            record["nearer is"] = "not known"
         record["valid_share"] = self.valid.float().mean().item()
         if self.K is not None:
             record["K"] = self.K.tolist()

@@ -135,9 +135,11 @@ def _dfd_selfsup(read: Any) -> dict[str, str]:
     formats = {"abs_rel": ".3f", "rmse": ".3f", "delta1": ".3f", "psnr": ".1f", "rank_correlation": ".3f"}
     rows = []
     for name, stack in real.items():
-        pairs = zip(*(_cells(stack[who], formats) for who in ("predicted", "depth_from_focus")), strict=True)
-        rows.append([name, *("–" if ours == "–" else f"{ours} ({focus})" for ours, focus in pairs)])
-    stacks = _grid(["stack", "AbsRel", "RMSE (m)", "δ1", "AIF PSNR (dB)", "rank correlation"], rows)
+        pairs = zip(*(_cells(stack[who], formats) for who in ("focus", "sml")), strict=True)
+        size = f"{stack['size'][1]} x {stack['size'][0]}, {stack['slices']}"
+        rows.append([name, size, *("–" if ours == "–" else f"{ours} ({sml})" for ours, sml in pairs)])
+    columns = ["stack", "size, slices", "AbsRel", "RMSE (m)", "δ1", "AIF PSNR (dB)", "rank correlation"]
+    stacks = _grid(columns, rows)
 
     own, both, focus = (100 * means[key]["abs_rel"] for key in ("selfsup", "selfsup_descent", "focus_ring"))
     line = f"depth off by {own:.1f} % in one pass, {both:.1f} % when its own losses are descended further"

@@ -10,20 +10,22 @@ the focus is trusted, and depth comes out ordered, not metric.
 """
 
 import math
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
-import torch
+from torch import Tensor
 
 from dfd_selfsup.config import DataConfig
-from dfd_selfsup.datasets.folder import list_slices
-from dfd_selfsup.datasets.stack import SPLITS, FocalStack, Loader, read_slices
+from dfd_selfsup.datasets.folder import Order, list_slices, stack_folders
+from dfd_selfsup.datasets.stack import SPLITS, FocalStack, Loader, open_slices
 from dfd_selfsup.models.thin_lens import Defocus, Lens
 from shared.errors import DataError
 from shared.files.disk import read_text
 
-__all__ = ["is_mobile_depth", "load_mobile_depth", "mobile_depth_splits", "read_focal_depths"]
+__all__ = ["is_mobile_depth", "load_mobile_depth", "mobile_depth_splits", "open_mobile_depth"]
+__all__ += ["read_focal_depths"]
 
 CALIBRATIONS = ("focus_dpth.txt", "calibrated.txt")
 RELEASED_LENS = Lens(focal_length_mm=50, f_number=24, pixel_pitch_um=5.6)
@@ -34,7 +36,7 @@ UNRELIABLE_RATIO = 10.0  # a calibration that spans more is not believed, as in 
 
 def mobile_depth_splits(root: Path, config: DataConfig) -> dict[str, list[Loader]]:
     """Loaders of all scenes, in every split alike: there is no truth, and each is trained on itself."""
-    scenes = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+    scenes = stack_folders(root)
     if not scenes:
         raise DataError(root, "holds no folder of a scene", "Unpack the Mobile Depth data there")
     return {split: [partial(load_mobile_depth, scene, config.lens) for scene in scenes] for split in SPLITS}
@@ -46,26 +48,36 @@ def is_mobile_depth(folder: str | Path) -> bool:
 
 
 def load_mobile_depth(folder: str | Path, lens: Literal["unknown", "released"] = "unknown") -> FocalStack:
-    """One scene's stack, nearest focus first."""
+    """One scene's stack, nearest focus first, in memory."""
+    return open_mobile_depth(folder, lens=lens).loaded()
+
+
+def open_mobile_depth(
+    folder: str | Path, order: Order | None = None, lens: Literal["unknown", "released"] = "unknown"
+) -> FocalStack:
+    """One scene's stack, nearest focus first, its frames not yet read; order: if no calibration tells it."""
     folder = Path(folder)
-    paths, _ = list_slices(folder)
-    paths = [path for path in paths if path.name.startswith("a")] or paths
-    if len(paths) < 2:
-        raise DataError(folder, f"holds {len(paths)} frames", "Name the folder of one aligned scene (a*.jpg)")
+    paths, notes = list_slices(folder)
+    aligned = [path for path in paths if path.name.startswith("a")]
+    photos, more = open_slices(aligned if len(aligned) > 1 else paths)
     depths = read_focal_depths(folder)
-    if depths is not None and len(depths) != len(paths):
-        reason = f"the calibration has {len(depths)} focal depths for {len(paths)} frames"
+    if depths is not None and len(depths) != len(photos):
+        reason = f"the calibration has {len(depths)} focal depths for {len(photos)} frames"
         raise DataError(folder, reason, "Unpack frames and calibration of the same scene")
-    images = read_slices(paths)
+    notes += more
     if lens == "released":
-        return _released_stack(folder, images, depths)
-    order = list(range(len(paths)))
-    trusted = depths is not None and min(depths) > 0 and max(depths) / min(depths) <= UNRELIABLE_RATIO
-    if trusted and len(set(depths)) == len(depths):
-        order.sort(key=lambda index: depths[index])
-    elif folder.name in BACK_TO_FRONT:
-        order.reverse()
-    return FocalStack(folder.name, images[order], Defocus.ordered(len(order)))
+        defocus, sequence = _released_defocus(folder, depths)
+        notes.append("lens and unit of the focus distances are the released code's guesses")
+    else:
+        sequence, defocus = list(range(len(photos))), Defocus.ordered(len(photos))
+        trusted = depths is not None and min(depths) > 0 and max(depths) / min(depths) <= UNRELIABLE_RATIO
+        if trusted and len(set(depths)) == len(depths):
+            sequence.sort(key=lambda index: depths[index])
+        elif order == "far_to_near" or (order is None and folder.name in BACK_TO_FRONT):
+            sequence.reverse()
+    photos = replace(photos, paths=tuple(photos.paths[index] for index in sequence))
+    known = RELEASED_LENS if lens == "released" else None
+    return FocalStack(folder.resolve().name, cast("Tensor", photos), defocus, known, notes=tuple(notes))
 
 
 def read_focal_depths(folder: Path) -> list[float] | None:
@@ -85,14 +97,12 @@ def read_focal_depths(folder: Path) -> list[float] | None:
     return None
 
 
-def _released_stack(folder: Path, images: torch.Tensor, depths: list[float] | None) -> FocalStack:
+def _released_defocus(folder: Path, depths: list[float] | None) -> tuple[Defocus, list[int]]:
     if depths is None:
         reason = "holds neither focus_dpth.txt nor calibrated.txt"
         raise DataError(folder, reason, "Use data.lens=unknown, which needs no calibration")
     try:
-        defocus, order = Defocus.by_distance([value / INCHES_PER_METRE for value in depths], RELEASED_LENS)
+        return Defocus.by_distance([value / INCHES_PER_METRE for value in depths], RELEASED_LENS)
     except ValueError as error:
         remedy = "Use data.lens=unknown, which does not trust the calibration"
         raise DataError(folder, str(error), remedy) from None
-    notes = ("lens and unit of the focus distances are the released code's guesses",)
-    return FocalStack(folder.name, images[order], defocus, RELEASED_LENS, notes=notes)

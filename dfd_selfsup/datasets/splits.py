@@ -11,13 +11,13 @@ from pathlib import Path
 from dfd_selfsup.config import DataConfig
 from dfd_selfsup.datasets.defocusnet import defocusnet_splits
 from dfd_selfsup.datasets.embedded import embedded_splits
-from dfd_selfsup.datasets.folder import folder_splits, load_stack
-from dfd_selfsup.datasets.mobile_depth import is_mobile_depth, load_mobile_depth, mobile_depth_splits
+from dfd_selfsup.datasets.folder import Order, folder_splits, open_stack
+from dfd_selfsup.datasets.mobile_depth import is_mobile_depth, mobile_depth_splits, open_mobile_depth
 from dfd_selfsup.datasets.nyuv2 import nyuv2_splits
 from dfd_selfsup.datasets.stack import SPLITS, FocalStack, Loader, resize_stack
 from shared.errors import ConfigError, DataError
 
-__all__ = ["KINDS", "StackSet", "load_splits", "read_folder"]
+__all__ = ["KINDS", "StackSet", "load_splits", "open_folder"]
 
 KINDS: dict[str, Callable[[Path, DataConfig], dict[str, list[Loader]]]] = {
     "embedded": embedded_splits,
@@ -59,9 +59,13 @@ def load_splits(config: DataConfig) -> dict[str, StackSet]:
     return {split: StackSet(loaders[split]) for split in SPLITS}
 
 
-def read_folder(folder: str | Path) -> FocalStack:
-    """One stack in a folder: photos with stack.yaml, or a scene of Mobile Depth with its calibration."""
-    return load_mobile_depth(folder) if is_mobile_depth(folder) else load_stack(folder)
+def open_folder(folder: str | Path, order: Order | None = None) -> FocalStack:
+    """One stack in a folder, its photos not yet read: with stack.yaml, or a scene of Mobile Depth.
+
+    order: which end of the names is near, where neither focus distances nor a calibration say it.
+    """
+    folder = Path(folder).expanduser()
+    return open_mobile_depth(folder, order) if is_mobile_depth(folder) else open_stack(folder, order)
 
 
 def _resized(load: Loader, config: DataConfig) -> FocalStack:

@@ -9,22 +9,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dfd_selfsup.models.focus_measure import SURE
 from dfd_selfsup.models.thin_lens import Defocus, Lens, scale_of
 from shared.errors import DataError
-from shared.files.images import as_image, read_image, read_image_size
+from shared.files.images import as_image, read_image, survey_photos
 from shared.geometry.camera import intrinsics_matrix
 from shared.results import DepthMap
+from shared.show.pictures import evenly
 
 __all__ = [
     "SPLITS",
+    "UNTOLD",
     "Estimate",
     "FocalStack",
     "Loader",
+    "PhotoFiles",
     "StackBatch",
     "collate",
     "crop_stack",
     "fit_to_size",
     "focal_stack",
+    "open_slices",
     "random_crop",
     "read_slices",
     "resize_stack",
@@ -33,19 +38,53 @@ __all__ = [
 SPLITS = ("train", "validation", "test")
 SMALLEST_SIDE = 11  # pixels of a slice: the window of SSIM
 SMALLEST_Q = 1e-6  # of an estimate: depth ends at a million units
+WHITE = (1.0, 1.0, 1.0)  # what is behind transparent pixels
+UNTOLD = "too little texture to tell; filled from around"
 # Depth for each kind of defocus: kind and unit of the map, what it is in words, what its scale rests on.
 DEPTH_OF = {
     "metric": ("z_depth", "m", "metric z-depth, along the optical axis", "from lens and focus distances"),
     "disparity": ("disparity_px", "px", "disparity, larger is nearer", "as the disparities in stack.yaml"),
     "order": ("order", "slices", "ordered only: place in the stack, larger is nearer", "the lens is unknown"),
+    "place": (
+        "place",
+        "slices",
+        "place in the stack, 0 is the first photo; which end is near is not known (--order)",
+        "the lens is unknown",
+    ),
 }
+
+
+@dataclass(frozen=True)
+class PhotoFiles(Sequence[Tensor]):
+    """Photos of one size (H, W), each read as a slice [3, H, W] when it is asked for.
+
+    orientation: the EXIF orientation that all of them get; what is transparent becomes white.
+    """
+
+    paths: tuple[Path, ...]
+    size: tuple[int, int]
+    orientation: int = 1
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        return len(self.paths), 3, *self.size
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: Any) -> Tensor:
+        """One slice, or with a list of indices those slices [S, 3, H, W]."""
+        if isinstance(index, list):
+            return torch.stack([self[each] for each in index])
+        return read_image(self.paths[index], background=WHITE, orientation=self.orientation)
 
 
 @dataclass(frozen=True)
 class FocalStack:
     """One focal stack; everything on the CPU.
 
-    images [S, 3, H, W] RGB in [0, 1], nearest focus first. `defocus` holds the blur of each slice; `lens`
+    images [S, 3, H, W] RGB in [0, 1], nearest focus first: a tensor or, where a stack was only opened,
+    `PhotoFiles`, of which `fit_to_size` or `loaded` makes one. `defocus` holds the blur of each slice; `lens`
     is None where no lens is known. Truth, where there is any: aif [3, H, W], and depth [H, W] with `valid`
     [H, W]; depth is in metres for a metric stack, else 1 / q. `guide` [4, H, W], inverse depth and image, is
     what some other method makes of the stack. `notes` are for the user to read.
@@ -67,7 +106,8 @@ class FocalStack:
 
     @property
     def in_words(self) -> str:
-        return f"{len(self.images)} slices of {self.size[1]} x {self.size[0]}, {self.defocus.kind}"
+        kind = "order, direction unknown" if self.defocus.kind == "place" else self.defocus.kind
+        return f"{len(self.images)} slices of {self.size[1]} x {self.size[0]}, {kind}"
 
     @property
     def is_metric(self) -> bool:
@@ -90,15 +130,30 @@ class FocalStack:
     def depth_in_words(self) -> str:
         return DEPTH_OF[self.defocus.kind][2]
 
-    def depth_map(self, q: Tensor, valid: Tensor | None = None) -> DepthMap:
+    def depth_map(self, q: Tensor, valid: Tensor | None = None, invalid: str = "no depth") -> DepthMap:
         """Inverse depth [H, W] as what is shown and saved: metres of a metric stack, else q itself."""
         kind, unit, quantity, scale = DEPTH_OF[self.defocus.kind]
         values = 1 / q.clamp(min=SMALLEST_Q) if self.is_metric else q
-        return DepthMap(values, kind, unit, scale, valid, K=self.K, facts={"quantity": quantity})
+        if kind == "place":  # q falls from the first photo on
+            values = len(self.defocus.focus_q) - 1 - q
+        facts = {"quantity": quantity}
+        if valid is None:
+            return DepthMap(values, kind, unit, scale, K=self.K, facts=facts)
+        return DepthMap(values, kind, unit, scale, valid, invalid, self.K, facts)
 
-    def estimate(self, q: Tensor | None, aif: Tensor | None) -> "Estimate":
-        """What a method finds in this stack: inverse depth q [H, W] and image [3, H, W]."""
-        return Estimate(None if q is None else self.depth_map(q), aif, q, self.defocus)
+    def estimate(self, q: Tensor | None, aif: Tensor | None, confidence: Tensor | None = None) -> "Estimate":
+        """What a method finds in this stack: inverse depth q [H, W], image [3, H, W], confidence [H, W]."""
+        valid = None if confidence is None else confidence >= SURE
+        depth = None if q is None else self.depth_map(q, valid, UNTOLD)
+        return Estimate(depth, aif, q, self.defocus, confidence)
+
+    def loaded(self) -> "FocalStack":
+        """The stack with all of its photos in memory."""
+        return self.only(range(len(self.images)))
+
+    def only(self, chosen: Sequence[int]) -> "FocalStack":
+        """The stack of some of its slices."""
+        return replace(self, images=self.images[list(chosen)], defocus=self.defocus.only(chosen))
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,12 +162,14 @@ class Estimate:
 
     depth: its DepthMap. aif: all-in-focus image [3, H, W] in [0, 1]. q: the depth as inverse depth [H, W], in
     which blur is linear. defocus: the stack's, with the strength of an unknown lens as it was fitted.
+    confidence: [H, W] from 0, nothing to tell by, to 1; depth is valid where there is enough of it.
     """
 
     depth: DepthMap | None
     aif: Tensor | None
     q: Tensor | None
     defocus: Defocus
+    confidence: Tensor | None = None
 
 
 Loader = Callable[[], FocalStack]
@@ -168,7 +225,7 @@ def collate(stacks: Sequence[FocalStack]) -> StackBatch:
     """Stacks of one size, slice count and kind as a batch; DataError names the first that differs."""
     first = stacks[0]
     for stack in stacks:
-        if stack.in_words != first.in_words:
+        if (stack.images.shape, stack.depth_unit) != (first.images.shape, first.depth_unit):
             remedy = "Stacks of one batch must be alike: set crop or data.resize_to, or batch_size=1"
             raise DataError(stack.name, f"{stack.in_words}, but {first.name} is {first.in_words}", remedy)
 
@@ -184,9 +241,10 @@ def collate(stacks: Sequence[FocalStack]) -> StackBatch:
     return StackBatch(together("images"), Defocus(focus_q, gain_px, first.defocus.kind), *truth)
 
 
-def read_slices(paths: Sequence[Path]) -> Tensor:
-    """Images [S, 3, H, W] of one size; DataError names the first that is damaged, differs or is too thin."""
-    sizes = [read_image_size(path) for path in paths]
+def open_slices(paths: Sequence[Path]) -> tuple[PhotoFiles, tuple[str, ...]]:
+    """Photos that are slices of one stack, and notes; DataError names one that differs or is too thin."""
+    survey = survey_photos(paths, one_grid=True, background="white")
+    sizes = survey.sizes
     for path, size in zip(paths, sizes, strict=True):
         if size != sizes[0]:
             reason = f"is {size[1]} x {size[0]} pixels, but {paths[0].name} is {sizes[0][1]} x {sizes[0][0]}"
@@ -194,7 +252,13 @@ def read_slices(paths: Sequence[Path]) -> Tensor:
     if min(sizes[0]) < SMALLEST_SIDE:
         reason = f"is {sizes[0][1]} x {sizes[0][0]} pixels"
         raise DataError(paths[0], reason, f"Slices need {SMALLEST_SIDE} pixels in both directions")
-    return torch.stack([read_image(path) for path in paths])
+    return PhotoFiles(tuple(paths), sizes[0], survey.orientations[0]), survey.notes
+
+
+def read_slices(paths: Sequence[Path]) -> Tensor:
+    """Images [S, 3, H, W] of one size; DataError as `open_slices`."""
+    photos, _ = open_slices(paths)
+    return photos[list(range(len(photos)))]
 
 
 def crop_stack(stack: FocalStack, top: int, left: int, side: int, flip: bool = False) -> FocalStack:
@@ -233,10 +297,6 @@ def resize_stack(stack: FocalStack, height: int, width: int, rescale_pitch: bool
         scale = scale_of(stack.size, (height, width))
         defocus = replace(defocus, gain_px=defocus.gain_px * scale)
 
-    def averaged(value: Tensor) -> Tensor:
-        size = (height, width)
-        return F.interpolate(value, size, mode="bilinear", align_corners=False, antialias=True).clamp(0, 1)
-
     def nearest(value: Tensor | None) -> Tensor | None:
         if value is None:
             return None
@@ -245,8 +305,8 @@ def resize_stack(stack: FocalStack, height: int, width: int, rescale_pitch: bool
     valid = nearest(stack.valid)
     return replace(
         stack,
-        images=averaged(stack.images),
-        aif=None if stack.aif is None else averaged(stack.aif[None])[0],
+        images=averaged(stack.images, (height, width)),
+        aif=None if stack.aif is None else averaged(stack.aif[None], (height, width))[0],
         depth=nearest(stack.depth),
         valid=None if valid is None else valid > 0.5,
         guide=None,
@@ -255,21 +315,29 @@ def resize_stack(stack: FocalStack, height: int, width: int, rescale_pitch: bool
     )
 
 
+def averaged(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Images [N, C, H, W] at a smaller size, antialiased."""
+    return F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True).clamp(0, 1)
+
+
 def fit_to_size(stack: FocalStack, max_side: int, max_slices: int) -> FocalStack:
-    """The stack within the limits, as it is if it fits; its notes say what was done."""
+    """The stack within the limits, as it is if it fits; its notes say what was done.
+
+    Its images may be any sequence of slices [3, H, W], such as photos on disk: one at a time is asked for.
+    """
     notes = list(stack.notes)
     (height, width), count = stack.size, len(stack.images)
-    scale = max(max_side / max(height, width), 16 / min(height, width))  # keeps 16 pixels
-    if scale >= 1 and count <= max_slices:
+    scale = min(1.0, max(max_side / max(height, width), 16 / min(height, width)))  # keeps 16 pixels
+    if scale == 1 and count <= max_slices and isinstance(stack.images, Tensor):
         return stack
+    size = round(height * scale), round(width * scale)
+    chosen = evenly(count, max_slices)
+    small = resize_stack(stack.only(chosen[:1]), *size)
+    images = [small.images, *(averaged(stack.images[index][None], size) for index in chosen[1:])]
     if scale < 1:
-        stack = resize_stack(stack, round(height * scale), round(width * scale))
-        small = f"{stack.size[1]} x {stack.size[0]}"
-        notes.append(f"photos of {width} x {height} were shrunk to {small} (--max-side)")
+        notes.append(f"photos of {width} x {height} were shrunk to {size[1]} x {size[0]} (--max-side)")
     if count > max_slices:
         notes.append(f"{max_slices} of {count} photos were used (--max-slices)")
-        chosen = torch.linspace(0, count - 1, max_slices).round().long()
-        focus, gain = stack.defocus.focus_q[chosen], stack.defocus.gain_px[chosen]
-        defocus = replace(stack.defocus, focus_q=focus, gain_px=gain)
-        stack = replace(stack, images=stack.images[chosen], defocus=defocus)
-    return replace(stack, notes=tuple(notes))
+    defocus = stack.defocus.only(chosen)
+    defocus = replace(defocus, gain_px=defocus.gain_px * scale_of(stack.size, size))
+    return replace(small, images=torch.cat(images), defocus=defocus, notes=tuple(notes))

@@ -35,7 +35,7 @@ def plane_sweep(
     """Inverse depth q [H, W] and image [3, H, W] of slices [S, 3, H, W]; q_range is (far, near)."""
     defocus = defocus.to(images)
     candidates = torch.linspace(*q_range, hypotheses, device=images.device, dtype=images.dtype)
-    _, aif = depth_from_focus(images, defocus)
+    aif = depth_from_focus(images, defocus).aif
     q = torch.empty_like(aif[0])
     for index in range(rounds):
         costs = torch.stack([_cost(images, aif, defocus, value, psf, window) for value in candidates])

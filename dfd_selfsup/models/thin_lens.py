@@ -48,8 +48,12 @@ class Lens:
 
     def blur_at_infinity_px(self, focus_m: float) -> float:
         """a_F, the blur radius of a point at infinity in a slice focused at `focus_m`."""
+        return self.gain_px(focus_m) / focus_m
+
+    def gain_px(self, focus_m: float) -> float:
+        """F a_F, pixels of blur per dioptre in a slice focused at `focus_m`; infinity has one, too."""
         f = self.focal_length_m
-        return f * f / (2 * self.pixel_pitch_um * 1e-6 * self.f_number * (focus_m - f))
+        return f * f / (2 * self.pixel_pitch_um * 1e-6 * self.f_number) / (1 - f / focus_m)
 
     def resized(self, from_hw: tuple[int, int], to_hw: tuple[int, int]) -> "Lens":
         """The lens after resizing the pictures: the pitch grows as they shrink.
@@ -68,9 +72,9 @@ def scale_of(from_hw: tuple[int, int], to_hw: tuple[int, int]) -> float:
 
 
 def check_focus_m(focus_m: Sequence[float], lens: Lens | None = None) -> None:
-    """Raise ValueError unless the distances are positive, finite, different, and beyond the focal length."""
+    """Raise ValueError unless the distances are positive, different, and beyond the focal length."""
     values = [float(value) for value in focus_m]
-    if not values or not all(0 < value < float("inf") for value in values):
+    if not values or not all(value > 0 for value in values):  # NaN fails as well
         raise ValueError(f"focus distances must be positive metres, got {values}")
     if len(set(values)) < len(values):
         raise ValueError(f"two focus distances are equal: {values}")
@@ -85,14 +89,14 @@ def check_focus_m(focus_m: Sequence[float], lens: Lens | None = None) -> None:
 class Defocus:
     """Blur of S slices as a function of inverse depth: sigma_k = gain_px[k] * |q - focus_q[k]|.
 
-    `kind` says what q is: "metric" (1 / metres), "disparity" (pixels, larger is nearer) or "order" (place
-    in the stack, larger is nearer). `focus_q` and `gain_px` are [S] tensors or, in a batch of unlike
-    stacks, [B, S].
+    `kind` says what q is: "metric" (1 / metres), "disparity" (pixels, larger is nearer), "order" (place
+    in the stack, larger is nearer) or "place" (the same, but which end is near is not known). `focus_q` and
+    `gain_px` are [S] tensors or, in a batch of unlike stacks, [B, S].
     """
 
     focus_q: Tensor
     gain_px: Tensor
-    kind: Literal["metric", "disparity", "order"] = "metric"
+    kind: Literal["metric", "disparity", "order", "place"] = "metric"
 
     @classmethod
     def thin_lens(
@@ -110,16 +114,20 @@ class Defocus:
         """
         check_focus_m(focus_m, lens)
         f = lens.focal_length_m
-        gains = [focus * lens.blur_at_infinity_px(focus) for focus in focus_m]
+        gains = [lens.gain_px(focus) for focus in focus_m]
         if breathing_corrected:
-            gains = [gain * (focus - f) / focus for gain, focus in zip(gains, focus_m, strict=True)]
+            gains = [gain * (1 - f / focus) for gain, focus in zip(gains, focus_m, strict=True)]
         reference = torch.empty(0) if like is None else like
         return cls(reference.new_tensor([1 / focus for focus in focus_m]), reference.new_tensor(gains))
 
     @classmethod
-    def ordered(cls, count: int) -> "Defocus":
+    def ordered(cls, count: int, kind: Literal["order", "place"] = "order") -> "Defocus":
         """A stack of unknown lens, nearest slice first: q falls from count - 1 to 0 in steps of 1."""
-        return cls(torch.arange(count - 1.0, -1.0, -1.0), torch.full((count,), ORDER_GAIN_PX), "order")
+        return cls(torch.arange(count - 1.0, -1.0, -1.0), torch.full((count,), ORDER_GAIN_PX), kind)
+
+    def only(self, chosen: Sequence[int]) -> "Defocus":
+        """That of some of the slices."""
+        return replace(self, focus_q=self.focus_q[..., chosen], gain_px=self.gain_px[..., chosen])
 
     @classmethod
     def by_distance(

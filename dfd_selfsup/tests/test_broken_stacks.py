@@ -57,7 +57,7 @@ FOLDER = {
         lambda folder: [picture(f"photo_{i}.png", 10, 28)(folder) for i in range(3)], "28 x 10", "photo_0.png"
     ),
     "too few distances": Case(info(focus_m=[1, 2]), "2 focus distances for 3", "stack.yaml"),
-    "distance zero": Case(info(focus_m=[0, 1, 2]), "positive", "stack.yaml"),
+    "distance zero": Case(info(focus_m=[0, 1, 2]), "focus_m", "stack.yaml"),
     "distance not a number": Case(info(focus_m=[1, float("nan"), 2]), "focus_m", "stack.yaml"),
     "equal distances": Case(info(focus_m=[1, 1, 2]), "equal", "stack.yaml"),
     "distance below the focal length": Case(info(focus_m=[0.03, 1, 2]), "focal length", "stack.yaml"),
@@ -122,7 +122,7 @@ def mobile(folder: Path) -> Path:
 
 
 MOBILE = {
-    "one frame": Case(lambda folder: [remove(f"a{i}.jpg")(folder) for i in (1, 2)], "holds 1 frames"),
+    "one frame": Case(lambda folder: [remove(f"a{i}.jpg")(folder) for i in (1, 2)], "holds 1 photo"),
     "words in the calibration": Case(
         write("calibrated.txt", "near\nfar\n"), "else than numbers", "calibrated"
     ),

@@ -7,7 +7,7 @@ import torch
 from dfd_selfsup.config import LossOptions, TrainConfig
 from dfd_selfsup.datasets.splits import StackSet
 from dfd_selfsup.datasets.stack import collate, crop_stack, resize_stack
-from dfd_selfsup.descent import descend, with_guides
+from dfd_selfsup.descent import better_of, descend, with_guides
 from dfd_selfsup.losses import DESCENT_GUIDE_WEIGHT, guide_losses
 from dfd_selfsup.models.daif_net import DaifNet, keep_variance
 from dfd_selfsup.models.focus_measure import (
@@ -32,7 +32,7 @@ def test_descent_improves_depth_and_image_on_both_focus_measures():
     assert found.q.shape == (40, 56)
     assert Q_RANGE[0] < found.q.min() <= found.q.max() < Q_RANGE[1]
     for measure in ("ring", "sml"):
-        focus_q, focus_aif = depth_from_focus(stack.images, stack.defocus, measure)
+        focus_q, focus_aif, _ = depth_from_focus(stack.images, stack.defocus, measure)
         assert (found.q - q).abs().mean() < 0.7 * (focus_q - q).abs().mean()
         assert (found.aif - stack.aif).square().mean() < 0.8 * (focus_aif - stack.aif).square().mean()
 
@@ -43,6 +43,26 @@ def test_descent_starts_where_it_is_told():
     found = descend(stack, Q_RANGE, CONFIG, start, depth_steps=0, image_steps=0)
     assert torch.allclose(found.q, q, atol=1e-5)
     assert torch.equal(found.aif, stack.aif)
+
+
+def test_of_two_estimates_the_one_is_taken_that_explains_the_slices_where_it_does():
+    stack, q = two_planes()
+    truth = stack.estimate(q, stack.aif, torch.ones_like(q))
+    wrong = q.clone()
+    wrong[5:15, 5:15], wrong[25:35, 40:50] = 1.05, 0.6  # specks that are too near
+    wide = q.clone()
+    wide[:, 28:31] = 0.8  # the near half, three pixels too wide
+    off, fat = (
+        stack.estimate(each, torch.zeros_like(stack.aif), torch.ones_like(q)) for each in (wrong, wide)
+    )
+    kept = better_of(stack, truth, off, PSF)
+    assert torch.equal(kept.q, q)
+    mended = better_of(stack, off, truth, PSF)
+    assert (mended.q - q).abs()[7:13, 7:13].max() == 0
+    assert (mended.q - q).abs()[27:33, 42:48].max() == 0
+    assert torch.equal(better_of(stack, truth, fat, PSF).q, q), "nothing near a jump comes nearer"
+    assert (better_of(stack, fat, truth, PSF).q - q).abs().sum() < 0.5 * (wide - q).abs().sum()
+    assert better_of(stack, truth, fat, PSF).confidence is truth.confidence
 
 
 def test_without_steps_it_is_the_focus_measure():

@@ -20,6 +20,7 @@ from dfd_selfsup.models.released import swap_red_and_blue
 from dfd_selfsup.models.thin_lens import Defocus, Lens
 from shared.errors import ConfigError, RunError
 from shared.files.images import read_image, read_pfm, write_image, write_pfm
+from shared.results import DepthMap
 from shared.runs.checkpoint import load_checkpoint
 from shared.runs.config import load_config
 
@@ -160,6 +161,19 @@ def test_a_run_stopped_and_resumed_equals_one_that_never_stopped_to_the_last_bit
     assert logged_losses(tmp_path / "whole") == logged_losses(tmp_path / "parts")
 
 
+def test_weights_do_not_depend_on_whether_the_data_were_there(data, tmp_path, monkeypatch):
+    def loader(drawn):  # draws numbers, as rendering does
+        return lambda config: [load_splits(config), torch.rand(drawn)][0]
+
+    found, load_splits = [], train.load_splits
+    for drawn in (0, 7):
+        monkeypatch.setattr(train, "load_splits", loader(drawn))
+        run_train(data, tmp_path / f"{drawn}", "steps=1", "compare_slow=false", *RESUMED["reseeded"])
+        last = tmp_path / f"{drawn}" / "checkpoints" / "last.pt"
+        found.append(load_checkpoint(last, "dfd_selfsup").state["model"])
+    assert all(torch.equal(value, found[1][name]) for name, value in found[0].items())
+
+
 @pytest.mark.parametrize("supervise", ["depth", "aif"])
 def test_supervised_training_runs(data, tmp_path, supervise, updates):
     results = run_train(data, tmp_path / "run", "method=supervised", f"supervise={supervise}", "steps=2")
@@ -219,10 +233,21 @@ def test_prediction_without_a_lens_is_ordered_and_says_so(tmp_path, capsys):
     write_stack(tmp_path / "mine", 98, truth=False)
     (tmp_path / "mine" / "stack.yaml").unlink()
     out = tmp_path / "out"
-    flags = ["--fit", "3", "--max-side", "36", "--max-slices", "2", "--device", "cpu"]
+    flags = [
+        "--fit",
+        "3",
+        "--max-side",
+        "36",
+        "--max-slices",
+        "2",
+        "--device",
+        "cpu",
+        "--order",
+        "near_to_far",
+    ]
     predict.main([str(tmp_path / "mine"), "--out", str(out), *flags])
     result = json.loads((out / "depth.json").read_text())
-    assert result["unit"] == "slices"
+    assert (result["unit"], result["nearer is"]) == ("slices", "larger")
     assert not (out / "cameras.json").exists()
     said = capsys.readouterr().out
     assert "shrunk to 36 x 29" in said
@@ -232,10 +257,23 @@ def test_prediction_without_a_lens_is_ordered_and_says_so(tmp_path, capsys):
     assert "ordered only" in said
 
 
-def test_prediction_needs_a_network(tmp_path):
-    write_stack(tmp_path / "mine", 1)
-    with pytest.raises(RunError, match="--fit"):
-        predict.main([str(tmp_path / "mine")])
+def test_without_a_network_all_photos_answer_at_full_size_and_claim_no_direction(tmp_path, capsys):
+    write_stack(tmp_path / "mine", 1, truth=False)
+    (tmp_path / "mine" / "stack.yaml").unlink()
+    found = {}
+    for order in ("auto", "near_to_far", "far_to_near"):
+        out = tmp_path / order
+        predict.main([str(tmp_path / "mine"), "--out", str(out), "--order", order])
+        found[order] = DepthMap.load(out / "depth.pfm")
+        assert read_image(out / "aif.png").shape == (3, 32, 40)
+        assert read_image(out / "confidence.png").shape == (3, 32, 40)
+        assert ("which end is near is not known" in capsys.readouterr().out) == (order == "auto")
+    assert [found[order].kind for order in found] == ["place", "order", "order"]
+    assert json.loads((tmp_path / "auto" / "depth.json").read_text())["nearer is"] == "not known"
+    assert torch.allclose(found["near_to_far"].values, 2 - found["far_to_near"].values, atol=1e-4)
+    assert torch.allclose(found["auto"].values, found["far_to_near"].values, atol=1e-4), (
+        "0 is the first photo"
+    )
 
 
 @pytest.mark.parametrize("path", sorted(Path(train.__file__).parent.glob("configs/*.yaml")), ids=str)

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import pytest
 import torch
 
 from dfd_selfsup.config import EmbeddedConfig
@@ -88,7 +89,10 @@ def test_embedded_stacks_are_made_once_and_split_by_scene(tmp_path, monkeypatch)
     assert make_embedded_stacks(tmp_path, other, workers=0) != folder
 
 
-def test_the_stacks_do_not_depend_on_the_number_of_processes(tmp_path):
+@pytest.mark.parametrize("processors", [None, {0}])
+def test_the_stacks_do_not_depend_on_the_number_of_processes(tmp_path, monkeypatch, processors):
+    if processors:  # PyTorch warns of more workers, and warnings are errors here
+        monkeypatch.setattr("os.sched_getaffinity", lambda process: processors, raising=False)
     config = EmbeddedConfig((0, 1), (0, 1), (0, 1), views=1, height=16, width=24, lens_samples=1)
     before = torch.get_rng_state()
     alone = make_embedded_stacks(tmp_path / "alone", config, workers=0)

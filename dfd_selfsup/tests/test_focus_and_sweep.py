@@ -8,7 +8,11 @@ from scipy import ndimage
 from dfd_selfsup.datasets.stack import FocalStack, resize_stack
 from dfd_selfsup.measures import best_slice, mean_gradient, measure_stack, rank_correlation, spatial_frequency
 from dfd_selfsup.models.focus_measure import (
+    FULL_SIZE_BLUR_PX,
+    FULL_SIZE_POWER,
+    SURE,
     depth_from_focus,
+    depth_of_photos,
     focus_response,
     full_size_image,
     ring_difference,
@@ -41,13 +45,13 @@ def away_from_edges(q: torch.Tensor) -> torch.Tensor:
     return keep
 
 
-@pytest.mark.parametrize("measure", ["sml", "ring"])
+@pytest.mark.parametrize("measure", ["sml", "ring", "even"])
 def test_focus_measures_find_the_sharpest_slice(measure):
     stack, q = two_planes()
     found = stack.defocus.focus_q[focus_response(stack.images, measure).argmax(0)]
     nearest = stack.defocus.focus_q[(stack.defocus.focus_q - 0.8).abs().argmin()]
     assert (found[8:-8, 8:20] == nearest).float().mean() > 0.95
-    refined, _ = depth_from_focus(stack.images, stack.defocus, measure)
+    refined = depth_from_focus(stack.images, stack.defocus, measure).q
     inside = away_from_edges(q)
     error = (refined - q).abs()[inside].mean()
     assert error < 0.8 * (found - q).abs()[inside].mean()
@@ -79,7 +83,7 @@ def test_plane_sweep_finds_depth_between_the_slices():
     found, aif = plane_sweep(stack.images, stack.defocus, (0.15, 1.1), PSF, hypotheses=30, window=7, rounds=3)
     error = (found - q).abs()[away_from_edges(q)]
     assert error.mean() < 0.02
-    focus, composite = depth_from_focus(stack.images, stack.defocus)
+    focus, composite, _ = depth_from_focus(stack.images, stack.defocus)
     assert error.mean() < 0.8 * (focus - q).abs()[away_from_edges(q)].mean()
     assert (aif - stack.aif).square().mean() < 0.8 * (composite - stack.aif).square().mean()
 
@@ -106,12 +110,30 @@ def test_rank_correlation_sees_order_alone():
     assert rank_correlation(a, torch.where(valid, a, 0), valid) == pytest.approx(1)
 
 
-@pytest.mark.parametrize("measure", ["sml", "ring"])
-def test_bands_change_nothing_at_full_size(measure):
+@pytest.mark.parametrize("measure", ["sml", "ring", "even"])
+def test_slices_that_come_one_by_one_give_what_all_at_once_give(measure):
     stack, q = two_planes(60, 40)
-    whole = full_size_image(stack.images, stack.defocus, q, measure, rows=60)
-    cut = full_size_image(stack.images, stack.defocus, q, measure, rows=7)
-    assert torch.allclose(cut, whole, atol=1e-5)  # sums in another order
+    response = focus_response(stack.images, measure)
+    found = depth_from_focus(iter(stack.images), stack.defocus, measure)
+    assert torch.equal(found.aif, stack.images.gather(0, response.argmax(0).expand(1, 3, -1, -1))[0])
+    if measure != "even":  # whose confidence knows only what is close by
+        assert torch.allclose(found.confidence, 1 - response.mean(0) / response.amax(0), atol=1e-5)
+    blur = stack.defocus.sigma_px(q[None, None])[0]
+    weights = torch.softmax(FULL_SIZE_POWER * response.log() - blur / FULL_SIZE_BLUR_PX, 0)
+    expected = (weights[:, None] * stack.images).sum(0)
+    assert torch.allclose(full_size_image(iter(stack.images), stack.defocus, q, measure), expected, atol=1e-5)
+
+
+def test_blanks_are_invalid_and_filled_and_specks_go():
+    stack, q = two_planes(80, 112)
+    images = stack.images.clone()
+    images[:, :, 20:50, 70:100] = 0.5  # a blank in the far half
+    images[:, :, 40:44, 20:24] += torch.linspace(0, 0.1, 5)[:, None, None, None]  # a step that grows: a speck
+    found, confidence = depth_of_photos(images.clamp(0, 1), stack.defocus)
+    assert (confidence[28:42, 78:92] < SURE).all(), "nothing to tell by"
+    assert (confidence[60:75, 65:105] > SURE).all()
+    assert (found - q).abs()[28:42, 78:92].max() < 0.15
+    assert (found - q).abs()[30:54, 12:32].max() < 0.3
 
 
 def test_full_size_keeps_the_detail_that_shrinking_loses():

@@ -35,6 +35,7 @@ KINDS = {
     "inv_depth": "inverse depth",
     "disparity_px": "disparity",
     "order": "place in the stack",
+    "place": "place in the stack, direction not known",
 }
 PLAIN_LETTERS = {"×": "x", "–": "-", "—": "-", "−": "-", "→": "->", "±": "+-", "°": " deg", "µ": "u"}
 INK = (32, 36, 42)
