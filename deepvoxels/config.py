@@ -111,6 +111,7 @@ class GeneratorOptions:
     renderer_max: PositiveInt | None = None  # null: 8 * nf0
     renderer_up_widths: list[PositiveInt] = field(default_factory=list)  # one per doubling; empty: nf0 each
     renderer_dropout: Dropout = 0.1
+    colour_head: bool = False  # features become colours by one 1x1 layer as well, see losses.py
 
     batch_targets: bool = True  # False: targets one after the other as released (batch norm sees one view)
 
@@ -204,6 +205,7 @@ class TrainConfig:
     nearest_sources: PositiveInt = 4  # the source is one of so many nearest views; the paper: 5, its code: 4
     l1_weight: NonNegativeFloat = 200.0
     gan_weight: NonNegativeFloat = 1.0  # 0: no discriminator at all
+    head_weight: NonNegativeFloat = 100.0  # of the L1 of model.colour_head
     border_px: NonNegativeInt = 5  # cut from rendered and true image before any loss or (primary) measure
     learning_rate: PositiveFloat = 4e-4
     decay_steps: NonNegativeInt = 0  # over the last this many steps the rate falls linearly to a twentieth
@@ -223,6 +225,8 @@ class TrainConfig:
             raise ValueError(f"baseline.image_side and model.image_side must agree, got {sides}")
         if baseline and self.released_checkpoint:
             raise FieldError("released_checkpoint", f"is of DeepVoxels, not of {self.method}")
+        if self.model.colour_head and self.released_checkpoint:
+            raise FieldError("model.colour_head", "is not in the released code, whose checkpoint is wanted")
         if not 2 * self.border_px < self.model.image_side:
             reason = f"{self.border_px} leaves nothing of a {self.model.image_side} px image"
             raise FieldError("border_px", reason)

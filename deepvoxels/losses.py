@@ -3,6 +3,9 @@
     generator:      l1_weight |I - I*|  -  gan_weight mean log D(I)
     discriminator:  -1/2 (mean log D(I*) + mean log (1 - D(I)))
 
+With `model.colour_head` (not in the paper) the generator also pays head_weight |C - C*| for the colours C
+that one layer reads in the projected features; C* is I* at the feature map's size.
+
 D is the sigmoid of the discriminator's logits. The released code adds 1e-9 inside the logarithm; softplus of
 the logits is the same up to that constant and does not overflow.
 """
@@ -10,7 +13,12 @@ the logits is the same up to that constant and does not overflow.
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["crop_border", "discriminator_loss", "generator_gan_loss", "loss_terms"]
+__all__ = ["crop_border", "discriminator_loss", "generator_gan_loss", "head_loss", "loss_terms"]
+
+
+def head_loss(coarse: Tensor, truth: Tensor) -> Tensor:
+    """L1 of the colour head's [N, 3, h, w] against images [N, 3, S, S] averaged over its pixels."""
+    return F.l1_loss(coarse, F.adaptive_avg_pool2d(truth, coarse.shape[-2:]))
 
 
 def loss_terms(rendered: Tensor, truth: Tensor, discriminator: nn.Module | None) -> dict[str, Tensor]:

@@ -119,9 +119,9 @@ def table_of_methods(results: Mapping[str, Mapping[str, Any]]) -> ResultsTable:
         if not (is_published or key in results):
             continue
         row = {"method": name}
-        if key in TABLE_1:
+        if is_published and key in TABLE_1:
             row |= dict(zip(("paper_psnr", "paper_ssim"), TABLE_1[key][column], strict=True))
-        elif column in ABLATION:
+        elif is_published and column in ABLATION:
             row["paper_psnr"] = ABLATION[column]
         if key in results:
             row |= {name: results[key]["mean"][name] for name in ("psnr", "ssim")}
@@ -168,6 +168,7 @@ def write_run_report(
     ]
     if config.method != "nearest_neighbour":
         names = ["preview_psnr", "l1", *(["gan", "discriminator"] if config.gan_weight > 0 else [])]
+        names += ["head"] if config.model.colour_head else []
         names += ["planes_per_ray"] if views.depth is not None else []
         sections.append(Section("Training", [PREVIEWS, Curves(names)]))
     title = f"{results['method']}: {results['data']}"

@@ -24,7 +24,7 @@ from deepvoxels.api import TrainedScene, build_network, scene_facts, trained_sce
 from deepvoxels.config import TrainConfig
 from deepvoxels.datasets.scene import PosedScene, load_previewed, load_views, nearest_views
 from deepvoxels.eval import NearestNeighbour, evaluate, measure, summary
-from deepvoxels.losses import crop_border, loss_terms
+from deepvoxels.losses import crop_border, head_loss, loss_terms
 from deepvoxels.models.generator import Generator
 from deepvoxels.models.networks import Discriminator
 from deepvoxels.models.released import load_released
@@ -69,19 +69,23 @@ def train(run: Run, config: TrainConfig, views: PosedScene, previewed: PosedScen
     network.train()
     for step in run.steps(start, config.steps):
         source, targets = draw_views(step, config, neighbours)
-        photo = views.batch([source]).to(run.device)
+        photo, truth = (views.batch(some).to(run.device) for some in ([source], targets))
+        coarse = None
         if isinstance(network, Generator):
-            projections = [maps["projection", target] for target in targets]
-            rendered, grid = network(photo, [maps["lifting", source]], projections)
+            grid = network.observe(photo, [maps["lifting", source]])
             network.remember(grid)
+            seen = network.render(network.inpaint(grid), [maps["projection", target] for target in targets])
+            rendered, coarse = seen.images, seen.coarse
         else:  # a baseline, which knows poses only
             cameras = views.world_from_cam[[source]], views.world_from_cam[targets], views.K[targets]
             rendered = network(photo, *(camera.to(run.device) for camera in cameras))
 
-        rendered = crop_border(rendered, config.border_px)
-        truth = crop_border(views.batch(targets).to(run.device), config.border_px)
-        terms = loss_terms(rendered, truth, discriminator)
+        pair = (crop_border(images, config.border_px) for images in (rendered, truth))
+        terms = loss_terms(*pair, discriminator)
         loss = config.l1_weight * terms["l1"] + config.gan_weight * terms.get("gan", 0.0)
+        if coarse is not None:
+            terms["head"] = head_loss(coarse, truth)
+            loss = loss + config.head_weight * terms["head"]
         samples = {"source": source, "targets": targets}
 
         rate = set_learning_rate(state, step, config)
@@ -156,7 +160,11 @@ def describe(train_views: PosedScene, test_views: PosedScene) -> list[str]:
 
 
 def adam(network: nn.Module) -> torch.optim.Adam:
-    return torch.optim.Adam(network.parameters(), fused=True)  # its rate is set in every step
+    """Adam, whose rate is set in every step: ten times as high for the colour head, which is to lead."""
+    head = [weight for name, weight in network.named_parameters() if name.startswith("renderer.head.")]
+    rest = [weight for weight in network.parameters() if all(weight is not other for other in head)]
+    groups = [{"params": rest, "times": 1.0}, *([{"params": head, "times": 10.0}] if head else [])]
+    return torch.optim.Adam(groups, fused=True)
 
 
 def set_learning_rate(state: Mapping[str, Any], step: int, config: TrainConfig) -> float:
@@ -165,7 +173,7 @@ def set_learning_rate(state: Mapping[str, Any], step: int, config: TrainConfig) 
     for optimizer in state.values():
         if isinstance(optimizer, torch.optim.Optimizer):
             for group in optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group["times"]
     return rate
 
 

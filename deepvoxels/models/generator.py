@@ -28,6 +28,7 @@ class Rendering(NamedTuple):
     images: Tensor  # [N, 3, S, S] in [0, 1]
     depth_fraction: Tensor | None  # [N, 1, h, w], place between first and last plane, in [-0.5, 0.5)
     visibility: Tensor | None  # [N, 1, D, h, w], sums to 1 along each ray
+    coarse: Tensor | None  # [N, 3, h, w] in [0, 1], the colour head's; None without one
 
 
 class Generator(nn.Module):
@@ -38,7 +39,7 @@ class Generator(nn.Module):
 
         new_state = generator.observe(photo, lifting)
         generator.remember(new_state)
-        images, depth_fraction, visibility = generator.render(generator.inpaint(new_state), projections)
+        seen = generator.render(generator.inpaint(new_state), projections)
 
     and rendering afterwards is `volume = generator.inpaint(generator.state)` once, then `render(volume, ...)`
     for any number of cameras. With `fast`, twins from `models/fast` do the same sooner and in less memory.
@@ -115,7 +116,8 @@ class Generator(nn.Module):
 
     def _render(self, volume: Tensor, projections: Sequence[SamplingMap]) -> Rendering:
         if self.occlusion is None:
-            features = self.collapse(self.project(volume, projections))
-            return Rendering(self.renderer(features) + 0.5, None, None)
-        features, depth_fraction, visibility = self.occlude(self.occlusion, volume, projections)
-        return Rendering(self.renderer(features) + 0.5, depth_fraction, visibility)
+            features, seen = self.collapse(self.project(volume, projections)), (None, None)
+        else:
+            features, *seen = self.occlude(self.occlusion, volume, projections)
+        images, coarse = self.renderer(features)
+        return Rendering(images + 0.5, *seen, None if coarse is None else coarse + 0.5)

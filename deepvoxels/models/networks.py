@@ -314,13 +314,22 @@ class Renderer(nn.Module):
         narrow = max(options.nf0 // 2, 1)
         self.narrow = ConvUnit(2, ups[-1], narrow)
         self.colour = ConvUnit(2, narrow, 3, norm=False, slope=None)
+        self.head = nn.Conv2d(options.grid_features, 3, 1) if options.colour_head else None
 
-    def forward(self, features: Tensor) -> Tensor:
-        """[N, F, h, h] -> images [N, 3, S, S] in (-0.5, 0.5)."""
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor | None]:
+        """[N, F, h, h] -> images [N, 3, S, S] in (-0.5, 0.5), and with a head its colours [N, 3, h, h] alike.
+
+        What the head says is a start, to which the other layers add.
+        """
         x = self.unet(features)
         for up in self.ups:
             x = up(x)
-        return 0.5 * torch.tanh(self.colour(self.narrow(x)))
+        x = self.colour(self.narrow(x))
+        if self.head is None:
+            return 0.5 * torch.tanh(x), None
+        coarse = self.head(features)
+        x = x + F.interpolate(coarse, size=x.shape[-2:], mode="bilinear", align_corners=False)
+        return 0.5 * torch.tanh(x), 0.5 * torch.tanh(coarse)
 
 
 class Discriminator(nn.Module):

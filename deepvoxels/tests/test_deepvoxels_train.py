@@ -7,13 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from deepvoxels import train
-from deepvoxels.config import TrainConfig, VolumeConfig
+from deepvoxels.config import GeneratorOptions, TrainConfig, VolumeConfig
 from deepvoxels.datasets.scene import PosedScene, load_views
-from deepvoxels.losses import crop_border, discriminator_loss, generator_gan_loss, loss_terms
-from deepvoxels.models.networks import Discriminator
+from deepvoxels.losses import crop_border, discriminator_loss, generator_gan_loss, head_loss, loss_terms
+from deepvoxels.models.networks import Discriminator, Renderer
+from deepvoxels.tests.conftest import SMALL
 from shared.errors import ConfigError, DataError, NonFiniteError
 from shared.runs.checkpoint import load_checkpoint
 
@@ -76,6 +78,29 @@ def test_the_border_is_cut_from_every_side() -> None:
     image = torch.rand(3, 12, 11)
     assert torch.equal(crop_border(image, 5), image[:, 5:7, 5:6])
     assert torch.equal(crop_border(image, 0), image)
+
+
+def test_the_colour_head_is_paid_for_what_single_features_say() -> None:
+    """Its loss reaches the features past all other layers, and its colours are where the picture starts."""
+    torch.manual_seed(0)
+    renderer = Renderer(GeneratorOptions(**SMALL, colour_head=True))
+    features, truth = torch.rand(2, 4, 8, 8, requires_grad=True), torch.rand(2, 3, 32, 32)
+    _, coarse = renderer(features)
+    loss = head_loss(coarse + 0.5, truth)
+    blocks = truth.unflatten(2, (8, 4)).unflatten(4, (8, 4)).mean((3, 5))
+    torch.testing.assert_close(loss, (coarse + 0.5 - blocks).abs().mean())
+    loss.backward()
+    got = {name for name, weight in renderer.named_parameters() if weight.grad is not None}
+    assert got == {"head.weight", "head.bias"}
+    assert features.grad.flatten(2).any(dim=2).all()
+    with torch.no_grad():
+        for parameter in renderer.colour.parameters():
+            parameter.zero_()
+        image, coarse = renderer(features)
+    blurred = F.interpolate((2 * coarse).atanh(), scale_factor=4, mode="bilinear").tanh() / 2
+    torch.testing.assert_close(image, blurred)
+    groups = train.adam(nn.ModuleDict({"renderer": renderer})).param_groups
+    assert [(len(group["params"]), group["times"]) for group in groups][1:] == [(2, 10.0)]
 
 
 def test_learning_rate_is_constant_then_falls_to_a_twentieth() -> None:

@@ -96,7 +96,7 @@ def test_coordinates_start_at_minus_a_half_in_tensor_order():
     "changes",
     [
         {},
-        {"occlusion": False},
+        {"occlusion": False, "colour_head": True},
         {"coordinates": False},
         {"grid_side": 6, "inpainting_widths": [1, 2]},
         {"image_side": 16},
