@@ -184,7 +184,8 @@ def test_resume_in_the_middle_of_an_epoch_is_exact(
     """Stopped after 7 of 15 steps, with 12 views: both networks, the grid, Adam's moments and the losses."""
     monkeypatch.setattr(train, "evaluate", lambda *_: {})
     monkeypatch.setattr(train, "summary", lambda _: "not measured")
-    settings = f"method={method}", "decay_steps=0", "checkpoint_every=7", "preview_every=7"
+    settings = f"method={method}", "model.colour_head=true", "decay_steps=0", "preview_every=7"
+    settings += ("checkpoint_every=7",)
     run(tiny_config_file, tmp_path / "whole", "steps=15", *settings)
     run(tiny_config_file, tmp_path / "parts", "steps=7", *settings)
     run(tiny_config_file, tmp_path / "parts", "steps=15", *settings, resume=True)
