@@ -21,7 +21,7 @@ def test_every_config_of_the_folder_is_valid(path: Path) -> None:
 @pytest.mark.parametrize("row", list(table.ROWS))
 def test_every_row_of_the_table_is_a_valid_configuration(row: str) -> None:
     label, changes = table.ROWS[row]
-    assert load_config(TrainConfig, table.QUICK, [*changes, f"label={label}"]).label == label
+    assert load_config(TrainConfig, CONFIGS / "quick_table.yaml", [*changes, f"label={label}"]).label == label
 
 
 @pytest.mark.parametrize(
