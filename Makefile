@@ -46,13 +46,14 @@ setup: $(READY) ## create .venv with everything in it (2-10 minutes, downloads P
 	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	    { echo "Python 3.11 or newer is needed; python3 is $$(python3 --version). Try: make PYTHON=python with a conda environment"; exit 1; }
 	python3 -m venv .venv
-	@pip=".venv/bin/python -m pip install --quiet --disable-pip-version-check"; \
+	@index=; \
 	if [ -z "$(TORCH)" ] && ! command -v nvidia-smi >/dev/null; then \
-	    echo "no GPU here (no nvidia-smi): installing PyTorch for the CPU"; \
-	    $$pip --retries 1 --timeout 15 --index-url $(CPU_INDEX) torch torchvision && exit 0; \
-	    echo "$(CPU_INDEX) cannot be used: installing PyTorch's default build, which may be larger"; \
+	    if .venv/bin/python -c 'import urllib.request as u; u.urlopen("$(CPU_INDEX)/torch/", timeout=15)' 2>/dev/null; \
+	    then echo "no GPU here (no nvidia-smi): installing PyTorch for the CPU"; index="--index-url $(CPU_INDEX)"; \
+	    else echo "$(CPU_INDEX) cannot be reached: installing PyTorch's default build, which may be larger"; fi; \
 	fi; \
-	$$pip $(or $(TORCH),torch torchvision)
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check $$index $(or $(TORCH),torch torchvision)
+	@.venv/bin/python -c 'import torchvision' || { echo "torch and torchvision do not fit each other: name a pair, TORCH=\"...\""; exit 1; }
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[$(EXTRAS)]'
 	@touch $@
 	@echo "next: source .venv/bin/activate    (in every new shell, for the commands that begin with python)"
