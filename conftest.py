@@ -1,9 +1,13 @@
 """Surroundings a test file asks for by name: seeded generators, runs without TensorBoard's slow import."""
 
+import signal
 import sys
 
 import pytest
 import torch
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background; tests send it, children inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
