@@ -29,14 +29,22 @@ from dfd_selfsup.datasets.folder import folder_splits, write_stack
 from dfd_selfsup.datasets.stack import SPLITS, FocalStack, Loader
 from dfd_selfsup.models.thin_lens import Defocus, Lens
 from shared.files.disk import made_once
-from shared.geometry.camera import look_at
+from shared.geometry.camera import intrinsics_matrix, look_at
 from shared.runs.command import rendering
 from shared.runs.workers import read_ahead
 
 if TYPE_CHECKING:
     from scenes import Scene
 
-__all__ = ["FOCUS_M", "View", "embedded_splits", "make_embedded_stacks", "render_stack_views"]
+__all__ = [
+    "FOCUS_M",
+    "View",
+    "embedded_splits",
+    "make_embedded_stacks",
+    "render_stack_views",
+    "stack_intrinsics",
+    "write_view",
+]
 
 FOCUS_M = (1.0, 1.5, 2.5, 4.0, 6.0)  # those of the paper's NYUv2 stacks
 FOCAL_LENGTH_MM, F_NUMBER = 100.0, 0.9
@@ -153,7 +161,7 @@ def _write_scene(folder: Path, config: EmbeddedConfig, order: _SceneOrder) -> No
         poses, metres_per_unit = _around_table(order.seed, config.views), TABLETOP_SCALE
     for index, pose in enumerate(poses):
         view = View(f"{order.kind}{order.seed:03d}_{index}", scene, pose, metres_per_unit)
-        _write_stack(folder / order.split / view.name, view, config)
+        write_view(folder / order.split / view.name, view, config)
 
 
 def _without_occlusion(scene: "Scene") -> "Scene":
@@ -170,13 +178,19 @@ def _around_table(seed: int, count: int) -> Tensor:
     return look_at(position, target).float()
 
 
-def _write_stack(folder: Path, view: View, config: EmbeddedConfig) -> None:
+def stack_intrinsics(height: int, width: int) -> Tensor:
+    """K [3, 3] of the embedded stacks, and of a pinhole in the place of their lens."""
+    focal = FOCAL_LENGTH_MM / SENSOR_WIDTH_MM * width
+    return intrinsics_matrix(focal, focal, (width - 1) / 2, (height - 1) / 2)
+
+
+def write_view(folder: Path, view: View, config: EmbeddedConfig) -> None:
+    """The focal stack of a view at the size of `config`, with its truth."""
     from scenes import render
 
     height, width = config.height, config.width
     lens = Lens(FOCAL_LENGTH_MM, F_NUMBER, SENSOR_WIDTH_MM * 1000 / width)
-    focal = FOCAL_LENGTH_MM / SENSOR_WIDTH_MM * width
-    K = torch.tensor([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]])
+    K = stack_intrinsics(height, width)
     slices = render_stack_views(view, K, height, width, FOCUS_M, lens.aperture_m, config.lens_samples)
     # The same camera with its aperture closed, so that image and slices differ by the defocus alone.
     aif = render_stack_views(view, K, height, width, FOCUS_M[:1], 0.0, config.lens_samples)[0]

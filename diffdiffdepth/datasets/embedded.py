@@ -28,7 +28,7 @@ from shared.runs.command import rendering
 if TYPE_CHECKING:
     from scenes import Scene
 
-__all__ = ["make_embedded_light_field", "make_embedded_multi_view"]
+__all__ = ["make_embedded_light_field", "make_embedded_multi_view", "write_light_field"]
 
 EMBEDDED_VERSION = 1
 LOOK_AT = (0.03, 0.0, -0.08)
@@ -51,7 +51,10 @@ def make_embedded_light_field(
     height, width = size
     record = {"kind": "light field", "size": [*size], "side": side, "seed": seed, "antialias": antialias}
     camera = GridCamera(width, height, 100.0, 35.0, side, side, 70.0, 5.46)
-    write = partial(_write_light_field, parameters=camera, seed=seed, antialias=antialias)
+
+    def write(folder: Path) -> None:
+        write_light_field(folder, still_life(seed), _pose_at(5.2, 0.0, 14.0), camera, "still life", antialias)
+
     return made_once(folder, _versions() | record, write, say)
 
 
@@ -80,12 +83,16 @@ def _versions() -> dict[str, list[int]]:
     return {"versions": [SCENES_VERSION, EMBEDDED_VERSION]}
 
 
-def _write_light_field(folder: Path, parameters: GridCamera, seed: int, antialias: int) -> None:
-    """A grid of parallel cameras whose sensors are shifted so that the plane of focus has no parallax."""
+def write_light_field(
+    folder: Path, scene: "Scene", world_from_centre: Tensor, parameters: GridCamera, name: str, antialias: int
+) -> None:
+    """A scene in the HCI layout, seen around the pose [4, 4]; its units are taken for metres.
+
+    The cameras are parallel, their sensors shifted so that the plane of focus has no parallax.
+    """
     from scenes import render
 
-    scene, side = still_life(seed), parameters.num_cams_x
-    world_from_centre = _pose_at(5.2, 0.0, 14.0)
+    side = parameters.num_cams_x
     step_m = parameters.baseline_mm / 1000
     shift_px = parameters.focal_px * step_m / parameters.focus_distance_m
     for row in rendering(range(side), side, "row of views"):
@@ -102,9 +109,10 @@ def _write_light_field(folder: Path, parameters: GridCamera, seed: int, antialia
                 truth = torch.where(view.mask, parameters.disparity_from_depth(view.depth), torch.nan)
                 write_pfm(folder / "gt_disp_lowres.pfm", truth)
                 write_pfm(folder / "gt_depth_lowres.pfm", torch.where(view.mask, view.depth, torch.inf))
-    known = truth[view.mask]
+    known = truth[truth.isfinite()]
     low, high = math.floor(10 * known.min().item()) / 10 - 0.1, math.ceil(10 * known.max().item()) / 10 + 0.1
-    write_bytes(folder / "parameters.cfg", _PARAMETERS.format(camera=parameters, low=low, high=high).encode())
+    text = _PARAMETERS.format(name=name, camera=parameters, low=low, high=high)
+    write_bytes(folder / "parameters.cfg", text.encode())
 
 
 _PARAMETERS = """[intrinsics]
@@ -121,7 +129,7 @@ baseline_mm = {camera.baseline_mm:.6g}
 focus_distance_m = {camera.focus_distance_m:.6g}
 
 [meta]
-scene = still life
+scene = {name}
 category = embedded
 disp_min = {low:.6g}
 disp_max = {high:.6g}
