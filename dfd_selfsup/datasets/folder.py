@@ -39,7 +39,7 @@ from dfd_selfsup.datasets.stack import SPLITS, FocalStack, Loader, PhotoFiles, o
 from dfd_selfsup.datasets.watch import watched
 from dfd_selfsup.models.thin_lens import ORDER_GAIN_PX, Defocus, Lens
 from shared.errors import DataError
-from shared.files.disk import read_text, visible, write_bytes
+from shared.files.disk import read_yaml, visible, write_bytes
 from shared.files.images import left_out_note, list_images, read_image, read_pfm, write_image, write_pfm
 
 __all__ = ["StackInfo", "folder_splits", "list_slices", "load_stack", "open_stack"]
@@ -212,13 +212,11 @@ def read_info(path: Path) -> StackInfo:
         return StackInfo()
     remedy = f"Known keys: {', '.join(StackInfo.model_fields)}; infinity is .inf"
     try:
-        return StackInfo.model_validate(yaml.safe_load(read_text(path)) or {})
+        return StackInfo.model_validate(read_yaml(path) or {})
     except pydantic.ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "the whole"
         raise DataError(path, f"{where}: {first['msg']}, got {first['input']!r:.60}", remedy) from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise DataError(path, f"is not valid YAML ({getattr(error, 'problem', error)})", remedy) from None
 
 
 def _defocus(path: Path, info: StackInfo, lens: Lens | None, count: int) -> tuple[Defocus, list[int]]:

@@ -23,7 +23,7 @@ from diffdiffdepth.datasets.grid import Cell, ViewChoice, named_views, read_grid
 from diffdiffdepth.datasets.signs import find_offset_signs
 from diffdiffdepth.scene import LightField
 from shared.errors import DataError
-from shared.files.disk import write_json
+from shared.files.disk import read_text, reading, write_json
 from shared.files.images import read_image_size
 
 __all__ = ["SIGNS_FILE", "is_stanford_folder", "load_stanford"]
@@ -91,13 +91,11 @@ def _signs(
     """Stored signs, or those of a search on the corners of the central 9 x 9 views, which are then stored."""
     path = folder / SIGNS_FILE
     if path.exists():
-        try:
-            stored = json.loads(path.read_text(encoding="utf-8"))
+        with reading(path, 'does not hold {"x": 1 or -1, "y": 1 or -1}', "Correct or delete the file"):
+            stored = json.loads(read_text(path))
             signs = (int(stored["x"]), int(stored["y"]))
-        except (OSError, ValueError, KeyError, TypeError, OverflowError):
-            signs = (0, 0)
-        if not {*signs} <= {-1, 1}:
-            raise DataError(path, 'does not hold {"x": 1 or -1, "y": 1 or -1}', "Correct or delete the file")
+            if not {*signs} <= {-1, 1}:
+                raise ValueError(f"it has {signs}")
         return signs
     reach = min(4, *centre)
     corners = [(centre[0] + a, centre[1] + b) for a in (-reach, reach) for b in (-reach, reach)]
