@@ -46,7 +46,8 @@ def blocks(folder: Path) -> dict[str, dict[str, str]]:
         "nvs_depth": _nvs_depth(read),
     }
     for paper, made in papers.items():
-        made["quick-time"] = minutes(read(f"{paper}/quick")["run"]["seconds"])
+        cpu_seconds = read(f"{paper}/quick")["run"]["cpu_seconds"]
+        made["quick-time"] = f"{minutes(cpu_seconds)} of processor time"
     lines = {paper: f"{made['quick-time']}: {made['quick-line']}" for paper, made in papers.items()}
     return papers | {"": lines}
 
