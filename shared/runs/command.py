@@ -3,7 +3,7 @@
 Importing this module takes neither PyTorch nor anything else that is not in Python itself, so that a script
 answers --help at once. A script begins and ends like this, with its arguments in `<paper>/arguments.py`:
 
-    from deepvoxels import arguments
+    from PAPER import arguments
     from shared.runs.command import begin, command_line
 
     if __name__ == "__main__":
