@@ -26,7 +26,7 @@ from deepvoxels.datasets.scene import PosedScene, load_scene
 from deepvoxels.datasets.volume_fit import visible_share
 from shared.errors import DataError
 from shared.files.disk import visible
-from shared.files.images import pictures_among
+from shared.files.listing import pictures_among
 from shared.files.sfm import find_cameras, sfm_options
 
 __all__ = ["main", "report_folder", "report_scene"]

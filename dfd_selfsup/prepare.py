@@ -36,7 +36,8 @@ from dfd_selfsup.datasets.stack import SPLITS, FocalStack, Loader
 from dfd_selfsup.datasets.watch import needs, watch
 from shared.errors import ConfigError, DataError, RunError
 from shared.files.disk import new_folder, write_bytes
-from shared.files.images import encode_png, read_depth_png, read_image
+from shared.files.images import encode_png, read_image
+from shared.files.maps import read_depth_png
 
 __all__ = ["main", "report_folder", "report_stack"]
 

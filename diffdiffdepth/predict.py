@@ -46,7 +46,8 @@ from diffdiffdepth.models.point_depth import LabelScale
 from diffdiffdepth.prepare import prepare_photos
 from shared.errors import DataError, RunError
 from shared.files.disk import write_bytes, write_json
-from shared.files.images import encode_png, write_image, write_npy, write_pfm, write_ply
+from shared.files.images import encode_png, write_image
+from shared.files.maps import write_npy, write_pfm, write_ply
 from shared.files.sfm import find_cameras, list_photos
 from shared.geometry.camera import pixel_grid
 from shared.results import Views

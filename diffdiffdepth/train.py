@@ -25,7 +25,7 @@ from diffdiffdepth.points.store import save_points
 from diffdiffdepth.report import progress_sheet
 from diffdiffdepth.routine import Optimisation
 from diffdiffdepth.scene import Scene, scene_facts
-from shared.files.images import write_npy
+from shared.files.maps import write_npy
 from shared.runs.config import load_config
 from shared.runs.run import Run, open_run
 

@@ -33,7 +33,7 @@ from nvs_depth.datasets.shapenet import FLAT_NAME, FOLDER_NAME
 from nvs_depth.datasets.views import ViewSet
 from shared.errors import DataError
 from shared.files.disk import visible
-from shared.files.images import pictures_among
+from shared.files.listing import pictures_among
 from shared.files.sfm import find_cameras, sfm_options
 from shared.geometry.camera import invert_pose, pixel_grid, project, transform_points, unproject
 from shared.geometry.warp import sample_pixels

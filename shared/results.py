@@ -12,15 +12,14 @@ import torch
 from torch import Tensor
 
 from shared.files.disk import read_text, reading, write_json
-from shared.files.images import (
+from shared.files.images import read_image, write_image
+from shared.files.maps import (
     read_depth_png,
     read_exr,
-    read_image,
     read_npy,
     read_pfm,
     write_depth_png,
     write_exr,
-    write_image,
     write_npy,
     write_pfm,
 )

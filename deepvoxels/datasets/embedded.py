@@ -22,7 +22,8 @@ from torch import Tensor
 from deepvoxels.config import EmbeddedConfig
 from shared.files.cameras import DeepVoxelsIntrinsics, write_deepvoxels_intrinsics, write_pose
 from shared.files.disk import made_once
-from shared.files.images import write_depth_png, write_image
+from shared.files.images import write_image
+from shared.files.maps import write_depth_png
 from shared.geometry.camera import intrinsics_matrix, look_at
 from shared.geometry.trajectories import spiral_trajectory
 from shared.runs.command import rendering

@@ -22,7 +22,8 @@ from shared.files.cameras import (
 )
 from shared.files.colmap import find_colmap_model, read_colmap_model
 from shared.files.disk import visible
-from shared.files.images import left_out_note, list_images, survey_photos
+from shared.files.images import survey_photos
+from shared.files.listing import left_out_note, list_images
 
 __all__ = ["Listing", "View", "find_layout", "list_views", "split_views"]
 

@@ -18,7 +18,8 @@ from shared.errors import DataError
 from shared.files.cameras import DeepVoxelsIntrinsics, write_deepvoxels_intrinsics, write_pose
 from shared.files.colmap import ColmapCamera
 from shared.files.disk import new_folder, write_bytes
-from shared.files.images import read_image, undistort_image, write_image, write_ply
+from shared.files.images import read_image, undistort_image, write_image
+from shared.files.maps import write_ply
 from shared.files.sfm import SfmOptions, SfmScene, reconstruct
 from shared.geometry.camera import crop_intrinsics, resize_intrinsics
 

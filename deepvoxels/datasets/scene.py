@@ -17,7 +17,8 @@ from deepvoxels.datasets.layouts import Listing, View, list_views, split_views
 from deepvoxels.datasets.volume_fit import Volume, depth_range, fit_volume, visible_share
 from shared.errors import DataError
 from shared.files.cameras import DeepVoxelsIntrinsics
-from shared.files.images import read_depth_png, read_image, undistort_image
+from shared.files.images import read_image, undistort_image
+from shared.files.maps import read_depth_png
 from shared.geometry.camera import (
     crop_intrinsics,
     pixel_grid,

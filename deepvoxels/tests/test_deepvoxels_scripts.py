@@ -23,7 +23,8 @@ from deepvoxels.datasets.scene import load_views
 from deepvoxels.models.generator import Generator
 from deepvoxels.models.released import export_released
 from shared.errors import CheckpointError, RunError
-from shared.files.images import read_image, read_pfm
+from shared.files.images import read_image
+from shared.files.maps import read_pfm
 from shared.results import Views
 from shared.runs.checkpoint import load_checkpoint, save_checkpoint
 from shared.runs.config import config_to_dict, load_config

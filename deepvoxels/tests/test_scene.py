@@ -18,7 +18,8 @@ from deepvoxels.datasets.scene import DEFAULT_NEAR, load_scene, nearest_views
 from shared.errors import DataError
 from shared.files.cameras import DeepVoxelsIntrinsics, write_deepvoxels_intrinsics, write_pose
 from shared.files.colmap import ColmapCamera, ColmapImage, ColmapModel, ColmapPoints, write_colmap_model
-from shared.files.images import write_depth_png, write_image
+from shared.files.images import write_image
+from shared.files.maps import write_depth_png
 from shared.geometry.camera import invert_pose, look_at, project, transform_points
 
 VIEWS = 9

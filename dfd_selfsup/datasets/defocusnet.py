@@ -18,7 +18,8 @@ from dfd_selfsup.config import DataConfig
 from dfd_selfsup.datasets.stack import FocalStack, Loader, read_slices
 from dfd_selfsup.models.thin_lens import Defocus, Lens
 from shared.errors import DataError
-from shared.files.images import read_exr, read_image, read_npy, write_npy
+from shared.files.images import read_image
+from shared.files.maps import read_exr, read_npy, write_npy
 
 __all__ = ["convert_depth", "defocusnet_splits", "load_defocusnet_stack"]
 

@@ -40,7 +40,9 @@ from dfd_selfsup.datasets.watch import watched
 from dfd_selfsup.models.thin_lens import ORDER_GAIN_PX, Defocus, Lens
 from shared.errors import DataError
 from shared.files.disk import read_yaml, visible, write_bytes
-from shared.files.images import left_out_note, list_images, read_image, read_pfm, write_image, write_pfm
+from shared.files.images import read_image, write_image
+from shared.files.listing import left_out_note, list_images
+from shared.files.maps import read_pfm, write_pfm
 
 __all__ = ["StackInfo", "folder_splits", "list_slices", "load_stack", "open_stack"]
 __all__ += ["complete_info", "read_info", "stack_folders", "write_stack"]

@@ -27,7 +27,8 @@ from dfd_selfsup.models.psf import render_stack
 from dfd_selfsup.models.thin_lens import Defocus, Lens
 from shared.errors import DataError
 from shared.files.disk import read_bytes, reading
-from shared.files.images import read_depth_png, read_image, read_pfm, write_image, write_pfm
+from shared.files.images import read_image, write_image
+from shared.files.maps import read_depth_png, read_pfm, write_pfm
 
 __all__ = ["NYU_FOCUS_M", "nyuv2_splits", "read_labeled_frames", "rgbd_stack", "write_nyuv2_frame"]
 

@@ -15,7 +15,7 @@ from dfd_selfsup.datasets.stack import focal_stack
 from dfd_selfsup.tests.test_dfd_scripts import FOCUS_M, data, run_folder, run_train  # noqa: F401
 from dfd_selfsup.viewer import scene_of
 from shared.errors import RunError
-from shared.files.images import read_pfm
+from shared.files.maps import read_pfm
 from shared.geometry.camera import project
 from shared.results import DepthMap
 

@@ -24,7 +24,8 @@ from dfd_selfsup.datasets.nyuv2 import (
 )
 from dfd_selfsup.datasets.stack import collate
 from shared.errors import DataError
-from shared.files.images import write_image, write_npy, write_pfm
+from shared.files.images import write_image
+from shared.files.maps import write_npy, write_pfm
 from shared.tests.broken import Case, assert_refused, cut, picture, remove, write
 from shared.tests.fuzzing import EXAMPLES, assert_damage_is_refused
 

@@ -19,7 +19,8 @@ from dfd_selfsup.measures import best_slice, mean_gradient, rank_correlation
 from dfd_selfsup.models.focus_measure import depth_from_focus
 from dfd_selfsup.models.options import PsfOptions
 from dfd_selfsup.models.plane_sweep import plane_sweep
-from shared.files.images import read_depth_png, read_image, read_pfm
+from shared.files.images import read_image
+from shared.files.maps import read_depth_png, read_pfm
 from shared.quality.metrics import psnr
 
 REAL = os.environ.get("REAL_DATA")

@@ -19,7 +19,8 @@ from dfd_selfsup.models.psf import render_stack
 from dfd_selfsup.models.released import swap_red_and_blue
 from dfd_selfsup.models.thin_lens import Defocus, Lens
 from shared.errors import ConfigError, RunError
-from shared.files.images import read_image, read_pfm, write_image, write_pfm
+from shared.files.images import read_image, write_image
+from shared.files.maps import read_pfm, write_pfm
 from shared.results import DepthMap
 from shared.runs.checkpoint import load_checkpoint
 from shared.runs.config import load_config

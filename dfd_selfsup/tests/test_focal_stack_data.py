@@ -19,7 +19,8 @@ from dfd_selfsup.datasets.stack import collate, crop_stack, fit_to_size, resize_
 from dfd_selfsup.models.psf import render_stack
 from dfd_selfsup.models.thin_lens import Defocus, Lens
 from shared.errors import ConfigError, DataError
-from shared.files.images import write_depth_png, write_image, write_pfm
+from shared.files.images import write_image
+from shared.files.maps import write_depth_png, write_pfm
 
 LENS = {"focal_length_mm": 50, "f_number": 8, "pixel_pitch_um": 12}
 

@@ -15,7 +15,8 @@ from torch import Tensor
 from diffdiffdepth.scene import MultiViewScene, SparsePoints
 from shared.errors import DataError
 from shared.files.colmap import ColmapImage, ColmapModel, find_colmap_model, read_colmap_model
-from shared.files.images import read_image, read_pfm, undistort_image
+from shared.files.images import read_image, undistort_image
+from shared.files.maps import read_pfm
 from shared.geometry.camera import invert_pose, project, relative_pose, resize_intrinsics, transform_points
 
 __all__ = ["ColmapScenes"]

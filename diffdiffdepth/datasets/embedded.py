@@ -21,7 +21,8 @@ from diffdiffdepth.datasets.sparse_model import sparse_model
 from diffdiffdepth.scene import GridCamera
 from shared.files.colmap import write_colmap_model
 from shared.files.disk import made_once, write_bytes
-from shared.files.images import write_image, write_pfm
+from shared.files.images import write_image
+from shared.files.maps import write_pfm
 from shared.geometry.camera import intrinsics_matrix, look_at
 from shared.runs.command import rendering
 

@@ -20,7 +20,7 @@ from diffdiffdepth.datasets.grid import ViewChoice, read_grid
 from diffdiffdepth.scene import GridCamera, LightField
 from shared.errors import DataError
 from shared.files.disk import read_text, visible
-from shared.files.images import read_pfm
+from shared.files.maps import read_pfm
 
 __all__ = ["is_hci_folder", "load_hci"]
 

@@ -9,7 +9,7 @@ import torch
 
 from diffdiffdepth.scene import SparsePoints
 from shared.errors import DataError
-from shared.files.images import read_npz, write_npz
+from shared.files.maps import read_npz, write_npz
 
 __all__ = ["load_points", "perturb_points", "save_points"]
 

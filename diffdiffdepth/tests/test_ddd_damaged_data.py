@@ -19,7 +19,7 @@ from diffdiffdepth.datasets.stanford import SIGNS_FILE, load_stanford
 from diffdiffdepth.inputs import data_kind
 from diffdiffdepth.points.store import load_points
 from shared.files.colmap import ColmapCamera, ColmapImage, ColmapModel, ColmapPoints, write_colmap_model
-from shared.files.images import write_pfm
+from shared.files.maps import write_pfm
 from shared.geometry.camera import look_at
 from shared.tests.broken import Case, assert_refused, change, cut, picture, remove, write
 

@@ -11,7 +11,7 @@ from diffdiffdepth.datasets.embedded import make_embedded_light_field, make_embe
 from diffdiffdepth.datasets.hci import load_hci
 from diffdiffdepth.inputs import load_light_field
 from diffdiffdepth.scene import GridCamera, LightField
-from shared.files.images import read_pfm, write_pfm
+from shared.files.maps import read_pfm, write_pfm
 from shared.geometry.warp import sample_pixels
 
 real_data = pytest.mark.skipif("REAL_DATA" not in os.environ, reason="REAL_DATA is not set: no real data")

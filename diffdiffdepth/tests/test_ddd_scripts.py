@@ -23,7 +23,8 @@ from diffdiffdepth.predict import export_map
 from diffdiffdepth.published import ROW_NAMES
 from diffdiffdepth.scene import LightField
 from shared.errors import DataError, RunError
-from shared.files.images import read_pfm, write_image
+from shared.files.images import write_image
+from shared.files.maps import read_pfm
 
 
 def test_eval_reproduces_its_own_file(small_run, capsys):

@@ -10,7 +10,7 @@ from diffdiffdepth.datasets.embedded import make_embedded_light_field, make_embe
 from diffdiffdepth.inputs import load_scene
 from diffdiffdepth.scene import scene_facts
 from diffdiffdepth.viewer import scene_of
-from shared.files.images import read_pfm
+from shared.files.maps import read_pfm
 from shared.geometry.camera import project, transform_points
 from shared.runs.checkpoint import save_checkpoint
 from shared.runs.config import config_from_dict, config_to_dict

@@ -19,7 +19,8 @@ from diffdiffdepth.points.smooth import trilateral_smooth
 from diffdiffdepth.points.stacks import EpiStack, epi_stacks
 from diffdiffdepth.scene import LightField
 from shared.errors import DataError
-from shared.files.images import read_image, read_pfm
+from shared.files.images import read_image
+from shared.files.maps import read_pfm
 
 GRID = [(u, v) for v in range(-3, 4) for u in range(-3, 4) if (u, v) != (0, 0)]
 CROSS = [(u, v) for u, v in GRID if u == 0 or v == 0]

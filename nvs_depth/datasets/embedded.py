@@ -15,7 +15,8 @@ from torch import Tensor
 from nvs_depth.datasets.options import EmbeddedConfig
 from nvs_depth.datasets.shapenet import AZIMUTHS, ELEVATIONS, FOCAL_SHARE, grid_pose, view_number
 from shared.files.disk import made_once, write_bytes
-from shared.files.images import write_depth_png, write_exr, write_image
+from shared.files.images import write_image
+from shared.files.maps import write_depth_png, write_exr
 from shared.geometry.camera import intrinsics_matrix, invert_pose, ray_distance_from_depth
 from shared.runs.command import rendering
 from shared.runs.workers import read_ahead

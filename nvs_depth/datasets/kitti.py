@@ -25,7 +25,8 @@ from nvs_depth.datasets.views import DepthFormat, Framing, ViewSet
 from shared.errors import DataError
 from shared.files.cameras import parse_matrix, parse_pose, read_matrix, read_poses
 from shared.files.disk import read_text, visible
-from shared.files.images import list_images, pictures_among, read_image_size
+from shared.files.images import read_image_size
+from shared.files.listing import list_images, pictures_among
 from shared.geometry.camera import intrinsics_matrix
 from shared.geometry.trajectories import so3_exp
 

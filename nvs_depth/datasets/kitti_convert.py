@@ -18,7 +18,8 @@ from torch import Tensor
 from nvs_depth.datasets.kitti import DEPTH_UNIT_M, RAW_HW, euler_pose, numbered_images, projection_matrix
 from shared.errors import DataError
 from shared.files.disk import new_folder, read_bytes, read_text, visible, write_bytes
-from shared.files.images import read_image, write_depth_png, write_image
+from shared.files.images import read_image, write_image
+from shared.files.maps import write_depth_png
 from shared.geometry.camera import invert_pose, resize_intrinsics, transform_points
 
 __all__ = ["convert_drive", "oxts_poses", "project_lidar", "read_calibration", "read_velodyne"]

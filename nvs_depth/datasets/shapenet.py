@@ -24,7 +24,8 @@ from nvs_depth.datasets.views import DepthFormat, Framing, ViewSet
 from shared.errors import DataError
 from shared.files.cameras import read_matrix, read_pose
 from shared.files.disk import visible
-from shared.files.images import few_names, left_out_note, list_images, pictures_among, read_image_size
+from shared.files.images import few_names, read_image_size
+from shared.files.listing import left_out_note, list_images, pictures_among
 from shared.geometry.camera import intrinsics_matrix, invert_pose
 
 __all__ = [

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from shared.errors import DataError
-from shared.files.images import read_depth_png, read_exr, read_image, undistort_image
+from shared.files.images import read_image, undistort_image
+from shared.files.maps import read_depth_png, read_exr
 from shared.geometry.camera import crop_intrinsics, depth_from_ray_distance, resize_intrinsics
 
 __all__ = ["DepthFormat", "Framing", "ViewSet", "ViewSample"]

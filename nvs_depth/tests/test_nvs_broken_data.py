@@ -17,7 +17,7 @@ from nvs_depth.datasets.kitti_convert import convert_drive, read_velodyne
 from nvs_depth.datasets.options import DataConfig, PairOptions
 from nvs_depth.datasets.select import load_split
 from nvs_depth.datasets.shapenet import grid_pose, view_number
-from shared.files.images import write_exr
+from shared.files.maps import write_exr
 from shared.geometry.camera import invert_pose
 from shared.tests.broken import Case, assert_refused, change, cut, picture, remove, write
 from shared.tests.fuzzing import EXAMPLES, assert_damage_is_refused

@@ -10,7 +10,8 @@ from nvs_depth.datasets.options import DataConfig
 from nvs_depth.datasets.select import load_split, load_views
 from nvs_depth.datasets.views import Framing
 from shared.errors import DataError
-from shared.files.images import read_image, write_depth_png, write_image
+from shared.files.images import read_image, write_image
+from shared.files.maps import write_depth_png
 
 
 def make_drive(root, frames=3, hw=(48, 64)):

@@ -10,7 +10,8 @@ from nvs_depth.datasets.kitti_convert import project_lidar, read_calibration, re
 from nvs_depth.datasets.options import DataConfig, PairOptions
 from nvs_depth.datasets.select import load_split, load_views
 from nvs_depth.prepare import main as prepare_main
-from shared.files.images import read_depth_png, read_image
+from shared.files.images import read_image
+from shared.files.maps import read_depth_png
 from shared.geometry.camera import invert_pose, project, relative_pose, transform_points, unproject
 from shared.geometry.warp import sample_pixels
 

@@ -22,7 +22,8 @@ from nvs_depth.models.synthesis import SynthesisNetwork
 from nvs_depth.paths import relative_path
 from nvs_depth.train import learning_rate
 from shared.errors import CheckpointError, DataError, RunError
-from shared.files.images import read_depth_png, read_image, read_image_size, read_pfm, write_image
+from shared.files.images import read_image, read_image_size, write_image
+from shared.files.maps import read_depth_png, read_pfm
 from shared.geometry.camera import check_pose, invert_pose, transform_points
 from shared.runs.checkpoint import save_checkpoint
 from shared.runs.config import config_to_dict

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from shared.errors import DataError
 from shared.files.disk import read_text, reading, visible, write_bytes, write_json
-from shared.files.images import IMAGE_EXTENSIONS, survey_photos
+from shared.files.images import survey_photos
+from shared.files.listing import IMAGE_EXTENSIONS
 from shared.geometry.camera import check_pose, intrinsics_matrix, opencv_from_opengl_pose
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Strict readers and writers of pixels: images, PFM, 16-bit depth, NumPy arrays, point clouds.
+"""Strict reading and writing of images, and whose the pixel grid is: the camera file's or the EXIF tag's.
 
 A bad file ends in one `DataError` that names the file, the reason and the remedy: no other exception, and
 nothing is allocated on a header's word alone.
@@ -7,9 +7,7 @@ nothing is allocated on a header's word alone.
 import importlib
 import importlib.util
 import io
-import math
 import os
-import re
 import shutil
 import warnings
 from collections import Counter
@@ -20,137 +18,38 @@ from typing import Any, BinaryIO, NamedTuple
 
 import cv2
 import numpy as np
-import OpenEXR
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
 from shared.errors import DataError
-from shared.files.disk import opened, read_bytes, reading, temporary_file, visible, write_bytes
+from shared.files.disk import opened, read_bytes, reading, write_bytes
 
 __all__ = [
     "PhotoSurvey",
     "as_image",
     "copy_upright",
+    "decode_image",
     "encode_png",
     "exif_orientation",
     "few_names",
-    "is_film",
-    "left_out_note",
-    "list_images",
-    "no_pictures",
-    "pictures_among",
-    "read_depth_png",
-    "read_exr",
     "read_image",
     "read_image_size",
-    "read_npy",
-    "read_npz",
-    "read_pfm",
+    "reads_heic",
     "survey_photos",
     "to_uint8",
     "undistort_image",
-    "write_depth_png",
-    "write_exr",
     "write_image",
-    "write_npy",
-    "write_npz",
-    "write_pfm",
-    "write_ply",
 ]
 
 
 MAX_IMAGE_PIXELS = 80_000_000  # below Pillow's own alarm at 89 million
 LARGEST_COMPRESSION = 1100  # deflate reaches 1032 : 1; a header that claims more than this is lying
 UNCHECKED_PIXELS = 16_000_000  # headers up to this size are believed: 64 MB decoded
-IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".jfif")
-HEIC_EXTENSIONS = (".heic", ".heif", ".hif")  # read where pillow-heif is installed
-FILMS = re.compile(r"\.(mov|mp4|m4v|avi|mkv|webm|mpe?g|mts|3gp)", re.I)
-UNREAD_KINDS = re.compile(
-    rf"\.(hei[cf]|hif|avif|jxl|jp2|j2k|gif|tga|psd|dng|cr[23w]|nef|nrw|arw|sr[2fw]|raf|orf|rw2|pef|raw|x3f)"
-    rf"|{FILMS.pattern}",
-    re.I,
-)
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "YCbCr")
 IMAGE_FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP")
 EXIF_ORIENTATION = 0x0112
-PFM_HEADER = re.compile(rb"(Pf|PF)\s+(\d+)\s+(\d+)\s+(\S+)\s")  # one white-space byte ends it
 BGR = [2, 1, 0, 3]  # OpenCV's order of channels
-
-
-def list_images(folder: str | os.PathLike, *, recursive: bool = False) -> tuple[list[Path], list[Path]]:
-    """The pictures in a folder that `read_image` reads, and files that look like pictures but are not read.
-
-    Those are photos of other kinds (.heic without pillow-heif, raw photos) and films. In natural order (2
-    before 10); extensions in either case; hidden and system files are skipped, as by `visible`. recursive:
-    sub-folders too. Name the second list to the user (`left_out_note`). Raises DataError for a folder that is
-    missing or without a picture to read.
-    """
-    read, left_out = pictures_among(visible(folder, recursive=recursive))
-    if not read:
-        raise no_pictures(folder, left_out)
-    return read, left_out
-
-
-def pictures_among(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
-    """Those of `paths` that `read_image` reads, and those that look like pictures but are not read."""
-    alike = [path for path in paths if UNREAD_KINDS.fullmatch(path.suffix)]
-    heic = {path for path in alike if path.suffix.lower() in HEIC_EXTENSIONS and _is_readable(path)}
-    read = [path for path in paths if path.suffix.lower() in IMAGE_EXTENSIONS or path in heic]
-    return read, [path for path in alike if path not in heic]
-
-
-def _is_readable(path: Path) -> bool:
-    try:
-        _header(path)
-    except DataError:
-        return False
-    return True
-
-
-def no_pictures(folder: str | os.PathLike, left_out: Sequence[Path] = ()) -> DataError:
-    """The error for a folder without a picture that can be read, with what it holds instead."""
-    if left_out:
-        kinds = " and ".join(f"{n} {kind} files" for kind, n in Counter(p.suffix for p in left_out).items())
-        remedy = _how_to_read(left_out)
-        if all(FILMS.fullmatch(path.suffix) for path in left_out):
-            remedy = "Take single frames out of them, as `prepare.py colmap FILM --out DIR` does"
-        reason = f"holds no photos that can be read, but {kinds}"
-        return DataError(folder, reason, remedy[0].upper() + remedy[1:])
-    inner = [path.name for path in visible(folder) if path.is_dir() and pictures_among(visible(path))[0]]
-    if inner:
-        reason = f"holds no photos, but its sub-folders do: {', '.join(inner[:5])}"
-        return DataError(folder, reason, "Name one of them")
-    reason = f"holds no photos ({' '.join(IMAGE_EXTENSIONS)})"
-    return DataError(folder, reason, "Check that this is the right folder")
-
-
-def left_out_note(left_out: Sequence[Path]) -> str:
-    """What `list_images` left out, for the user; empty if nothing."""
-    if not left_out:
-        return ""
-    how = _how_to_read(left_out)
-    return f"{len(left_out)} pictures of a kind that is not read, left out ({how}): {few_names(left_out)}"
-
-
-def _how_to_read(left_out: Sequence[Path]) -> str:
-    heic = any(path.suffix.lower() in HEIC_EXTENSIONS for path in left_out)
-    extra = ", or install the extra `heic` (pillow-heif)" if heic and not _reads_heic() else ""
-    return f"convert them to JPEG{extra}"
-
-
-def _reads_heic() -> bool:
-    return importlib.util.find_spec("pillow_heif") is not None
-
-
-def is_film(path: str | os.PathLike) -> bool:
-    """Whether a file is a film, by its extension."""
-    return bool(FILMS.fullmatch(Path(path).suffix)) and not Path(path).is_dir()
-
-
-def few_names(paths: Sequence[Path]) -> str:
-    """The first five of some names, for a note."""
-    return ", ".join(path.name for path in paths[:5]) + (", ..." if len(paths) > 5 else "")
 
 
 # ---- who owns the pixel grid -------------------------------------------------------------------------------
@@ -255,7 +154,7 @@ def read_image(
     Raises DataError for unreadable, truncated or oversized files, for CMYK and other colour spaces that need
     a colour profile, and for real transparency without a `background`.
     """
-    image = _flattened(_decode(path, orientation), background)
+    image = _flattened(decode_image(path, orientation), background)
     if image is None:
         remedy = "Put it on a background of one colour and save it again without transparency"
         raise DataError(path, "the image has transparent pixels", remedy)
@@ -402,7 +301,7 @@ def _open_image(path: str | os.PathLike, file: BinaryIO | None = None) -> Iterat
         return
     Image.init()  # registers the readers, the first time; Image.open would look for some by extension
     formats = list(IMAGE_FORMATS)
-    if file.read(8)[4:] == b"ftyp" and _reads_heic():
+    if file.read(8)[4:] == b"ftyp" and reads_heic():
         importlib.import_module("pillow_heif").register_heif_opener()
         formats.append("HEIF")
     length = file.seek(0, io.SEEK_END)
@@ -424,7 +323,7 @@ def _open_image(path: str | os.PathLike, file: BinaryIO | None = None) -> Iterat
         yield image
 
 
-def _decode(path: str | os.PathLike, orientation: int | None = None) -> np.ndarray:
+def decode_image(path: str | os.PathLike, orientation: int | None = None) -> np.ndarray:
     """Decode to [H, W, 1 | 3 | 4] of uint8 or uint16, RGB order, turned by EXIF's orientation or this one."""
     data = read_bytes(path)
     with _open_image(path, io.BytesIO(data)) as image:
@@ -512,182 +411,12 @@ def undistort_image(
     return ideal.contiguous(), torch.from_numpy(valid)
 
 
-# ---- floating-point maps and depth -------------------------------------------------------------------------
 
 
-def read_pfm(path: str | os.PathLike) -> Tensor:
-    """Read a portable float map: float32 [H, W] (`Pf`) or [3, H, W] (`PF`), top row first.
-
-    Both byte orders are read; the magnitude of the scale line is ignored, as everywhere. Infinite and NaN
-    values, which mark invalid pixels in most data sets, are returned as they are.
-    """
-    data = read_bytes(path)
-    remedy = "Copy it again, or write it with write_pfm"
-    header = PFM_HEADER.match(data[:256])
-    if header is None:
-        raise DataError(path, "is not a PFM file (Pf or PF, width, height, scale, then floats)", remedy)
-    width, height = int(header[2]), int(header[3])
-    with reading(path, "has a damaged PFM header", remedy):
-        scale = float(header[4])
-    channels = 3 if header[1] == b"PF" else 1
-    if min(width, height) == 0 or scale == 0 or not math.isfinite(scale):
-        raise DataError(path, f"the PFM header says size {width} x {height} and scale {scale}", remedy)
-    wanted, held = 4 * width * height * channels, len(data) - header.end()
-    if wanted != held:
-        reason = f"{width} x {height} x {channels} floats need {wanted} bytes, the file holds {held}"
-        raise DataError(path, reason, remedy)
-    values = np.frombuffer(data, dtype="<f4" if scale < 0 else ">f4", offset=header.end())
-    rows = values.reshape(height, width, channels)[::-1].astype(np.float32)  # stored bottom row first
-    tensor = torch.from_numpy(rows)
-    return tensor[..., 0] if channels == 1 else tensor.permute(2, 0, 1).contiguous()
+def reads_heic() -> bool:
+    return importlib.util.find_spec("pillow_heif") is not None
 
 
-def write_pfm(path: str | os.PathLike, values: Tensor) -> None:
-    """Write [H, W] or [3, H, W] as a portable float map (float32, bottom row first, scale 1)."""
-    if values.ndim == 3 and values.shape[0] == 3:
-        kind, rows = "PF", values.permute(1, 2, 0)
-    elif values.ndim == 2:
-        kind, rows = "Pf", values
-    else:
-        raise ValueError(f"write_pfm needs [H, W] or [3, H, W], not {tuple(values.shape)}")
-    height, width = rows.shape[:2]
-    header = f"{kind}\n{width} {height}\n-1.0\n".encode()  # negative: little-endian
-    write_bytes(path, header + rows.detach().cpu().numpy()[::-1].astype("<f4").tobytes())
-
-
-def read_depth_png(
-    path: str | os.PathLike, *, unit_m: float, invalid: Sequence[int] = (0,)
-) -> tuple[Tensor, Tensor]:
-    """Read a 16-bit grey PNG as depth = value * unit_m, with a mask of the valid pixels.
-
-    `unit_m` must be named because files do not carry it: 1e-3 for millimetres, 1 / 256 for KITTI, 1e-4 for
-    the DeepVoxels scenes (there in scene units, with `invalid=(10000,)`). Pixels that hold an `invalid` code
-    are False in the mask and 0 in the depth.
-    Returns float32 [H, W] and bool [H, W]. Raises DataError for anything but a 16-bit grey image.
-    """
-    if not (unit_m > 0 and math.isfinite(unit_m)):
-        raise ValueError(f"unit_m must be a positive number, not {unit_m}")
-    pixels = _decode(path)
-    if pixels.dtype != np.uint16 or pixels.shape[2] != 1:
-        reason = f"holds {pixels.shape[2]} channel(s) of {8 * pixels.itemsize} bits, not one of 16 bits"
-        raise DataError(path, reason, "Depth is 16-bit grey PNG; this may be a picture of it")
-    codes = pixels[..., 0]
-    valid = torch.from_numpy(~np.isin(codes, np.asarray(invalid, dtype=np.int64)))
-    depth = torch.from_numpy(codes.astype(np.float64) * unit_m).to(torch.float32)
-    return depth * valid, valid
-
-
-def write_depth_png(
-    path: str | os.PathLike, depth: Tensor, valid: Tensor, *, unit_m: float, invalid: int = 0
-) -> None:
-    """Write depth [H, W] as a 16-bit grey PNG of round(depth / unit_m), `invalid` where `valid` is False.
-
-    A valid depth that would round to the `invalid` code is moved to the code above it. Raises ValueError for
-    a valid depth that is negative, not finite, or beyond 65535 units.
-    """
-    codes = torch.where(valid, depth.detach().to(torch.float64) / unit_m, 0.0).round()
-    if not bool(((codes >= 0) & (codes <= 65535)).all()):
-        limit = 65535 * unit_m
-        raise ValueError(f"valid depth for {path} must be in [0, {limit:g}] at {unit_m:g} per unit")
-    neighbour = invalid + 1 if invalid < 65535 else invalid - 1
-    codes = torch.where(valid & (codes == invalid), neighbour, codes)
-    codes = torch.where(valid, codes, invalid).cpu().numpy().astype(np.uint16)
-    _, encoded = cv2.imencode(".png", codes)
-    write_bytes(path, encoded.tobytes())
-
-
-def write_ply(
-    path: str | os.PathLike,
-    points: Tensor,
-    colors: Tensor | None = None,
-    normals: Tensor | None = None,
-    faces: Tensor | None = None,
-) -> None:
-    """Write points [N, 3], colours [N, 3] (uint8, or floats in [0, 1]) and normals [N, 3] as a binary PLY.
-
-    With `faces`, indices [M, 3] of triangles' corners, it is a mesh, else a point cloud.
-    """
-    for rows in (points, colors, normals):
-        if rows is not None and (rows.ndim != 2 or rows.shape != (len(points), 3)):
-            raise ValueError(f"write_ply needs points, colours and normals [N, 3], not {tuple(rows.shape)}")
-    names = ["float x", "float y", "float z"]
-    columns = [points]
-    if normals is not None:
-        names += ["float nx", "float ny", "float nz"]
-        columns.append(normals.to(points))
-    vertices = np.ascontiguousarray(torch.hstack(columns).detach().cpu().numpy(), dtype="<f4").view(np.uint8)
-    if colors is not None:
-        names += ["uchar red", "uchar green", "uchar blue"]
-        is_bytes = colors.dtype == torch.uint8
-        levels = colors if is_bytes else colors.clamp(0, 1).mul(255).round().to(torch.uint8)
-        vertices = np.hstack([vertices, levels.detach().cpu().numpy()])
-    properties = "".join(f"property {name}\n" for name in names)
-    triangles = b""
-    if faces is not None:
-        properties += f"element face {len(faces)}\nproperty list uchar int vertex_indices\n"
-        corners = np.ascontiguousarray(faces.detach().cpu().numpy(), dtype="<i4").view(np.uint8)
-        triangles = np.pad(corners, ((0, 0), (1, 0)), constant_values=3).tobytes()  # each with its count
-    header = f"ply\nformat binary_little_endian 1.0\nelement vertex {len(points)}\n{properties}end_header\n"
-    write_bytes(path, header.encode() + vertices.tobytes() + triangles)
-
-
-def read_npy(path: str | os.PathLike) -> np.ndarray:
-    """Read one array; DataError for damaged files, arrays of objects, and sizes beyond the file's end."""
-    data = read_bytes(path)
-    with reading(path, "is no array in NumPy's format"):
-        if data[6:7] > b"\x01" and int.from_bytes(data[8:12], "little") > len(data):
-            raise ValueError("the header is longer than the file")
-        array = np.load(path, mmap_mode="r", allow_pickle=False)  # mapped: a header's claim allocates nothing
-        if not isinstance(array, np.ndarray):
-            raise ValueError("it is an archive of arrays")
-        return np.array(array)
-
-
-def read_npz(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """Read all arrays of an archive by name; DataError as in `read_npy`."""
-    data = read_bytes(path)
-    with reading(path, "is not an NPZ file of arrays"), np.load(io.BytesIO(data)) as archive:
-        claimed = sum(entry.file_size for entry in archive.zip.infolist())
-        if claimed > LARGEST_COMPRESSION * len(data):
-            raise ValueError(f"its directory claims {claimed} bytes in a file of {len(data)}")
-        return dict(archive)
-
-
-def write_npy(path: str | os.PathLike, array: np.ndarray) -> None:
-    """Write one array in one step."""
-    buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
-    write_bytes(path, buffer.getvalue())
-
-
-def write_npz(path: str | os.PathLike, **arrays: np.ndarray) -> None:
-    """Write named arrays, compressed, in one step."""
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
-    write_bytes(path, buffer.getvalue())
-
-
-def read_exr(path: str | os.PathLike) -> Tensor:
-    """One channel of an OpenEXR file as float32 [H, W], top row first; infinities and NaN stay as they are.
-
-    It is the first of Z, V, Y, R, or else the first by name: depth renders repeat the depth in all of their
-    channels. Raises DataError for damaged files.
-    """
-    size = len(read_bytes(path))
-    with reading(path, "cannot be read as OpenEXR"):
-        header = OpenEXR.File(str(path), separate_channels=True, header_only=True).header()
-        low, high = header["dataWindow"]
-        width, height = (int(v) + 1 for v in high.astype(np.int64) - low)
-        if 4 * width * height > LARGEST_COMPRESSION * size:
-            raise ValueError(f"the header claims {width} x {height} pixels in a file of {size} bytes")
-        channels = OpenEXR.File(str(path), separate_channels=True).channels()
-        name = next((n for n in ("Z", "V", "Y", "R") if n in channels), min(channels))
-        return torch.from_numpy(channels[name].pixels.astype(np.float32))
-
-
-def write_exr(path: str | os.PathLike, values: Tensor) -> None:
-    """Write [H, W] as an OpenEXR file of one float32 channel, Z, in one step."""
-    header = {"compression": OpenEXR.ZIP_COMPRESSION, "type": OpenEXR.scanlineimage}
-    pixels = np.ascontiguousarray(values.detach().cpu().numpy(), dtype=np.float32)
-    with temporary_file(path) as temporary:
-        OpenEXR.File(header, {"Z": pixels}).write(str(temporary))
+def few_names(paths: Sequence[Path]) -> str:
+    """The first five of some names, for a note."""
+    return ", ".join(path.name for path in paths[:5]) + (", ..." if len(paths) > 5 else "")

@@ -22,14 +22,8 @@ from pydantic import Field, ValidationError
 from shared.errors import DataError, RunError
 from shared.files.colmap import ColmapModel, read_colmap_model
 from shared.files.disk import new_folder, opened, visible
-from shared.files.images import (
-    copy_upright,
-    is_film,
-    left_out_note,
-    list_images,
-    pictures_among,
-    survey_photos,
-)
+from shared.files.images import copy_upright, survey_photos
+from shared.files.listing import is_film, left_out_note, list_images, pictures_among
 
 __all__ = [
     "SfmOptions",

@@ -26,15 +26,9 @@ from shared.errors import DataError
 from shared.files.cameras import read_nerf_transforms, write_nerf_transforms
 from shared.files.colmap import ColmapCamera, ColmapImage, ColmapModel, ColmapPoints, write_colmap_model
 from shared.files.disk import write_bytes, write_json
-from shared.files.images import (
-    encode_png,
-    list_images,
-    read_image,
-    write_depth_png,
-    write_image,
-    write_pfm,
-    write_ply,
-)
+from shared.files.images import encode_png, read_image, write_image
+from shared.files.listing import list_images
+from shared.files.maps import write_depth_png, write_pfm, write_ply
 from shared.geometry.camera import resize_intrinsics
 from shared.geometry.warp import forward_warp
 from shared.results import LARGEST_PNG_CODE, DepthMap, Views

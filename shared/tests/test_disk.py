@@ -14,7 +14,8 @@ import torch
 
 from shared.errors import DataError
 from shared.files.disk import made_once, new_folder, read_text, read_yaml, write_bytes, write_json
-from shared.files.images import write_image, write_npy, write_pfm
+from shared.files.images import write_image
+from shared.files.maps import write_npy, write_pfm
 from shared.runs.checkpoint import save_checkpoint
 from shared.tests.hostile import file_size_limit, forked
 

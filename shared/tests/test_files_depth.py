@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from shared.errors import DataError
-from shared.files.images import (
+from shared.files.images import write_image
+from shared.files.maps import (
     read_depth_png,
     read_exr,
     read_npy,
@@ -18,7 +19,6 @@ from shared.files.images import (
     read_pfm,
     write_depth_png,
     write_exr,
-    write_image,
     write_npy,
     write_npz,
     write_pfm,

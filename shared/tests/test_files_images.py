@@ -16,16 +16,14 @@ from shared.errors import DataError
 from shared.files.disk import read_text
 from shared.files.images import (
     as_image,
-    left_out_note,
-    list_images,
-    read_depth_png,
     read_image,
     read_image_size,
-    read_pfm,
     survey_photos,
     undistort_image,
     write_image,
 )
+from shared.files.listing import left_out_note, list_images
+from shared.files.maps import read_depth_png, read_pfm
 from shared.geometry.camera import intrinsics_matrix, pixel_grid
 from shared.tests.broken import refused
 from shared.tests.fuzzing import EXAMPLES, assert_damage_is_refused, repaired_png

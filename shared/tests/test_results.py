@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from shared.errors import DataError
-from shared.files.images import read_image, read_pfm
+from shared.files.images import read_image
+from shared.files.maps import read_pfm
 from shared.geometry.camera import (
     intrinsics_matrix,
     look_at,

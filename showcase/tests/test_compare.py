@@ -8,7 +8,8 @@ import torch
 
 from dfd_selfsup.datasets.folder import load_stack
 from shared.files.cameras import read_nerf_scene
-from shared.files.images import read_image, read_pfm
+from shared.files.images import read_image
+from shared.files.maps import read_pfm
 from shared.geometry.camera import intrinsics_matrix, pixel_grid
 from shared.results import DepthMap
 from showcase import captures, compare
