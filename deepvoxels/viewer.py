@@ -11,7 +11,7 @@ from deepvoxels.api import TrainedScene
 from deepvoxels.published import METHOD_NAMES, row_name
 from deepvoxels.report import STATUS, UNIT, depth_limits
 from shared.show.pictures import evenly
-from shared.show.viewer import LivePicture, LiveView, Part, ViewerCamera, ViewerScene
+from shared.show.viewer_scene import LivePicture, LiveView, Part, ViewerCamera, ViewerScene
 
 __all__ = ["scene_of"]
 

@@ -10,7 +10,7 @@ from dfd_selfsup.datasets.splits import load_splits
 from dfd_selfsup.datasets.stack import Estimate, FocalStack
 from dfd_selfsup.measures import METHOD_NAMES
 from shared.show.pictures import depth_range, evenly
-from shared.show.viewer import Part, ViewerCamera, ViewerScene, cloud_from_depth, relief
+from shared.show.viewer_scene import Part, ViewerCamera, ViewerScene, cloud_from_depth, relief
 
 __all__ = ["scene_of"]
 

@@ -10,7 +10,7 @@ from diffdiffdepth.api import DiffusedDepth
 from diffdiffdepth.scene import LightField, MultiViewScene, Scene, SparsePoints
 from shared.geometry.camera import invert_pose, unproject
 from shared.show.pictures import depth_range
-from shared.show.viewer import Part, PointCloud, ViewerCamera, ViewerScene, cloud_from_depth, relief
+from shared.show.viewer_scene import Part, PointCloud, ViewerCamera, ViewerScene, cloud_from_depth, relief
 
 __all__ = ["scene_of"]
 

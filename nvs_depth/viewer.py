@@ -12,7 +12,7 @@ from nvs_depth.eval import load_test_pairs
 from nvs_depth.report import DEPTH_STATUS
 from shared.geometry.camera import invert_pose
 from shared.show.pictures import evenly
-from shared.show.viewer import LivePicture, LiveView, Part, ViewerCamera, ViewerScene, cloud_from_depth
+from shared.show.viewer_scene import LivePicture, LiveView, Part, ViewerCamera, ViewerScene, cloud_from_depth
 
 __all__ = ["scene_of"]
 

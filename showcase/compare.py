@@ -10,6 +10,9 @@ takes OUT/<capture>/deepvoxels. A method that cannot answer has its reason in th
 compare.json and every depth map into OUT.
 """
 
+if __name__ == "__main__":
+    import shared.interrupt  # noqa: F401 - Ctrl-C ends in one line during the imports, too
+
 import argparse
 import importlib
 import json

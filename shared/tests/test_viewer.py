@@ -24,18 +24,15 @@ from shared.runs.checkpoint import save_checkpoint
 from shared.show import viewer
 from shared.show.export import export_views
 from shared.show.pictures import colorize_depth
-from shared.show.viewer import (
+from shared.show.viewer import ViewerPage, fit_window, look_through, open_scene
+from shared.show.viewer_scene import (
     LivePicture,
     LiveView,
     Part,
     PointCloud,
     ViewerCamera,
-    ViewerPage,
     ViewerScene,
     cloud_from_depth,
-    fit_window,
-    look_through,
-    open_scene,
     relief,
 )
 
@@ -159,7 +156,7 @@ def house(tmp_path, monkeypatch):
     folder.mkdir(parents=True)
     (folder / "__init__.py").touch()
     (folder / "viewer.py").write_text(
-        "from shared.show.viewer import ViewerScene\n"
+        "from shared.show.viewer_scene import ViewerScene\n"
         "def scene_of(run, checkpoint, device):\n"
         "    return ViewerScene(f'{run.name} {checkpoint} {device}', 'm', 'metric', (), ('a note',))\n"
     )
