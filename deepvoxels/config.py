@@ -11,7 +11,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from pydantic.dataclasses import dataclass
 
 from shared.errors import FieldError
-from shared.runs.config import STRICT, LocalPath, Seed
+from shared.runs.config import STRICT, LocalPath, Seed, Weights
 
 __all__ = [
     "EMBEDDED_NAMES",
@@ -198,6 +198,7 @@ class TrainConfig:
     model: GeneratorOptions = field(default_factory=GeneratorOptions)
     baseline: BaselineOptions = field(default_factory=BaselineOptions)
     released_checkpoint: LocalPath = ""  # of the released code, to start from; with model.lattice=released
+    init_from: Weights = ""  # weights to start from: a run folder, a checkpoint, the name of shipped ones
 
     seed: Seed = 0
     steps: NonNegativeInt = 191_600  # 400 epochs of 479 views; 0: the network is measured as it is
@@ -225,6 +226,8 @@ class TrainConfig:
             raise ValueError(f"baseline.image_side and model.image_side must agree, got {sides}")
         if baseline and self.released_checkpoint:
             raise FieldError("released_checkpoint", f"is of DeepVoxels, not of {self.method}")
+        if self.init_from and self.released_checkpoint:
+            raise FieldError("init_from", "and released_checkpoint are both given: name one")
         if self.model.colour_head and self.released_checkpoint:
             raise FieldError("model.colour_head", "is not in the released code, whose checkpoint is wanted")
         if not 2 * self.border_px < self.model.image_side:

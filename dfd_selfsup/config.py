@@ -7,7 +7,8 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from pydantic.dataclasses import dataclass
 
 from dfd_selfsup.models.options import HeadOptions, NetworkOptions, PsfOptions
-from shared.runs.config import STRICT, LocalPath, Seed
+from shared.errors import FieldError
+from shared.runs.config import STRICT, LocalPath, Seed, Weights
 
 __all__ = ["DataConfig", "EmbeddedConfig", "LossOptions", "TrainConfig"]
 
@@ -82,6 +83,7 @@ class TrainConfig:
     loss: LossOptions = field(default_factory=LossOptions)
     dead_heads: Literal["keep", "bias", "reseed"] = "bias"
     released_checkpoint: LocalPath = ""  # start from this file of the released code
+    init_from: Weights = ""  # weights to start from: a run folder, a checkpoint, the name of shipped ones
 
     seed: Seed = 0
     steps: NonNegativeInt = 24_000  # 1000 epochs of 24 batches
@@ -101,6 +103,10 @@ class TrainConfig:
     checkpoint_every: NonNegativeInt = 250
     evaluate_stacks: NonNegativeInt = 0  # test stacks measured at the end; 0: all
     compare_slow: bool = True  # at the end: plane sweep and descent too, which take seconds per stack
+
+    def __post_init__(self) -> None:
+        if self.init_from and self.released_checkpoint:
+            raise FieldError("init_from", "and released_checkpoint are both given: name one")
 
     @property
     def name(self) -> str:

@@ -10,7 +10,7 @@ from nvs_depth.datasets.options import DataConfig
 from nvs_depth.losses import LossOptions, LossWeights
 from nvs_depth.models.options import ModelOptions
 from shared.errors import FieldError
-from shared.runs.config import STRICT, Seed
+from shared.runs.config import STRICT, Seed, Weights
 
 __all__ = ["TrainConfig"]
 
@@ -26,6 +26,7 @@ class TrainConfig:
     weights: LossWeights = field(default_factory=LossWeights)
     losses: LossOptions = field(default_factory=LossOptions)
     label: str = "Full method"  # the row's name in tables
+    init_from: Weights = ""  # weights to start from: a run folder, a checkpoint, the name of shipped ones
 
     seed: Seed = 0
     steps: NonNegativeInt = 111_400  # 25 epochs of the chairs; 0: measures the network as it begins

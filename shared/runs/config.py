@@ -50,6 +50,7 @@ __all__ = [
     "Fraction",
     "LocalPath",
     "Seed",
+    "Weights",
     "config_differences",
     "config_from_dict",
     "config_to_dict",
@@ -69,7 +70,12 @@ def _absolute(path: str) -> str:
     return os.path.abspath(os.path.expanduser(path)) if path else ""
 
 
+def _absolute_if_path(source: str) -> str:
+    return _absolute(source) if "/" in source or os.sep in source else source
+
+
 LocalPath = Annotated[str, pydantic.AfterValidator(_absolute)]  # a file or folder, from then on absolute
+Weights = Annotated[str, pydantic.AfterValidator(_absolute_if_path)]  # what `load_trained` opens; or a name
 
 Config = TypeVar("Config")
 

@@ -30,7 +30,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from shared.errors import DataError, NonFiniteError, RunError, RunStopped
+from shared.errors import ConfigError, DataError, NonFiniteError, RunError, RunStopped
 from shared.files.disk import write_bytes, write_json
 from shared.files.images import encode_png, to_uint8
 from shared.runs.checkpoint import (
@@ -38,6 +38,7 @@ from shared.runs.checkpoint import (
     first_nan,
     first_nonfinite,
     load_checkpoint,
+    load_trained,
     save_checkpoint,
     unwrap,
 )
@@ -114,7 +115,10 @@ def _changes(
     rate: Callable[[int, Any], float] | None,
 ) -> dict[str, tuple[Any, Any]]:
     """What differs from the config of the checkpoint, but for intervals; RunError if it may not."""
-    differences = config_differences(checkpoint.config, config_to_dict(config)).items()
+    trained = checkpoint.config
+    with contextlib.suppress(ConfigError):  # keys newer than the checkpoint count with their defaults
+        trained = config_to_dict(config_from_dict(type(config), trained, str(checkpoint.path)))
+    differences = config_differences(trained, config_to_dict(config)).items()
     changes = {key: pair for key, pair in differences if not key.endswith("_every")}
     may_change = {*allowed, *path_keys(type(config))}
     listed = ", ".join(
@@ -170,6 +174,7 @@ class Run:
         Restores the random generators as well and drops the log entries made after the checkpoint, so that
         the run goes on as if it had never stopped. Raises CheckpointError if the checkpoint does not fit.
         `facts`, what using the network takes in addition to config and weights, go into every checkpoint.
+        A new run whose config has `init_from` takes the networks' weights from there, and nothing else.
         """
         self._state, self._facts = state, dict(facts or {})
         if self._checkpoint is not None:
@@ -178,6 +183,8 @@ class Run:
         elif self._args.resume:
             self.say(f"no checkpoint in {self.folder}: starting at step 0")
         networks = {name: unwrap(item) for name, item in state.items() if isinstance(item, nn.Module)}
+        if self._checkpoint is None and getattr(self.config, "init_from", ""):
+            self._begin_from(load_trained(self.config.init_from, self._paper), networks)
         self._weights = {
             f"{key} of {name}": weight
             for name, network in networks.items()
@@ -186,6 +193,14 @@ class Run:
         if self.is_main:
             self._log = Log(self._paths, self._saved_step)
         return self._saved_step
+
+    def _begin_from(self, checkpoint: Checkpoint, networks: Mapping[str, nn.Module]) -> None:
+        """Shipped weights hold the network alone; what else is trained, such as a critic, is then new."""
+        held = {name: network for name, network in networks.items() if name in checkpoint.state}
+        checkpoint.load_into(held or networks)
+        fresh = [name for name in networks if name not in held]
+        note = f"; new: {', '.join(fresh)}" if fresh else ""
+        self.say(f"weights of {checkpoint.path} (step {checkpoint.step}){note}")
 
     def _continue_from(self, checkpoint: Checkpoint) -> None:
         checkpoint.load_into(self._state)

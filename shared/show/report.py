@@ -96,12 +96,15 @@ def write_report(
     place = folder if not folder.is_absolute() else Path(folder.name)
     viewer = "python -m shared.show.viewer RUN: look around in the browser"
     steps = [text.replace("RUN", str(place)) for text in (*then, viewer)]
+    text = read_text(config) if config.exists() else ""
+    begun = re.search(r"^init_from: '?([^'\n]+)", text, re.MULTILINE)
+    origin = {"Began with the weights of": begun[1]} if begun else {}
     page = _template().render(
         title=title,
         summary=summary,
-        facts=_run_facts(rows) | dict(facts or {}),
+        facts=_run_facts(rows) | origin | dict(facts or {}),
         sections=[_section(section, rows) for section in (*sections, Section("What to do next", steps))],
-        config=read_text(config) if config.exists() else "",
+        config=text,
     )
     path = folder / "report.html"
     write_bytes(path, page.encode())

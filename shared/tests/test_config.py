@@ -19,6 +19,7 @@ from shared.runs.config import (
     Fraction,
     LocalPath,
     Seed,
+    Weights,
     config_from_dict,
     config_to_dict,
     load_config,
@@ -114,6 +115,16 @@ def test_places_are_kept_absolute_whatever_the_current_folder_is_later(tmp_path,
     save_config(config, path)
     assert load_config(ToyConfig, path) == config
     assert path_keys(ToyConfig) == {"root"}
+
+
+def test_weights_are_a_path_or_a_name(tmp_path, monkeypatch):
+    @dataclass(config=STRICT)
+    class Begun:
+        init_from: Weights = ""
+
+    monkeypatch.chdir(tmp_path)
+    for source, kept in {"": "", "cube": "cube", "runs/cube": str(tmp_path / "runs/cube")}.items():
+        assert config_from_dict(Begun, {"init_from": source}, "here").init_from == kept
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

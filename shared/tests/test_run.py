@@ -13,13 +13,13 @@ import pytest
 import torch
 from pydantic.dataclasses import dataclass
 
-from shared.errors import NonFiniteError, RunError, RunStopped
-from shared.runs.checkpoint import load_checkpoint, plain
+from shared.errors import CheckpointError, NonFiniteError, RunError, RunStopped
+from shared.runs.checkpoint import load_checkpoint, plain, save_checkpoint
 from shared.runs.config import STRICT, LocalPath, load_config
 from shared.runs.folder import find_checkpoint, read_metrics, write_results
 from shared.runs.run import open_run
 from shared.runs.seeds import rng_state, seed_everything, set_rng_state, step_generator
-from shared.tests.toy_run import ToyConfig, arguments, toy_state
+from shared.tests.toy_run import ToyConfig, arguments, main, toy_state
 
 pytestmark = pytest.mark.usefixtures("without_tensorboard", "seeded")
 
@@ -144,6 +144,77 @@ def test_resume_with_another_config_is_refused_by_key(tmp_path):
         assert run.restore(state) == 5
     with open_run(ToyConfig(learning_rate=0.5), again, "toy", may_change=["learning_rate"]) as run:
         assert run.restore(state) == 5
+
+
+def test_a_key_that_is_newer_than_the_checkpoint_counts_with_its_default(tmp_path):
+    @dataclass(config=STRICT)
+    class Newer(ToyConfig):
+        precision: str = "float32"
+
+    out, state = tmp_path / "r", toy_state()
+    with open_run(ToyConfig(), arguments(out), "toy") as run:
+        run.restore(state)
+        run.save(5, state)
+    again = arguments(out, resume=True)
+    with open_run(Newer(), again, "toy") as run:
+        assert run.restore(state) == 5
+    refused = pytest.raises(RunError, match="precision was float32 and is now bfloat16")
+    with refused, open_run(Newer(precision="bfloat16"), again, "toy"):
+        pass
+
+
+def test_a_run_begins_with_the_weights_of_another_and_nothing_else(tmp_path, capsys):
+    first, second = tmp_path / "first", tmp_path / "second"
+    flags = ["--config", str(tmp_path / "toy.yaml"), "--device", "cpu"]
+    (tmp_path / "toy.yaml").write_text("steps: 7\n")
+    main([*flags, "--out", str(first)])
+    main([*flags, "--out", str(second), "--set", f"init_from={first}", "steps=0"])
+    fresh, taken = toy_state(), toy_state()
+    with open_run(ToyConfig(init_from=str(first)), arguments(tmp_path / "third"), "toy") as run:
+        assert run.restore(taken) == 0
+        run.save(0, taken)
+    trained = load_checkpoint(find_checkpoint(first)).state
+    assert all(
+        torch.equal(taken["model"].state_dict()[key], weight) for key, weight in trained["model"].items()
+    )
+    assert plain(taken["optimizer"].state_dict(), "") == plain(fresh["optimizer"].state_dict(), "")
+    assert "best.pt (step" in capsys.readouterr().err
+
+    # An interrupted run goes on from its own weights, whatever became of the others.
+    (find_checkpoint(first)).unlink()
+    find_checkpoint(first).unlink()
+    with open_run(ToyConfig(init_from=str(first)), arguments(tmp_path / "third", resume=True), "toy") as run:
+        assert run.restore(toy_state()) == 0
+
+
+def test_weights_to_begin_with_must_be_there_and_fit(tmp_path):
+    out = tmp_path / "r"
+    with open_run(ToyConfig(), arguments(out), "toy") as run:
+        narrow = toy_state(width=4)
+        run.restore(narrow)
+        run.save(3, narrow)
+    cases = {
+        str(out): (
+            CheckpointError,
+            r"'model' has another architecture: 0\.weight is \(4, 2, 3, 3\) in the file",
+        ),
+        str(tmp_path / "gone.pt"): (CheckpointError, r"gone\.pt: cannot be read"),
+    }
+    for source, (kind, reason) in cases.items():
+        config, args = ToyConfig(init_from=source), arguments(tmp_path / "new")
+        with pytest.raises(kind, match=reason), open_run(config, args, "toy") as run:
+            run.restore(toy_state())
+
+
+def test_a_part_that_the_weights_do_not_hold_is_new(tmp_path, capsys):
+    """Shipped weights are without the critic of a GAN."""
+    critic = torch.nn.Linear(2, 1)
+    before = critic.weight.detach().clone()
+    save_checkpoint(tmp_path / "w.pt", {"model": toy_state()["model"]}, paper="toy", step=9, config={})
+    with open_run(ToyConfig(init_from=str(tmp_path / "w.pt")), arguments(tmp_path / "r"), "toy") as run:
+        run.restore({"model": toy_state()["model"], "critic": critic})
+    assert torch.equal(critic.weight, before)
+    assert "w.pt (step 9); new: critic" in capsys.readouterr().err
 
 
 def test_places_may_change_at_resume_and_so_may_steps_unless_the_rate_jumps(tmp_path, capsys):

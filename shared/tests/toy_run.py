@@ -24,6 +24,7 @@ class ToyConfig:
     steps: int = 20
     learning_rate: float = 0.02
     checkpoint_every: int = 5
+    init_from: str = ""
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -23,7 +23,7 @@ import pytest
 
 from shared.runs.config import load_config
 from showcase.results import PAPERS, ROOT
-from showcase.tests.tiny import shrink_quick_configs
+from showcase.tests.tiny import copy_folder, shrink_quick_configs
 
 READMES = [ROOT / "README.md", *(ROOT / paper / "README.md" for paper in PAPERS)]
 FOREIGN = ("conda", "git", "pip", "cd", "source")  # not ours to test
@@ -123,10 +123,9 @@ def parse(words: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch) -> tu
 def tiny_house(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the tree in which quick.yaml builds on the real one and makes everything small."""
     house = tmp_path_factory.mktemp("house")
-    ignore = shutil.ignore_patterns("__pycache__", "tests", "runs", "data")
-    for name in ("shared", "scenes", "showcase", "results", *PAPERS):
-        shutil.copytree(ROOT / name, house / name, ignore=None if name == "results" else ignore)
-    for name in ("docs", "Makefile", "README.md"):
+    for name in ("shared", "scenes", "showcase", *PAPERS):
+        copy_folder(ROOT / name, house / name)
+    for name in ("results", "docs", "Makefile", "README.md"):
         source = ROOT / name
         (shutil.copytree if source.is_dir() else shutil.copy)(source, house / name)
     for paper in PAPERS:

@@ -1,11 +1,12 @@
 """Quick configurations made so small that every command ends within seconds."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-__all__ = ["shrink_quick_configs"]
+__all__ = ["copy_folder", "shrink_quick_configs"]
 
 TINY: dict[str, dict[str, Any]] = {
     "deepvoxels": {
@@ -47,3 +48,9 @@ def shrink_quick_configs(paper: Path) -> None:
     for quick in sorted(configs.glob("quick*.yaml")):
         full = quick.rename(configs / f"full_{quick.name}")
         quick.write_text(yaml.safe_dump({"base": full.name, **TINY[paper.name]}))
+
+
+def copy_folder(source: Path, target: Path) -> None:
+    """Copy a folder of the repository, without what its commands made there; `shared/runs` is a package."""
+    made = () if source.name == "shared" else ("runs", "data")
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", "tests", *made))
