@@ -1,5 +1,6 @@
 """The command line: arguments, devices, and known errors as three lines and an exit code."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -93,3 +94,13 @@ def test_devices(monkeypatch):
     assert select_device("mps") == torch.device("mps")
     with pytest.raises(RunError, match="process 2 has no CUDA device of its own"):
         select_device("cuda", 2)
+
+
+@pytest.mark.parametrize(("given", "taken"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_that_wait_sleep_unless_asked_otherwise(given, taken):
+    """The OpenMP library shows what it has read from its environment when it is loaded."""
+    code = "from shared.runs import command; command.begin(lambda doc, argv: None, None); import torch"
+    environment = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
+    environment |= {"OMP_DISPLAY_ENV": "TRUE"} | ({} if given is None else {"OMP_WAIT_POLICY": given})
+    shown = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert f"OMP_WAIT_POLICY = '{taken}'" in shown.stderr, shown.stderr
