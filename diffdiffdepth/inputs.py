@@ -47,7 +47,7 @@ def load_light_field(folder: str | os.PathLike, views: ViewChoice = "all") -> Li
         raise DataError(folder, "holds a COLMAP scene, not a light field", "Load it with ColmapScenes")
     loaders = {"hci": load_hci, "stanford": load_stanford, "crosshair": load_crosshair}
     light_field = loaders[kind](folder, views)
-    return replace(light_field, notes=view_faults(light_field))
+    return replace(light_field, notes=light_field.notes + view_faults(light_field))
 
 
 def load_scene(
@@ -68,8 +68,8 @@ def load_scene(
         scene: Scene = ColmapScenes(root, neighbours=data.neighbours, max_side=data.max_side)[data.image or 0]
     else:
         scene = load_light_field(root, data.views)
-        for note in scene.notes:
-            say(f"NOTE: {note}")
+    for note in scene.notes:
+        say(f"NOTE: {note}")
     if data.embedded is not None:
         scene = replace(scene, name=f"embedded {'multi-view' if is_colmap else 'light field'} scene")
     return replace(scene, points=points or find_points(scene, data.points, seed))

@@ -170,8 +170,8 @@ def export_map(folder: Path, name: str, fitted: DiffusedDepth) -> tuple[Tensor, 
     scene, depth, z_depth = fitted.scene, fitted.depth, fitted.z_depth
     record = {"name": scene.name, "size": list(depth.values.shape)}
     record["valid"] = "seen by at least one other view"
-    if notes := getattr(scene, "notes", ()):
-        record["notes"] = list(notes)
+    if scene.notes:
+        record["notes"] = list(scene.notes)
     maps = {"disparity": depth if depth.kind == "disparity_px" else None, "depth": z_depth}
     for what, held in maps.items():
         if held is not None:

@@ -156,6 +156,7 @@ def _colmap_lines(folder: Path) -> list[str]:
         "  scale        that of the poses: metres only if those are",
         f"  truth        {f'depth of {truths} images' if truths else 'none'}",
         *unusable,
+        *(f"  note         {note}" for note in scenes.notes),
     ]
 
 

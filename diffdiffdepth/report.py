@@ -190,7 +190,7 @@ def write_run_report(
         caption += " Below: the truth, and absolute errors from black (none) to white."
     facts = {"Initial points": len(scene.points), "Views": results["views"]}
     facts |= {"Pixels": " x ".join(str(side) for side in reversed(results["size"]))}
-    facts |= {"Note": "; ".join(notes)} if (notes := getattr(scene, "notes", ())) else {}
+    facts |= {"Note": "; ".join(scene.notes)} if scene.notes else {}
     pictures = [Picture(picture, f"The map that is exported: {where}.")]
     pictures.append(Picture(points, f"Initial points: {where}."))
     sections = [

@@ -183,6 +183,7 @@ class MultiViewScene(_Tensors):
     truth: Tensor | None = None  # [H, W] z-depth
     valid: Tensor | None = None  # [H, W] bool; None: all of truth is valid
     world_from_centre: Tensor | None = None  # [4, 4], to put the depth of several images together
+    notes: tuple[str, ...] = ()  # what the user should know about the photos
 
     def __post_init__(self) -> None:
         layouts = {"centre_K": "3 3", "view_K": "m 3 3", "view_from_centre": "m 4 4"}
@@ -223,9 +224,9 @@ def scene_facts(scene: Scene) -> dict[str, Any]:
 
 def scene_from_facts(facts: dict[str, Any]) -> Scene:
     """The scene of `scene_facts`; a light field without its views."""
-    facts = {**facts, "points": SparsePoints(**facts["points"])}
+    points, notes = SparsePoints(**facts["points"]), tuple(facts.get("notes", ()))
+    facts = {**facts, "points": points, "notes": notes}
     if "offsets" not in facts:
         return MultiViewScene(**facts | {"views": facts["views"].float() / 255})
     camera = facts["camera"] and GridCamera(**facts["camera"])
-    notes = tuple(facts.get("notes", ()))
-    return LightField(**facts | {"views": facts["centre"][None][:0], "camera": camera, "notes": notes})
+    return LightField(**facts | {"views": facts["centre"][None][:0], "camera": camera})

@@ -1,7 +1,6 @@
 """What every method returns: depth that keeps its meaning (`DepthMap`), and new views with it (`Views`)."""
 
 import itertools
-import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -11,7 +10,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from shared.files.disk import read_text, reading, write_json
+from shared.files.disk import read_json, reading, write_json
 from shared.files.images import read_image, write_image
 from shared.files.maps import (
     read_depth_png,
@@ -233,10 +232,8 @@ class DepthMap:
         path = Path(path)
         meaning, common = path.with_suffix(".json"), path.with_name("depth.json")
         meaning = common if common.exists() and not meaning.exists() else meaning
-        text = read_text(meaning)
-        remedy = "Save the map again with DepthMap.save"
+        record, remedy = read_json(meaning), "Save the map again with DepthMap.save"
         with reading(meaning, "does not say what a depth map means", remedy):
-            record = json.loads(text)
             head = {name: record.pop(name) for name in ("kind", "unit", "scale", "invalid")}
             step, offset = (record.pop(key) if path.suffix == ".png" else None for key in PNG_KEYS)
             K = torch.tensor(record.pop("K")) if "K" in record else None

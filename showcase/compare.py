@@ -15,7 +15,6 @@ if __name__ == "__main__":
 
 import argparse
 import importlib
-import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -34,7 +33,7 @@ from diffdiffdepth import DiffusedDepth
 from nvs_depth import ViewSynthesizer
 from shared.errors import DataError, RunError
 from shared.files.cameras import read_nerf_scene
-from shared.files.disk import read_text, reading, write_json
+from shared.files.disk import read_json, reading, write_json
 from shared.files.images import read_image
 from shared.geometry.camera import intrinsics_matrix, invert_pose, pixel_grid
 from shared.quality.metrics import depth_errors, psnr
@@ -120,16 +119,17 @@ def read_capture(folder: Path, name: str = "") -> Capture:
         remedy = f"Put two or more of {', '.join(part for part, _ in METHODS.values())} there"
         raise DataError(folder, "holds no part of a capture", remedy)
     path = folder / "capture.json"
-    text = read_text(path)
+    record = read_json(path)
     with reading(path, "is not the description of a capture", "showcase/captures.py tells what it holds"):
-        record = json.loads(text)
         K, pose, photo_K = (torch.tensor(record[key]) for key in ("K", "world_from_cam", "photo_K"))
         size, distance = tuple(record["size"]), float(record["distance"])
     truth = DepthMap.load(folder / "truth.pfm") if (folder / "truth.pfm").exists() else None
     unseen, cameras = torch.zeros(0), None
     if (folder / "unseen").is_dir():
         frames = read_nerf_scene(folder / "unseen").frames
-        unseen = torch.stack([read_image(frame.image_path) for frame in frames])
+        unseen = torch.stack(
+            [read_image(frame.image_path, orientation=frame.orientation) for frame in frames]
+        )
         cameras = tuple(
             torch.stack([getattr(f, key) for f in frames]).float() for key in ("world_from_cam", "K")
         )

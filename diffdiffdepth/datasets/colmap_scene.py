@@ -5,6 +5,7 @@
 <scene>/depth/<image stem>.pfm          optional true z-depth of that image in scene units, inf = unknown
 """
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from torch import Tensor
 from diffdiffdepth.scene import MultiViewScene, SparsePoints
 from shared.errors import DataError
 from shared.files.colmap import ColmapImage, ColmapModel, find_colmap_model, read_colmap_model
-from shared.files.images import read_image, undistort_image
+from shared.files.images import PhotoSurvey, few_names, read_image, survey_photos, undistort_image
 from shared.files.maps import read_pfm
 from shared.geometry.camera import invert_pose, project, relative_pose, resize_intrinsics, transform_points
 
@@ -36,6 +37,7 @@ class ColmapScenes:
     `neighbours`: how many other views each scene gets, best first (shared points seen at useful angles).
     `max_side`: images are reduced to at most this many pixels along their longer side. Neighbours of another
     size or shape than the centre, such as a photo held upright, are cut and scaled to it (see `_fitted`).
+    `notes` says what was left out or assumed; each scene has them too.
     """
 
     def __init__(self, folder: str | os.PathLike, neighbours: int = 8, max_side: int | None = None):
@@ -47,11 +49,13 @@ class ColmapScenes:
             raise DataError(self.folder, reason, remedy)
         self.model: ColmapModel = read_colmap_model(model_dir)
         self.neighbours, self.max_side = neighbours, max_side
-        self._images: list[ColmapImage] = sorted(self.model.images.values(), key=lambda image: image.name)
+        posed = sorted(self.model.images.values(), key=lambda image: image.name)
+        self.image_dir = self._find_image_dir([image.name for image in posed])
+        self._images = [image for image in posed if self._path(image).is_file()]
         self.names = [image.name for image in self._images]
+        self.notes = (*self.model.notes, *self._notes([p for p in map(self._path, posed) if not p.is_file()]))
         if len(self.names) < 2:
             raise DataError(model_dir, "holds one image only", "Depth needs at least two posed views")
-        self.image_dir = self._find_image_dir()
         self._row_of_point = {point_id: row for row, point_id in enumerate(self.model.points.ids.tolist())}
         self._seen = [self._visible_rows(image) for image in self._images]
 
@@ -79,6 +83,7 @@ class ColmapScenes:
             truth=truth,
             valid=valid,
             world_from_centre=pose,
+            notes=self.notes,
         )
 
     def choose_neighbours(self, index: int) -> list[int]:
@@ -117,12 +122,27 @@ class ColmapScenes:
         """An image [3, H, W] without distortion, at its own size."""
         return self._photo(self.index(which), whole=True)[0]
 
-    def _find_image_dir(self) -> Path:
+    def _find_image_dir(self, names: list[str]) -> Path:
         for place in (self.folder / "images", self.folder.parent / "images", self.folder):
-            if (place / self.names[0]).exists():
+            if any((place / name).is_file() for name in names):
                 return place
-        reason = f"the image {self.names[0]} of the model is not in {self.folder / 'images'}"
+        reason = f"the images of the model, such as {names[0]}, are not in {self.folder / 'images'}"
         raise DataError(self.folder, reason, "Copy the images that the model was made from")
+
+    def _path(self, image: ColmapImage) -> Path:
+        return self.image_dir / image.name
+
+    def _survey(self, images: list[ColmapImage]) -> PhotoSurvey:
+        """Whether EXIF turns these photos, by their cameras."""
+        cameras = [self.model.cameras[image.camera_id] for image in images]
+        sizes = [(camera.height, camera.width) for camera in cameras]
+        return survey_photos([self._path(image) for image in images], sizes, background="white")
+
+    def _notes(self, missing: list[Path]) -> list[str]:
+        notes = [f"{len(missing)} posed images not found, left out: {few_names(missing)}"] if missing else []
+        with contextlib.suppress(DataError):  # of a damaged photo, which is named when it is asked for
+            notes += self._survey(self._images).notes
+        return notes
 
     def _visible_rows(self, image: ColmapImage) -> set[int]:
         """Rows in the model's points of those that the image observes, well enough."""
@@ -134,8 +154,8 @@ class ColmapScenes:
         """The image [3, H, W] without distortion, at the size asked for or `whole`, and its K (float64)."""
         record = self._images[index]
         camera = self.model.cameras[record.camera_id]
-        path = self.image_dir / record.name
-        image = read_image(path)
+        path, (turn,) = self._path(record), self._survey([record]).orientations
+        image = read_image(path, background=(1, 1, 1), orientation=turn)
         height, width = image.shape[-2:]
         if (height, width) != (camera.height, camera.width):
             reason = f"has {width} x {height} pixels, its camera {camera.width} x {camera.height}"

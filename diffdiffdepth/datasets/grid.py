@@ -12,7 +12,7 @@ from torch import Tensor
 from diffdiffdepth.scene import LightField
 from shared.errors import DataError
 from shared.files.disk import visible
-from shared.files.images import read_image
+from shared.files.images import read_image, survey_photos
 
 __all__ = ["Cell", "ViewChoice", "named_views", "read_grid"]
 
@@ -44,7 +44,8 @@ def read_grid(
     """The light field of some views, or of the centre's row and column alone ("cross").
 
     Offsets are those given [2], else counted from the centre; images are averaged over n x n pixels by
-    `downsample`. Raises DataError for the first view that cannot be read or differs in size.
+    `downsample`, what is transparent becomes white. Raises DataError for the first view that cannot be
+    read or differs in size.
     """
     others = sorted(cell for cell in paths if cell != centre)
     if views == "cross":
@@ -52,15 +53,17 @@ def read_grid(
     counted = [[centre[1] - column, centre[0] - row] for row, column in others]
     if offsets is not None:
         counted = [offsets[cell].tolist() for cell in others]
-    images = None
-    for index, cell in enumerate((centre, *others)):  # the full-size stack would take gigabytes
-        image = read_image(paths[cell])
+    images, cells = None, (centre, *others)
+    survey = survey_photos([paths[cell] for cell in cells], one_grid=True, background="white")
+    for index, (cell, turn) in enumerate(zip(cells, survey.orientations, strict=True)):
+        image = read_image(paths[cell], background=(1, 1, 1), orientation=turn)
         image = F.avg_pool2d(image[None], downsample)[0] if downsample > 1 else image
         if images is None:
-            images = image.new_empty(1 + len(others), *image.shape)
+            images = image.new_empty(len(cells), *image.shape)  # a stack at full size would take gigabytes
         if image.shape != images.shape[1:]:
             expected = f"{images.shape[3]} x {images.shape[2]} like {paths[centre].name}"
             reason = f"has {image.shape[2]} x {image.shape[1]} pixels, not {expected}"
             raise DataError(paths[cell], reason, "All views of a light field must have one size")
         images[index] = image
-    return LightField(images[0], images[1:], torch.tensor(counted, dtype=torch.float32), folder.name)
+    placed = torch.tensor(counted, dtype=torch.float32)
+    return LightField(images[0], images[1:], placed, folder.name, notes=survey.notes)

@@ -8,7 +8,6 @@ scene: their signs are found once from the pictures (`signs.py`) and kept in `of
 """
 
 import contextlib
-import json
 import logging
 import os
 import re
@@ -23,7 +22,7 @@ from diffdiffdepth.datasets.grid import Cell, ViewChoice, named_views, read_grid
 from diffdiffdepth.datasets.signs import find_offset_signs
 from diffdiffdepth.scene import LightField
 from shared.errors import DataError
-from shared.files.disk import read_text, reading, write_json
+from shared.files.disk import read_json, reading, write_json
 from shared.files.images import read_image_size
 
 __all__ = ["SIGNS_FILE", "is_stanford_folder", "load_stanford"]
@@ -42,9 +41,7 @@ def is_stanford_folder(folder: str | os.PathLike) -> bool:
     return any(VIEW_NAME.match(path.name) for path in Path(folder).glob("out_*"))
 
 
-def load_stanford(
-    folder: str | os.PathLike, views: ViewChoice = "cross", downsample: int = 2
-) -> LightField:
+def load_stanford(folder: str | os.PathLike, views: ViewChoice = "cross", downsample: int = 2) -> LightField:
     """Load a scene of the archive; `downsample` averages n x n pixels (the paper: 2).
 
     `views`: the row and the column of the centre view, or all (289 views: 3.1 MB each at 512 x 512). Offsets
@@ -92,7 +89,7 @@ def _signs(
     path = folder / SIGNS_FILE
     if path.exists():
         with reading(path, 'does not hold {"x": 1 or -1, "y": 1 or -1}', "Correct or delete the file"):
-            stored = json.loads(read_text(path))
+            stored = read_json(path)
             signs = (int(stored["x"]), int(stored["y"]))
             if not {*signs} <= {-1, 1}:
                 raise ValueError(f"it has {signs}")

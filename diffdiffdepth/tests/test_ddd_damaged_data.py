@@ -5,6 +5,7 @@ claims millions of views.
 """
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -111,7 +112,7 @@ STANFORD = {
         picture("out_01_02_-10.0_18.0.png", 18, 20), "10 x 9 pixels, not 10 x 8", "out_01_02"
     ),
     "signs of another kind": Case(write(SIGNS_FILE, '{"x": 2, "y": 1}'), "1 or -1", SIGNS_FILE),
-    "signs cut short": Case(cut(SIGNS_FILE), "1 or -1", SIGNS_FILE),
+    "signs cut short": Case(cut(SIGNS_FILE), "not valid JSON", SIGNS_FILE),
 }
 
 
@@ -181,8 +182,8 @@ COLMAP = {
     "no model": Case(remove(CAMERAS), "holds no COLMAP model"),
     "a model without images": Case(write("sparse/0/images.txt", "# none\n"), "holds no images"),
     "a single image": Case(rewritten(names=["0.png"]), "holds one image only"),
-    "a photo missing": Case(remove("images/0.png"), "0.png of the model is not in"),
-    "a neighbour missing": Case(remove("images/2.png"), "does not exist", "2.png"),
+    "the photos missing": Case(lambda f: shutil.rmtree(f / "images"), "such as 0.png, are not in"),
+    "a damaged neighbour": Case(write("images/2.png", "no picture"), "not an image", "2.png"),
     "a photo of another size": Case(picture("images/1.png", 18, 20), "its camera 20 x 16", "1.png"),
     "points behind the camera": Case(rewritten(behind=True), "outside the image or behind"),
     "no points": Case(write("sparse/0/points3D.txt", "# none\n"), "no point that 0.png sees"),

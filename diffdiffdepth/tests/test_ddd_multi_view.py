@@ -8,8 +8,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from diffdiffdepth import prepare
 from diffdiffdepth.datasets.colmap_scene import ColmapScenes
+from diffdiffdepth.inputs import load_light_field
 from diffdiffdepth.losses import warp_to_centre
 from shared.errors import DataError
 from shared.files.colmap import ColmapCamera, ColmapModel, read_colmap_model, write_colmap_model
@@ -110,3 +113,57 @@ def test_a_photo_of_another_shape_is_cut_to_the_centre(views):
     errors = [(w - scene.centre).abs().mean(0)[s[0]].median() for w, s in zip(warped, seen, strict=True)]
     assert max(errors) < 0.05
     assert ColmapScenes(views)[name].views.shape == (3, 3, 60, 40)  # and it can be the centre
+
+
+def tagged(path: Path, orientation: int, method: Image.Transpose | None = None) -> None:
+    """Store a photo turned by `method`, with an EXIF orientation."""
+    with Image.open(path) as image:
+        image = image.transpose(method) if method is not None else image.copy()
+    exif = Image.Exif()
+    exif[0x112] = orientation
+    image.save(path, exif=exif)
+
+
+@pytest.mark.parametrize(
+    ("orientation", "stored", "says"),
+    [
+        (3, None, "not turned"),  # upside down by its tag, upright by its camera
+        (6, None, "not turned"),
+        (8, Image.Transpose.ROTATE_270, "were turned as EXIF says"),  # only turned it has the camera's shape
+    ],
+)
+def test_the_cameras_decide_whether_exif_turns_a_photo(views, orientation, stored, says):
+    plain = ColmapScenes(views)[0]
+    for name in ("view_00.png", "view_01.png"):
+        tagged(views / "images" / name, orientation, stored)
+    scene = ColmapScenes(views)[0]
+    torch.testing.assert_close(scene.centre, plain.centre, rtol=0, atol=0)
+    torch.testing.assert_close(scene.views, plain.views, rtol=0, atol=0)
+    (note,) = scene.notes
+    assert says in note
+    assert note in prepare.report_folder(views)
+
+
+def test_missing_photos_other_models_and_transparency_are_named(views):
+    shutil.copytree(views / "sparse" / "0", views / "sparse" / "1")
+    (views / "images" / "view_03.png").unlink()
+    image = read_image(views / "images" / "view_01.png")
+    clear = torch.cat([image, torch.ones_like(image[:1])])
+    clear[3, :, :3] = 0
+    write_image(views / "images" / "view_01.png", clear)
+    scenes = ColmapScenes(views)
+    assert scenes.names == ["view_00.png", "view_01.png", "view_02.png"]
+    assert len(scenes.notes) == 3
+    for word in ("not 1 with 4", "not found, left out: view_03.png", "become white (view_01.png)"):
+        assert any(word in note for note in scenes.notes)
+    torch.testing.assert_close(scenes[1].centre[:, :, 3:], image[:, :, 3:], rtol=0, atol=0)
+    assert bool((scenes[1].centre[:, :, :3] == 1).all())
+
+
+def test_views_of_a_light_field_have_one_orientation(small_scenes, tmp_path):
+    plain = load_light_field(small_scenes / "still_life")
+    folder = Path(shutil.copytree(small_scenes / "still_life", tmp_path / "field"))
+    tagged(folder / "input_Cam003.png", 6)
+    field = load_light_field(folder)
+    torch.testing.assert_close(field.views, plain.views, rtol=0, atol=0)
+    assert any("input_Cam003.png" in note for note in field.notes)

@@ -4,7 +4,6 @@ Poses come out as `world_from_cam` with OpenCV axes, intrinsics with (0, 0) at t
 pixel, however the file counts them.
 """
 
-import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor
 
 from shared.errors import DataError
-from shared.files.disk import read_text, reading, visible, write_bytes, write_json
+from shared.files.disk import read_json, read_text, reading, visible, write_bytes, write_json
 from shared.files.images import survey_photos
 from shared.files.listing import IMAGE_EXTENSIONS
 from shared.geometry.camera import check_pose, intrinsics_matrix, opencv_from_opengl_pose
@@ -138,9 +137,7 @@ def read_nerf_transforms(
     of the file's folder, which a file from elsewhere has no business to read, unless `images_outside`.
     """
     path = Path(path)
-    text = read_text(path)
-    with reading(path, "is not valid JSON"):
-        meta = json.loads(text)
+    meta = read_json(path)
     entries = meta.get("frames") if isinstance(meta, dict) else None
     if not isinstance(entries, list) or not entries:
         raise DataError(path, "there is no list of frames", "It must be a JSON object with frames")

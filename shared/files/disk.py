@@ -31,6 +31,7 @@ __all__ = [
     "new_folder",
     "opened",
     "read_bytes",
+    "read_json",
     "read_text",
     "read_yaml",
     "reading",
@@ -41,6 +42,8 @@ __all__ = [
 ]
 
 LARGEST_FILE = 4 * 2**30  # bytes that are read at once
+LARGEST_JSON = 256 * 2**20  # bytes; transforms.json of 100 000 frames have a fifth of it
+LARGEST_YAML = 2**20  # bytes, of settings written by hand
 COMPANIONS = (".", "__MACOSX", "@eaDir", "$RECYCLE.BIN")  # how names begin that systems and tools add
 
 
@@ -165,17 +168,19 @@ def natural_order(path: str | os.PathLike) -> list[tuple[int, str]]:
 
 
 @contextlib.contextmanager
-def opened(path: str | os.PathLike) -> Iterator[BinaryIO]:
-    """A file, open for reading: one that is there, holds a byte at least, and is no pipe and no device."""
+def opened(path: str | os.PathLike, largest: int = LARGEST_FILE) -> Iterator[BinaryIO]:
+    """A file, open for reading: one that is there, has 1 to `largest` bytes, and is no pipe and no device."""
     path = Path(path)
     try:
         found = path.stat()
         if stat.S_ISREG(found.st_mode):
             if not found.st_size:
                 raise DataError(path, "the file is empty (0 bytes)", "Copy or download it again")
-            if found.st_size > LARGEST_FILE:
-                reason = f"the file has {found.st_size / 2**30:.1f} GB, more than {LARGEST_FILE >> 30}"
-                raise DataError(path, reason, "Split or shrink it")
+            if found.st_size > largest:
+                reason = (
+                    f"the file has {found.st_size / 2**20:.1f} MB, more than the {largest >> 20} of its kind"
+                )
+                raise DataError(path, reason, "Check that it is the right file, or split it")
             file = path.open("rb")
         else:
             kind = "is a folder" if stat.S_ISDIR(found.st_mode) else "is a pipe or a device"
@@ -189,9 +194,9 @@ def opened(path: str | os.PathLike) -> Iterator[BinaryIO]:
         yield file
 
 
-def read_bytes(path: str | os.PathLike) -> bytes:
+def read_bytes(path: str | os.PathLike, largest: int = LARGEST_FILE) -> bytes:
     """Read a whole file that must be as `opened` wants it."""
-    with opened(path) as file:
+    with opened(path, largest) as file:
         try:
             return file.read()
         except OSError as error:
@@ -199,10 +204,10 @@ def read_bytes(path: str | os.PathLike) -> bytes:
             raise DataError(path, f"cannot be read ({error.strerror})", remedy) from None
 
 
-def read_text(path: str | os.PathLike) -> str:
+def read_text(path: str | os.PathLike, largest: int = LARGEST_FILE) -> str:
     """Read a UTF-8 text file (a byte order mark and Windows line ends are accepted)."""
     with reading(path, "is not UTF-8 text", "Save it as UTF-8 text"):
-        return read_bytes(path).decode("utf-8-sig").replace("\r\n", "\n")
+        return read_bytes(path, largest).decode("utf-8-sig").replace("\r\n", "\n")
 
 
 class PlainLoader(yaml.SafeLoader):
@@ -216,13 +221,20 @@ class PlainLoader(yaml.SafeLoader):
 
 
 def read_yaml(path: str | os.PathLike) -> Any:
-    """What a YAML file holds; DataError for one that is not valid, that nests too deeply or has aliases."""
-    text = read_text(path)
+    """What a YAML file holds; DataError if it is not valid, too large, nests too deeply, or has aliases."""
+    text = read_text(path, LARGEST_YAML)
     try:
         return yaml.load(text, PlainLoader)  # noqa: S506 - it is safe
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = f"is not valid YAML ({getattr(error, 'problem', None) or error})"
         raise DataError(path, reason, "Correct the file") from None
+
+
+def read_json(path: str | os.PathLike) -> Any:
+    """What a JSON file holds; DataError if it is not valid, too large, or nests too deeply."""
+    text = read_text(path, LARGEST_JSON)
+    with reading(path, "is not valid JSON"):
+        return json.loads(text)
 
 
 @contextlib.contextmanager

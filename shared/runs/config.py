@@ -42,7 +42,7 @@ import yaml
 from pydantic_core import to_jsonable_python
 
 from shared.errors import ConfigError, DataError, FieldError
-from shared.files.disk import PlainLoader, read_text, write_bytes
+from shared.files.disk import LARGEST_YAML, PlainLoader, read_text, write_bytes
 from shared.runs.seeds import LARGEST_SEED
 
 __all__ = [
@@ -60,7 +60,6 @@ __all__ = [
 ]
 
 STRICT = pydantic.ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, validate_default=True)
-LARGEST_FILE = 1_000_000  # characters
 
 Fraction = Annotated[float, pydantic.Field(ge=0, le=1)]
 Seed = Annotated[int, pydantic.Field(ge=0, le=LARGEST_SEED)]
@@ -200,11 +199,9 @@ def _read_with_base(path: Path, chain: tuple[Path, ...]) -> dict[str, Any]:
         circle = " -> ".join(p.name for p in (*chain, resolved))
         raise ConfigError(str(path), f"the files name each other as base in a circle: {circle}")
     try:
-        text = read_text(path)
+        text = read_text(path, LARGEST_YAML)
     except DataError as error:
         raise ConfigError(str(path), error.reason) from None
-    if len(text) > LARGEST_FILE:
-        raise ConfigError(str(path), f"no config has {len(text):,} characters; name a YAML file")
     values = _parse_yaml(text, str(path))
     values = {} if values is None else values
     if not isinstance(values, dict):

@@ -126,7 +126,7 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     """Read the rows of a metrics.jsonl; a last line that a crash cut short is left out."""
     rows = []
     for line in Path(path).read_text(errors="replace").splitlines():
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             row = json.loads(line)
             if isinstance(row, dict) and isinstance(row.get("step"), int):
                 rows.append(row)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from shared.errors import RunError
-from shared.files.disk import read_text
+from shared.files.disk import read_json
 from shared.runs.command import command_line, make_parser
 
 __all__ = ["config_keys", "main", "measures"]
@@ -72,7 +72,7 @@ def _remarks(config: type) -> dict[str, str]:
 
 def measures(run: Path) -> dict[str, str]:
     """Dotted names of the numbers in a run's eval.json, each with its definition where there is one."""
-    results = json.loads(read_text(run / "eval.json"))
+    results = read_json(run / "eval.json")
     definitions = results.get("definitions", {})
     found: dict[str, str] = {}
 

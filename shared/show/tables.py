@@ -6,7 +6,6 @@ On the page of a report, report.html draws the table.
 
 import dataclasses
 import itertools
-import json
 import math
 import numbers
 import sys
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from shared.errors import RunError
-from shared.files.disk import write_bytes
+from shared.files.disk import read_json, write_bytes
 from shared.runs.command import say_done
 from shared.runs.folder import named_overrides
 
@@ -178,7 +177,7 @@ def trained_row(
         command = ["--config", str(config), "--out", str(folder), "--device", device]
         command += ["--set", *overrides] if overrides else []
         train([*command, "--resume"] if folder.exists() else command)
-    results = json.loads(path.read_text(encoding="utf-8"))
+    results = read_json(path)
     origin = results.get("run")
     if origin is not None:
         was = (Path(origin["config"]).name, set(origin["set"]))

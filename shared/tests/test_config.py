@@ -196,7 +196,7 @@ BAD_FILES = {
     "tag": ("name: !!python/object/apply:os.system ['touch pwned']\n", "line 1: not valid YAML"),
     "duplicate key": ("steps: 1\nname: x\nsteps: 2\n", "line 3: the key steps is given twice"),
     "aliases, which can stand for gigabytes": ("name: &n x\nroot: *n\n", "line 2: not valid YAML"),
-    "no config": ("#" * 1_000_001, "1,000,001 characters"),
+    "no config": ("#" * 1_100_000, "1.0 MB, more than the 1 of its kind"),
     "list on top": ("- 1\n", "expected lines of the form"),
     "missing base": ("base: gone.yaml\n", "line 1: .*gone.yaml"),
     "base is itself": ("base: bad.yaml\n", "in a circle: bad.yaml -> bad.yaml"),

@@ -13,7 +13,15 @@ import pytest
 import torch
 
 from shared.errors import DataError
-from shared.files.disk import made_once, new_folder, read_text, read_yaml, write_bytes, write_json
+from shared.files.disk import (
+    made_once,
+    new_folder,
+    read_json,
+    read_text,
+    read_yaml,
+    write_bytes,
+    write_json,
+)
 from shared.files.images import write_image
 from shared.files.maps import write_npy, write_pfm
 from shared.runs.checkpoint import save_checkpoint
@@ -127,6 +135,22 @@ def test_yaml_that_is_damaged_deep_or_refers_to_itself_is_refused(tmp_path, text
         read_yaml(tmp_path / "a.yaml")
     (tmp_path / "a.yaml").write_text("a: [1, 2.5]\nb: {c: x}")
     assert read_yaml(tmp_path / "a.yaml") == {"a": [1, 2.5], "b": {"c": "x"}}
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "{", "9" * 5000, "{'a': 1}"])
+def test_json_that_is_damaged_or_deep_is_refused(tmp_path, text):
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(DataError, match="a.json: is not valid JSON"):
+        read_json(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize(("read", "bytes_"), [(read_yaml, 2**20), (read_json, 2**28)])
+def test_files_of_settings_that_are_too_large_are_not_read(tmp_path, read, bytes_):
+    with (tmp_path / "large").open("wb") as file:
+        file.truncate(bytes_ + 1)  # takes no space
+    with pytest.raises(DataError, match="MB, more than"):
+        read(tmp_path / "large")
 
 
 # ---- data sets that are made on first use ------------------------------------------------------------------
