@@ -210,6 +210,7 @@ class TrainConfig:
     border_px: NonNegativeInt = 5  # cut from rendered and true image before any loss or (primary) measure
     learning_rate: PositiveFloat = 4e-4
     decay_steps: NonNegativeInt = 0  # over the last this many steps the rate falls linearly to a twentieth
+    precision: Literal["float32", "bfloat16"] = "float32"  # of convolutions; geometry is always float32
     map_cache_mb: NonNegativeInt = 2000  # sampling maps kept in memory; those of further views are made again
 
     log_every: NonNegativeInt = 10  # steps; 0 in these three: never

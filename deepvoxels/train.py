@@ -71,17 +71,19 @@ def train(run: Run, config: TrainConfig, views: PosedScene, previewed: PosedScen
         source, targets = draw_views(step, config, neighbours)
         photo, truth = (views.batch(some).to(run.device) for some in ([source], targets))
         coarse = None
-        if isinstance(network, Generator):
-            grid = network.observe(photo, [maps["lifting", source]])
-            network.remember(grid)
-            seen = network.render(network.inpaint(grid), [maps["projection", target] for target in targets])
-            rendered, coarse = seen.images, seen.coarse
-        else:  # a baseline, which knows poses only
-            cameras = views.world_from_cam[[source]], views.world_from_cam[targets], views.K[targets]
-            rendered = network(photo, *(camera.to(run.device) for camera in cameras))
+        with torch.autocast(run.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+            if isinstance(network, Generator):
+                grid = network.observe(photo, [maps["lifting", source]])
+                network.remember(grid)
+                projections = [maps["projection", target] for target in targets]
+                seen = network.render(network.inpaint(grid), projections)
+                rendered, coarse = seen.images, seen.coarse
+            else:  # a baseline, which knows poses only
+                cameras = views.world_from_cam[[source]], views.world_from_cam[targets], views.K[targets]
+                rendered = network(photo, *(camera.to(run.device) for camera in cameras))
 
-        pair = (crop_border(images, config.border_px) for images in (rendered, truth))
-        terms = loss_terms(*pair, discriminator)
+            pair = (crop_border(images, config.border_px) for images in (rendered, truth))
+            terms = loss_terms(*pair, discriminator)
         loss = config.l1_weight * terms["l1"] + config.gan_weight * terms.get("gan", 0.0)
         if coarse is not None:
             terms["head"] = head_loss(coarse, truth)

@@ -95,6 +95,7 @@ class TrainConfig:
     weight_decay: NonNegativeFloat = 5e-4
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999  # of AdamW; smaller forgets faster
     warmup_steps: NonNegativeInt = 0
+    precision: Literal["float32", "bfloat16"] = "float32"  # of the network's convolutions in training
     guide: Literal["focus", "descent"] = "focus"  # a focus measure's depth, or what `descent.py` finds
     guide_steps: NonNegativeInt = 0  # the guide leads over so many steps, ever less; not in the paper
 

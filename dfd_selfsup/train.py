@@ -54,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         defocus = splits["train"][0].defocus
         q_range = config.heads.q_range if defocus.kind == "metric" else defocus.q_range
         model = StackModel(config.network, config.heads, q_range)
+        model.half = config.precision == "bfloat16"
         method = DepthFromDefocus(config, model, run.device, defocus.kind)
         train(run, method, splits)
         if run.is_main:

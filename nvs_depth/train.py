@@ -41,7 +41,7 @@ PREVIEW_PAIRS = 6
 def main(argv: Sequence[str] | None = None) -> None:
     args = arguments.train(__doc__, argv)
     config = load_config(TrainConfig, args.config, args.set)
-    free = ("precision", "evaluate_pairs")
+    free = ("evaluate_pairs",)
     with open_run(config, args, "nvs_depth", may_change=free, rate=resumed_rate, distributed=True) as run:
         split = load_split(config.data, config.model.image_side, config.evaluate_pairs, run.say)
         for line in describe(split):

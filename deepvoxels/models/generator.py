@@ -85,7 +85,8 @@ class Generator(nn.Module):
 
         Returns [1, F, G, G, G] with a graph through extractor and integration; the buffer is left alone.
         """
-        observations = self.lift(self.extractor(source_images - 0.5), liftings)
+        features = self.extractor(source_images - 0.5).to(self.state.dtype)  # geometry is never halved
+        observations = self.lift(features, liftings)
         state = self.state.detach().clone()
         for observation in observations.split(1):
             state = self.integration(state, observation)
@@ -98,7 +99,7 @@ class Generator(nn.Module):
 
     def inpaint(self, state: Tensor) -> Tensor:
         """State [1, F, G, G, G] -> volume to render from, >= 0."""
-        return self.inpainting(state)
+        return self.inpainting(state).to(state.dtype)
 
     def render(self, volume: Tensor, projections: Sequence[SamplingMap]) -> Rendering:
         """Views of an inpainted volume [1, F, G, G, G]; `VolumeGeometry.metric_depth` makes their z-depth."""

@@ -270,7 +270,8 @@ class Occlusion(nn.Module):
         depth = coordinate_channels(planes, like=view).view(1, 1, planes, 1, 1)
         depth = depth.expand(len(view), 1, *view.shape[2:])
         compressed = self.compress(torch.cat((depth, view), dim=1))  # convolution, norm, ReLU
-        weights = self.logits(torch.cat((compressed, self.unet(compressed), depth), dim=1)).softmax(dim=2)
+        logits = self.logits(torch.cat((compressed, self.unet(compressed), depth), dim=1))
+        weights = logits.to(view.dtype).softmax(dim=2)
         features = (weights * view).sum(dim=2)
         depth_fraction = (weights * depth).sum(dim=2)
         return features / planes if self.average else features, depth_fraction, weights
@@ -324,10 +325,10 @@ class Renderer(nn.Module):
         x = self.unet(features)
         for up in self.ups:
             x = up(x)
-        x = self.colour(self.narrow(x))
+        x = self.colour(self.narrow(x)).to(features.dtype)
         if self.head is None:
             return 0.5 * torch.tanh(x), None
-        coarse = self.head(features)
+        coarse = self.head(features).to(features.dtype)
         x = x + F.interpolate(coarse, size=x.shape[-2:], mode="bilinear", align_corners=False)
         return 0.5 * torch.tanh(x), 0.5 * torch.tanh(coarse)
 

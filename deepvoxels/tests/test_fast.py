@@ -55,6 +55,31 @@ def test_the_switch_changes_no_image_and_no_gradient(fast: bool) -> None:
         torch.testing.assert_close(*results)
 
 
+@pytest.mark.parametrize("fast", [True, False])
+def test_half_precision_changes_pictures_depth_and_gradients_little(fast: bool) -> None:
+    options = GeneratorOptions(**SMALL, integration_dropout=0, renderer_dropout=0, colour_head=True)
+    torch.manual_seed(0)
+    generator = Generator(options, fast=fast)
+    geometry, K = generator.geometry((0, 0, 0), 1.0, 1.2), intrinsics(40.0, 32).float()
+    maps = [generator.projection(geometry, K, camera(az, 20).float()) for az in (10, 130)]
+    photo, lifting = torch.rand(1, 3, 32, 32), [generator.lifting(geometry, K, camera(5, 15).float())]
+    found = []
+    for half in (True, False):
+        generator.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            state = generator.observe(photo, lifting)
+            seen = generator.render(generator.inpaint(state), maps)
+        assert all(part.dtype == torch.float32 for part in (state, *seen))
+        (seen.images.square().mean() + seen.depth_fraction.square().mean()).backward()
+        gradient = torch.cat(
+            [weight.grad.flatten() for weight in generator.parameters() if weight.grad is not None]
+        )
+        found.append((seen.images, seen.depth_fraction, gradient))
+    for (half, full), least in zip(zip(*found, strict=True), (0.99, 0.99, 0.7), strict=True):
+        assert not torch.equal(half, full)  # the gradients of so small a network, at its start, are noisy
+        assert torch.corrcoef(torch.stack((half.flatten(), full.flatten())))[0, 1] > least
+
+
 def test_lifting_and_projection() -> None:
     geometry, K = small_geometry("released"), intrinsics(30.0, 24)
     liftings = [geometry.lifting(K, camera(azimuth, 20), 24, 7) for azimuth in (20, 80)]

@@ -65,6 +65,7 @@ class StackModel(nn.Module):
         super().__init__()
         self.network = DaifNet(base_width=network.base_width, levels=network.levels)
         self.heads = heads
+        self.half = False  # whether training convolves in bfloat16; what is made of its output is float32
         self.q_range = q_range or heads.q_range
         if network.init == "he":
             keep_variance(self.network)
@@ -78,7 +79,8 @@ class StackModel(nn.Module):
     def forward(self, images: Tensor, defocus: Defocus) -> Prediction:
         self.check_kind(defocus)
         padded, original = pad_to_multiple(self.with_focus_plane(images, defocus), 2**self.network.levels)
-        raw = self.network(padded)[(..., *original)].float()
+        with torch.autocast(padded.device.type, torch.bfloat16, enabled=self.half and self.training):
+            raw = self.network(padded)[(..., *original)].float()
         q = self._inverse_depth(raw[:, 3:4], images, defocus)
         sigma = defocus.sigma_px(q)
         if self.heads.aif == "clip":

@@ -10,7 +10,8 @@ from dfd_selfsup import train
 from dfd_selfsup.config import TrainConfig
 from dfd_selfsup.datasets.splits import StackSet
 from dfd_selfsup.datasets.stack import focal_stack
-from dfd_selfsup.models.heads import Prediction
+from dfd_selfsup.models.heads import Prediction, StackModel
+from dfd_selfsup.models.options import HeadOptions, NetworkOptions
 from shared.errors import RunError
 
 COUNT = 5
@@ -83,6 +84,25 @@ def test_a_guide_leads_ever_less_and_then_no_more(stacks: StackSet) -> None:
     assert [guide / guides[0] for guide in guides] == pytest.approx([1, 2 / 3, 1 / 3])
     assert guides[0] > 0
     assert "guide" not in terms[3]
+
+
+def test_half_precision_is_of_the_networks_convolutions_in_training_alone(stacks: StackSet) -> None:
+    torch.manual_seed(0)
+    batch, _ = train.draw_batch(1, TrainConfig(batch_size=2), stacks)
+    model = StackModel(
+        NetworkOptions(base_width=8, levels=2, init="he"),
+        HeadOptions(depth="inverse", focus_input="inverse"),
+        (0.1, 2.0),
+    )
+    torch.nn.init.normal_(model.network.conv_out[-1].weight, std=0.1)
+    full = model(batch.images, batch.defocus)
+    model.half = True
+    half = model(batch.images, batch.defocus)
+    assert all(part.dtype == torch.float32 for part in half)
+    for one, other in zip(half, full, strict=True):
+        torch.testing.assert_close(one, other, rtol=0.05, atol=0.02)
+    assert not torch.equal(half.aif, full.aif)
+    assert torch.equal(model.eval()(batch.images, batch.defocus).aif, full.aif)
 
 
 def test_rates_rise_and_fall_by_half_a_cosine() -> None:

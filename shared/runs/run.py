@@ -63,7 +63,7 @@ from shared.runs.seeds import rng_state, seed_everything, set_rng_state
 
 __all__ = ["Run", "open_run"]
 
-MAY_CHANGE_AT_RESUME = ("steps", "workers")  # a longer run, other machinery; and all that ends in _every
+MAY_CHANGE_AT_RESUME = ("steps", "workers", "precision")  # other machinery; and all that ends in _every
 
 
 @contextlib.contextmanager

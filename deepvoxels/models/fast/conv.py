@@ -15,7 +15,11 @@ __all__ = ["padded_conv"]
 
 
 def padded_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int = 1) -> Tensor:
-    """As `networks.padded_conv`."""
+    """As `networks.padded_conv`; under autocast in its precision."""
+    device = x.device.type
+    if torch.is_autocast_enabled(device):
+        half = torch.get_autocast_dtype(device)
+        x, weight, bias = x.to(half), weight.to(half), None if bias is None else bias.to(half)
     return _PaddedConv.apply(x, weight, bias, stride)
 
 
@@ -60,6 +64,7 @@ def _would_run_slowly(padded: Tensor, weight: Tensor) -> bool:
     """
     return (
         padded.dim() == 5
+        and padded.dtype == torch.float32
         and padded.shape[0] == 1
         and not padded.is_cuda
         and weight.shape[-1] == 3

@@ -36,10 +36,10 @@ def occlude(
     compressed = occlusion.compress.finish(compressed)
     both = torch.cat((compressed, occlusion.unet(compressed)), dim=1)
     weight, bias = occlusion.logits.conv.weight, occlusion.logits.conv.bias  # the last channel reads it
-    logits = padded_conv(both, weight[:, :-1], bias) + _plane_profile(weight[:, -1], plane)
+    logits = padded_conv(both, weight[:, :-1], bias).to(plane.dtype) + _plane_profile(weight[:, -1], plane)
     weights = torch.softmax(logits, dim=2)
     features = collapse(samples, weights)
-    depth_fraction = torch.einsum("nckhw,k->nchw", weights, plane)
+    depth_fraction = (weights * plane[:, None, None]).sum(dim=2)  # no matrix product: autocast would halve it
     return features / planes if occlusion.average else features, depth_fraction, weights
 
 
@@ -87,7 +87,8 @@ def convolve(samples: FrustumSamples, weight: Tensor) -> Tensor:
     """3x3x3 convolution of the view volumes, borders replicated: [C, F, 3, 3, 3] -> [N, C, D, h, w]."""
     channels, features = weight.shape[:2]
     kernel = weight.permute(1, 2, 3, 4, 0).reshape(features, 27 * channels)  # [F, 27 C]
-    return _AddTaps.apply(samples.rows @ kernel, samples.position, samples.shape)
+    taps = (samples.rows @ kernel).to(samples.rows.dtype)  # at half precision their sum would lose digits
+    return _AddTaps.apply(taps, samples.position, samples.shape)
 
 
 class _RaySum(torch.autograd.Function):
