@@ -29,7 +29,7 @@ from deepvoxels.report import run_tables, write_run_report
 from shared.quality.metrics import depth_errors, psnr
 from shared.quality.ssim import ssim
 from shared.results import DepthMap, Views
-from shared.runs.folder import write_results
+from shared.runs.folder import data_in_place, write_results
 
 __all__ = ["DEFINITIONS", "NearestNeighbour", "evaluate", "measure", "summary"]
 
@@ -47,7 +47,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = scene.config
     if args.data:
         config = replace(config, data=replace(config.data, root=str(args.data)))
-    results = evaluate(scene, config, *load_views(config), args.run)
+    with data_in_place(config, "--data "):
+        views = load_views(config)
+    results = evaluate(scene, config, *views, args.run)
     write_results(args.run, results)
     for table in run_tables(results):
         print(table.text())  # noqa: T201

@@ -30,7 +30,7 @@ from dfd_selfsup.models.plane_sweep import plane_sweep
 from dfd_selfsup.models.psf import render_stack
 from dfd_selfsup.models.thin_lens import NEAREST_DEPTH_M
 from dfd_selfsup.report import SHEET_STACKS, run_tables, write_run_report
-from shared.runs.folder import write_results
+from shared.runs.folder import data_in_place, write_results
 from shared.show.pictures import evenly
 
 __all__ = ["evaluate", "main", "summary", "validate"]
@@ -40,7 +40,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = arguments.evaluate(__doc__, argv)
     method = DepthFromDefocus.load(args.run, args.device, args.checkpoint)
     data = replace(method.config.data, root=args.data or method.config.data.root)
-    results = evaluate(method, load_splits(data), args.run)
+    with data_in_place(replace(method.config, data=data), "--data "):
+        splits = load_splits(data)
+    results = evaluate(method, splits, args.run)
     write_results(args.run, results)
     for table in run_tables(results):
         print(table.text())  # noqa: T201

@@ -27,7 +27,7 @@ from diffdiffdepth.inputs import load_scene
 from diffdiffdepth.report import run_tables, summary, write_run_report
 from diffdiffdepth.scene import Scene
 from shared.runs.command import select_device
-from shared.runs.folder import write_results
+from shared.runs.folder import data_in_place, write_results
 
 __all__ = ["evaluate"]
 
@@ -38,7 +38,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     data = fitted.config.data
     if args.data is not None:
         data = replace(data, root=str(args.data), embedded=None)
-    scene = load_scene(data, points=fitted.scene.points)
+    with data_in_place(replace(fitted.config, data=data), "--data "):
+        scene = load_scene(data, points=fitted.scene.points)
     results = evaluate(fitted, scene.to(select_device(args.device)), args.run)
     write_results(args.run, results)
     for table in run_tables(results):

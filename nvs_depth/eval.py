@@ -33,7 +33,7 @@ from nvs_depth.report import IMAGE_LABELS, run_tables, write_run_report
 from shared.errors import DataError
 from shared.quality.metrics import Lpips, depth_errors, l1, psnr
 from shared.quality.ssim import SSIM_VARIANTS, ssim
-from shared.runs.folder import write_results
+from shared.runs.folder import data_in_place, write_results
 
 __all__ = ["evaluate", "load_test_pairs", "summary"]
 
@@ -46,7 +46,9 @@ CONSTANT_VIEWS = 64  # training views whose true depth makes the constant
 def main(argv: Sequence[str] | None = None) -> None:
     args = arguments.evaluate(__doc__, argv)
     synthesizer = ViewSynthesizer.load(args.run, args.device, args.checkpoint)
-    results = evaluate(synthesizer, load_test_pairs(synthesizer.config, args.data), args.run)
+    with data_in_place(synthesizer.config, "--data "):
+        split = load_test_pairs(synthesizer.config, args.data)
+    results = evaluate(synthesizer, split, args.run)
     write_results(args.run, results)
     for table in run_tables(results):
         print(table.text())  # noqa: T201

@@ -14,7 +14,7 @@ from dfd_selfsup.datasets.folder import load_stack
 from dfd_selfsup.datasets.stack import focal_stack
 from dfd_selfsup.tests.test_dfd_scripts import FOCUS_M, data, run_folder, run_train  # noqa: F401
 from dfd_selfsup.viewer import scene_of
-from shared.errors import RunError
+from shared.errors import DataError, RunError
 from shared.files.maps import read_pfm
 from shared.geometry.camera import project
 from shared.results import DepthMap
@@ -42,6 +42,8 @@ def test_a_moved_run_predicts_without_its_data_as_the_commands_do(moved, tmp_pat
     assert torch.equal(read_pfm(tmp_path / "out" / "depth.pfm"), estimate.depth.values)
     saved = DepthMap.load(tmp_path / "out" / "depth.pfm")
     assert saved.facts["against_truth"]["predicted"]["abs_rel"] > 0
+    with pytest.raises(DataError, match="by --data DIR"):
+        evaluation.main(flags)
     evaluation.main([*flags, "--data", str(moved / "other_data")])
     rows = json.loads((moved / "elsewhere" / "eval.json").read_text())["per_stack"]["selfsup"]
     assert rows[0]["abs_rel"] == pytest.approx(saved.facts["against_truth"]["predicted"]["abs_rel"], rel=1e-5)

@@ -7,6 +7,7 @@
 
 import contextlib
 import os
+from collections import Counter
 from pathlib import Path
 
 import torch
@@ -132,14 +133,22 @@ class ColmapScenes:
     def _path(self, image: ColmapImage) -> Path:
         return self.image_dir / image.name
 
+    def _size(self, image: ColmapImage) -> tuple[int, int]:
+        camera = self.model.cameras[image.camera_id]
+        return camera.height, camera.width
+
     def _survey(self, images: list[ColmapImage]) -> PhotoSurvey:
         """Whether EXIF turns these photos, by their cameras."""
-        cameras = [self.model.cameras[image.camera_id] for image in images]
-        sizes = [(camera.height, camera.width) for camera in cameras]
-        return survey_photos([self._path(image) for image in images], sizes, background="white")
+        paths, sizes = map(self._path, images), map(self._size, images)
+        return survey_photos(list(paths), list(sizes), background="white")
 
     def _notes(self, missing: list[Path]) -> list[str]:
         notes = [f"{len(missing)} posed images not found, left out: {few_names(missing)}"] if missing else []
+        usual = Counter(map(self._size, self._images)).most_common(1)[0][0]
+        odd = [self._path(image) for image in self._images if self._size(image) != usual]
+        if odd:
+            text = f"photos of another size than the others ({few_names(odd)}): as neighbours of these"
+            notes.append(f"{len(odd)} {text}, their middle is used, scaled")
         with contextlib.suppress(DataError):  # of a damaged photo, which is named when it is asked for
             notes += self._survey(self._images).notes
         return notes

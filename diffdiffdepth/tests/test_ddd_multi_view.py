@@ -109,6 +109,7 @@ def test_a_photo_of_another_shape_is_cut_to_the_centre(views):
     (views / "depth" / "view_03.pfm").unlink()
     scene = ColmapScenes(views)["view_00.png"]
     assert scene.views.shape == (3, 3, 60, 80)
+    assert any("another size than the others (view_03.png)" in note for note in scene.notes)
     warped, seen = warp_to_centre(scene, scene.truth)
     errors = [(w - scene.centre).abs().mean(0)[s[0]].median() for w, s in zip(warped, seen, strict=True)]
     assert max(errors) < 0.05

@@ -11,12 +11,13 @@ from typing import Any
 
 import filelock
 
-from shared.errors import RunError
+from shared.errors import DataError, RunError
 from shared.files.disk import jsonable, write_bytes, write_json
 
 __all__ = [
     "Log",
     "RunFolder",
+    "data_in_place",
     "find_checkpoint",
     "made_by",
     "named_overrides",
@@ -141,6 +142,19 @@ def find_checkpoint(run_folder: str | Path, which: str = "best") -> Path:
             return path
     reason = "it holds no checkpoint yet" if folder.path.is_dir() else "there is no such run folder"
     raise RunError(f"{folder.path}: {reason}; train first with train.py --out {folder.path}")
+
+
+@contextlib.contextmanager
+def data_in_place(config: Any, option: str) -> Iterator[None]:
+    """Where the folder `config.data.root` of a run's data is gone, the DataError names the option for it."""
+    try:
+        yield
+    except DataError as error:
+        data = getattr(config, "data", None)
+        if data is None or Path(data.root).exists():
+            raise
+        remedy = f"If the data moved, name their folder by {option}DIR"
+        raise DataError(error.path, error.reason, remedy) from None
 
 
 def write_results(folder: Path, results: Mapping[str, Any], origin: Mapping[str, Any] | None = None) -> None:

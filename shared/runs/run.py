@@ -58,7 +58,7 @@ from shared.runs.config import (
     path_keys,
     save_config,
 )
-from shared.runs.folder import Log, RunFolder, made_by, write_results
+from shared.runs.folder import Log, RunFolder, data_in_place, made_by, write_results
 from shared.runs.seeds import rng_state, seed_everything, set_rng_state
 
 __all__ = ["Run", "open_run"]
@@ -98,13 +98,15 @@ def open_run(
         if args.resume and folder.last.exists():
             checkpoint = load_checkpoint(folder.last, paper)
             changes = _changes(checkpoint, config, {*MAY_CHANGE_AT_RESUME, *may_change}, rate)
-        if rank == 0:
+        if rank == 0 and checkpoint is None:  # that of a resumed run changes when its data were found
             save_config(config, folder.config)
         seed_everything(config.seed, *((rank,) if rank else ()))
         run = Run(folder, config, paper, device, args, rank, world_size, checkpoint)
         stack.callback(run.close)
         for key, (old, new) in changes.items():
             run.say(f"note: {key} was {old} and is now {new}")
+        if checkpoint is not None:
+            stack.enter_context(data_in_place(config, "--set data.root="))
         yield run
 
 
@@ -191,6 +193,7 @@ class Run:
             for key, weight in network.named_parameters()
         }
         if self.is_main:
+            save_config(self.config, self._paths.config)
             self._log = Log(self._paths, self._saved_step)
         return self._saved_step
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from pydantic.dataclasses import dataclass
 
-from shared.errors import CheckpointError, NonFiniteError, RunError, RunStopped
+from shared.errors import CheckpointError, DataError, NonFiniteError, RunError, RunStopped
 from shared.runs.checkpoint import load_checkpoint, plain, save_checkpoint
 from shared.runs.config import STRICT, LocalPath, load_config
 from shared.runs.folder import find_checkpoint, read_metrics, write_results
@@ -215,6 +215,32 @@ def test_a_part_that_the_weights_do_not_hold_is_new(tmp_path, capsys):
         run.restore({"model": toy_state()["model"], "critic": critic})
     assert torch.equal(critic.weight, before)
     assert "w.pt (step 9); new: critic" in capsys.readouterr().err
+
+
+def test_a_resume_that_does_not_find_its_data_names_the_option_and_leaves_the_config(tmp_path):
+    @dataclass(config=STRICT)
+    class Data:
+        root: LocalPath
+
+    @dataclass(config=STRICT)
+    class Placed:
+        data: Data
+        seed: int = 0
+        steps: int = 10
+
+    (tmp_path / "here").mkdir()
+    here, gone = (Placed(Data(root=str(tmp_path / name))) for name in ("here", "gone"))
+    with open_run(here, arguments(tmp_path / "r"), "toy") as run:
+        run.restore({})
+        run.save(5, {})
+    again = arguments(tmp_path / "r", resume=True)
+    for config, says in ((gone, "by --set data.root=DIR"), (here, "as it was")):
+        with pytest.raises(DataError, match=says), open_run(config, again, "toy"):
+            raise DataError(config.data.root, "cannot be read", "as it was")
+    assert load_config(Placed, tmp_path / "r" / "config.yaml") == here
+    with open_run(gone, again, "toy") as run:
+        run.restore({})
+    assert load_config(Placed, tmp_path / "r" / "config.yaml") == gone
 
 
 def test_places_may_change_at_resume_and_so_may_steps_unless_the_rate_jumps(tmp_path, capsys):
