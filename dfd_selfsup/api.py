@@ -86,12 +86,13 @@ class DepthFromDefocus:
         model: StackModel | None = None,
         device: torch.device | str = "auto",
         kind: str = "metric",
+        about: str = "",
     ):
-        """model: trained with `config`, on stacks of this `kind` of defocus."""
+        """model: trained with `config`, on stacks of this `kind` of defocus; about: shipped weights' data."""
         self.config = config or fitting_config()
         self.device = device if isinstance(device, torch.device) else select_device(device)
         self.model = None if model is None else model.to(self.device)
-        self.kind = kind
+        self.kind, self.about = kind, about
 
     @classmethod
     def load(
@@ -107,7 +108,7 @@ class DepthFromDefocus:
             (near, far), kind = found.facts["q_range"], found.facts["kind"]
             q_range = float(near), float(far)
         model = found.network(lambda: StackModel(config.network, config.heads, q_range))
-        return cls(config, model.eval(), device, kind)
+        return cls(config, model.eval(), device, kind, found.about)
 
     @property
     def facts(self) -> dict[str, Any]:

@@ -62,6 +62,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     images = watch(photos)
     start = depth_and_image(replace(photos, images=images))
     notes = [*photos.notes, *images.notes(str(args.stack))]
+    if method.about:
+        notes.append(f"the network knows {method.about}; of other photos its answer may mean little")
     stack, estimate = photos, start
     if args.run is not None or args.fit is not None:
         stack = fit_to_size(photos, args.max_side, args.max_slices)

@@ -51,9 +51,15 @@ class ViewSynthesizer:
     """
 
     def __init__(
-        self, network: SynthesisNetwork, config: TrainConfig, K: Tensor, unit_m: float | None = None
+        self,
+        network: SynthesisNetwork,
+        config: TrainConfig,
+        K: Tensor,
+        unit_m: float | None = None,
+        about: str = "",
     ) -> None:
-        self.network, self.config, self.K, self.unit_m = network, config, K, unit_m
+        """about: what shipped weights were trained on."""
+        self.network, self.config, self.K, self.unit_m, self.about = network, config, K, unit_m, about
         self.side = config.model.image_side
 
     @classmethod
@@ -73,7 +79,7 @@ class ViewSynthesizer:
         network = found.network(lambda: SynthesisNetwork(options))
         network.to(select_device(device) if isinstance(device, str) else device).eval()
         with found.using("facts"):
-            return cls(network, config, torch.tensor(found.facts["K"]), found.facts["unit_m"])
+            return cls(network, config, torch.tensor(found.facts["K"]), found.facts["unit_m"], found.about)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -90,7 +96,7 @@ class ViewSynthesizer:
         return "m" if self.unit_m else "scene units"
 
     def views(self, image: Any, K: Any, target_from_source: Any) -> Views:
-        """New views [N, 3, S, S] with z-depth [N, S, S] from cameras [N, 4, 4] relative to one picture.
+        """New views [N, 3, S, S] of a picture, with z-depth [N, S, S], from cameras [N, 4, 4] or [4, 4] relative to it.
 
         image: path, tensor [3, H, W] in [0, 1] or array [H, W, 3]; its central square is used. K: [3, 3] in
         pixels of that picture; None: its square has the training images' field of view. Translations are in
@@ -107,7 +113,10 @@ class ViewSynthesizer:
         """One picture, encoded once for any number of views; arguments as those of `views`."""
         image = as_image(image, background=BLACK).cpu()
         height, width = image.shape[-2:]
-        framing, notes = Framing(self.side), []
+        framing = Framing(self.side)
+        notes = (
+            [f"the network knows {self.about}; of other things its answer means little"] if self.about else []
+        )
         if K is None:
             K = self.K
             notes.append("no K: the picture's square is taken to have the training images' field of view")
@@ -151,11 +160,12 @@ class EncodedImage:
 
     @torch.no_grad()
     def views(self, target_from_source: Any) -> Views:
-        """Views and depth, on the CPU, from cameras [N, 4, 4] relative to the picture's."""
+        """Views and depth, on the CPU, from cameras [N, 4, 4] or [4, 4] relative to the picture's."""
         owner = self._owner
         poses = torch.as_tensor(target_from_source).detach().float()
+        poses = poses[None] if poses.ndim == 2 else poses
         if poses.ndim != 3 or len(poses) == 0:
-            raise ValueError(f"target_from_source must be poses [N, 4, 4], got {list(poses.shape)}")
+            raise ValueError(f"target_from_source must be poses [N, 4, 4] or [4, 4], got {list(poses.shape)}")
         check_pose(poses, "target_from_source")
         poses = poses.to(owner.device, copy=True)
         poses[:, :3, 3] /= owner.unit_m or 1.0

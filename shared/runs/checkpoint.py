@@ -56,6 +56,12 @@ class Checkpoint:
     rng: list[dict[str, Any]]
     state: dict[str, dict[str, Any]]
 
+    @property
+    def about(self) -> str:
+        """What shipped weights were trained on: the first paragraph of their card; empty for a run."""
+        card = self.path.with_suffix(".md")
+        return card.read_text(encoding="utf-8").split("\n\n")[1] if card.is_file() else ""
+
     @contextlib.contextmanager
     def using(self, part: str) -> Iterator[None]:
         """For whatever is done with values of this file: any error that they cause is a CheckpointError."""
