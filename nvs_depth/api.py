@@ -96,7 +96,7 @@ class ViewSynthesizer:
         return "m" if self.unit_m else "scene units"
 
     def views(self, image: Any, K: Any, target_from_source: Any) -> Views:
-        """New views [N, 3, S, S] of a picture, with z-depth [N, S, S], from cameras [N, 4, 4] or [4, 4] relative to it.
+        """New views [N, 3, S, S] and their z-depth from cameras [N, 4, 4] or [4, 4] relative to one picture.
 
         image: path, tensor [3, H, W] in [0, 1] or array [H, W, 3]; its central square is used. K: [3, 3] in
         pixels of that picture; None: its square has the training images' field of view. Translations are in
