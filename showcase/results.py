@@ -3,9 +3,9 @@
     python -m showcase.results
 
 Reads results/<paper>/<run>.json, each the eval.json of one run (or {paper, what, figures}, a few plain
-numbers), and results/<paper>/<table>/<row>.json, the rows of one table (`<row>-<seed>.json` where a row was
-trained with several seeds). The tables are those that the papers' own scripts print, so a figure has one
-definition wherever it is shown.
+numbers), results/<paper>/tried/, the same of side experiments, and results/<paper>/<table>/<row>.json, the
+rows of one table (`<row>-<seed>.json` where a row was trained with several seeds). The tables are those that
+the papers' own scripts print, so a figure has one definition wherever it is shown.
 """
 
 if __name__ == "__main__":
@@ -79,10 +79,11 @@ def results_page(folder: Path) -> str:
         parts.append(f"\n## {title}\n")
         report = importlib.import_module(f"{paper}.report")
         parts += _markdown(report.paper_tables() if hasattr(report, "paper_tables") else [])
-        for path in sorted((folder / paper).glob("*.json"), key=_quick_first):
+        for path in sorted((folder / paper).glob("*.json"), key=_shortest_first):
             parts.append(_run_section(paper, path, path.relative_to(folder)))
         for table in sorted(path for path in (folder / paper).glob("*") if path.is_dir()):
-            parts.append(_table_section(paper, table, table.relative_to(folder)))
+            section = _tried if table.name == "tried" else _table_section
+            parts.append(section(paper, table, table.relative_to(folder)))
     return "\n".join(parts)
 
 
@@ -92,8 +93,10 @@ def _summary(paper: str, path: Path) -> str:
     return f"* `{_command(results)}`, {_circumstances(results)}: {line}."
 
 
-def _quick_first(path: Path) -> tuple[bool, str]:
-    return not path.stem.startswith("quick"), path.stem
+def _shortest_first(path: Path) -> tuple[int, str]:
+    """Quick runs, evening runs, then those on real data."""
+    lengths = ("quick", "evening")
+    return next((i for i, name in enumerate(lengths) if path.stem.startswith(name)), len(lengths)), path.stem
 
 
 def _run_section(paper: str, path: Path, shown: Path) -> str:
@@ -111,6 +114,22 @@ def _note_section(note: Mapping[str, Any], path: Path, shown: Path) -> str:
     return "\n".join(
         [f"### {_words(path.stem)}\n", f"{note['what']}. [Figures](results/{shown})\n", *figures, ""]
     )
+
+
+def _tried(paper: str, folder: Path, shown: Path) -> str:
+    """Side experiments, a row each: what was done and what came of it."""
+    summary = importlib.import_module(f"{paper}.eval").summary
+    rows = []
+    for path in sorted(folder.glob("*.json")):
+        results = _read(paper, path)
+        if "figures" in results:
+            done, came = results["what"], "; ".join(f"{k}: {v}" for k, v in results["figures"].items())
+        else:
+            done, came = f"`{_command(results)}`", summary(results)
+        texts = (f"[{_words(path.stem)}](results/{shown / path.name})", done, came)
+        rows.append(" | ".join(text.replace("|", "\\|") for text in texts))
+    table = "\n".join(f"| {row} |" for row in rows)
+    return f"### What was tried\n\n| | what was done | what came of it |\n| --- | --- | --- |\n{table}\n"
 
 
 def _table_section(paper: str, folder: Path, shown: Path) -> str:
