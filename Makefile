@@ -26,7 +26,7 @@ endif
 PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --dist loadscope
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-all test-lowest mutants lint bench gpu-check docs compare results clean $(foreach p,$(PAPERS),train-$(p) eval-$(p) table-$(p))
+.PHONY: help setup test test-all test-lowest mutants lint bench gpu-check docs tour compare results clean $(foreach p,$(PAPERS),train-$(p) eval-$(p) table-$(p))
 
 help: ## this list
 	@echo "usage: make TARGET [CONFIG=file.yaml] [ARGS=\"...\"] [PYTHON=python]"
@@ -103,6 +103,11 @@ gpu-check: $(READY) ## a GPU against the CPU, and full-size steps on it: results
 
 docs: $(READY) ## API pages from the docstrings, in build/docs
 	$(PY) -m pdoc -o build/docs shared '!shared.tests' scenes '!scenes.tests' $(foreach p,$(PAPERS),$(p) '!$(p).tests')
+
+tour: $(READY) ## run the notebook docs/tour.ipynb again (extra: notebook)
+	@$(PY) -c 'import nbclient, ipykernel' 2>/dev/null || \
+	    { echo "the notebook needs more packages: $(PY) -m pip install --editable '.[notebook]'"; exit 1; }
+	$(PY) -m jupyter execute --inplace --NotebookClient.record_timing=False docs/tour.ipynb
 
 compare: $(READY) ## one scene captured four ways, all methods on one truth (ARGS="--train", or your own CAPTURE/)
 	$(PY) -m showcase.compare $(ARGS)

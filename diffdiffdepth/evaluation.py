@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-from scipy.spatial import cKDTree
 from torch import Tensor
 
 from diffdiffdepth.api import DiffusedDepth
@@ -134,6 +133,8 @@ def corner_views(offsets: Tensor) -> Tensor:
 
 def nearest_fill(points: SparsePoints, size: tuple[int, int]) -> Tensor:
     """Map [H, W] in which each pixel has the label of the point nearest to its centre."""
+    from scipy.spatial import cKDTree
+
     pixels = pixel_grid(*size).reshape(-1, 2).numpy()
     _, nearest = cKDTree(points.positions_px.detach().cpu().double().numpy()).query(pixels)
     return points.labels[torch.from_numpy(nearest).to(points.labels.device)].reshape(size)

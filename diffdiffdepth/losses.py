@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field, NonNegativeFloat
 from pydantic.dataclasses import dataclass
-from scipy.spatial import cKDTree
 from torch import Tensor
 
 from diffdiffdepth.filters import gaussian_blur
@@ -167,6 +166,8 @@ def confidence(scene: Scene, dense: Tensor, points_px: Tensor) -> Tensor:
     """
     count, error = agreement(scene, dense)
     share = (count / (max(1, len(scene.views)) / 2)).clamp(max=1)
+    from scipy.spatial import cKDTree  # here, as it takes half a second
+
     height, width = dense.shape
     pixels = pixel_grid(height, width).reshape(-1, 2).numpy()
     distance, _ = cKDTree(points_px.detach().cpu().numpy()).query(pixels)

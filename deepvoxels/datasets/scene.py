@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -282,6 +281,8 @@ def _zoom_until_filled(view: View, K: Tensor, side: int) -> Tensor:
     grid = pixel_grid(side, side, dtype=torch.float64)
     border = torch.cat([grid[0], grid[-1], grid[:, 0], grid[:, -1]])
     last = K.new_tensor([view.width - 1, view.height - 1])
+    import cv2
+
     for percent in range(0, 101):
         zoomed = K.clone()
         zoomed[0, 0] *= 1 + percent / 200
@@ -343,6 +344,8 @@ def _load_image(view: View, square_K: Tensor, image_side: int) -> Tensor:
         image = _middle_square(image)
     pixels = image.permute(1, 2, 0).numpy()
     if side != image_side:  # area average; enlarging is bilinear
+        import cv2
+
         interpolation = cv2.INTER_AREA if side > image_side else cv2.INTER_LINEAR
         pixels = cv2.resize(pixels, (image_side, image_side), interpolation=interpolation)
     return torch.from_numpy(pixels).permute(2, 0, 1).mul(255).round().to(torch.uint8)

@@ -31,7 +31,6 @@ from typing import Annotated, Any, Literal, cast
 import pydantic
 import torch
 import yaml
-from PIL import ExifTags, Image
 from pydantic import PositiveFloat
 from torch import Tensor
 
@@ -49,10 +48,10 @@ __all__ += ["complete_info", "read_info", "stack_folders", "write_stack"]
 
 AIF_NAMES = {"aif", "all_in_focus"}
 EXIF_TAGS = {
-    "focus_m": ExifTags.Base.SubjectDistance,
-    "focal_length_mm": ExifTags.Base.FocalLength,
-    "f_number": ExifTags.Base.FNumber,
-    "focal_length_35mm": ExifTags.Base.FocalLengthIn35mmFilm,
+    "focus_m": "SubjectDistance",
+    "focal_length_mm": "FocalLength",
+    "f_number": "FNumber",
+    "focal_length_35mm": "FocalLengthIn35mmFilm",
 }
 FILM_WIDTH_UM = 36_000
 Order = Literal["near_to_far", "far_to_near"]
@@ -190,10 +189,13 @@ def read_exif(paths: Sequence[Path], size: tuple[int, int]) -> dict[str, Any]:
 
 
 def _exif_numbers(path: Path) -> dict[str, float]:
+    from PIL import ExifTags, Image
+
+    numbers = {key: ExifTags.Base[name] for key, name in EXIF_TAGS.items()}
     try:
         with Image.open(path) as image:
             tags = image.getexif().get_ifd(ExifTags.IFD.Exif)
-        return {key: float(tags[tag]) for key, tag in EXIF_TAGS.items() if tag in tags}
+        return {key: float(tags[tag]) for key, tag in numbers.items() if tag in tags}
     except Exception:
         return {}
 

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Literal, NamedTuple, cast
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -91,6 +90,8 @@ def needs(stack: FocalStack, command: Literal["check", "align", "predict"] = "ch
 
 
 def _glance(image: Tensor) -> _Glance:
+    import cv2
+
     grey = image.mean(0).numpy()
     cells = [
         cv2.resize(each, GRID, interpolation=cv2.INTER_AREA) for each in (grey, abs(cv2.Laplacian(grey, -1)))

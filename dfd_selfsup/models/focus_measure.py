@@ -10,7 +10,6 @@ Photos are looked at one after the other, so that a stack of any length takes th
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
-import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -93,6 +92,7 @@ def focus_response(images: Tensor, measure: Measure = "sml") -> Tensor:
 
 def _even(response: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The measure `even` of an SML [H, W], and the same without its long tails."""
+    import cv2
 
     def soft(values: np.ndarray, deviation_px: float) -> np.ndarray:
         return cv2.GaussianBlur(values, (0, 0), deviation_px, borderType=cv2.BORDER_REPLICATE)
@@ -162,6 +162,8 @@ def depth_of_photos(images: Iterable[Tensor], defocus: Defocus) -> tuple[Tensor,
     A patch of less than 13 pixels that steps out of its surroundings by more than a slice, and is less sure
     than they are, takes their depth. Where the confidence is below `SURE`, depth comes from around.
     """
+    import cv2
+
     found = depth_from_focus(images, defocus, "even", picture=False)
     focus = defocus.focus_q.to(found.q)
     nearest = torch.bucketize(found.q, focus.flip(0).contiguous()).to(torch.uint8).numpy()

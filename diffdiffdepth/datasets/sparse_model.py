@@ -1,6 +1,5 @@
 """A sparse COLMAP model of rendered views, as structure from motion leaves it: few, noisy, partly wrong."""
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -45,6 +44,8 @@ def sparse_model(
 
 def _corners(K: Tensor, poses: Tensor, images: Tensor, depth: Tensor, count: int) -> Tensor:
     """World positions [n, 3] of the strongest corners of each image."""
+    import cv2
+
     found = []
     for pose, image, z in zip(poses, images, depth, strict=True):
         grey = (255 * image.mean(0)).byte().numpy()

@@ -9,7 +9,6 @@ positions   P [n, 2]   pixels of the centre view
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-import cv2
 import numpy as np
 import pydantic
 import torch
@@ -242,6 +241,8 @@ def initial_smoothness(image: Tensor, options: DepthOptions) -> Tensor:
     """
     if options.initial_smoothness == "gradient":
         return options.smoothness_gain * sobel_magnitude(image)
+    import cv2
+
     blurred = cv2.GaussianBlur(image.detach().cpu().permute(1, 2, 0).numpy(), (0, 0), BARRIER_BLUR_PX)
     magnitude = sobel_magnitude(torch.from_numpy(blurred).permute(2, 0, 1).to(image))
     q = torch.log1p((magnitude / options.barrier_level) ** 3).clamp(max=BARRIER_LIMIT)
@@ -264,6 +265,8 @@ def sobel_magnitude(image: Tensor) -> Tensor:
 
 def image_edges(image: Tensor) -> Tensor:
     """Edge pixels [k, 2] (x, y) of the red channel of an image [3, H, W]: Canny, as in the released code."""
+    import cv2
+
     red = cv2.GaussianBlur(image[0].detach().cpu().float().numpy(), (0, 0), 1.0)
     levels = np.rint(np.clip(red, 0, 1) * 255).astype(np.uint8)
     edges = cv2.Canny(levels, 0.1 * 255, 0.2 * 255, L2gradient=True)

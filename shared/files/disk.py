@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import filelock
 import yaml
 from torch import Tensor
 
@@ -87,6 +86,8 @@ def made_once(
 @contextlib.contextmanager
 def _locked(path: Path, timeout: float) -> Iterator[None]:
     """Hold the lock of a folder that is to be made; -1: wait for it. OSErrors become DataError."""
+    import filelock
+
     lock = path.with_name(f".{path.name}.lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

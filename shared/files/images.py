@@ -14,16 +14,17 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
-import cv2
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 
 from shared.errors import DataError
 from shared.files.disk import opened, read_bytes, reading, write_bytes
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 __all__ = [
     "PhotoSurvey",
@@ -192,6 +193,8 @@ def write_image(path: str | os.PathLike, image: Tensor, *, bits: int = 8) -> Non
         raise ValueError(f"write_image needs [1 | 3 | 4, H, W], not {tuple(image.shape)}")
     if bits not in (8, 16) or (extension != ".png" and (bits == 16 or image.shape[0] == 4)):
         raise ValueError(f"{bits} bits and {image.shape[0]} channels cannot be written as {extension}")
+    import cv2  # here, as everywhere: whoever only imports a method should not wait for it
+
     image = image.detach().cpu()
     if image.dtype == torch.uint8 and bits == 8:
         pixels = image.numpy()
@@ -214,6 +217,8 @@ def as_image(image: Any, name: str = "image", *, background: Sequence[float] | N
     and Pillow images is applied, their alpha composited over `background` as by `read_image`. Raises
     ValueError, naming `name`, for other shapes, types and ranges, DataError for a file that cannot be read.
     """
+    from PIL import Image
+
     if isinstance(image, str | os.PathLike):
         return read_image(image, background=background)
     if isinstance(image, Image.Image):
@@ -261,6 +266,8 @@ def to_uint8(image: Any) -> np.ndarray:
 
 def encode_png(image: Any) -> bytes:
     """Encode an image losslessly as PNG."""
+    from PIL import Image
+
     buffer = io.BytesIO()
     Image.fromarray(to_uint8(image)).save(buffer, format="PNG")
     return buffer.getvalue()
@@ -271,6 +278,8 @@ def copy_upright(source: Path, copy: Path, quality: int) -> None:
 
     quality: of JPEG. Transparent pixels become white. DataError as by `read_image`.
     """
+    from PIL import Image, ImageOps
+
     copy.parent.mkdir(parents=True, exist_ok=True)
     with _open_image(source) as image, reading(source, "cannot be decoded", "Copy it again or omit it"):
         image.load()
@@ -293,12 +302,14 @@ def _to_unit_range(pixels: np.ndarray) -> Tensor:
 
 
 @contextmanager
-def _open_image(path: str | os.PathLike, file: BinaryIO | None = None) -> Iterator[Image.Image]:
+def _open_image(path: str | os.PathLike, file: BinaryIO | None = None) -> Iterator["Image.Image"]:
     """Parse the header only, of the file or of what was read of it; refuse absurd claims."""
     if file is None:
         with opened(path) as file, _open_image(path, file) as image:
             yield image
         return
+    from PIL import Image
+
     Image.init()  # registers the readers, the first time; Image.open would look for some by extension
     formats = list(IMAGE_FORMATS)
     if file.read(8)[4:] == b"ftyp" and reads_heic():
@@ -338,11 +349,11 @@ def decode_image(path: str | os.PathLike, orientation: int | None = None) -> np.
             return _upright(pixels, exif_orientation(image) if orientation is None else orientation)
 
 
-def _has_alpha(image: Image.Image) -> bool:
+def _has_alpha(image: "Image.Image") -> bool:
     return image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info
 
 
-def _pillow_pixels(image: Image.Image) -> np.ndarray:
+def _pillow_pixels(image: "Image.Image") -> np.ndarray:
     has_alpha = _has_alpha(image)
     if has_alpha or image.mode in ("P", "YCbCr"):
         image = image.convert("RGBA" if has_alpha else "RGB")
@@ -354,6 +365,8 @@ def _pillow_pixels(image: Image.Image) -> np.ndarray:
 
 def _opencv_pixels(data: bytes) -> np.ndarray:
     """16-bit channels, which Pillow would cut to 8 bits."""
+    import cv2
+
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None or pixels.dtype != np.uint16:
         raise ValueError("16-bit channels cannot be decoded")
@@ -362,7 +375,7 @@ def _opencv_pixels(data: bytes) -> np.ndarray:
     return pixels[..., BGR[: pixels.shape[2]]]
 
 
-def exif_orientation(image: Image.Image) -> int:
+def exif_orientation(image: "Image.Image") -> int:
     """The EXIF orientation 1..8; 1 (upright) when it is missing or damaged."""
     try:
         with warnings.catch_warnings():
@@ -397,6 +410,8 @@ def undistort_image(
     `K`) and `size` (h, w; default that of `image`) describe the ideal camera. Bilinear at pixel centres, by
     OpenCV; pixels that the photograph does not show are invalid and repeat its border.
     """
+    import cv2
+
     height, width = size or image.shape[-2:]
     cameras = [K.double().numpy(), distortion.double().numpy(), None, (K if K_new is None else K_new).numpy()]
     x, y = cv2.initUndistortRectifyMap(*cameras, (width, height), cv2.CV_32FC1)
@@ -409,8 +424,6 @@ def undistort_image(
     valid &= (x >= -slack) & (x <= last_x + slack) & (y >= -slack) & (y <= last_y + slack)
     ideal = torch.from_numpy(ideal.reshape(height, width, -1)).permute(2, 0, 1)
     return ideal.contiguous(), torch.from_numpy(valid)
-
-
 
 
 def reads_heic() -> bool:

@@ -9,9 +9,7 @@ import os
 import re
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
-import OpenEXR
 import torch
 from torch import Tensor
 
@@ -107,6 +105,8 @@ def write_depth_png(
     A valid depth that would round to the `invalid` code is moved to the code above it. Raises ValueError for
     a valid depth that is negative, not finite, or beyond 65535 units.
     """
+    import cv2
+
     codes = torch.where(valid, depth.detach().to(torch.float64) / unit_m, 0.0).round()
     if not bool(((codes >= 0) & (codes <= 65535)).all()):
         limit = 65535 * unit_m
@@ -195,6 +195,8 @@ def read_exr(path: str | os.PathLike) -> Tensor:
     It is the first of Z, V, Y, R, or else the first by name: depth renders repeat the depth in all of their
     channels. Raises DataError for damaged files.
     """
+    import OpenEXR
+
     size = len(read_bytes(path))
     with reading(path, "cannot be read as OpenEXR"):
         header = OpenEXR.File(str(path), separate_channels=True, header_only=True).header()
@@ -209,6 +211,8 @@ def read_exr(path: str | os.PathLike) -> Tensor:
 
 def write_exr(path: str | os.PathLike, values: Tensor) -> None:
     """Write [H, W] as an OpenEXR file of one float32 channel, Z, in one step."""
+    import OpenEXR
+
     header = {"compression": OpenEXR.ZIP_COMPRESSION, "type": OpenEXR.scanlineimage}
     pixels = np.ascontiguousarray(values.detach().cpu().numpy(), dtype=np.float32)
     with temporary_file(path) as temporary:

@@ -59,7 +59,9 @@ __all__ = [
     "save_config",
 ]
 
-STRICT = pydantic.ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, validate_default=True)
+STRICT = pydantic.ConfigDict(
+    strict=True, extra="forbid", allow_inf_nan=False, validate_default=True, defer_build=True
+)
 
 Fraction = Annotated[float, pydantic.Field(ge=0, le=1)]
 Seed = Annotated[int, pydantic.Field(ge=0, le=LARGEST_SEED)]

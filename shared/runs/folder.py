@@ -9,8 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import filelock
-
 from shared.errors import DataError, RunError
 from shared.files.disk import jsonable, write_bytes, write_json
 
@@ -44,6 +42,8 @@ class RunFolder:
         The lock dies with its process. Raises RunError if the folder cannot be written, if another process
         writes to it, or if it holds a run that is not to be resumed.
         """
+        import filelock
+
         lock = filelock.FileLock(self.path / ".lock", timeout=0)
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)

@@ -7,15 +7,16 @@ or a plain map [H, W] with its mask.
 
 import unicodedata
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import cv2
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
 
 from shared.files.images import to_uint8
 from shared.results import DepthMap
+
+if TYPE_CHECKING:
+    from PIL import ImageFont
 
 __all__ = ["captioned", "colorize_depth", "contact_sheet", "depth_legend", "depth_picture", "depth_range"]
 __all__ += ["evenly"]
@@ -27,7 +28,6 @@ def evenly(count: int, at_most: int) -> list[int]:
 
 
 Colormap = Literal["turbo", "magma"]
-COLORMAPS = {"turbo": cv2.COLORMAP_TURBO, "magma": cv2.COLORMAP_MAGMA}
 INVALID_GREY = 128
 KINDS = {
     "z_depth": "z-depth",
@@ -70,6 +70,8 @@ def colorize_depth(
     give the same range to pictures that are to be compared. `mask` is True where the depth is valid; NaN and
     infinite depths are invalid in any case. A constant depth takes the middle colour.
     """
+    import cv2  # here, as everywhere: whoever only imports a method should not wait for it
+
     near_is_large = depth.near_is_large if isinstance(depth, DepthMap) else near_is_large
     depth, valid = _depth_and_mask(depth, mask)
     low, high = depth_range(depth, valid)
@@ -81,7 +83,8 @@ def colorize_depth(
     levels = np.rint(np.clip(np.where(valid, unit, 0), 0, 1) * 255).astype(np.uint8)
     if colormap == "turbo" and not near_is_large:  # magma is for errors, where no end is nearer
         levels = 255 - levels
-    colours = cv2.cvtColor(cv2.applyColorMap(levels, COLORMAPS[colormap]), cv2.COLOR_BGR2RGB)
+    table = {"turbo": cv2.COLORMAP_TURBO, "magma": cv2.COLORMAP_MAGMA}[colormap]
+    colours = cv2.cvtColor(cv2.applyColorMap(levels, table), cv2.COLOR_BGR2RGB)
     return np.where(valid[..., None], colours, np.uint8(INVALID_GREY))
 
 
@@ -216,6 +219,8 @@ def captioned(image: Any, text: str, width: int) -> np.ndarray:
 
 def _fit(image: np.ndarray, width: int) -> np.ndarray:
     """Scale to exactly `width`, keeping the proportions."""
+    import cv2
+
     height = max(1, round(image.shape[0] * width / image.shape[1]))
     if image.shape[1] > width:
         return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
@@ -236,7 +241,9 @@ def _join(images: Sequence[np.ndarray], gap: int) -> np.ndarray:
     return np.concatenate(parts[:-1], axis=1)
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def _font(size: int) -> "ImageFont.FreeTypeFont | ImageFont.ImageFont":
+    from PIL import ImageFont
+
     return ImageFont.load_default(size)  # the only font that is there wherever Pillow is
 
 
@@ -261,6 +268,8 @@ def _wrapped(text: str, size: int, width: int) -> list[str]:
 
 def _text_strip(width: int, size: int, left: str = "", right: str = "") -> np.ndarray:
     """Draw a line of text on white; text that is too long is drawn smaller, and cut at last."""
+    from PIL import Image, ImageDraw
+
     left, right = _drawable(left), _drawable(right)
     strip = Image.new("RGB", (max(width, 1), round(size * 1.6)), PAPER)
     draw = ImageDraw.Draw(strip)

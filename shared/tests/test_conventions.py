@@ -135,6 +135,17 @@ def test_importing_a_paper_is_cheap(paper: str) -> None:
 
 
 @pytest.mark.parametrize("paper", PAPERS)
+def test_the_object_of_a_paper_waits_for_no_package_before_it_is_needed(paper: str) -> None:
+    """Each of these takes as long as most of the rest together."""
+    slow = {"PIL", "OpenEXR", "cv2", "filelock", "imageio", "jinja2", "lpips", "scipy", "torchvision"}
+    run(
+        f"import sys, torch, {paper}; before = set(sys.modules)\n"
+        f"assert all(getattr({paper}, name) for name in {paper}.__all__)\n"
+        f"assert not (found := {slow} & (set(sys.modules) - before)), found"
+    )
+
+
+@pytest.mark.parametrize("paper", PAPERS)
 def test_help_and_mistakes_are_answered_without_any_package(paper: str) -> None:
     """As `deepvoxels VERB` and as `python -m deepvoxels.VERB`; so is a Python that lacks PyTorch."""
     code = f"""
