@@ -37,6 +37,7 @@ from dfd_selfsup.datasets.watch import needs, watch
 from shared.errors import ConfigError, DataError, RunError
 from shared.files.disk import new_folder, write_bytes
 from shared.files.images import encode_png, read_image
+from shared.files.listing import distinct_stems
 from shared.files.maps import read_depth_png
 
 __all__ = ["main", "report_folder", "report_stack"]
@@ -175,11 +176,12 @@ def _align(args: argparse.Namespace) -> str:
         info.order, note = _direction([describe_motion(motion, stack.size)[0] for motion in motions])
         notes += note
     info.breathing_corrected = True
+    names = distinct_stems([path.name for path in by_name.paths])
     text = yaml.safe_dump(info.model_dump(exclude_defaults=True, exclude={"sensor_width_mm"}))
     with new_folder(args.out) as out:
         for index, (path, motion) in enumerate(zip(photos.paths, motions, strict=True)):
             pixels = warp(photos[index].permute(1, 2, 0).numpy(), motion)[rows, columns]
-            write_bytes(out / f"{path.stem}.png", encode_png(pixels))
+            write_bytes(out / f"{names[path.name]}.png", encode_png(pixels))
         write_bytes(out / "stack.yaml", text.encode())
     sizes = f"{stack.size[1]} x {stack.size[0]} to {columns.stop - columns.start} x {rows.stop - rows.start}"
     lines += [f"cut from {sizes}, which all of them show"]

@@ -27,7 +27,6 @@ if __name__ == "__main__":
 
 import argparse
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -47,6 +46,7 @@ from diffdiffdepth.prepare import prepare_photos
 from shared.errors import DataError, RunError
 from shared.files.disk import write_bytes, write_json
 from shared.files.images import encode_png, write_image
+from shared.files.listing import distinct_stems
 from shared.files.maps import write_npy, write_pfm, write_ply
 from shared.files.sfm import find_cameras, list_photos
 from shared.geometry.camera import pixel_grid
@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         _say_size(scenes, args.max_side, args.full_size)
     elif args.full_size:
         raise DataError(root, "is a light field: its map has the size of its views", "Leave --full-size out")
-    stems = _stems(scenes.names) if is_colmap else {"": root.resolve().name}
+    stems = distinct_stems(scenes.names) if is_colmap else {"": root.resolve().name}
     clouds = []
     for name in names:
         fitted = DiffusedDepth.load(_optimised(args, config, settings, root, name, stems[name]))
@@ -127,14 +127,6 @@ def _write_full_size(path: Path, fitted: DiffusedDepth, photo: Tensor) -> None:
     """The map at the size of its undistorted photo [3, H, W], its edges by the photo's."""
     unit, values = LabelScale.of(fitted.scene.points).unit, fitted.depth.values
     write_pfm(path, median_at_edges(values, fitted.scene.centre, unit, photo=photo))
-
-
-def _stems(names: Sequence[str]) -> dict[str, str]:
-    """What the files of each image are called: its name without suffix, unless another image has the same."""
-    flat = {name: name.replace("/", "_") for name in names}
-    short = {name: Path(text).stem for name, text in flat.items()}
-    count = Counter(short.values())
-    return {name: short[name] if count[short[name]] == 1 else flat[name] for name in names}
 
 
 def _optimised(

@@ -7,7 +7,7 @@ and lets a photo without pose shift the pairing of all that follow; here all of 
 import json
 import os
 import tempfile
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import cv2
 import torch
@@ -19,6 +19,7 @@ from shared.files.cameras import DeepVoxelsIntrinsics, write_deepvoxels_intrinsi
 from shared.files.colmap import ColmapCamera
 from shared.files.disk import new_folder, write_bytes
 from shared.files.images import read_image, undistort_image, write_image
+from shared.files.listing import distinct_stems
 from shared.files.maps import write_ply
 from shared.files.sfm import SfmOptions, SfmScene, reconstruct
 from shared.geometry.camera import crop_intrinsics, resize_intrinsics
@@ -39,7 +40,7 @@ def prepare_photos(
     with new_folder(out_dir) as folder, tempfile.TemporaryDirectory() as temporary:
         found = reconstruct(photo_dir, Path(temporary) / "sfm", options)
         side, K = _common_camera(list(found.model.cameras.values()))
-        names = _view_names([image.name for image in found.model.images.values()])
+        names = distinct_stems(sorted(image.name for image in found.model.images.values()))
         for image in found.model.images.values():
             photo = read_image(found.image_dir / image.name, background=(1.0, 1.0, 1.0))
             view = _seen_by(photo, found.model.cameras[image.camera_id].intrinsics(), K, side)
@@ -50,14 +51,6 @@ def prepare_photos(
         record = {"photos": {names[name]: name for name in sorted(names)}, "unregistered": found.unregistered}
         write_bytes(folder / "photos.json", (json.dumps(record, indent=2) + "\n").encode())
     return found.unregistered
-
-
-def _view_names(photo_names: list[str]) -> dict[str, str]:
-    """A view name for each photo: its own, or numbers where sub-folders or file types repeat a name."""
-    stems = [PurePosixPath(name).stem for name in photo_names]
-    if len(set(stems)) == len(stems):
-        return dict(zip(photo_names, stems, strict=True))
-    return {name: f"{index:06d}" for index, name in enumerate(sorted(photo_names))}
 
 
 def _common_camera(cameras: list[ColmapCamera]) -> tuple[int, Tensor]:

@@ -157,9 +157,9 @@ def test_photos_of_the_same_name_in_sub_folders_keep_apart(tmp_path, monkeypatch
     pretend(monkeypatch, names=[f"{folder}/{index}.jpg" for folder in "ab" for index in range(3)])
     photos.prepare_photos(tmp_path / "photos", tmp_path / "scene")
     names = sorted(os.listdir(tmp_path / "scene" / "rgb"))
-    assert names == [f"{index:06d}.png" for index in range(6)]
+    assert names == [f"{folder}_{index}.png" for folder in "ab" for index in range(3)]
     record = json.loads((tmp_path / "scene" / "photos.json").read_text())
-    assert record["photos"]["000003"] == "b/0.png"
+    assert record["photos"]["b_0"] == "b/0.png"
 
 
 def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch):

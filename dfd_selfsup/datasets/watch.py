@@ -106,6 +106,7 @@ def _identical(names: Sequence[str], seen: Sequence[_Glance]) -> list[str]:
             apart = abs(glance.grey - other.grey).max(), abs(glance.sharpness - other.sharpness).max()
             if apart[0] < SAME_LEVEL and apart[1] < 0.02 and not glance.flat:
                 pairs.append(f"{name} and {names[index]}")
+                break
     return [f"{', '.join(pairs)} show the same: leave one out"] if pairs else []
 
 

@@ -11,9 +11,11 @@ from PIL.TiffImagePlugin import IFDRational
 
 from dfd_selfsup import predict, prepare
 from dfd_selfsup.datasets.folder import load_stack
+from dfd_selfsup.datasets.splits import open_folder
 from dfd_selfsup.models.psf import render_stack
 from dfd_selfsup.models.thin_lens import Lens
 from shared.errors import DataError
+from shared.files.disk import natural_order
 
 EXIF = {name: getattr(ExifTags.Base, name) for name in ("FocalLength", "FNumber", "SubjectDistance")}
 EXIF["Film"] = ExifTags.Base.FocalLengthIn35mmFilm
@@ -204,3 +206,21 @@ def test_the_home_folder_is_found_by_every_command(tmp_path, monkeypatch, capsys
     predict.main(["~/s", "--out", "~/out"])
     assert (tmp_path / "al" / "0.png").exists()
     assert (tmp_path / "out" / "depth.pfm").exists()
+
+
+@pytest.mark.parametrize(
+    "names", ["a.jpg a.png a_b.png b.png", "A.jpg a.png b.jpg B.tif", "2.jpg 2.png 10.jpg 10.png"]
+)
+def test_photos_of_one_name_stay_apart_and_in_order_when_aligned(tmp_path, names):
+    folder = stack(tmp_path / "s", yaml="focus_m: [1, 2, 3, 4]\n" + LENS_YAML)
+    photos = [path.rename(path.with_suffix("")) for path in sorted(folder.glob("*.png"))]
+    for path, name in zip(photos, sorted(names.split(), key=natural_order), strict=True):
+        path.rename(folder / name)
+    prepare.main(["align", str(folder), "--out", str(tmp_path / "al"), "--tolerance", "9"])
+    before, after = open_folder(folder), open_folder(tmp_path / "al")
+    assert torch.equal(after.defocus.focus_q, before.defocus.focus_q)
+    for opened in (before, after):  # the near half is on the left
+        edges = [photo.diff(dim=-1).abs().mean((0, 1)) for photo in opened.images]
+        nearness = [float(each[:25].mean() / each[-25:].mean()) for each in edges]
+        assert len(nearness) == 4
+        assert nearness == sorted(nearness, reverse=True)

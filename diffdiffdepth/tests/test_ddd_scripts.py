@@ -112,11 +112,6 @@ def test_names_alone_do_not_make_a_light_field(tmp_path, monkeypatch, capsys):
     assert predict._scene_folder(photos, tmp_path / "out", "light-field") == photos
 
 
-def test_images_of_one_stem_keep_their_maps_apart():
-    stems = predict._stems(["a.jpg", "a.png", "left/b.jpg", "2024.01.02.jpg"])
-    assert list(stems.values()) == ["a.jpg", "a.png", "left_b", "2024.01.02"]
-
-
 def test_predict_covers_all_images_of_a_scene(small_scenes, few_steps, tmp_path):
     out = tmp_path / "out"
     source = small_scenes / "views"

@@ -4,13 +4,14 @@ import os
 import re
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from shared.errors import DataError
 from shared.files.disk import visible
 from shared.files.images import few_names, read_image_size, reads_heic
 
 __all__ = [
+    "distinct_stems",
     "is_film",
     "left_out_note",
     "list_images",
@@ -88,6 +89,18 @@ def _how_to_read(left_out: Sequence[Path]) -> str:
     heic = any(path.suffix.lower() in HEIC_EXTENSIONS for path in left_out)
     extra = ", or install the extra `heic` (pillow-heif)" if heic and not reads_heic() else ""
     return f"convert them to JPEG{extra}"
+
+
+def distinct_stems(names: Sequence[str]) -> dict[str, str]:
+    """For each picture, named relative to a folder, the name of a file to be made of it, without extension.
+
+    It is the picture's own, with _ for /. Where two would be the same (in either case, which some file
+    systems do not tell apart), numbers go before all of them, so that the order stays.
+    """
+    stems = [PurePosixPath(name.replace("/", "_")).stem for name in names]
+    if len({stem.lower() for stem in stems}) < len(stems):
+        stems = [f"{index:04d}_{stem}" for index, stem in enumerate(stems)]
+    return dict(zip(names, stems, strict=True))
 
 
 def is_film(path: str | os.PathLike) -> bool:

@@ -22,7 +22,7 @@ from shared.files.images import (
     undistort_image,
     write_image,
 )
-from shared.files.listing import left_out_note, list_images
+from shared.files.listing import distinct_stems, left_out_note, list_images
 from shared.files.maps import read_depth_png, read_pfm
 from shared.geometry.camera import intrinsics_matrix, pixel_grid
 from shared.tests.broken import refused
@@ -176,6 +176,18 @@ def test_pictures_of_a_folder_in_natural_order(tmp_path, monkeypatch):
     assert [path.name for path in left_out] == ["c.HEIC", "d.dng", "e.MOV"]
     assert all(part in left_out_note(left_out) for part in ("3 pictures", "c.HEIC, d.dng", "pillow-heif"))
     assert list_images(tmp_path, recursive=True)[0] == [*read, tmp_path / "sub" / "e.tif"]
+
+
+def test_files_made_of_pictures_get_names_of_their_own():
+    assert distinct_stems(["2024.01.02.jpg", "left/b.jpg"]) == {
+        "2024.01.02.jpg": "2024.01.02",
+        "left/b.jpg": "left_b",
+    }
+    for names in (["a.jpg", "a.png", "left/b.jpg"], ["x/a.jpg", "x_a.png"], ["A.jpg", "a.png"]):
+        stems = distinct_stems(names)
+        assert list(stems) == names
+        assert len({stem.lower() for stem in stems.values()}) == len(names)
+        assert list(stems.values()) == sorted(stems.values())
 
 
 @pytest.mark.parametrize(
