@@ -141,17 +141,17 @@ def light_field(side: int = 512, views: int = 8, count: int = 20_000) -> LightFi
     return LightField(seen_from(torch.zeros(2)), images, offsets[:views], points=points)
 
 
-def evaluation(vgg: bool) -> tuple[PointDepth, ReprojectionLoss, dict]:
+def evaluation(vgg: bool, side: int = 512, count: int = 20_000) -> tuple[PointDepth, ReprojectionLoss, dict]:
     """A model at its start, the loss against a scene (VGG with random weights, or RGB), the model's state."""
-    scene = light_field()
+    scene = light_field(side, count=count)
     model = PointDepth(scene.points, scene.centre, DepthOptions(), LabelScale.of(scene.points))
     loss = ReprojectionLoss(scene, LossWeights(), feature_network("random") if vgg else None)
     return model, loss, model.state_dict()
 
 
-def evaluation_step(vgg: bool) -> Callable[[], float]:
+def evaluation_step(vgg: bool, **size: int) -> Callable[[], float]:
     """Loss of half of the views and its gradient by the positions, with a solve from a cold start."""
-    model, loss, state = evaluation(vgg)
+    model, loss, state = evaluation(vgg, **size)
 
     def step() -> float:
         model.load_state_dict(state)

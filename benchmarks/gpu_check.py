@@ -1,7 +1,7 @@
 """Check a GPU against the CPU, and measure the papers' full-size training steps on it, in a few minutes.
 
     python -m benchmarks.gpu_check                  # writes results/gpu/<card>.json
-    python -m benchmarks.gpu_check --self-test      # the CPU against itself, tiny: does the script run?
+    python -m benchmarks.gpu_check --self-test      # the CPU against itself, tiny: does all of it run?
 
 Needs nothing but this repository. Every operation with own code runs on both devices: values and gradients
 must agree, and whether a second run is the same to the bit is written down. Then a few training steps of each
@@ -10,7 +10,7 @@ fails is written down with its message, and the exit code is 2. No check begins 
 """
 
 import argparse
-import contextlib
+import math
 import re
 import sys
 import time
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name, operation in operations(32 if args.self_test else 256).items():
         found["operations"][name] = _guarded(end, lambda made=operation: check_operation(*made, device))
         sys.stdout.write(f"{name:<34}{found['operations'][name]}\n")
-    for name, build in {} if args.self_test else steps():
+    for name, build in steps(tiny=args.self_test):
         found["steps"][name] = _guarded(end, lambda made=build: _measured_steps(made, device))
         sys.stdout.write(f"{name:<34}{found['steps'][name]}\n")
     if not args.self_test:
@@ -133,35 +133,43 @@ def check_operation(
     return {"difference": difference, "agrees": difference < TOLERANCE, "deterministic": same}
 
 
-def steps() -> Iterator[tuple[str, Callable[[], Callable[[], float]]]]:
-    """Full-size training steps by name, as `make bench` measures them on the CPU."""
-    yield "deepvoxels, 512 px", lambda: deepvoxels_cases.our_step(deepvoxels_cases.LARGE, True)
-    yield "nvs_depth, 8 pairs of 256 px", lambda: nvs_depth_cases.training_step(False)
-    yield "dfd_selfsup, 5 x 256 px", lambda: dfd_selfsup_cases.training_step(False)
-    yield "diffdiffdepth, 512 px, one evaluation", lambda: diffdiffdepth_cases.evaluation_step(True)
+def steps(tiny: bool) -> Iterator[tuple[str, Callable[[], Callable[[], float]]]]:
+    """Training steps by name: full-size, as `make bench` measures them on the CPU; or the same, tiny."""
+    volume = deepvoxels_cases.TINY if tiny else deepvoxels_cases.LARGE
+    side, batch = (64, 2) if tiny else (256, 8)
+    scene = {"side": 64, "count": 300} if tiny else {"side": 512, "count": 20_000}
+    yield f"deepvoxels, {volume}", lambda: deepvoxels_cases.our_step(volume, True)
+    yield f"nvs_depth, {batch} x {side} px", lambda: nvs_depth_cases.training_step(False, side, batch)
+    yield f"dfd_selfsup, 5 x {side} px", lambda: dfd_selfsup_cases.training_step(False, side)
+    name = f"diffdiffdepth, {scene['side']} px, one evaluation"
+    yield name, lambda: diffdiffdepth_cases.evaluation_step(True, **scene)
 
 
 def _measured_steps(build: Callable[[], Callable[[], float]], device: torch.device) -> dict[str, Any]:
-    found = {}
-    for name, dtype in (("fp32", None), ("bf16", torch.bfloat16)):
-        torch.cuda.reset_peak_memory_stats(device)
-        kind = torch.autocast("cuda", dtype) if dtype is not None else contextlib.nullcontext()
+    """Seconds, memory and losses of steps in fp32 and bf16; each ends with a number, for which it waits."""
+    on_gpu, found = device.type == "cuda", {}
+    for name, half in (("fp32", False), ("bf16", True)):
+        if on_gpu:
+            torch.cuda.reset_peak_memory_stats(device)
         with _MadeOn(device):
             step = build()
-            with kind:
+            with torch.autocast(device.type, torch.bfloat16, enabled=half):
                 losses = [step()]
-                torch.cuda.synchronize(device)
                 started = time.perf_counter()
                 losses += [step() for _ in range(STEPS)]
-                torch.cuda.synchronize(device)
-        memory_gb = torch.cuda.max_memory_allocated(device) / 1e9
         seconds = (time.perf_counter() - started) / STEPS
+        memory_gb = torch.cuda.max_memory_allocated(device) / 1e9 if on_gpu else None
         found[name] = {"seconds": seconds, "memory_gb": memory_gb, "losses": losses}
+        if not all(map(math.isfinite, losses)):
+            raise RunError(f"{name}: losses {losses}")
     return found
 
 
 class _MadeOn(TorchFunctionMode):
-    """New tensors are made on a device; those of a generator of the CPU are drawn there and moved."""
+    """New tensors are made on a device; those of a generator of the CPU are drawn there and moved.
+
+    Backward passes run outside of autocast, as in training and as PyTorch asks: they follow the forward pass.
+    """
 
     def __init__(self, device: torch.device) -> None:
         super().__init__()
@@ -171,8 +179,11 @@ class _MadeOn(TorchFunctionMode):
         kwargs = dict(kwargs or {})
         if getattr(func, "__name__", "") in FACTORIES and kwargs.get("device") is None:
             drawn = kwargs.get("generator") is not None and kwargs["generator"].device.type == "cpu"
-            made = func(*args, **kwargs, device="cpu" if drawn else self.device)
-            return made.to(self.device)
+            kwargs["device"] = "cpu" if drawn else self.device
+            return func(*args, **kwargs).to(self.device)
+        if func in (Tensor.backward, torch.autograd.grad):
+            with torch.autocast(self.device.type, enabled=False):
+                return func(*args, **kwargs)
         return func(*args, **kwargs)
 
 

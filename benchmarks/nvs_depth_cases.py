@@ -159,10 +159,10 @@ def step_parts(
     return network, plain_objective if plain else objective
 
 
-def training_step(plain: bool) -> Callable[[], float]:
-    """One step of the full-size network on 8 pairs of 256 px."""
+def training_step(plain: bool, side: int = 256, batch: int = 8) -> Callable[[], float]:
+    """One step of the full-size network on `batch` pairs of `side` px."""
     keep_large_buffers()  # as every run on the CPU does
-    network, objective = step_parts(256, 8, plain, torch.float32)
+    network, objective = step_parts(side, batch, plain, torch.float32)
     optimizer = torch.optim.Adam(network.parameters(), lr=6e-5, betas=(0.5, 0.999))
 
     def step() -> float:

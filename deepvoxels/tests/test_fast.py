@@ -1,9 +1,12 @@
 """The fast operations against the plain ones of `models/`: values, gradients, odd cases."""
 
+import contextlib
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from deepvoxels.config import GeneratorOptions
 from deepvoxels.models import networks, volume
@@ -192,3 +195,29 @@ def test_small_volumes_are_convolved_in_halves_with_the_same_result(shape: tuple
     x, weight, bias = torch.randn(shape), torch.randn(5, shape[1], 3, 3, 3), torch.randn(5)
     assert conv._would_run_slowly(F.pad(x, (1,) * 6, mode="replicate"), weight)
     assert_same(conv.padded_conv, networks.padded_conv, x, weight, bias, rtol=1e-3, atol=5e-3)
+
+
+class Waits(TorchDispatchMode):
+    """Notes operations whose result has a size that depends on values: for them a GPU has to finish."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.overloadpacket in (torch.ops.aten.nonzero, torch.ops.aten.bincount):
+            self.found.append(str(func.overloadpacket))
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_gpu_waits_once_in_a_step() -> None:
+    """With the maps of all cameras at hand; there were 52 waits."""
+    generator = Generator(GeneratorOptions(**SMALL))
+    geometry, K = generator.geometry((0, 0, 0), 1.0, 1.2), intrinsics(40.0, 32).float()
+    maps = [generator.projection(geometry, K, camera(az, 20).float()) for az in (10, 130)]
+    lifting = [generator.lifting(geometry, K, camera(5, 15).float())]
+    for mode in (contextlib.nullcontext(), Waits()):  # the first step makes what is kept with a map
+        with mode:
+            images, _ = generator(torch.rand(1, 3, 32, 32), lifting, maps)
+            images.square().mean().backward()
+    assert mode.found == ["aten.nonzero"]

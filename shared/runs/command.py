@@ -252,7 +252,11 @@ def say_done(written: str | Path, then: str = "") -> None:
 
 
 def select_device(name: str = "auto", local_rank: int = 0) -> "torch.device":
-    """Turn one of DEVICES into a device; raises RunError if it is asked for and absent."""
+    """Turn one of DEVICES into a device; raises RunError if it is asked for and absent.
+
+    On CUDA, convolutions in float32 round their inputs to TF32 (10 bits), as PyTorch does by default; matrix
+    products, of which geometry is made, do not. It is set here, as PyTorch's defaults have changed before.
+    """
     import torch  # here, as everywhere in this module, so that --help does not wait for it
 
     if name not in DEVICES:
@@ -269,6 +273,7 @@ def select_device(name: str = "auto", local_rank: int = 0) -> "torch.device":
     if local_rank >= torch.cuda.device_count():
         found = f"{torch.cuda.device_count()} found"
         raise RunError(f"process {local_rank} has no CUDA device of its own ({found}); start fewer processes")
+    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = True, False
     return torch.device("cuda", local_rank)
 
 

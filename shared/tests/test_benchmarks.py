@@ -74,3 +74,10 @@ def test_a_fresh_process_reports_its_own_peak():
     assert sample.value == [1.0, 1.0, 1.0]
     assert sample.seconds > 0
     assert held.sum() > 0
+
+
+@pytest.mark.slow
+def test_the_check_of_a_gpu_runs_on_the_cpu(capsys):
+    """Tiny, every operation and every training step that it would take on a card."""
+    importlib.import_module("benchmarks.gpu_check").main(["--self-test"])
+    assert capsys.readouterr().out.count("'losses'") == 8

@@ -6,10 +6,9 @@ volume, the first convolution and the weighted sum along rays, work on those row
 same at every pixel, so its share of a convolution is one number per plane, added afterwards.
 """
 
-import functools
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -66,11 +65,11 @@ def sample_frustum(volume: Tensor, maps: Sequence[SamplingMap]) -> FrustumSample
         raise ValueError("all cameras of one call must share the shape of their view volumes")
     pixels = height * width
     ray = torch.cat([where.position % pixels + i * pixels for i, where in enumerate(maps)])
-    counts = torch.bincount(ray, minlength=len(maps) * pixels)
+    rays = torch.arange(len(maps) * pixels + 1, device=ray.device)
     return FrustumSamples(
         torch.cat([sampled_rows(volume[0], where) for where in maps]),
         torch.cat([where.position + i * planes * pixels for i, where in enumerate(maps)]),
-        F.pad(counts.cumsum(0), (1, 0)).to(torch.int32),
+        torch.searchsorted(ray, rays, out_int32=True),
         (len(maps), planes, height, width),
     )
 
@@ -152,8 +151,8 @@ def _tap_targets(position: Tensor, shape: tuple[int, int, int, int]) -> tuple[Te
     return own.view(-1), (replica.unsqueeze(1) + offsets).view(-1), source
 
 
-def _buffer_index(position: Tensor, shape: tuple[int, int, int, int], step: tuple[int, int, int]) -> Tensor:
-    """Index in the buffer of positions moved by `step` = (z, y, x)."""
+def _buffer_index(position: Tensor, shape: tuple[int, int, int, int], step: tuple[Any, ...]) -> Tensor:
+    """Index in the buffer of positions [n] moved by `step` = (z, y, x), numbers or one for each [n]."""
     _, d, h, w = shape
     view, rest = position // (d * h * w), position % (d * h * w)
     plane, pixel = rest // (h * w), rest % (h * w)
@@ -162,19 +161,17 @@ def _buffer_index(position: Tensor, shape: tuple[int, int, int, int], step: tupl
 
 
 def _replicas(position: Tensor, shape: tuple[int, int, int, int]) -> tuple[Tensor, Tensor]:
-    """Buffer index of every replica outside the view volume, and the sample it repeats."""
+    """Buffer index of every replica outside the view volume, and the sample it repeats.
+
+    One `nonzero` for all 26 directions: a GPU has to wait for each.
+    """
     _, d, h, w = shape
     axes = (position // (h * w) % d, position // w % h, position % w)
-    beyond = {
-        (axis, step): axes[axis] == (0 if step < 0 else side - 1)
-        for axis, side in enumerate((d, h, w))
-        for step in (-1, 1)
-    }
-    index, source = [position[:0]], [position[:0]]
-    for step in itertools.product((-1, 0, 1), repeat=3):
-        if any(step):
-            conditions = [beyond[axis, s] for axis, s in enumerate(step) if s]
-            samples = functools.reduce(torch.logical_and, conditions).nonzero().view(-1)
-            index.append(_buffer_index(position[samples], shape, step))
-            source.append(samples)
-    return torch.cat(index), torch.cat(source)
+    z, y, x = (
+        torch.stack((at == 0, torch.ones_like(at, dtype=torch.bool), at == side - 1))
+        for at, side in zip(axes, (d, h, w), strict=True)
+    )
+    beyond = z[:, None, None] & y[:, None] & x  # [3, 3, 3, n], by the step along each axis plus 1
+    beyond[1, 1, 1] = False
+    *step, source = beyond.nonzero().unbind(1)
+    return _buffer_index(position[source], shape, tuple(along - 1 for along in step)), source
