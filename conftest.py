@@ -3,8 +3,12 @@
 import signal
 import sys
 
+import hypothesis
 import pytest
 import torch
+
+hypothesis.settings.register_profile("no database", database=None)  # the project's folder may be read-only
+hypothesis.settings.load_profile("no database")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background; tests send it, children inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -27,6 +27,7 @@ from diffdiffdepth.points.epi import epi_points
 from diffdiffdepth.points.store import save_points
 from diffdiffdepth.scene import LightField, SparsePoints
 from shared.errors import DataError
+from shared.files.disk import visible
 from shared.files.sfm import SfmOptions, find_cameras, reconstruct, sfm_options
 
 __all__ = ["main", "prepare_photos", "report_folder"]
@@ -78,6 +79,8 @@ def report_folder(folder: Path) -> str:
         below = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
         lines = [line for path in below if (line := _one_line(path))]
         if not lines:
+            if folder.is_dir() and visible(folder):
+                raise  # own files need no advice on where to find published ones
             raise DataError(folder, error.reason, f"{error.remedy}. {WHERE_TO_GET}") from None
         return "\n".join([f"{folder}: {len(lines)} scenes", *lines]) + "\n"
     lines = _colmap_lines(folder) if kind == "colmap" else _light_field_lines(folder, kind)

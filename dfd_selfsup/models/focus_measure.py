@@ -40,6 +40,7 @@ EVEN_PX = 1.5, 2.6, 10.0  # standard deviations of the windows of `even`
 EVEN_TAIL = 0.6  # weight of the widest, which decides only where there is little texture
 EVEN_FLOOR = 2e-3  # half a grey level of 8 bits, which rounding alone makes
 SURE = 0.15  # confidence below which depth is marked as invalid
+STRIP_PX = 256  # rows of a photo for which the maximum is refined at a time, to save memory
 SPECK_PX = 13  # what is smaller, less sure and steps out of its surroundings is taken for an error
 
 
@@ -120,7 +121,8 @@ def depth_from_focus(
             response = focus_response(image, measure)
             found.see(image, response, response)
     focus = defocus.focus_q.to(found.best)
-    q = _peak(found.before, found.best, found.after, focus, found.index.long())
+    maps = (each.split(STRIP_PX) for each in (found.before, found.best, found.after, found.index))
+    q = torch.cat([_peak(*strip, focus) for strip in zip(*maps, strict=True)])
     return FocusDepth(q, found.aif, (1 - found.total / found.count / found.near).clamp(min=0))
 
 
@@ -241,8 +243,9 @@ def full_size_image(
     return total / weight
 
 
-def _peak(before: Tensor, at: Tensor, after: Tensor, positions: Tensor, best: Tensor) -> Tensor:
+def _peak(before: Tensor, at: Tensor, after: Tensor, best: Tensor, positions: Tensor) -> Tensor:
     """Vertex of the parabola through the maximum [H, W], of slice `best`, and its neighbours in the stack."""
+    best = best.long()
     if len(positions) < 3:
         return positions[best]
     inside = (best > 0) & (best < len(positions) - 1)

@@ -19,6 +19,8 @@ from diffdiffdepth.datasets.hci import load_hci
 from diffdiffdepth.datasets.stanford import SIGNS_FILE, load_stanford
 from diffdiffdepth.inputs import data_kind
 from diffdiffdepth.points.store import load_points
+from diffdiffdepth.prepare import report_folder
+from shared.errors import DataError
 from shared.files.colmap import ColmapCamera, ColmapImage, ColmapModel, ColmapPoints, write_colmap_model
 from shared.files.maps import write_pfm
 from shared.geometry.camera import look_at
@@ -228,3 +230,13 @@ def test_points(tmp_path: Path, case: str) -> None:
 def test_a_folder_of_another_kind(tmp_path: Path) -> None:
     case = Case(write("notes.txt", "hello"), "holds no light field")
     assert_refused(case, tmp_path, lambda: data_kind(tmp_path))
+
+
+def test_errors_about_own_files_do_not_end_with_where_to_get_published_ones(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    picture("photos/IMG_1.jpg", 16, 20)(tmp_path)
+    write("scan/scan.obj", "v 0 0 0")(tmp_path)
+    for name, source in (("empty", True), ("missing", True), ("photos", False), ("scan", False)):
+        with pytest.raises(DataError) as caught:
+            report_folder(tmp_path / name)
+        assert ("lightfield.stanford.edu" in str(caught.value)) == source
