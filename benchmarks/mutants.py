@@ -1,7 +1,7 @@
 """Small mistakes made on purpose, one at a time (mutmut), to find those that no test notices.
 
     make mutants                                   # every file of benchmarks/mutants.yaml
-    make mutants ARGS=nvs_depth/losses.py          # one of them, some minutes
+    make mutants ARGS=deepvoxels/losses.py         # one of them, some minutes
 
 `mutants.yaml` names for each file the tests that answer for it, and the mutations which these let live, each
 with its reason. What lives and is not in the list is printed, and ends the run with an error.
