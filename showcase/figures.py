@@ -48,6 +48,9 @@ def blocks(folder: Path) -> dict[str, dict[str, str]]:
     for paper, made in papers.items():
         cpu_seconds = read(f"{paper}/quick")["run"]["cpu_seconds"]
         made["quick-time"] = f"{minutes(cpu_seconds)} of processor time"
+        if (folder / paper / "evening.json").exists():
+            cpu_seconds = read(f"{paper}/evening")["run"]["cpu_seconds"]
+            made["evening-time"] = f"{minutes(cpu_seconds)} of processor time"
     lines = {paper: f"{made['quick-time']}: {made['quick-line']}" for paper, made in papers.items()}
     return papers | {"": lines}
 
@@ -159,7 +162,7 @@ def _nvs_depth(read: Any) -> dict[str, str]:
     }
     formats = {"l1": ".4f", "ssim": ".3f", "psnr": ".2f"}
     figures = {}
-    for name, digits in (("quick", 4), ("quick_street", 3)):
+    for name, digits in (("quick", 4), ("evening", 4), ("quick_street", 3)):
         results = read(f"nvs_depth/{name}")
         depth = {key: f"{value['abs_rel']:.{digits}f}" for key, value in results["depth"].items()}
         rows = [[label, *_cells(results["images"][key], formats), "", ""] for key, label in names.items()]
