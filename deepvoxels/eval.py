@@ -26,7 +26,7 @@ from deepvoxels.datasets.scene import PosedScene, load_views, nearest_neighbour
 from deepvoxels.losses import crop_border
 from deepvoxels.published import METHOD_NAMES, row_name
 from deepvoxels.report import run_tables, write_run_report
-from shared.quality.metrics import depth_errors, psnr
+from shared.quality.metrics import LPIPS_MISSING, Lpips, depth_errors, psnr
 from shared.quality.ssim import ssim
 from shared.results import DepthMap, Views
 from shared.runs.folder import data_in_place, write_results
@@ -80,7 +80,8 @@ def evaluate(
     views = scene.render(test_views.world_from_cam, test_views.K)
     seconds_per_view = (time.perf_counter() - started) / len(test_views)
     nearest = NearestNeighbour(train_views).render(test_views.world_from_cam)
-    rows = measure(views.images, test_views, config.border_px)
+    learned = Lpips.if_there(test_views.image_side - 2 * config.border_px)
+    rows = measure(views.images, test_views, config.border_px, learned)
     row = row_name(config.method, config.model.occlusion)
     results = {
         "paper": "deepvoxels",
@@ -91,9 +92,9 @@ def evaluate(
         "image_side": test_views.image_side,
         "training_views": len(train_views),
         "test_views": len(test_views),
-        "definitions": DEFINITIONS,
+        "definitions": DEFINITIONS | {"lpips": learned.label if learned else LPIPS_MISSING},
         "mean": _means(rows),
-        "nearest_neighbour": _means(measure(nearest.images, test_views, config.border_px)),
+        "nearest_neighbour": _means(measure(nearest.images, test_views, config.border_px, learned)),
         "depth": measure_depth(views.depth, test_views),
         "seconds_per_view": seconds_per_view,
         "notes": list(train_views.notes),
@@ -103,8 +104,10 @@ def evaluate(
     return results
 
 
-def measure(images: Tensor, scene: PosedScene, border_px: int) -> list[dict[str, float]]:
-    """PSNR and SSIM of every view in the three definitions, one row per view."""
+def measure(
+    images: Tensor, scene: PosedScene, border_px: int, learned: Lpips | None = None
+) -> list[dict[str, float]]:
+    """PSNR and SSIM of every view in the three definitions, and LPIPS if given, one row per view."""
     rows = []
     for i in range(len(images)):  # one at a time: a thousand views of 512 px would need tens of GB
         image, truth = images[i : i + 1], scene.batch([i])
@@ -116,6 +119,8 @@ def measure(images: Tensor, scene: PosedScene, border_px: int) -> list[dict[str,
             "ssim_full": ssim(image, truth, "uniform7"),
             "ssim_gaussian": ssim(cut, cut_truth, "gaussian11"),
         }
+        if learned is not None:
+            row["lpips"] = learned(cut, cut_truth)
         rows.append({name: value.item() for name, value in row.items()})
     return rows
 

@@ -2,9 +2,10 @@
 
     python -m deepvoxels.prepare check DIR                  what is there, what is missing, where to get it
     python -m deepvoxels.prepare colmap PHOTOS --out DIR    photos of one thing -> a scene to train on
+    python -m deepvoxels.prepare weights                    download what the measure LPIPS takes
 
 DIR may hold one scene (intrinsics.txt, transforms.json, or a COLMAP model next to images/) or the released
-data ({train,validation,test}/{armchair,cube,greek,vase}). The second command needs the extra `colmap`.
+data ({train,validation,test}/{armchair,cube,greek,vase}). `colmap` needs the extra of that name.
 """
 
 from deepvoxels import arguments
@@ -28,6 +29,8 @@ from shared.errors import DataError
 from shared.files.disk import visible
 from shared.files.listing import pictures_among
 from shared.files.sfm import find_cameras, sfm_options
+from shared.quality.losses import backbone_file
+from shared.runs.fetch import fetch_backbone
 
 __all__ = ["main", "report_folder", "report_scene"]
 
@@ -44,6 +47,9 @@ CHECKED_SIDE = 64  # pixels; every image is decoded in full anyway
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one command; bad data end in DataError, a missing extra in RunError."""
     args = arguments.prepare(__doc__, argv)
+    if args.command == "weights":
+        fetch_backbone(*backbone_file("alexnet"))
+        return
     if args.command == "check":
         sys.stdout.write(report_folder(args.folder, args.images_outside))
         return

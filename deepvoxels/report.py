@@ -114,6 +114,9 @@ def table_of_methods(results: Mapping[str, Mapping[str, Any]]) -> ResultsTable:
         Column("psnr", "PSNR", **own),
         Column("ssim", "SSIM", digits=3, **own),
     ]
+    if "lpips" in any_run["definitions"]:
+        learned = {"definition": any_run["definitions"]["lpips"], "better": "lower", "digits": 3}
+        columns.append(Column("lpips", "LPIPS", **own | learned))
     rows = []
     for key, name in METHOD_NAMES.items():
         if not (is_published or key in results):
@@ -124,7 +127,8 @@ def table_of_methods(results: Mapping[str, Mapping[str, Any]]) -> ResultsTable:
         elif is_published and column in ABLATION:
             row["paper_psnr"] = ABLATION[column]
         if key in results:
-            row |= {name: results[key]["mean"][name] for name in ("psnr", "ssim")}
+            mean = results[key]["mean"]
+            row |= {name: mean[name] for name in ("psnr", "ssim", "lpips") if name in mean}
         rows.append(row)
     title = "Table 1 of the paper, and this run" if is_published else "This run"
     return ResultsTable(title, columns, rows)

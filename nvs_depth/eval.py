@@ -30,8 +30,7 @@ from nvs_depth.datasets.select import Split, load_split
 from nvs_depth.datasets.views import ViewSet
 from nvs_depth.models.options import DEPTH_RANGES
 from nvs_depth.report import IMAGE_LABELS, run_tables, write_run_report
-from shared.errors import DataError
-from shared.quality.metrics import Lpips, depth_errors, l1, psnr
+from shared.quality.metrics import LPIPS_MISSING, Lpips, depth_errors, l1, psnr
 from shared.quality.ssim import SSIM_VARIANTS, ssim
 from shared.runs.folder import data_in_place, write_results
 
@@ -69,7 +68,8 @@ def evaluate(synthesizer: ViewSynthesizer, split: Split, folder: Path) -> dict[s
     """Predict and measure the test pairs; pictures and report.html go to `folder`."""
     synthesizer.network.eval()
     config, device = synthesizer.config, synthesizer.device
-    learned = _lpips(device)
+    learned = Lpips.if_there(config.model.image_side)
+    learned = learned and learned.to(device)
     limits, unit = depth_limits(config, split.test.views)
     constant = constant_depth(split.train)
     rows: list[dict[str, Any]] = []
@@ -130,7 +130,7 @@ def measure_images(
             "ssim": ssim(image, target, reduction="image"),
             "psnr": psnr(image, target),
         }
-        if learned is not None and image.shape[-1] >= learned.smallest_side:
+        if learned is not None:
             found[key]["lpips"] = learned(image, target)
     return found
 
@@ -197,14 +197,6 @@ def summary(results: dict[str, Any]) -> str:
     return text
 
 
-def _lpips(device: torch.device) -> Lpips | None:
-    """The learned distance where its weights are at hand."""
-    try:
-        return Lpips().to(device)
-    except DataError:
-        return None
-
-
 def _data_name(config: TrainConfig) -> str:
     if config.data.embedded is not None:
         return f"embedded {config.data.embedded.kind}, held-out"
@@ -217,7 +209,7 @@ def _definitions(learned: Lpips | None, limits: tuple[float, float]) -> dict[str
         "ssim_narrow": SSIM_VARIANTS[NARROW_SSIM].label,
         "ssim": SSIM_VARIANTS["gaussian11"].label,
         "psnr": "RGB, per image, then mean",
-        "lpips": learned.label if learned is not None else "not measured: no weights",
+        "lpips": learned.label if learned else LPIPS_MISSING,
         "depth": f"per image, then mean; truth in ({limits[0]:g}, {limits[1]:g})",
     }
 

@@ -3,6 +3,7 @@
     python -m nvs_depth.prepare check DIR             what is there, what is missing, where to get it
     python -m nvs_depth.prepare kitti RAW --out DIR   images, poses and LiDAR depth of raw drives
     python -m nvs_depth.prepare colmap PHOTOS --out DIR    photos -> posed images (extra `colmap`)
+    python -m nvs_depth.prepare weights               download what the measure LPIPS takes
 
 DIR is <root>/<category> of this paper's ShapeNet renders, a folder of <model>_<azimuth>_<elevation>.png,
 prepared KITTI drives, KITTI odometry sequences, or a folder with transforms.json. Where true depth is known,
@@ -37,6 +38,8 @@ from shared.files.listing import pictures_among
 from shared.files.sfm import find_cameras, sfm_options
 from shared.geometry.camera import invert_pose, pixel_grid, project, transform_points, unproject
 from shared.geometry.warp import sample_pixels
+from shared.quality.losses import backbone_file
+from shared.runs.fetch import fetch_backbone
 from shared.runs.seeds import step_generator
 
 __all__ = ["detect_layout", "main", "report", "reprojection_gap"]
@@ -48,6 +51,9 @@ GOOD_GAP = 0.03  # median relative gap of depths that poses, intrinsics and dept
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = arguments.prepare(__doc__, argv)
+    if args.command == "weights":
+        fetch_backbone(*backbone_file("alexnet"))
+        return
     if args.command == "check":
         sys.stdout.write(report(args.folder, args.layout, args.images_outside))
         return

@@ -16,6 +16,7 @@ from shared.geometry import check_shape
 
 __all__ = [
     "VggFeatures",
+    "backbone_file",
     "backbone_state_dict",
     "edge_aware_smoothness",
     "perceptual_loss",
@@ -169,12 +170,7 @@ def backbone_state_dict(
     Nothing is ever downloaded. Raises DataError, naming the file to fetch and the place for it, when there is
     none, and when the file is damaged, is not plain tensors, or holds another architecture.
     """
-    import torchvision.models  # slow to import; only learned measures need it
-
-    builders = {"alexnet": "AlexNet", "vgg16": "VGG16", "vgg19": "VGG19", "resnet18": "ResNet18"}
-    builder = builders[architecture]
-    url = getattr(torchvision.models, f"{builder}_Weights").IMAGENET1K_V1.url
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / os.path.basename(url)
+    url, cached = backbone_file(architecture)
     path = cached if weights is None else Path(weights)
     remedy = f"Fetch {url} and put it at {cached}, or pass the path of a local copy as `weights`"
     if not path.is_file():
@@ -191,6 +187,15 @@ def backbone_state_dict(
             reason = f"not the weights of {architecture}: {name} is not finite {list(wanted.shape)}"
             raise DataError(path, reason, remedy)
     return {name: state[name].float() for name in expected}
+
+
+def backbone_file(architecture: str) -> tuple[str, Path]:
+    """Where torchvision's ImageNet weights are on the web, and where on this machine torch hub keeps them."""
+    import torchvision.models  # slow to import; only learned measures need it
+
+    builders = {"alexnet": "AlexNet", "vgg16": "VGG16", "vgg19": "VGG19", "resnet18": "ResNet18"}
+    url = getattr(torchvision.models, f"{builders[architecture]}_Weights").IMAGENET1K_V1.url
+    return url, Path(torch.hub.get_dir()) / "checkpoints" / os.path.basename(url)
 
 
 def _vgg_tap_indices(layers: nn.Sequential) -> dict[str, int]:

@@ -14,10 +14,12 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from shared.errors import DataError
 from shared.geometry import check_shape
 from shared.quality.losses import backbone_state_dict
 
 __all__ = [
+    "LPIPS_MISSING",
     "Lpips",
     "bad_pixels",
     "depth_errors",
@@ -48,6 +50,9 @@ def psnr(prediction: Tensor, target: Tensor, data_range: float = 1.0) -> Tensor:
     return -10 * torch.log10(difference.square().flatten(1).mean(dim=1))
 
 
+LPIPS_MISSING = "not measured: `prepare.py weights` fetches what it takes"
+
+
 class Lpips(nn.Module):
     """Learned perceptual distance (LPIPS v0.1, Zhang et al. 2018) of each image; lower is more alike.
 
@@ -68,6 +73,14 @@ class Lpips(nn.Module):
         architecture, printed, self.smallest_side = self._NETS[net]
         self.label = f"LPIPS v0.1 ({printed})"
         self.distance = _build_lpips(net, backbone_state_dict(architecture, weights))
+
+    @classmethod
+    def if_there(cls, side: int) -> "Lpips | None":
+        """The usual net for images of this side; None where it is too small, or without its weights."""
+        try:
+            return cls() if side >= cls._NETS["alex"][2] else None
+        except DataError:
+            return None
 
     @torch.no_grad()
     def forward(self, prediction: Tensor, target: Tensor) -> Tensor:

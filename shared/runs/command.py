@@ -40,6 +40,7 @@ __all__ = [
     "add_checkpoint_argument",
     "add_colmap_command",
     "add_device_argument",
+    "add_weights_command",
     "begin",
     "command_line",
     "find_config",
@@ -202,6 +203,11 @@ def add_colmap_command(commands: Any, text: str, camera_models: Sequence[str] = 
     colmap.add_argument("--max-image-side", type=int, default=1600, metavar="PX", help="for finding features")
     colmap.add_argument("--threads", type=int, default=-1, metavar="N", help="all cores by default")
     colmap.add_argument("--seed", type=int, default=0)
+
+
+def add_weights_command(commands: Any) -> None:
+    """Add `prepare.py weights` to `commands`, what `add_subparsers` returned."""
+    commands.add_parser("weights", help="download what the measure LPIPS takes (244 MB)")
 
 
 def add_checkpoint_argument(parser: argparse.ArgumentParser) -> None:
