@@ -11,16 +11,19 @@ from diffdiffdepth.models.point_depth import GROUPS, DepthOptions, Group
 from shared.errors import FieldError
 from shared.runs.config import STRICT, Fraction, LocalPath, Seed
 
-__all__ = ["DataConfig", "EmbeddedConfig", "PointsConfig", "RateConfig", "ScheduleConfig", "TrainConfig"]
+__all__ = ["DataConfig", "EmbeddedConfig", "LightFieldScene", "PointsConfig", "RateConfig", "ScheduleConfig"]
+__all__ += ["TrainConfig"]
 
+LightFieldScene = Literal["still_life", "tabletop"]
 Side = Annotated[int, Field(ge=24, le=4096)]
 
 
 @dataclass(config=STRICT)
 class EmbeddedConfig:
-    """The procedural still life, rendered on first use into a folder named after data.root."""
+    """A procedural scene, rendered on first use into a folder named after data.root."""
 
     kind: Literal["light_field", "multi_view"] = "light_field"
+    scene: LightFieldScene = "still_life"  # of a light field; a multi-view scene is of the still life
     height: Side = 128
     width: Side = 160
     points: Annotated[int, Field(ge=10)] = 500  # of the multi-view scene's sparse model

@@ -81,7 +81,7 @@ def _root(data: DataConfig, say: Callable[[str], None]) -> str | Path:
         return data.root
     size, seed = (data.embedded.height, data.embedded.width), data.embedded.seed
     if data.embedded.kind == "light_field":
-        return make_embedded_light_field(data.root, size, seed=seed, say=say)
+        return make_embedded_light_field(data.root, size, seed=seed, say=say, scene=data.embedded.scene)
     return make_embedded_multi_view(data.root, size, points=data.embedded.points, seed=seed, say=say)
 
 

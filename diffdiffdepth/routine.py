@@ -116,8 +116,9 @@ class Optimisation:
         return {"model": self.model, "adam": self.adam}
 
     def begin(self, step: int) -> None:
-        """Let only the group move whose turn it is."""
+        """Let only the group move whose turn it is; the smoothness by pixels of one surface only."""
         turn = self._turns[step]
+        self.loss.skips_outlines = self.config.loss.outline_px > 0 and turn.group == "smoothness"
         if step == turn.first:
             self.adam.start(turn.group, turn.rate, turn.damping)
 
@@ -149,7 +150,9 @@ class Optimisation:
         self.model.choose(None)
         dense = self.model.dense(remember=False)  # or it would differ when a finished run is resumed
         final = median_at_edges(dense, self.scene.centre, self.model.scale.unit)
-        trust = confidence(self.scene, final, self.model.groups["positions"])
+        trust = confidence(
+            self.scene, final, self.scene.points.positions_px
+        )  # points added know nothing more
         return {"diffused": dense, "map": final, "confidence": trust, "points": vars(self.model.points())}
 
 
@@ -157,6 +160,8 @@ def build_model(config: TrainConfig, scene: Scene) -> PointDepth:
     """The model before any step: its map is the plain diffusion of the initial points."""
     scale = LabelScale.of(scene.points, config.label_unit)
     model = PointDepth(scene.points, scene.centre, config.depth, scale)
+    if config.depth.extend and scale.kind == "disparity":
+        model.extend(scene.centre)
     if config.depth.side_px > 0:
         model.take_sides(scene.centre)
     return model

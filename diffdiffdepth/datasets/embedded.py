@@ -1,6 +1,7 @@
-"""Embedded data: the still life as a light field and as a multi-view scene, written like the published data.
+"""Embedded data: light fields of two scenes and a multi-view scene, written like the published data.
 
-    light field   the HCI layout: 9 x 9 views, parameters.cfg, gt_disp_lowres.pfm, gt_depth_lowres.pfm
+    light field   the HCI layout: 9 x 9 views, parameters.cfg, gt_disp_lowres.pfm, gt_depth_lowres.pfm; of the
+                  still life or of things on a desk
     multi-view    a COLMAP text model of five unstructured views, images/, depth/ with the true depth
 
 Made on first use, seeded, complete or not at all. Ray casting makes the pictures; training only warps them.
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffdiffdepth.config import LightFieldScene
 from diffdiffdepth.datasets.sparse_model import sparse_model
 from diffdiffdepth.scene import GridCamera
 from shared.files.colmap import write_colmap_model
@@ -31,6 +33,11 @@ if TYPE_CHECKING:
 
 __all__ = ["make_embedded_light_field", "make_embedded_multi_view", "write_light_field"]
 
+# focal length, sensor and distance between neighbouring views in mm; distance of the plane of focus in m
+CAMERAS = {
+    "still_life": (100.0, 35.0, 70.0, 5.46),
+    "tabletop": (100.0, 100.0, 13.0, 1.0),
+}
 EMBEDDED_VERSION = 1
 LOOK_AT = (0.03, 0.0, -0.08)
 TABLE_Z = -0.49  # the vase is on it
@@ -43,6 +50,7 @@ def make_embedded_light_field(
     seed: int = 0,
     antialias: int = 2,
     say: Callable[[str], None] = lambda text: None,
+    scene: LightFieldScene = "still_life",
 ) -> Path:
     """The folder next to `folder` with the embedded light field of these options, rendered on first use.
 
@@ -51,10 +59,13 @@ def make_embedded_light_field(
     """
     height, width = size
     record = {"kind": "light field", "size": [*size], "side": side, "seed": seed, "antialias": antialias}
-    camera = GridCamera(width, height, 100.0, 35.0, side, side, 70.0, 5.46)
+    record |= {} if scene == "still_life" else {"scene": scene}
+    focal, sensor, baseline, focus = CAMERAS[scene]
+    camera = GridCamera(width, height, focal, sensor, side, side, baseline, focus)
 
     def write(folder: Path) -> None:
-        write_light_field(folder, still_life(seed), _pose_at(5.2, 0.0, 14.0), camera, "still life", antialias)
+        things, pose = _scene_and_pose(scene, seed)
+        write_light_field(folder, things, pose, camera, scene.replace("_", " "), antialias)
 
     return made_once(folder, _versions() | record, write, say)
 
@@ -164,6 +175,16 @@ def _write_multi_view(
     images, depths = (torch.stack([getattr(v, name) for v in renders]) for name in ("image", "depth"))
     model = sparse_model(names, K, torch.stack(poses).double(), images, depths, points, generator)
     write_colmap_model(folder / "sparse" / "0", model)
+
+
+def _scene_and_pose(scene: LightFieldScene, seed: int) -> tuple["Scene", Tensor]:
+    """The things, and world_from_cam [4, 4] of the centre view."""
+    from scenes.tabletop import tabletop
+
+    if scene == "still_life":
+        return still_life(seed), _pose_at(5.2, 0.0, 14.0)
+    things = tabletop(seed)
+    return things, things.cameras[0]
 
 
 def _pose_at(distance: float, yaw_deg: float, pitch_deg: float) -> Tensor:

@@ -21,6 +21,7 @@ from diffdiffdepth.models.edges import onto_their_sides
 from diffdiffdepth.models.fast import diffusion as fast_diffusion
 from diffdiffdepth.models.fast import splatting as fast_splatting
 from diffdiffdepth.models.splatting import Opacity
+from diffdiffdepth.points.border import border_points
 from diffdiffdepth.scene import LabelKind, SparsePoints
 from shared.errors import RunError
 from shared.runs.config import STRICT
@@ -56,6 +57,7 @@ class DepthOptions:
     barrier_level: PositiveFloat = 0.004  # barrier: image gradient from which Q rises
     barrier_px: Annotated[int, Field(ge=0, le=10)] = 2  # barrier: widened by so much on either side
     side_px: Annotated[float, Field(ge=0, le=3)] = 0.0  # so far edge points move onto their own surface
+    extend: bool = False  # of disparities: planes through the points go on to the border, see `border_points`
     tolerance: Annotated[float, Field(ge=1e-12, le=0.5)] = 1e-4  # of the diffusion and of its adjoint
 
 
@@ -212,6 +214,16 @@ class PointDepth:
         labels, dense = self.groups["labels"], self.scale.encode(self.dense())
         moved = onto_their_sides(self.groups["positions"], labels, image, dense, self.options.side_px)
         self.groups["positions"], self._splatted = moved, None
+        self.restart()
+
+    @torch.no_grad()
+    def extend(self, image: Tensor) -> None:
+        """Add points on the border where there are none; disparities only, as a plane is linear in those."""
+        held = self.groups
+        positions, labels = border_points(held["positions"], held["labels"], image)
+        added = {"positions": positions, "labels": labels, "weights": torch.zeros_like(labels)}
+        self.groups = held | {name: torch.cat([held[name], values]) for name, values in added.items()}
+        self._splatted = None
         self.restart()
 
     def state_dict(self) -> dict[str, Any]:

@@ -58,18 +58,18 @@ def plane_step(normal: Tensor, load: Tensor, variance: Tensor, plane: Tensor) ->
     return torch.cat([plane[:, :1], plane[:, 1:].clamp(-SLANT_LIMIT, SLANT_LIMIT)], dim=1)
 
 
-def catmull_rom(pixels: Tensor, t: Tensor) -> Tensor:
-    """Cubic interpolation at `t` after the second pixel of four neighbours each: [..., K] to [..., K - 3]."""
-    size = pixels.shape[-1] - 3
+def catmull_rom(pixels: Tensor, t: Tensor, dim: int = -1) -> Tensor:
+    """Cubic interpolation at `t` after the second pixel of four neighbours each: K along `dim` to K - 3."""
+    size = pixels.shape[dim] - 3
     weights = (
         ((2 - t) * t - 1) * t / 2,
         ((3 * t - 5) * t * t + 2) / 2,
         (((4 - 3 * t) * t + 1) * t) / 2,
         (t - 1) * t * t / 2,
     )
-    values = pixels[..., :size] * weights[0]
+    values = pixels.narrow(dim, 0, size) * weights[0]
     for tap in (1, 2, 3):
-        values.addcmul_(pixels[..., tap : tap + size], weights[tap])
+        values.addcmul_(pixels.narrow(dim, tap, size), weights[tap])
     return values
 
 

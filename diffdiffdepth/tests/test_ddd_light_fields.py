@@ -96,6 +96,17 @@ def test_embedded_scenes_are_made_once_for_each_set_of_options(tmp_path):
     assert torch.equal(torch.get_rng_state(), state)  # a run does not depend on whether data were there
 
 
+def test_the_tabletop_is_in_focus_between_its_near_and_far_things(tmp_path):
+    folder = make_embedded_light_field(tmp_path / "data", (30, 40), side=3, antialias=1, scene="tabletop")
+    light_field = load_hci(folder)
+    assert light_field.truth.min() < -0.2
+    assert light_field.truth.max() > 0.2
+    assert (
+        warp_errors(light_field, light_field.truth).mean()
+        < warp_errors(light_field, 0 * light_field.truth).mean()
+    )
+
+
 @real_data
 def test_benchmark_scene_confirms_the_sign_of_the_offsets():
     light_field = load_hci(Path(os.environ["REAL_DATA"]) / "hci_antinous", views="cross")
