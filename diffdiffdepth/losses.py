@@ -16,8 +16,6 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from diffdiffdepth.filters import gaussian_blur
-from diffdiffdepth.models.edges import jumps
-from diffdiffdepth.models.point_depth import sobel_magnitude
 from diffdiffdepth.scene import LightField, Scene
 from shared.geometry.camera import pixel_grid, project, transform_points, unproject
 from shared.geometry.warp import backward_warp, disparity_warp
@@ -31,7 +29,6 @@ OCCLUSION_BINS = 32
 FOOTPRINT_MARGIN_PX = 0.05  # what lands so close to a pixel is interpolated from that one alone
 COLOUR_DIFFERENCE, POINT_DISTANCE_PX = 0.05, 16.0  # at which the confidence falls to 1/e
 Visibility = Literal["footprint", "pixel"]
-MIXED_BLUR_PX, MIXED_GRADIENT = 0.8, 0.021  # of the centre view: next to it, a pixel may be mixed
 FEATURES = "relu1_2"  # 64 channels at full resolution
 
 
@@ -45,9 +42,7 @@ class LossWeights:
     is blurred by bilinear interpolation, and a sharp image fits best where that does not happen.
     `brightness_px` lets every view be brighter or darker than the centre by what changes slowly over the
     image, on this scale: nothing real is quite matt, and on a surface with faint texture the highlights that
-    move with the view outweigh it. While the smoothness moves, `outline_px` leaves out pixels on an outline,
-    as far from a jump of the map as that: they are mixed from two surfaces, move with the near one, and let
-    it grow over the far one. 0 turns each off. For `visibility` see `warp_to_centre`.
+    move with the view outweigh it. 0 turns either off. For `visibility` see `warp_to_centre`.
     """
 
     edge: NonNegativeFloat = 0.05
@@ -55,7 +50,6 @@ class LossWeights:
     ssim: NonNegativeFloat = 0.0
     blur_px: Annotated[float, Field(ge=0, le=20)] = 0.0
     brightness_px: Annotated[float, Field(ge=0, le=50)] = 0.0
-    outline_px: Annotated[int, Field(ge=0, le=10)] = 0
     visibility: Visibility = "footprint"
 
 
@@ -83,9 +77,6 @@ class ReprojectionLoss:
             scene = replace(scene, centre=centre, views=_blurred(scene.views, weights.blur_px))
         self.scene, self.weights, self.features, self.unit = scene, weights, features, unit
         self.centre = scene.centre[None]  # [1, 3, H, W]
-        self.skips_outlines = weights.outline_px > 0
-        gradient = sobel_magnitude(_blurred(self.smoothness_guide, MIXED_BLUR_PX)[0])
-        self.is_mixed = F.max_pool2d(gradient[None, None], 3, 1, 1)[0, 0] > MIXED_GRADIENT
         with torch.no_grad():
             self.centre_features = self._describe(self.centre)
 
@@ -102,9 +93,6 @@ class ReprojectionLoss:
             warped = torch.where(visible, warped, self.centre)
         distances = self._distances(warped) * visible[:, 0]
         error = distances.sum(0) / visible.sum(dim=(0, 1)).clamp(min=1)  # [H, W]
-        if self.skips_outlines:
-            at_jump = jumps(dense.detach(), self.unit, self.weights.outline_px)
-            error = error.masked_fill(at_jump & self.is_mixed, 0.0)
         terms = {"data": error.mean()}
         if self.weights.edge > 0:
             terms["edge"] = -_gradient_magnitude(error).mean()

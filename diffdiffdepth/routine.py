@@ -116,9 +116,8 @@ class Optimisation:
         return {"model": self.model, "adam": self.adam}
 
     def begin(self, step: int) -> None:
-        """Let only the group move whose turn it is; the smoothness by pixels of one surface only."""
+        """Let only the group move whose turn it is."""
         turn = self._turns[step]
-        self.loss.skips_outlines = self.config.loss.outline_px > 0 and turn.group == "smoothness"
         if step == turn.first:
             self.adam.start(turn.group, turn.rate, turn.damping)
 

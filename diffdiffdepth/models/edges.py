@@ -10,11 +10,11 @@ from torch import Tensor
 
 from shared.geometry.warp import sample_pixels
 
-__all__ = ["jumps", "median_at_edges", "onto_their_sides"]
+__all__ = ["median_at_edges", "onto_their_sides"]
 
 SIDE_PX = 3.0  # so far from an outline the diffused map is that of one surface
 LEAST_GAP = 0.4  # between both sides of a point, in units of its label, for there to be an edge
-LEAST_JUMP = 0.3  # between the lowest and the highest of neighbouring pixels, in the same units
+LEAST_JUMP = 0.3  # within 3 x 3 pixels of the map, in the same units, for it to be filtered
 SETTLED = 0.13  # what varies by this much within 3 x 3 pixels counts 1/e in the median
 REACH_PX = 2  # around a jump
 PIXELS_AT_ONCE = 40_000
@@ -67,16 +67,16 @@ def median_at_edges(
     photo = guide if photo is None else photo
     size, ratio = photo.shape[-2:], values.new_tensor(values.shape) / values.new_tensor(photo.shape[-2:])
     spread = _largest(values, 1) + _largest(-values, 1)
-    filtered = _largest((spread > LEAST_JUMP * unit).to(values), REACH_PX)
+    jumps = _largest((spread > LEAST_JUMP * unit).to(values), REACH_PX)
     result = F.interpolate(values[None, None], size, mode="bilinear", align_corners=False)[0, 0]
-    filtered = F.interpolate(filtered[None, None], size, mode="nearest-exact")[0, 0] > 0
+    jumps = F.interpolate(jumps[None, None], size, mode="nearest-exact")[0, 0] > 0
     settled = (spread / (SETTLED * unit)).clamp(max=2)  # thin things are nowhere settled, and have to stay
     padded = F.pad(torch.stack([values, settled, *guide.to(values)])[None], (radius,) * 4, mode="replicate")
     side = 2 * radius + 1
     blocks = padded[0].unfold(1, side, 1).unfold(2, side, 1)
     steps = torch.arange(-radius, radius + 1, device=values.device)
     steps = torch.stack(torch.meshgrid(steps, steps, indexing="ij"), -1).flatten(0, 1)  # [K, 2]
-    for pixels in filtered.nonzero().split(PIXELS_AT_ONCE):
+    for pixels in jumps.nonzero().split(PIXELS_AT_ONCE):
         place = (pixels + 0.5) * ratio - 0.5
         nearest = place.round().long()
         near = blocks[:, nearest[:, 0], nearest[:, 1]].flatten(2)  # [5, n, K]
@@ -88,11 +88,6 @@ def median_at_edges(
         middle = torch.searchsorted(running, running[:, -1:] / 2).clamp(max=len(steps) - 1)
         result[pixels[:, 0], pixels[:, 1]] = ordered.gather(1, middle)[:, 0]
     return result
-
-
-def jumps(values: Tensor, unit: float, radius: int) -> Tensor:
-    """Where a map [H, W] varies by more than 0.3 `unit` within (2 radius + 1)^2 pixels, [H, W] bool."""
-    return _largest(values, radius) + _largest(-values, radius) > LEAST_JUMP * unit
 
 
 def _at(maps: Tensor, positions_px: Tensor) -> Tensor:
