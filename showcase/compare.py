@@ -2,11 +2,11 @@
 
     python -m showcase.compare                                the embedded object and room
     python -m showcase.compare my_capture/ --out compared     a scene that you captured in two or more ways
-    python -m showcase.compare --train                        train what is missing, deepvoxels for each scene
+    python -m showcase.compare --train                        train deepvoxels for each scene
 
 What a capture holds is told in captures.py. diffdiffdepth optimises each scene; dfd_selfsup and nvs_depth
-take runs/<paper>-quick (dfd_selfsup without one: its focus measure); deepvoxels learns one scene only and
-takes OUT/<capture>/deepvoxels. A method that cannot answer has its reason in the table. Writes report.html,
+take runs/<paper>-quick where it is, else their shipped weights; deepvoxels learns one scene only and takes
+OUT/<capture>/deepvoxels. A method that cannot answer has its reason in the table. Writes report.html,
 compare.json and every depth map into OUT.
 """
 
@@ -14,7 +14,6 @@ if __name__ == "__main__":
     import shared.interrupt  # noqa: F401 - Ctrl-C ends in one line during the imports, too
 
 import argparse
-import importlib
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+import deepvoxels.train
 from deepvoxels import DeepVoxels
 from dfd_selfsup import DepthFromDefocus
 from diffdiffdepth import DiffusedDepth
@@ -156,8 +156,11 @@ def answers(capture: Capture, args: argparse.Namespace) -> Iterator[tuple[str, A
 
 def _deepvoxels(capture: Capture, args: argparse.Namespace) -> Answer:
     run = args.out / capture.name / "deepvoxels"
-    settings = [f"data.root={capture.folder / 'posed'}", "data.scene=", "data.embedded=null"]
-    scene = DeepVoxels.load(_run(run, "deepvoxels", settings, args), args.device)
+    if args.train and not (run / "eval.json").exists():
+        _train_deepvoxels(run, capture.folder / "posed", args.device)
+    if not run.exists():
+        raise RunError(f"not trained yet ({run}): add --train")
+    scene = DeepVoxels.load(run, args.device)
     side = scene.image_side
     focal, centre = float(capture.K[0, 0]) * side / max(capture.size), (side - 1) / 2
     K = intrinsics_matrix(focal, focal, centre, centre)  # of a square around the viewpoint's picture
@@ -175,15 +178,12 @@ def _diffdiffdepth(capture: Capture, args: argparse.Namespace) -> Answer:
 
 
 def _dfd_selfsup(capture: Capture, args: argparse.Namespace) -> Answer:
-    """The network's answer where one was trained, else that of the focus measure."""
-    run, method = args.runs / "dfd_selfsup-quick", DepthFromDefocus(device=args.device)
-    if args.train or (run / "eval.json").exists():
-        method = DepthFromDefocus.load(_run(run, "dfd_selfsup", [], args), args.device)
+    method = DepthFromDefocus.load(_trained(args.runs / "dfd_selfsup-quick", "rooms"), args.device)
     return Answer(*on_viewpoint(method.predict(capture.folder / "focal_stack").depth, capture))
 
 
 def _nvs_depth(capture: Capture, args: argparse.Namespace) -> Answer:
-    method = ViewSynthesizer.load(_run(args.runs / "nvs_depth-quick", "nvs_depth", [], args), args.device)
+    method = ViewSynthesizer.load(_trained(args.runs / "nvs_depth-quick", "chairs"), args.device)
     source = method.encode(capture.folder / "photo.png", capture.photo_K)
     views = None
     if capture.unseen_cameras:
@@ -193,16 +193,17 @@ def _nvs_depth(capture: Capture, args: argparse.Namespace) -> Answer:
     return Answer(*on_viewpoint(source.depth, capture), views=views, metric=False)
 
 
-def _run(folder: Path, paper: str, settings: Sequence[str], args: argparse.Namespace) -> Path:
-    """The finished run in `folder`; with --train it is made or gone on with, else RunError says how."""
-    if (folder / "eval.json").exists():
-        return folder
-    if not args.train:
-        raise RunError(f"not trained yet ({folder}): add --train")
-    config = Path(__file__).parents[1] / paper / "configs" / "quick.yaml"
-    command = ["--config", str(config), "--out", str(folder), "--device", args.device, "--set", *settings]
-    importlib.import_module(f"{paper}.train").main([*command, "--resume"] if folder.exists() else command)
-    return folder
+def _trained(run: Path, shipped: str) -> Path | str:
+    """The finished run, or else the name of shipped weights."""
+    return run if (run / "eval.json").exists() else shipped
+
+
+def _train_deepvoxels(run: Path, posed: Path, device: str) -> None:
+    """Train on the posed photos of a capture, or go on where that was interrupted."""
+    config = Path(__file__).parents[1] / "deepvoxels" / "configs" / "quick.yaml"
+    settings = [f"data.root={posed}", "data.scene=", "data.embedded=null"]
+    command = ["--config", str(config), "--out", str(run), "--device", device, "--set", *settings]
+    deepvoxels.train.main([*command, "--resume"] if run.exists() else command)
 
 
 # Of each method the part of a capture that it takes, and how it answers.

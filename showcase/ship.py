@@ -92,7 +92,7 @@ def card(saved: Checkpoint, results: Mapping[str, Any], name: str, about: str, s
         "data": results.get("data", about),
         "config": config + (f" with `--set {' '.join(changes)}`" if changes else ""),
         "seed, steps": f"{saved.config.get('seed')}, {saved.step}",
-        "trained on": f"{run.get('machine', '?')}, PyTorch {run.get('torch', '?')}",
+        "trained on": f"{run.get('machine', '?')}, PyTorch {run.get('torch', '?').split('+')[0]}",
         "commit": f"`{commit()}`",
         "file": f"{size / 1e6:.1f} MB, large weights at half precision",
         "licence": "MIT, as the code: trained on scenes that this repository renders",

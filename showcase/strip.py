@@ -1,6 +1,6 @@
-"""Make the picture on the front page: one row for each paper, from finished runs of the quick configurations.
+"""Make the picture on the front page: a row for each paper, from shipped weights and a finished quick run.
 
-    python -m showcase.strip --runs runs --out docs/strip.png
+    python -m showcase.strip --light-field runs/diffdiffdepth-quick --out docs/strip.png
 
 What goes in, what comes out, its depth, and the truth it can be compared with. Nothing is picked by eye: the
 middle test view of DeepVoxels, the scene of diffdiffdepth, the first of the test set of the others.
@@ -51,10 +51,12 @@ class Row:
 def main(argv: Sequence[str] | None = None) -> None:
     formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
-    parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="holds <paper>-quick")
+    run = Path("runs/diffdiffdepth-quick")
+    parser.add_argument("--light-field", type=Path, default=run, metavar="DIR", help="run of diffdiffdepth")
     parser.add_argument("--out", type=Path, default=Path("docs/strip.png"), metavar="FILE")
     args = parser.parse_args(argv)
-    rows = [make(args.runs / f"{paper}-quick") for paper, make in ROWS.items()]
+    sources = ("cube", args.light_field, "rooms", "chairs")
+    rows = [make(source) for make, source in zip(ROWS.values(), sources, strict=True)]
     write_bytes(args.out, encode_png(strip(rows)))
     print(args.out)  # noqa: T201
 
@@ -66,7 +68,7 @@ def strip(rows: Sequence[Row]) -> np.ndarray:
 
 
 @torch.no_grad()
-def deepvoxels_row(run: Path) -> Row:
+def deepvoxels_row(run: Path | str) -> Row:
     """A held-out view, and the training view nearest to it."""
     scene = DeepVoxels.load(run, "cpu")
     train_views, test_views = load_views(scene.config)
@@ -90,7 +92,7 @@ def deepvoxels_row(run: Path) -> Row:
 
 
 @torch.no_grad()
-def diffdiffdepth_row(run: Path) -> Row:
+def diffdiffdepth_row(run: Path | str) -> Row:
     """The embedded light field: points with their noise, and the map optimised from them."""
     fitted = DiffusedDepth.load(run)
     scene = fitted.scene
@@ -106,7 +108,7 @@ def diffdiffdepth_row(run: Path) -> Row:
     )
 
 
-def dfd_selfsup_row(run: Path) -> Row:
+def dfd_selfsup_row(run: Path | str) -> Row:
     """A test stack: its nearest focus, and what the network and the descent of its losses make of it."""
     method = DepthFromDefocus.load(run, "cpu")
     stack = load_splits(method.config.data)["test"][0]
@@ -126,7 +128,7 @@ def dfd_selfsup_row(run: Path) -> Row:
 
 
 @torch.no_grad()
-def nvs_depth_row(run: Path) -> Row:
+def nvs_depth_row(run: Path | str) -> Row:
     """The first test pair: a chair that training has not seen."""
     synthesizer = ViewSynthesizer.load(run, "cpu")
     split = load_test_pairs(synthesizer.config)
