@@ -7,7 +7,6 @@ around says what it is at the border, and the diffusion in between is exact agai
 
 import numpy as np
 import torch
-from scipy.spatial import cKDTree
 from torch import Tensor
 
 __all__ = ["border_points"]
@@ -28,6 +27,8 @@ def border_points(positions_px: Tensor, labels: Tensor, image: Tensor) -> tuple[
     pixel without a point within four pixels gets the value there of the plane through the points around it,
     those of its own colour and of one surface; none where they do not agree on a plane.
     """
+    from scipy.spatial import cKDTree  # here, as it takes half a second
+
     height, width = image.shape[-2:]
     places, values = positions_px.detach().cpu().double().numpy(), labels.detach().cpu().double().numpy()
     pixels = _border_pixels(height, width)

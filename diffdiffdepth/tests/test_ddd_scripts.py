@@ -192,7 +192,7 @@ def test_check_reports_every_kind_of_data(small_scenes, tmp_path, capsys):
     assert ["still_life", "good:", "hci,"] in lines
     assert ["views", "good:", "colmap,"] in lines
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="lightfield-analysis"):
+    with pytest.raises(DataError, match="prepare colmap PHOTOS"):
         prepare.main(["check", str(tmp_path)])
 
 

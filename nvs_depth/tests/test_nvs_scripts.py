@@ -202,7 +202,7 @@ def test_wrong_arguments_are_named(run_folder, tmp_path):
     for wrong in (torch.eye(4), torch.zeros(3, 3), torch.full((3, 3), torch.nan)):
         with pytest.raises(ValueError, match="K must"):
             synthesizer.views(image, wrong, poses)
-    for wrong in (torch.eye(4), poses[:, :3], 2 * poses, poses[:0]):
+    for wrong in (torch.eye(3), poses[:, :3], 2 * poses, poses[:0]):
         with pytest.raises(ValueError, match="target_from_source"):
             synthesizer.views(image, None, wrong)
     with pytest.raises(RunError, match="nothing_here"):
