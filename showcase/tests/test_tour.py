@@ -9,11 +9,6 @@ import pytest
 from showcase.results import ROOT
 
 TOUR = ROOT / "docs" / "tour.ipynb"
-WEIGHTS = {"deepvoxels": "cube", "nvs_depth": "chairs", "dfd_selfsup": "rooms"}
-pytestmark = pytest.mark.skipif(
-    not all((ROOT / paper / "weights" / f"{name}.pt").exists() for paper, name in WEIGHTS.items()),
-    reason="the weights that it loads are not there",
-)
 
 
 def code_cells(notebook: dict[str, Any]) -> list[dict[str, Any]]:
