@@ -164,10 +164,10 @@ def confidence(scene: Scene, dense: Tensor, points_px: Tensor) -> Tensor:
     all count), exp(-difference of their colours / 0.05), and exp(-distance to the nearest point / 16 px).
     An order, not a probability.
     """
-    count, error = agreement(scene, dense)
-    share = (count / (max(1, len(scene.views)) / 2)).clamp(max=1)
     from scipy.spatial import cKDTree  # here, as it takes half a second
 
+    count, error = agreement(scene, dense)
+    share = (count / (max(1, len(scene.views)) / 2)).clamp(max=1)
     height, width = dense.shape
     pixels = pixel_grid(height, width).reshape(-1, 2).numpy()
     distance, _ = cKDTree(points_px.detach().cpu().numpy()).query(pixels)

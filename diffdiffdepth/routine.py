@@ -149,9 +149,8 @@ class Optimisation:
         self.model.choose(None)
         dense = self.model.dense(remember=False)  # or it would differ when a finished run is resumed
         final = median_at_edges(dense, self.scene.centre, self.model.scale.unit)
-        trust = confidence(
-            self.scene, final, self.scene.points.positions_px
-        )  # points added know nothing more
+        given = self.scene.points.positions_px  # points that were added on the border know nothing more
+        trust = confidence(self.scene, final, given)
         return {"diffused": dense, "map": final, "confidence": trust, "points": vars(self.model.points())}
 
 

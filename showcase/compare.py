@@ -156,10 +156,10 @@ def answers(capture: Capture, args: argparse.Namespace) -> Iterator[tuple[str, A
 
 def _deepvoxels(capture: Capture, args: argparse.Namespace) -> Answer:
     run = args.out / capture.name / "deepvoxels"
-    if args.train and not (run / "eval.json").exists():
+    if not (run / "eval.json").exists():
+        if not args.train:
+            raise RunError(f"not trained yet ({run}): add --train")
         _train_deepvoxels(run, capture.folder / "posed", args.device)
-    if not run.exists():
-        raise RunError(f"not trained yet ({run}): add --train")
     scene = DeepVoxels.load(run, args.device)
     side = scene.image_side
     focal, centre = float(capture.K[0, 0]) * side / max(capture.size), (side - 1) / 2

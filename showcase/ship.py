@@ -11,7 +11,6 @@ if __name__ == "__main__":
 
 import argparse
 import importlib
-import json
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -23,7 +22,7 @@ import torch
 from torch import Tensor
 
 from shared.errors import DataError
-from shared.files.disk import write_bytes
+from shared.files.disk import read_json, write_bytes
 from shared.runs.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from shared.runs.command import command_line
 from shared.runs.folder import find_checkpoint
@@ -50,7 +49,7 @@ def ship(run: Path, name: str, about: str, root: Path) -> tuple[Path, Path]:
     if not (run / "eval.json").is_file():
         raise DataError(run, "it has no eval.json", "Let the run finish, or measure it with eval.py")
     saved = load_checkpoint(find_checkpoint(run, "best"))
-    results = json.loads((run / "eval.json").read_text(encoding="utf-8"))
+    results = read_json(run / "eval.json")
     weights = root / saved.paper / "weights" / f"{name}.pt"
     weights.parent.mkdir(exist_ok=True)
     state = {"model": SimpleNamespace(state_dict=lambda: halved(saved.state["model"]))}

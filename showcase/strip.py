@@ -34,7 +34,7 @@ from shared.files.images import encode_png
 from shared.runs.command import command_line
 from shared.show.pictures import captioned, colorize_depth, contact_sheet, depth_range
 
-__all__ = ["ROWS", "Row", "strip"]
+__all__ = ["Row", "strip"]
 
 CELL = 208
 WHITE, BLACK = 0.95, 0.05  # backgrounds of the embedded cube and chairs, whose depth means nothing
@@ -55,8 +55,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--light-field", type=Path, default=run, metavar="DIR", help="run of diffdiffdepth")
     parser.add_argument("--out", type=Path, default=Path("docs/strip.png"), metavar="FILE")
     args = parser.parse_args(argv)
-    sources = ("cube", args.light_field, "rooms", "chairs")
-    rows = [make(source) for make, source in zip(ROWS.values(), sources, strict=True)]
+    rows = [
+        deepvoxels_row("cube"),
+        diffdiffdepth_row(args.light_field),
+        dfd_selfsup_row("rooms"),
+        nvs_depth_row("chairs"),
+    ]
     write_bytes(args.out, encode_png(strip(rows)))
     print(args.out)  # noqa: T201
 
@@ -147,13 +151,6 @@ def nvs_depth_row(run: Path | str) -> Row:
         ],
     )
 
-
-ROWS = {
-    "deepvoxels": deepvoxels_row,
-    "diffdiffdepth": diffdiffdepth_row,
-    "dfd_selfsup": dfd_selfsup_row,
-    "nvs_depth": nvs_depth_row,
-}
 
 if __name__ == "__main__":
     command_line(main)

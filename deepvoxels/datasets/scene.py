@@ -278,11 +278,11 @@ def _zoom_until_filled(view: View, K: Tensor, side: int) -> Tensor:
     """K with the focal lengths prolonged, in steps of 0.5 %, until the photo covers every pixel."""
     if not bool(view.distortion.any()):
         return K
+    import cv2
+
     grid = pixel_grid(side, side, dtype=torch.float64)
     border = torch.cat([grid[0], grid[-1], grid[:, 0], grid[:, -1]])
     last = K.new_tensor([view.width - 1, view.height - 1])
-    import cv2
-
     for percent in range(0, 101):
         zoomed = K.clone()
         zoomed[0, 0] *= 1 + percent / 200

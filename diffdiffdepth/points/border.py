@@ -68,9 +68,8 @@ def _level_of_plane(away: np.ndarray, values: np.ndarray, weights: np.ndarray) -
         return None
     basis = np.concatenate([np.ones((len(away), 1)), away], axis=1)
     ridge = np.diag([0.0, 1.0, 1.0]) * (RESIDUAL / SLOPE) ** 2
-    middle = values[np.argsort(values)][
-        np.searchsorted(np.cumsum(weights[np.argsort(values)]), weights.sum() / 2)
-    ]
+    order = np.argsort(values)
+    middle = values[order][np.searchsorted(np.cumsum(weights[order]), weights.sum() / 2)]  # weighted median
     plane, scale = np.array([middle, 0.0, 0.0]), max(np.abs(values - middle).max() / 2, RESIDUAL)
     for _ in range(12):  # from all points towards those of one surface
         robust = weights / (1 + ((values - basis @ plane) / scale) ** 2) ** 2

@@ -60,7 +60,8 @@ class Checkpoint:
     def about(self) -> str:
         """What shipped weights were trained on: the first paragraph of their card; empty for a run."""
         card = self.path.with_suffix(".md")
-        return card.read_text(encoding="utf-8").split("\n\n")[1] if card.is_file() else ""
+        paragraphs = card.read_text(encoding="utf-8").split("\n\n") if card.is_file() else []
+        return paragraphs[1] if len(paragraphs) > 1 else ""
 
     @contextlib.contextmanager
     def using(self, part: str) -> Iterator[None]:

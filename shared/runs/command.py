@@ -77,8 +77,8 @@ def begin(parse: Parse, doc: str | None) -> None:
     OpenMP's threads are told to sleep while they wait for each other, unless OMP_WAIT_POLICY is set: as they
     spin by default, they take time from each other where other programs run. Two threads on two processors,
     medians in seconds per step of the quick runs, spinning and asleep: light field 0.32 and 0.30 on a quiet
-    machine, 0.80 and 0.41 next to two busy programs; DeepVoxels 0.60 and 0.62, 14.3 and 1.57. Asleep, a step
-    takes two thirds to three quarters of the processor time. One thread: 0.31 and 0.60; 0.78 and 1.33.
+    machine, 0.80 and 0.41 next to two busy programs; DeepVoxels 0.60 and 0.62, 14.3 and 1.57
+    (results/deepvoxels/tried/waiting_threads.json).
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read once, when PyTorch is loaded
     importlib.import_module("shared.interrupt")  # Ctrl-C ends in one line during the imports, too
