@@ -36,8 +36,7 @@ def refine_with_grid(
     centre, by no more than `occlusion_px` of misalignment and `noise` (variance of lightness) explain.
     """
     images = [blurred_lightness(image) for image in (light_field.centre, *light_field.views)]
-    margin = 2 * radius + 6  # as wide as the widest block of pixels that is looked at
-    images = F.pad(torch.stack(images)[None], (margin,) * 4, mode="replicate")[0]  # [V, H, W], padded
+    images = F.pad(torch.stack(images)[None], (_margin(radius),) * 4, mode="replicate")[0]  # [V, H, W]
     offsets = torch.cat([light_field.offsets.new_zeros(1, 2), light_field.offsets])
     parts = []
     for start in range(0, max(1, len(positions_px)), POINTS_AT_ONCE):
@@ -45,6 +44,11 @@ def refine_with_grid(
         step = _GridStep(images, offsets, positions_px[chunk], aligned.plane[chunk], radius)
         parts.append(step.solve(max_change, occlusion_px, noise))
     return tuple(torch.cat(part) for part in zip(*parts, strict=True))
+
+
+def _margin(radius: int) -> int:
+    """Pixels that go around the pictures: as wide as the widest block of pixels that is looked at."""
+    return 2 * radius + 6
 
 
 class _GridStep:
@@ -108,7 +112,7 @@ class _GridStep:
         x, y = self.pixels[:, 0] + self.plane[:, 0] * u, self.pixels[:, 1] + self.plane[:, 0] * v
         column, row = x.floor(), y.floor()
         height, width = image.shape
-        margin = 2 * self.radius + 6
+        margin = _margin(self.radius)
         top = (row.long() - radius - 1 + margin).clamp(0, height - run)
         left = (column.long() - radius - 1 + margin).clamp(0, width - run)
         step = torch.arange(run, device=image.device)
