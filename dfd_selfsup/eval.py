@@ -30,6 +30,7 @@ from dfd_selfsup.models.plane_sweep import plane_sweep
 from dfd_selfsup.models.psf import render_stack
 from dfd_selfsup.models.thin_lens import NEAREST_DEPTH_M
 from dfd_selfsup.report import SHEET_STACKS, run_tables, write_run_report
+from shared.quality.metrics import LPIPS_MISSING, Lpips
 from shared.runs.folder import data_in_place, write_results
 from shared.show.pictures import evenly
 
@@ -55,13 +56,15 @@ def evaluate(method: DepthFromDefocus, splits: dict[str, StackSet], folder: Path
     config, test = method.config, splits["test"]
     stacks = [test[index] for index in range(min(config.evaluate_stacks or len(test), len(test)))]
     shown, limits_m = evenly(len(stacks), SHEET_STACKS), (config.heads.near_m, config.heads.far_m)
+    learned = Lpips.if_there(min(min(stack.size) for stack in stacks))
     rows: dict[str, list[dict[str, float]]] = {}
     seconds, examples = {}, {}
     for name, estimate in compared_methods(method, stacks, _median_depth_m(splits["train"])).items():
         started = time.perf_counter()
         found = [estimate(stack) for stack in stacks]
         seconds[name] = (time.perf_counter() - started) / len(stacks)
-        rows[name] = [measure_stack(*pair, limits_m) for pair in zip(stacks, found, strict=True)]
+        pairs = zip(stacks, found, strict=True)
+        rows[name] = [measure_stack(*pair, limits_m, learned) for pair in pairs]
         examples[name] = [found[index] for index in shown]
     height, width = stacks[0].size
     results = {
@@ -71,7 +74,7 @@ def evaluate(method: DepthFromDefocus, splits: dict[str, StackSet], folder: Path
         "train_stacks": len(splits["train"]),
         "test_stacks": len(stacks),
         "depth_limits_m": list(limits_m),
-        "definitions": DEFINITIONS,
+        "definitions": DEFINITIONS | {"lpips": learned.label if learned else LPIPS_MISSING},
         "mean": {name: mean_row(rows[name]) for name in METHOD_NAMES if name in rows},
         "seconds_per_stack": {name: seconds[name] for name in rows if name != "best_slice"},
         "per_stack": {

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dfd_selfsup.datasets.stack import Estimate, FocalStack
-from shared.quality.metrics import depth_errors, psnr
+from shared.quality.metrics import Lpips, depth_errors, psnr
 from shared.quality.ssim import SSIM_VARIANTS, ssim
 
 __all__ = ["DEFINITIONS", "METHOD_NAMES", "best_slice", "mean_row", "measure_stack", "rank_correlation"]
@@ -36,7 +36,9 @@ DEFINITIONS = {
 }
 
 
-def measure_stack(stack: FocalStack, estimate: Estimate, limits_m: tuple[float, float]) -> dict[str, float]:
+def measure_stack(
+    stack: FocalStack, estimate: Estimate, limits_m: tuple[float, float], learned: Lpips | None = None
+) -> dict[str, float]:
     """One row of figures for what a method found in a stack; what lacks truth is left out."""
     row: dict[str, float] = {}
     depth, aif = estimate.depth, estimate.aif
@@ -48,6 +50,8 @@ def measure_stack(stack: FocalStack, estimate: Estimate, limits_m: tuple[float, 
         if stack.aif is not None:
             row["psnr"] = psnr(aif[None], stack.aif[None]).item()
             row["ssim"] = ssim(aif[None], stack.aif[None], SSIM_VARIANT).item()
+            if learned is not None:
+                row["lpips"] = learned(aif[None], stack.aif[None]).item()
     return row
 
 

@@ -6,6 +6,7 @@ python prepare.py align my_photos/ --out my_stack/           register photos tak
 python prepare.py nyuv2 labeled.mat splits.mat --out data/nyuv2     make the five-slice stacks (needs h5py)
 python prepare.py rgbd rgb.png depth.png --unit-m 1e-4 --out my_stack/   a stack from one RGB-D frame
 python prepare.py defocusnet data/defocusnet                 .exr depth to .npy, once (needs OpenEXR)
+python prepare.py weights                                    download what the measure LPIPS takes
 """
 
 from dfd_selfsup import arguments
@@ -39,6 +40,8 @@ from shared.files.disk import new_folder, write_bytes
 from shared.files.images import encode_png, read_image
 from shared.files.listing import distinct_stems
 from shared.files.maps import read_depth_png
+from shared.quality.losses import backbone_file
+from shared.runs.fetch import fetch_backbone
 
 __all__ = ["main", "report_folder", "report_stack"]
 
@@ -59,6 +62,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run one command; bad data end in DataError, a missing package in RunError."""
     args = arguments.prepare(__doc__, argv)
     args.order = None if getattr(args, "order", None) == "auto" else getattr(args, "order", None)
+    if args.command == "weights":
+        fetch_backbone(*backbone_file("alexnet"))
+        return
     commands = {"check": _check, "align": _align, "nyuv2": _nyuv2, "rgbd": _rgbd, "defocusnet": _defocusnet}
     sys.stdout.write(commands[args.command](args))
 

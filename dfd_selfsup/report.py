@@ -23,9 +23,9 @@ CELL = 180  # px, of the contact sheet
 SMALLEST_DEPTH = 1e-6
 LABELS = {"delta1": "δ1", "delta2": "δ2", "delta3": "δ3", "rmse": "RMSE", "abs_rel": "AbsRel"}
 PUBLISHED = tuple(LABELS)  # the paper does not measure the all-in-focus image on these data
-LABELS |= {"psnr": "AIF PSNR", "ssim": "AIF SSIM", "mg": "MG", "sf": "SF"}
+LABELS |= {"psnr": "AIF PSNR", "ssim": "AIF SSIM", "lpips": "AIF LPIPS", "mg": "MG", "sf": "SF"}
 BETTER = dict.fromkeys(("delta1", "delta2", "delta3", "psnr", "ssim"), "higher")
-BETTER |= {"rmse": "lower", "abs_rel": "lower"}
+BETTER |= dict.fromkeys(("rmse", "abs_rel", "lpips"), "lower")
 DIGITS = {"psnr": 2, "mg": 4, "sf": 4}
 # Re-rendered DefocusNet data, depth to 3 m
 TABLE_1 = {
@@ -54,9 +54,10 @@ def run_tables(results: Mapping[str, Any]) -> list[ResultsTable]:
     definitions = dict(results["definitions"])
     definitions |= dict.fromkeys(PUBLISHED, f"{definitions['depth']}; limits {low:g} to {high:g} m")
     definitions |= dict.fromkeys(("mg", "sf"), definitions["sharpness"])
-    columns = _columns(LABELS, "this run", results["data"], definitions)
+    labels = [key for key in LABELS if key != "lpips" or key in definitions]  # older runs do not say
+    columns = _columns(labels, "this run", results["data"], definitions)
     rows = [
-        {"method": METHOD_NAMES[name], **{key: row[key] for key in LABELS if key in row}}
+        {"method": METHOD_NAMES[name], **{key: row[key] for key in labels if key in row}}
         for name, row in results["mean"].items()
     ]
     oracles = [index for index, name in enumerate(results["mean"]) if name in ("oracle", "best_slice")]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 import yaml
 
 from dfd_selfsup import DepthFromDefocus, predict, table, train
@@ -21,6 +22,8 @@ from dfd_selfsup.models.thin_lens import Defocus, Lens
 from shared.errors import ConfigError, RunError
 from shared.files.images import read_image, write_image
 from shared.files.maps import read_pfm, write_pfm
+from shared.quality.losses import backbone_file
+from shared.quality.metrics import Lpips
 from shared.results import DepthMap
 from shared.runs.checkpoint import load_checkpoint
 from shared.runs.config import load_config
@@ -114,6 +117,26 @@ def test_evaluation_of_the_folder_gives_the_same_figures(run_folder, capsys):
     assert "DAIF-Net, self-supervised (ours)" in capsys.readouterr().out
     after = json.loads((run_folder / "eval.json").read_text())["mean"]
     assert after["selfsup"] == pytest.approx(before["selfsup"], rel=1e-5)
+
+
+def test_lpips_is_measured_once_its_backbone_is_there(data, run_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    command = ["--run", str(run_folder), "--device", "cpu"]
+    evaluation.main(command)
+    assert "AIF LPIPS: not measured: `prepare.py weights`" in capsys.readouterr().out
+    network = torchvision.models.alexnet()
+    (tmp_path / "checkpoints").mkdir()
+    torch.save(network.state_dict(), backbone_file("alexnet")[1])
+    evaluation.main(command)
+    assert "AIF LPIPS: LPIPS v0.1 (AlexNet)" in capsys.readouterr().out
+    results = json.loads((run_folder / "eval.json").read_text())
+    assert results["mean"]["selfsup"]["lpips"] > 0
+    assert "lpips" not in results["mean"]["constant"]
+    for row in results["per_stack"]["best_slice"]:
+        folder, learned = data / "test" / row["stack"], Lpips("alex")
+        truth = read_image(folder / "aif.png")[None]
+        found = [learned(read_image(path)[None], truth).item() for path in folder.glob("slice_*.png")]
+        assert any(row["lpips"] == pytest.approx(value, rel=1e-4) for value in found)
 
 
 def logged_losses(folder) -> list[dict]:
