@@ -31,6 +31,10 @@ log = logging.getLogger(__name__)
 
 WIDEST_RANGE_PX = 16.0  # the coarse search looks this far on both sides of zero
 COARSE_STEP_PX = 0.5  # steps of the coarse search, in px of the outermost view
+SAME_EDGE_PX, SAME_DISPARITY_PX = (
+    1.5,
+    1.0,
+)  # lines of the coarse search that belong to one edge, to one surface
 FINE_STEP_PX = 0.4
 NOISE_EPIS = 40  # of each arm, from which the noise is estimated
 MIN_STRENGTH = 0.1  # edge height in CIELAB units
@@ -92,7 +96,9 @@ def disparity_range(stacks: list[EpiStack], name: str = "light field") -> tuple[
         limit = min(WIDEST_RANGE_PX, stack.lab.shape[-1] / (3 * stack.reach))
         slopes = slope_bank(-limit, limit, stack.reach, COARSE_STEP_PX)
         lines = line_candidates(stack, slopes, min_strength=1.0, every=max(1, stack.lab.shape[2] // 64))
-        found.append(_verified(stack, lines, max_residual_px=0.5).disparity)
+        lines = _verified(stack, lines, max_residual_px=0.5)
+        repeats = _repeats(lines)
+        found.append(lines.disparity[~repeats] if (~repeats).any() else lines.disparity)
     values = torch.cat(found).sort().values
     if not len(values):
         raise _no_edges(name)
@@ -100,6 +106,20 @@ def disparity_range(stacks: list[EpiStack], name: str = "light field") -> tuple[
     low, high = float(values[skip]), float(values[-1 - skip])
     margin = 0.05 * (high - low) + 2 * COARSE_STEP_PX / max(stack.reach for stack in stacks)
     return low - margin, high + margin
+
+
+def _repeats(lines: EpiLines) -> Tensor:
+    """Which edges [n] keep their appearance at several disparities, as a pattern does that repeats.
+
+    All but one of these are false, and would stretch the range to where they are.
+    """
+    result = torch.zeros_like(lines.epi, dtype=torch.bool)
+    for epi in lines.epi.unique().tolist():
+        here = (lines.epi == epi).nonzero()[:, 0]
+        x, disparity = lines.x[here], lines.disparity[here]
+        same_edge = (x[:, None] - x).abs() <= SAME_EDGE_PX
+        result[here] = (same_edge & ((disparity[:, None] - disparity).abs() > SAME_DISPARITY_PX)).any(1)
+    return result
 
 
 def _noise(stacks: list[EpiStack], slopes: Tensor) -> float:

@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -35,8 +36,18 @@ def texture(x: np.ndarray, y: np.ndarray, seed: int) -> np.ndarray:
     return np.clip(0.5 + 0.06 * np.einsum("cw,whx->chx", tint, values), 0, 1)
 
 
+def wallpaper(x: np.ndarray, y: np.ndarray, seed: int) -> np.ndarray:
+    """Stripes [3, H, W], the same again after six pixels, with as much light and shade down as across."""
+    waves = sum(np.cos(2 * np.pi * (k * x / 6 + seed)) + np.cos(2 * np.pi * k * y / 6) for k in (1, 2))
+    return np.stack([0.7 + 0.05 * waves] * 3)
+
+
 def layered(
-    offsets: list[tuple[float, float]], size: tuple[int, int] = (61, 83), far: float = -1.3, near: float = 1.2
+    offsets: list[tuple[float, float]],
+    size: tuple[int, int] = (61, 83),
+    far: float = -1.3,
+    near: float = 1.2,
+    wall: Callable[[np.ndarray, np.ndarray, int], np.ndarray] = texture,
 ) -> tuple[LightField, torch.Tensor]:
     """A square at disparity `near` before a wall at `far`; truth [H, W]."""
     height, width = size
@@ -46,7 +57,7 @@ def layered(
     def view(du: float, dv: float) -> np.ndarray:
         xn, yn = x - near * du, y - near * dv  # where the near point seen here lies in the centre view
         inside = (abs(xn - width // 2) < width / 5) & (abs(yn - height // 2) < height / 5)
-        return np.where(inside, texture(xn, yn, 1), texture(x - far * du, y - far * dv, 2) ** 2)
+        return np.where(inside, texture(xn, yn, 1), wall(x - far * du, y - far * dv, 2) ** 2)
 
     images = [torch.tensor(view(*offset), dtype=torch.float32) for offset in [(0, 0), *offsets]]
     truth = torch.tensor(np.where(square, near, far), dtype=torch.float32)
@@ -320,6 +331,15 @@ def test_range_is_found_and_signs_follow_the_offsets(layers, monkeypatch):
     points, mirrored = epi_points(light_field), epi_points(flipped)
     assert abs(len(points) - len(mirrored)) < 0.05 * len(points)
     assert mirrored.labels.median() == pytest.approx(-points.labels.median().item(), abs=0.02)
+
+
+def test_a_pattern_that_repeats_is_not_taken_for_something_near():
+    """Moved by a period, 6 px, the wall fits all views as well; only what does not repeat tells the range."""
+    light_field, truth = layered(GRID, wall=wallpaper)
+    low, high = disparity_range(epi_stacks(light_field))
+    assert -2.2 < low < -1.3
+    assert 1.2 < high < 2.1
+    assert (errors(epi_points(light_field), truth) < 0.1).float().mean() > 0.9
 
 
 def test_transposed_light_field_gives_transposed_points(layers):
