@@ -6,7 +6,7 @@ from pathlib import Path
 
 from shared.runs.command import (
     add_colmap_command,
-    add_weights_command,
+    add_download_commands,
     make_parser,
     parse_eval_args,
     parse_table_args,
@@ -62,7 +62,7 @@ def prepare(doc: str | None, argv: Sequence[str] | None = None) -> argparse.Name
     outside = "transforms.json may name images outside of its folder"
     check.add_argument("--images-outside", action="store_true", help=outside)
     one_focal_length = ("SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL")  # as intrinsics.txt has
-    add_weights_command(commands)
+    add_download_commands(commands)
     add_colmap_command(commands, "photos of one thing to a scene in the released layout", one_focal_length)
     return parser.parse_args(argv)
 

@@ -2,6 +2,7 @@
 
     python -m deepvoxels.prepare check DIR                  what is there, what is missing, where to get it
     python -m deepvoxels.prepare colmap PHOTOS --out DIR    photos of one thing -> a scene to train on
+    python -m deepvoxels.prepare fetch [NAME]               a published data set, or where it is
     python -m deepvoxels.prepare weights                    download what the measure LPIPS takes
 
 DIR may hold one scene (intrinsics.txt, transforms.json, or a COLMAP model next to images/) or the released
@@ -24,22 +25,22 @@ from torch import Tensor
 from deepvoxels.datasets.layouts import View, find_layout, list_views
 from deepvoxels.datasets.photos import prepare_photos
 from deepvoxels.datasets.scene import PosedScene, load_scene
+from deepvoxels.datasets.sources import SOURCES
 from deepvoxels.datasets.volume_fit import visible_share
 from shared.errors import DataError
 from shared.files.disk import visible
 from shared.files.listing import pictures_among
 from shared.files.sfm import find_cameras, sfm_options
 from shared.quality.losses import backbone_file
-from shared.runs.fetch import fetch_backbone
+from shared.runs.fetch import download
 
 __all__ = ["main", "report_folder", "report_scene"]
 
 RELEASED_VIEWS = {"train": 479, "validation": None, "test": 1000}  # per scene, as the paper says
 RELEASED_SCENES = ("armchair", "cube", "greek", "vase")
 WHERE_TO_GET = (
-    "The released scenes are in the Google Drive folder that the README of github.com/vsitzmann/deepvoxels "
-    "links to (id 1ScsRlnzy9Bd_n-xw83SP-0t548v63mPH); the code there is under the MIT licence, none is "
-    "stated for the data. Without them, configs/quick.yaml trains on an embedded scene"
+    "`python -m deepvoxels.prepare fetch scenes` says where the released scenes are. Without them, "
+    "configs/quick.yaml trains on an embedded scene"
 )
 CHECKED_SIDE = 64  # pixels; every image is decoded in full anyway
 
@@ -47,8 +48,8 @@ CHECKED_SIDE = 64  # pixels; every image is decoded in full anyway
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one command; bad data end in DataError, a missing extra in RunError."""
     args = arguments.prepare(__doc__, argv)
-    if args.command == "weights":
-        fetch_backbone(*backbone_file("alexnet"))
+    if args.command in ("fetch", "weights"):
+        download(args, SOURCES, backbone_file)
         return
     if args.command == "check":
         sys.stdout.write(report_folder(args.folder, args.images_outside))

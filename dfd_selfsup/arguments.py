@@ -7,7 +7,7 @@ from pathlib import Path
 from shared.runs.command import (
     add_checkpoint_argument,
     add_device_argument,
-    add_weights_command,
+    add_download_commands,
     make_parser,
     parse_eval_args,
     parse_table_args,
@@ -87,7 +87,7 @@ def prepare(doc: str | None, argv: Sequence[str] | None = None) -> argparse.Name
         command.add_argument("--out", type=user_path, required=True, metavar="DIR", help="new folder")
     defocusnet = commands.add_parser("defocusnet", help="convert .exr depth to .npy")
     defocusnet.add_argument("folder", type=user_path, metavar="DIR")
-    add_weights_command(commands)
+    add_download_commands(commands)
     return parser.parse_args(argv)
 
 

@@ -6,6 +6,7 @@ python prepare.py align my_photos/ --out my_stack/           register photos tak
 python prepare.py nyuv2 labeled.mat splits.mat --out data/nyuv2     make the five-slice stacks (needs h5py)
 python prepare.py rgbd rgb.png depth.png --unit-m 1e-4 --out my_stack/   a stack from one RGB-D frame
 python prepare.py defocusnet data/defocusnet                 .exr depth to .npy, once (needs OpenEXR)
+python prepare.py fetch [NAME]                               a published data set, or where it is
 python prepare.py weights                                    download what the measure LPIPS takes
 """
 
@@ -32,6 +33,7 @@ from dfd_selfsup.config import DataConfig
 from dfd_selfsup.datasets.defocusnet import convert_depth
 from dfd_selfsup.datasets.folder import Order, complete_info, list_slices, stack_folders, write_stack
 from dfd_selfsup.datasets.nyuv2 import NYU_FOCUS_M, read_labeled_frames, rgbd_stack, write_nyuv2_frame
+from dfd_selfsup.datasets.sources import SOURCES
 from dfd_selfsup.datasets.splits import KINDS, open_folder
 from dfd_selfsup.datasets.stack import SPLITS, FocalStack, Loader
 from dfd_selfsup.datasets.watch import needs, watch
@@ -41,17 +43,10 @@ from shared.files.images import encode_png, read_image
 from shared.files.listing import distinct_stems
 from shared.files.maps import read_depth_png
 from shared.quality.losses import backbone_file
-from shared.runs.fetch import fetch_backbone
+from shared.runs.fetch import download
 
 __all__ = ["main", "report_folder", "report_stack"]
 
-WHERE_TO_GET = {
-    "nyuv2": "nyu_depth_v2_labeled.mat (2.8 GB) and splits.mat are at cs.nyu.edu/~silberman/datasets "
-    "(research use)",
-    "defocusnet": "The original data are in the repository dvl-tum/defocus-net; the paper's re-rendering was "
-    "never released",
-    "mobile_depth": "The data are on the project page of Suwajanakorn et al. 2015",
-}
 ALIGN_SIDE = 1000  # px, at which motions are estimated
 LARGEST_RESIDUAL = 1e-3  # of the width, and a pixel at least: what may be left of the motion
 LEAST_CORRELATION = 0.7  # of an aligned photo with its neighbour, softened
@@ -62,8 +57,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run one command; bad data end in DataError, a missing package in RunError."""
     args = arguments.prepare(__doc__, argv)
     args.order = None if getattr(args, "order", None) == "auto" else getattr(args, "order", None)
-    if args.command == "weights":
-        fetch_backbone(*backbone_file("alexnet"))
+    if args.command in ("fetch", "weights"):
+        download(args, SOURCES, backbone_file)
         return
     commands = {"check": _check, "align": _align, "nyuv2": _nyuv2, "rgbd": _rgbd, "defocusnet": _defocusnet}
     sys.stdout.write(commands[args.command](args))
@@ -141,9 +136,9 @@ def _check(args: argparse.Namespace) -> str:
             raise ConfigError("--kind", f"{args.kind} is unknown; choose one of {', '.join(KINDS)}")
         return report_splits(KINDS[args.kind](args.folder, DataConfig(kind=args.kind)))
     except DataError as error:
-        where = WHERE_TO_GET.get(args.kind)
-        if where is None:
+        if args.kind not in SOURCES:
             raise
+        where = f"`python -m dfd_selfsup.prepare fetch {args.kind}` says where the data are"
         raise DataError(error.path, error.reason, f"{error.remedy}. {where}") from None
 
 

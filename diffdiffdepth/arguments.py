@@ -7,6 +7,7 @@ from pathlib import Path
 from shared.runs.command import (
     add_colmap_command,
     add_device_argument,
+    add_download_commands,
     find_config,
     make_parser,
     parse_eval_args,
@@ -61,6 +62,7 @@ def prepare(doc: str | None, argv: Sequence[str] | None = None) -> argparse.Name
     points = commands.add_parser("points", help="find the initial points of a light field")
     points.add_argument("folder", type=user_path, metavar="DIR")
     points.add_argument("--out", type=user_path, required=True, metavar="FILE.npz")
+    add_download_commands(commands)
     add_colmap_command(commands, "photos of one thing to a COLMAP scene")
     return parser.parse_args(argv)
 

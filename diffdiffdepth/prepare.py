@@ -3,6 +3,8 @@
     python -m diffdiffdepth.prepare check DIR                    what is there, and whether it can be used
     python -m diffdiffdepth.prepare points DIR --out FILE.npz    the initial points of a light field
     python -m diffdiffdepth.prepare colmap PHOTOS --out DIR      photos -> a COLMAP scene (extra `colmap`)
+    python -m diffdiffdepth.prepare fetch [NAME]                 a published data set, or where it is
+    python -m diffdiffdepth.prepare weights vgg16                download the network of hci_vgg.yaml
 
 DIR is a light field (HCI, Stanford or cross-hair), a COLMAP scene, or a folder of several of them.
 """
@@ -21,6 +23,7 @@ import torch
 
 from diffdiffdepth.datasets.colmap_scene import ColmapScenes
 from diffdiffdepth.datasets.signs import find_offset_signs
+from diffdiffdepth.datasets.sources import SOURCES
 from diffdiffdepth.evaluation import label_errors
 from diffdiffdepth.inputs import data_kind, load_light_field
 from diffdiffdepth.points.epi import epi_points
@@ -29,21 +32,23 @@ from diffdiffdepth.scene import LightField, SparsePoints
 from shared.errors import DataError
 from shared.files.disk import visible
 from shared.files.sfm import SfmOptions, find_cameras, reconstruct, sfm_options
+from shared.quality.losses import backbone_file
+from shared.runs.fetch import download
 
 __all__ = ["main", "prepare_photos", "report_folder"]
 
 WHERE_TO_GET = (
-    "Published light fields: the HCI 4D light field benchmark (lightfield-analysis.uni-konstanz.de; CC "
-    "BY-NC-SA 4.0; training scenes boxes, cotton, dino, sideboard have truth) and the Stanford archive "
-    "(lightfield.stanford.edu; rectified and cropped images). The authors' Living Room and Piano were not "
-    "found in public. Without any, configs/quick.yaml and quick_mvs.yaml train on embedded scenes."
+    "`python -m diffdiffdepth.prepare fetch` lists published light fields and says where they are. Without "
+    "any, configs/quick.yaml and quick_mvs.yaml train on embedded scenes"
 )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one command; bad data end in DataError, a missing extra in RunError."""
     args = arguments.prepare(__doc__, argv)
-    if args.command == "check":
+    if args.command in ("fetch", "weights"):
+        download(args, SOURCES, backbone_file)
+    elif args.command == "check":
         sys.stdout.write(report_folder(args.folder))
     elif args.command == "points":
         light_field = load_light_field(args.folder)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from shared.runs.command import (
     add_colmap_command,
-    add_weights_command,
+    add_download_commands,
     make_parser,
     parse_eval_args,
     parse_table_args,
@@ -93,7 +93,7 @@ def prepare(doc: str | None, argv: Sequence[str] | None = None) -> argparse.Name
         "--drives", nargs="+", metavar="NAME", help="e.g. 2011_09_26_drive_0002_sync; default: all"
     )
     kitti.add_argument("--cameras", nargs="+", choices=("02", "03"), default=["02", "03"])
-    add_weights_command(commands)
+    add_download_commands(commands)
     add_colmap_command(commands, "photos of one scene to posed images")
     return parser.parse_args(argv)
 

@@ -3,7 +3,8 @@
     python -m nvs_depth.prepare check DIR             what is there, what is missing, where to get it
     python -m nvs_depth.prepare kitti RAW --out DIR   images, poses and LiDAR depth of raw drives
     python -m nvs_depth.prepare colmap PHOTOS --out DIR    photos -> posed images (extra `colmap`)
-    python -m nvs_depth.prepare weights               download what the measure LPIPS takes
+    python -m nvs_depth.prepare fetch [NAME]          a published data set, or where it is
+    python -m nvs_depth.prepare weights [NETWORK]     what the measure LPIPS takes, or vgg16, resnet18
 
 DIR is <root>/<category> of this paper's ShapeNet renders, a folder of <model>_<azimuth>_<elevation>.png,
 prepared KITTI drives, KITTI odometry sequences, or a folder with transforms.json. Where true depth is known,
@@ -29,8 +30,9 @@ from nvs_depth.datasets.kitti_convert import convert_drive
 from nvs_depth.datasets.options import DataConfig, PairOptions
 from nvs_depth.datasets.pairs import PairBatch, find_pairs, load_pairs
 from nvs_depth.datasets.posed import prepare_photos
-from nvs_depth.datasets.select import WHERE_TO_GET, load_views
+from nvs_depth.datasets.select import load_views, where_to_get
 from nvs_depth.datasets.shapenet import FLAT_NAME, FOLDER_NAME
+from nvs_depth.datasets.sources import SOURCES
 from nvs_depth.datasets.views import ViewSet
 from shared.errors import DataError
 from shared.files.disk import visible
@@ -39,7 +41,7 @@ from shared.files.sfm import find_cameras, sfm_options
 from shared.geometry.camera import invert_pose, pixel_grid, project, transform_points, unproject
 from shared.geometry.warp import sample_pixels
 from shared.quality.losses import backbone_file
-from shared.runs.fetch import fetch_backbone
+from shared.runs.fetch import download
 from shared.runs.seeds import step_generator
 
 __all__ = ["detect_layout", "main", "report", "reprojection_gap"]
@@ -51,8 +53,8 @@ GOOD_GAP = 0.03  # median relative gap of depths that poses, intrinsics and dept
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = arguments.prepare(__doc__, argv)
-    if args.command == "weights":
-        fetch_backbone(*backbone_file("alexnet"))
+    if args.command in ("fetch", "weights"):
+        download(args, SOURCES, backbone_file)
         return
     if args.command == "check":
         sys.stdout.write(report(args.folder, args.layout, args.images_outside))
@@ -64,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     drives = args.drives or sorted(p.name for p in args.raw.glob("*/*_sync") if p.is_dir())
     if not drives:
-        raise DataError(args.raw, "holds no <date>/<drive>_sync", WHERE_TO_GET["kitti_raw"])
+        raise DataError(args.raw, "holds no <date>/<drive>_sync", where_to_get("kitti_raw"))
     for drive in drives:
         for camera in args.cameras:
             if (args.out / f"{drive}_{camera}" / "poses.txt").is_file():
@@ -77,9 +79,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def detect_layout(folder: Path) -> str:
     """The layout a folder looks like; DataError, with where to get each, when it looks like none."""
-    where = "; ".join(f"{name}: {text}" for name, text in WHERE_TO_GET.items())
+    where = "`python -m nvs_depth.prepare fetch` lists them, and says where the data are"
     if not folder.is_dir():
-        raise DataError(folder, "the folder does not exist", f"Check the path, or get a data set. {where}")
+        raise DataError(folder, "the folder does not exist", f"Check the path, or get a data set: {where}")
     if (folder.parent / "camera_settings").is_dir():
         return "shapenet"
     if any((folder / f"transforms{split}.json").is_file() for split in ("", "_train")):
@@ -116,7 +118,7 @@ def report(folder: Path, layout: str = "auto", images_outside: bool = False) -> 
     except DataError as error:
         if layout == "posed" or Path(error.path).is_file() or not folder.is_dir():  # said, or not the reason
             raise
-        raise DataError(error.path, error.reason, f"{error.remedy}. {WHERE_TO_GET[layout]}") from None
+        raise DataError(error.path, error.reason, f"{error.remedy}. {where_to_get(layout)}") from None
     return "\n".join(lines) + "\n"
 
 

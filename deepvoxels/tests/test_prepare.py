@@ -59,8 +59,7 @@ def test_check_reports_the_released_data(tmp_path, capsys):
     assert any("train/cube" in line and "6 views (the released scene has 479)" in line for line in lines)
     assert any("test/vase" in line and "UNUSABLE" in line and "000001" in line for line in lines)
     assert any(line.startswith("  not there: train/armchair, train/greek") for line in lines)
-    assert "Google Drive" in lines[-1]
-    assert "licence" in lines[-1]
+    assert "prepare fetch scenes" in lines[-1]
 
 
 def test_check_reports_embedded_scenes_and_nerf_with_folders_named_like_splits(tmp_path, capsys, tiny_scene):
@@ -68,7 +67,7 @@ def test_check_reports_embedded_scenes_and_nerf_with_folders_named_like_splits(t
     report = capsys.readouterr().out
     assert "train/cube" in report
     assert "12 views," in report
-    assert "Google Drive" not in report
+    assert "prepare fetch" not in report
     (tmp_path / "train").mkdir()
     (tmp_path / "transforms_train.json").write_text("{}")
     with pytest.raises(DataError, match="transforms_train.json"):
@@ -84,7 +83,7 @@ def test_check_names_views_without_a_voxel(tmp_path, capsys):
 
 
 def test_check_of_nothing_says_where_to_get_the_data(tmp_path):
-    with pytest.raises(DataError, match="empty.*Google Drive"):
+    with pytest.raises(DataError, match="empty.*prepare fetch scenes"):
         main(["check", str(tmp_path)])
     write_image(tmp_path / "mine.jpg", torch.zeros(3, 8, 8))
     with pytest.raises(DataError, match="prepare colmap IMAGES --out DIR$"):

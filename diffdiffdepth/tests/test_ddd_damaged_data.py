@@ -239,4 +239,4 @@ def test_errors_about_own_files_do_not_end_with_where_to_get_published_ones(tmp_
     for name, source in (("empty", True), ("missing", True), ("photos", False), ("scan", False)):
         with pytest.raises(DataError) as caught:
             report_folder(tmp_path / name)
-        assert ("lightfield.stanford.edu" in str(caught.value)) == source
+        assert ("prepare fetch" in str(caught.value)) == source

@@ -25,20 +25,14 @@ from shared.errors import DataError
 from shared.files.images import survey_photos
 from shared.runs.seeds import step_generator
 
-__all__ = ["WHERE_TO_GET", "Split", "load_split", "load_views"]
+__all__ = ["Split", "load_split", "load_views", "where_to_get"]
 
-WHERE_TO_GET = {
-    "shapenet": "Render ShapeNetCore v2 (shapenet.org, terms of use) with yinyunie/depth_renderer (MIT) from "
-    "18 azimuths x 4 elevations; the split lists are in the repository johnMinelli/TwoWaySynth",
-    "shapenet_flat": "The READMEs of xuchen-ethz/continuous_view_synthesis and "
-    "AaltoVision/warped-skipconnection-nvs link to archives named dataset_chair and dataset_car; ShapeNet's "
-    "terms of use apply",
-    "kitti_raw": "Fetch the raw drives of the Eigen split from cvlibs.net/datasets/kitti (CC BY-NC-SA 3.0), "
-    "then run `prepare.py kitti`; the lists of frames and test pairs are in johnMinelli/TwoWaySynth",
-    "kitti_odometry": "Fetch the odometry benchmark from cvlibs.net/datasets/kitti (CC BY-NC-SA 3.0)",
-    "kitti_odometry_flat": "The READMEs of the predecessors (see shapenet_flat) link to dataset_kitti",
-    "posed": "Write a transforms.json as NeRF has it, or let `prepare.py colmap` make one from your photos",
-}
+
+def where_to_get(layout: str) -> str:
+    """A sentence on where the data of a layout are."""
+    if layout == "posed":
+        return "Write a transforms.json as NeRF has it, or let `prepare.py colmap` make one from your photos"
+    return f"`python -m nvs_depth.prepare fetch {layout}` says where they are"
 
 
 class Split(NamedTuple):
@@ -78,7 +72,7 @@ def load_views(config: DataConfig, image_side: int, root: Path | None = None) ->
     """All views below `root` (default: the configured one)."""
     root = Path(config.root) if root is None else root
     if not root.is_dir():
-        remedy = f"Check data.root, or get the data. {WHERE_TO_GET[config.layout]}"
+        remedy = f"Check data.root, or get the data. {where_to_get(config.layout)}"
         raise DataError(root, "the folder does not exist", remedy)
     framing = _framing(config, image_side)
     if config.layout == "shapenet":

@@ -355,5 +355,5 @@ def test_your_own_posed_folder(tmp_path):
 
 def test_a_missing_folder_says_where_to_get_the_data(tmp_path):
     for lists in ({}, {"train_list": "train.txt", "test_pairs": "pairs.txt"}):
-        with pytest.raises(DataError, match="does not exist.*ShapeNetCore"):
+        with pytest.raises(DataError, match="does not exist.*prepare fetch shapenet"):
             load_split(DataConfig(root=str(tmp_path / "none"), **lists), 32)

@@ -305,7 +305,7 @@ def test_check_proves_the_geometry_of_embedded_objects(run_folder, capsys):
 
 
 def test_check_says_where_to_get_data(tmp_path):
-    with pytest.raises(DataError, match="none of the known layouts.*depth_renderer.*cvlibs"):
+    with pytest.raises(DataError, match="none of the known layouts.*prepare fetch"):
         prepare.main(["check", str(tmp_path)])
 
 

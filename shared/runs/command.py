@@ -40,7 +40,7 @@ __all__ = [
     "add_checkpoint_argument",
     "add_colmap_command",
     "add_device_argument",
-    "add_weights_command",
+    "add_download_commands",
     "begin",
     "command_line",
     "find_config",
@@ -64,6 +64,7 @@ Parse = Callable[[str | None, Sequence[str] | None], argparse.Namespace]
 CAMERA_MODELS = ("SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # names and numbers of glibc's malloc.h
 LARGEST = 2**31 - 1
+BACKBONES = ("alexnet", "vgg16", "vgg19", "resnet18")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
@@ -205,9 +206,16 @@ def add_colmap_command(commands: Any, text: str, camera_models: Sequence[str] = 
     colmap.add_argument("--seed", type=int, default=0)
 
 
-def add_weights_command(commands: Any) -> None:
-    """Add `prepare.py weights` to `commands`, what `add_subparsers` returned."""
-    commands.add_parser("weights", help="download what the measure LPIPS takes (244 MB)")
+def add_download_commands(commands: Any) -> None:
+    """Add `prepare.py fetch` and `prepare.py weights` to `commands`, what `add_subparsers` returned."""
+    fetch = commands.add_parser("fetch", help="download a published data set, or say how to get it")
+    fetch.add_argument("name", nargs="?", metavar="NAME", help="default: list them")
+    fetch.add_argument("--out", type=user_path, metavar="DIR", help="new folder for it (default: data/NAME)")
+    fetch.add_argument("--accept-licence", action="store_true", help="do not ask at the terminal")
+    weights = commands.add_parser("weights", help="download a network trained on ImageNet")
+    text = f"of {', '.join(BACKBONES)} (default: {BACKBONES[0]}, which LPIPS takes; 244 MB)"
+    choose = {"nargs": "?", "default": BACKBONES[0], "choices": BACKBONES}
+    weights.add_argument("network", metavar="NETWORK", help=text, **choose)
 
 
 def add_checkpoint_argument(parser: argparse.ArgumentParser) -> None:
@@ -292,6 +300,7 @@ def progress_bar(start: int, stop: int, visible: bool = True, unit: str = "step"
         initial=start,
         total=stop,
         unit=unit,
+        unit_scale=unit == "B",
         disable=not visible,
         file=sys.stderr if terminal else _LineStream(),
         dynamic_ncols=terminal,
