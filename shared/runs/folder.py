@@ -3,6 +3,8 @@
 import argparse
 import contextlib
 import errno
+import importlib
+import itertools
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.errors import DataError, RunError
-from shared.files.disk import jsonable, write_bytes, write_json
+from shared.files.disk import jsonable, read_yaml, write_bytes, write_json
 
 __all__ = [
     "Log",
@@ -74,17 +76,19 @@ class Log:
 
     def __init__(self, folder: RunFolder, step: int):
         self.path = folder.log
+        self._boards: list[Any] = []
+        with contextlib.suppress(ImportError):
+            from torch.utils.tensorboard import SummaryWriter
+
+            board = str(folder.path / "tensorboard")
+            self._boards.append(SummaryWriter(board, purge_step=step + 1 if step else None))
+        if os.environ.get("WANDB_PROJECT"):
+            self._boards.append(WandbBoard(folder))
         if self.path.exists():
             kept = [json.dumps(row) + "\n" for row in read_metrics(self.path) if row["step"] <= step]
             write_bytes(self.path, "".join(kept).encode())
         with self._clear_errors():
             self._file = open(self.path, "a", buffering=1)  # noqa: SIM115 - closed by `close`
-        self._board = None
-        with contextlib.suppress(ImportError):
-            from torch.utils.tensorboard import SummaryWriter
-
-            board = str(folder.path / "tensorboard")
-            self._board = SummaryWriter(board, purge_step=step + 1 if step else None)
 
     @property
     def is_removed(self) -> bool:
@@ -96,13 +100,13 @@ class Log:
         with self._clear_errors():
             row = {"step": step, "time_s": round(time_s, 3), **jsonable(numbers)}
             self._file.write(json.dumps(row) + "\n")
-            for name, number in numbers.items() if self._board is not None else ():
-                self._board.add_scalar(name, number, step)
+            for board, (name, number) in itertools.product(self._boards, numbers.items()):
+                board.add_scalar(name, number, step)
 
     def add_image(self, step: int, name: str, pixels: Any) -> None:
-        """Show an image, uint8 [H, W, 3], in TensorBoard."""
-        if self._board is not None:
-            self._board.add_image(name, pixels, step, dataformats="HWC")
+        """Show an image, uint8 [H, W, 3], in TensorBoard and Weights & Biases."""
+        for board in self._boards:
+            board.add_image(name, pixels, step, dataformats="HWC")
 
     def sync(self) -> None:
         """Force the rows to the disk."""
@@ -110,7 +114,7 @@ class Log:
             os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        for file in filter(None, (self._file, self._board)):
+        for file in (self._file, *self._boards):
             with contextlib.suppress(OSError):  # a full disk was reported when the row was written
                 file.close()
 
@@ -121,6 +125,32 @@ class Log:
         except OSError as error:
             reason = f"cannot be written ({error.strerror}); free some space and go on with --resume"
             raise RunError(f"{self.path}: {reason}") from None
+
+
+class WandbBoard:
+    """Weights & Biases with the interface of TensorBoard's writer; asked for by its variable WANDB_PROJECT.
+
+    Its other variables count as well: with WANDB_MODE=offline nothing leaves this machine. A resumed run is a
+    new one there, in the same group. Raises RunError without the package.
+    """
+
+    def __init__(self, folder: RunFolder):
+        try:
+            self._wandb = importlib.import_module("wandb")
+        except ImportError:
+            reason = "WANDB_PROJECT is set, but the package wandb is not installed"
+            raise RunError(f"{folder.path}: {reason}; pip install wandb, or unset it") from None
+        name, config = folder.path.name, read_yaml(folder.config)
+        self._run = self._wandb.init(name=name, group=name, dir=str(folder.path), config=config)
+
+    def add_scalar(self, name: str, number: float, step: int) -> None:
+        self._run.log({name: number}, step=step)
+
+    def add_image(self, name: str, pixels: Any, step: int, dataformats: str = "HWC") -> None:
+        self._run.log({name: self._wandb.Image(pixels)}, step=step)
+
+    def close(self) -> None:
+        self._run.finish()
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:

@@ -311,7 +311,7 @@ class Run:
     # -- records
 
     def log(self, step: int, **values: Tensor | float) -> None:
-        """Add the values to metrics.jsonl, the progress bar and, where installed, TensorBoard."""
+        """Add the values to metrics.jsonl, the progress bar, and the boards of `Log`."""
         if self._log is None:
             return
         numbers = {name: torch.as_tensor(value).detach().item() for name, value in values.items()}

@@ -5,9 +5,9 @@
     python -m shared.show.viewer my_depth/depth_0000.pfm         # or any map that DepthMap.save wrote
 
 A DeepVoxels run is rendered live from any viewpoint; depth runs are shown as coloured points with their
-cameras, with unit and scale status. The page is served to this machine only, unless --host says otherwise,
-and not to other pages that its browser shows; nothing is fetched from the network. Ctrl-C ends it. Needs the
-extra `viewer`: pip install -e '.[viewer]'
+cameras, with unit and scale status. Of a run in training each newer checkpoint is shown. The page is served
+to this machine only, unless --host says otherwise, and not to other pages that its browser shows; nothing is
+fetched from the network. Ctrl-C ends it. Needs the extra `viewer`: pip install -e '.[viewer]'
 """
 
 if __name__ == "__main__":
@@ -36,13 +36,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from shared.errors import RunError
+from shared.errors import CheckpointError, DataError, RunError
 from shared.files.images import encode_png, to_uint8
 from shared.geometry.trajectories import interpolate_poses
 from shared.results import DepthMap, Views
 from shared.runs.checkpoint import load_checkpoint
 from shared.runs.command import add_checkpoint_argument, add_device_argument, command_line, select_device
-from shared.runs.folder import find_checkpoint
+from shared.runs.folder import RunFolder, find_checkpoint
 from shared.show.export import load_export, relief_of
 from shared.show.pictures import colorize_depth, depth_legend, evenly
 from shared.show.viewer_scene import Part, PointCloud, ViewerCamera, ViewerScene, cloud_from_depth
@@ -56,6 +56,8 @@ MAX_POINTS = 400_000  # of each cloud; beyond it a random share is shown
 CLOUD_FOV = (math.radians(30), math.radians(60))  # vertical, of the browser's camera
 FRUSTUM = 0.04  # size of a drawn camera, as a share of the distance to the target
 PICTURE, DEPTH = "picture", "depth"
+UNFINISHED = "not trained to the end"
+FOLLOW_S = 3.0  # seconds from one look for a newer checkpoint to the next
 HELP = "Drag to turn, right-drag to shift, scroll to come closer. A click on a camera takes you there."
 
 
@@ -76,7 +78,7 @@ def open_scene(run: str | Path, which: str, device: torch.device) -> ViewerScene
     scene = _viewer_module(checkpoint.paper, run).scene_of(run, which, device)
     planned = checkpoint.config.get("steps", checkpoint.step)
     if checkpoint.step < planned:
-        note = f"not trained to the end: this is step {checkpoint.step:,} of {planned:,}"
+        note = f"{UNFINISHED}: this is step {checkpoint.step:,} of {planned:,}"
         scene = replace(scene, notes=(note, *scene.notes))
     return scene
 
@@ -223,9 +225,14 @@ class ViewerPage:
         self._switches = gui.add_folder("Point clouds")
         self._build_path_panel()
         self._status = gui.add_markdown("")
+        self._words = gui.add_markdown("")
+        self._say_what_it_is()
+
+    def _say_what_it_is(self) -> None:
         lines = [self.scene.title, f"Depth: {self.scene.status}; unit: {self.scene.unit}."]
         lines += [*self.scene.notes, HELP]
-        gui.add_markdown("\n\n".join(re.sub(r"([\\`*_{}\[\]<>#|~])", r"\\\1", line) for line in lines))
+        escaped = [re.sub(r"([\\`*_{}\[\]<>#|~])", r"\\\1", line) for line in lines]
+        self._words.content = "\n\n".join(escaped)
 
     def _build_path_panel(self) -> None:
         """Buttons that begin again, save a picture, and record a camera path for `predict.py --poses`."""
@@ -269,9 +276,21 @@ class ViewerPage:
 
     # ---- one part ------------------------------------------------------------------------------------------
 
-    def _show_part(self, name: str) -> None:
-        """Put another part on the page and every window's camera at its start."""
+    def show(self, scene: ViewerScene) -> None:
+        """Show a newer state of the same run; switches stay as they are, and windows where they are."""
+        with self._lock:
+            self.scene = scene
+            self._say_what_it_is()
+            names = [part.name for part in scene.parts]
+            is_there = self.part.name in names
+            if tuple(self._choice.options) != tuple(names):
+                self._choice.options = names
+            self._show_part(self.part.name if is_there else names[0], stay=is_there)
+
+    def _show_part(self, name: str, stay: bool = False) -> None:
+        """Put another part on the page and every window's camera at its start, unless they are to stay."""
         with self._all_at_once():
+            shown = {cloud.name: switch.value for cloud, _, switch in self._clouds} if stay else {}
             for node in self._nodes:
                 node.remove()
             self.part = next(part for part in self.scene.parts if part.name == name)
@@ -280,14 +299,16 @@ class ViewerPage:
             self._legend.image = depth_legend(320, *legend)
             has_live, has_clouds = self.part.live is not None, bool(self.part.clouds)
             self._live.visible = has_live
-            self._live.value = has_live and not has_clouds
             self._point_size.visible = self._switches.visible = has_clouds
-            self._cameras.value = has_clouds
+            if not stay:
+                self._live.value = has_live and not has_clouds
+                self._cameras.value = has_clouds
             for index, cloud in enumerate(self.part.clouds):
-                self._add_cloud(cloud, visible=index == 0)
+                self._add_cloud(cloud, visible=shown.get(cloud.name, index == 0))
             self._frustums = [self._add_camera(*numbered) for numbered in enumerate(self.part.cameras)]
             self._nodes += self._frustums
-            self._go_to_start()
+            if not stay:
+                self._go_to_start()
 
     def _add_cloud(self, cloud: PointCloud, visible: bool) -> None:
         if len(cloud.points) > MAX_POINTS:
@@ -484,6 +505,36 @@ def is_own_page(host: str, origin: str | None, names: Collection[str]) -> bool:
     return False
 
 
+def follow(
+    page: Any,
+    run: Path,
+    device: torch.device,
+    shown: int,
+    stopped: threading.Event,
+    every_s: float = FOLLOW_S,
+) -> None:
+    """Show each newer checkpoint that a run in training writes, and say its step, until `stopped`.
+
+    shown: when the one on the page was written, `_written`.
+    """
+    while not stopped.wait(every_s):
+        with contextlib.suppress(OSError, RunError, DataError, CheckpointError):  # it may just be removed
+            newest = _written(run)
+            if newest != shown:
+                scene = open_scene(run, "last", device)
+                page.show(scene)
+                shown = newest
+                note = next(iter(scene.notes), "")
+                sys.stdout.write(f"{note if note.startswith(UNFINISHED) else 'trained to the end'}\n")
+                sys.stdout.flush()
+
+
+def _written(run: Path) -> int:
+    """When the last checkpoint was written, in nanoseconds; 0 without one."""
+    last = RunFolder(run).last
+    return last.stat().st_mtime_ns if last.exists() else 0
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Serve the page until Ctrl-C; RunError or DataError if there is nothing to show."""
     formatter = argparse.RawDescriptionHelpFormatter
@@ -498,13 +549,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.port is not None and not 1 <= args.port <= 65535:
         parser.error(f"--port must be between 1 and 65535, got {args.port}")
-    scene = open_scene(args.run, args.checkpoint, select_device(args.device))
+    device = select_device(args.device)
+    in_training = (args.run / "checkpoints").is_dir() and not (args.run / "eval.json").exists()
+    shown = _written(args.run)
+    scene = open_scene(args.run, "last" if in_training else args.checkpoint, device)
     with ViewerPage(scene, args.host, args.port) as page:
         sys.stdout.write(f"{scene.title}\nopen {page.url} in a browser; Ctrl-C ends it\n")
         sys.stdout.flush()
         if args.open:
             webbrowser.open(page.url)
         with contextlib.suppress(KeyboardInterrupt):
+            if in_training:
+                follow(page, args.run, device, shown, threading.Event())
             threading.Event().wait()
 
 

@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -112,6 +113,44 @@ def test_tensorboard_gets_what_the_log_gets(tmp_path, monkeypatch):
     events.Reload()
     assert [(event.step, event.value) for event in events.Scalars("loss")] == [(1, 0.5), (2, 1.0)]
     assert events.Tags()["images"] == ["view"]
+
+
+def test_weights_and_biases_gets_it_too_where_it_is_asked_for(tmp_path, monkeypatch):
+    said = []
+
+    class StubRun:
+        def log(self, values, step):
+            said.append((step, values))
+
+        def finish(self):
+            said.append("finished")
+
+    def init(**options):
+        said.append(options)
+        return StubRun()
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init, Image=lambda pixels: pixels.shape))
+
+    def train(out):
+        with open_run(ToyConfig(), arguments(out), "toy") as run:
+            run.restore(toy_state())
+            run.log(1, loss=0.5)
+            run.preview(1, "view", torch.rand(3, 4, 6))
+
+    train(tmp_path / "unasked")
+    assert said == []
+    monkeypatch.setenv("WANDB_PROJECT", "depth")
+    train(tmp_path / "r")
+    begun, *rest = said
+    assert (begun["name"], begun["dir"], begun["config"]["steps"]) == (
+        "r",
+        str(tmp_path / "r"),
+        ToyConfig().steps,
+    )
+    assert rest == [(1, {"loss": 0.5}), (1, {"view": (4, 6, 3)}), "finished"]
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(RunError, match="wandb is not installed; pip install wandb, or unset it"):
+        train(tmp_path / "missing")
 
 
 # ---- checkpoints -------------------------------------------------------------------------------------------

@@ -3,10 +3,14 @@
 import contextlib
 import http.client
 import math
+import queue
 import socket
 import sys
 import threading
+import time
 import urllib.request
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -313,6 +317,44 @@ def test_requests_that_were_overtaken_are_dropped(page):
     for thread in threads:
         thread.join(10)
     assert page.pictures_sent == 1
+
+
+def test_a_newer_state_leaves_windows_and_switches_as_they_are(page):
+    page._choice.value = "live"
+    page._live.value = False
+    page._clouds[0][2].value = False
+    page._server.initial_camera.position = (9.0, 8.0, 7.0)
+    newer = replace(a_scene(live=live_view(0.75)), notes=("step 4 of 5",))
+    page.show(newer)
+    assert page.part is newer.parts[1]
+    assert (page._live.value, page._cameras.value, page._clouds[0][2].value) == (False, True, False)
+    assert tuple(page._server.initial_camera.position) == (9.0, 8.0, 7.0)
+    assert "step 4 of 5" in page._words.content
+    page._live.value = True
+    window = Window()
+    page._draw(window)
+    assert (window.background[:, 3:-3] == 191).all()  # by the newer network
+    page.show(ViewerScene("of other parts", "m", "metric", (part_of_clouds("other"),)))
+    assert page.part.name == "other"
+
+
+def test_a_run_in_training_is_followed(house, tmp_path, capsys):
+    run, stopped, shown = make_run(tmp_path / "run"), threading.Event(), queue.Queue()
+    page, first = SimpleNamespace(show=shown.put), (run / "checkpoints/last.pt").stat().st_mtime_ns
+    following = threading.Thread(target=viewer.follow, args=(page, run, CPU, first, stopped, 0.02))
+    following.start()
+    try:
+        make_run(run, step=4)
+        assert shown.get(timeout=20).notes[0] == "not trained to the end: this is step 4 of 5"
+        (run / "checkpoints/last.pt").unlink()  # a moment without any is no end
+        time.sleep(0.1)
+        make_run(run, step=5)
+        assert shown.get(timeout=20).notes == ("a note",)
+    finally:
+        stopped.set()
+        following.join(20)
+    assert shown.empty()
+    assert "this is step 4 of 5\ntrained to the end" in capsys.readouterr().out
 
 
 # ---- what predict.py wrote, and paths for it ---------------------------------------------------------------
