@@ -36,6 +36,7 @@ from dfd_selfsup.models.psf import render_stack
 from dfd_selfsup.models.released import load_released, revive
 from dfd_selfsup.report import SHEET_STACKS, stack_sheet
 from shared.errors import RunError
+from shared.runs.command import rendering
 from shared.runs.config import load_config
 from shared.runs.run import Run, open_run
 from shared.runs.seeds import seed_everything, step_generator
@@ -140,9 +141,16 @@ def starting_point(
             model.with_focus_plane(batch.images, batch.defocus), 2**model.network.levels
         )
         run.say(f"heads: {revive(model.network, images, config.dead_heads)}")
-    if config.guide == "descent" and config.guide_steps > start and config.method == "selfsup":
-        return with_guides(stacks, model.q_range, config)
-    return stacks
+    if config.guide != "descent" or config.guide_steps <= start or config.method != "selfsup":
+        return stacks
+    guided = with_guides(stacks, model.q_range, config)
+    last = min(config.steps, config.guide_steps, start + math.ceil(len(stacks) / config.batch_size))
+    steps, places = range(start + 1, last + 1), own_places(config, run.rank, run.world_size)
+    needed = {drawn(step, place, config, len(stacks)) for step in steps for place in places}
+    run.say(f"descending the losses in {len(needed)} stacks, for what is to lead the network")
+    for index in rendering(sorted(needed), len(needed), "stack"):
+        guided[index]  # found now, where a bar tells how long it takes, and kept
+    return guided
 
 
 def draw_batch(
@@ -152,20 +160,29 @@ def draw_batch(
 
     Stacks come in a random order, epoch by epoch; the crops of a batch are divided over the processes.
     """
-    if config.batch_size % world_size:
-        raise RunError(f"batch_size {config.batch_size} cannot be divided over {world_size} processes")
-    share = config.batch_size // world_size
     crops = []
-    for place in range(rank * share, (rank + 1) * share):
-        epoch, index = divmod((step - 1) * config.batch_size + place, len(stacks))
-        order = torch.randperm(len(stacks), generator=step_generator(config.seed, epoch, "epoch"))
+    for place in own_places(config, rank, world_size):
         draw = step_generator(config.seed, step, "crop", place)
-        crop = random_crop(stacks[int(order[index])], config.crop, draw, config.flip)
+        crop = random_crop(stacks[drawn(step, place, config, len(stacks))], config.crop, draw, config.flip)
         if config.noise_std:
             noise = config.noise_std * torch.randn(crop.images.shape, generator=draw)
             crop = replace(crop, images=(crop.images + noise).clamp(0, 1))
         crops.append(crop)
     return collate(crops), [crop.name for crop in crops]
+
+
+def own_places(config: TrainConfig, rank: int, world_size: int) -> range:
+    """The places of every batch that this process fills; RunError where they cannot be divided."""
+    if config.batch_size % world_size:
+        raise RunError(f"batch_size {config.batch_size} cannot be divided over {world_size} processes")
+    share = config.batch_size // world_size
+    return range(rank * share, (rank + 1) * share)
+
+
+def drawn(step: int, place: int, config: TrainConfig, count: int) -> int:
+    """Which of so many stacks is at a place of a step's batch."""
+    epoch, index = divmod((step - 1) * config.batch_size + place, count)
+    return int(torch.randperm(count, generator=step_generator(config.seed, epoch, "epoch"))[index])
 
 
 def preview(method: DepthFromDefocus, stacks: StackSet) -> np.ndarray:

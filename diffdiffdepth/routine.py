@@ -1,9 +1,6 @@
 """The optimisation routine (Sec. 3.5): turns of one group of numbers at a time, each with a new Adam."""
 
-import math
-import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -121,15 +118,6 @@ class Optimisation:
         if step == turn.first:
             self.adam.start(turn.group, turn.rate, turn.damping)
 
-    def trial(self) -> tuple[float, float]:
-        """Seconds that a step takes and GB of memory that the process has needed, by a step undone."""
-        began = time.perf_counter()
-        self.begin(1)
-        self.loss(self.model.dense(), self.draw_views(1))["total"].backward()
-        self.model.choose(None)
-        self.model.restart()
-        return time.perf_counter() - began, _peak_memory_gb()
-
     def draw_views(self, step: int) -> Tensor:
         """The views of a step: a random subset that depends on nothing but the seed and the step."""
         generator = step_generator(self.config.seed, step, "views")
@@ -172,10 +160,3 @@ def densify(model: PointDepth, image: Tensor, count: int, seed: int) -> None:
     edges = image_edges(image)
     order = torch.randperm(len(edges), generator=torch.Generator().manual_seed(seed))
     model.add_points(edges[order[:count].to(edges.device)], model.dense())
-
-
-def _peak_memory_gb() -> float:
-    """Peak resident memory of this process in 10^9 bytes; NaN on systems other than Linux."""
-    status = Path("/proc/self/status")
-    lines = status.read_text().splitlines() if status.exists() else []
-    return next((int(line.split()[1]) * 1024e-9 for line in lines if line.startswith("VmHWM")), math.nan)

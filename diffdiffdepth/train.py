@@ -44,10 +44,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 def optimise(run: Run, config: TrainConfig, scene: Scene) -> Optimisation:
     """Take turns: every group has its own learning rate, and a new Adam at the start of each of its turns."""
     work = Optimisation(config, scene)
-    if config.steps:
-        seconds, needed_gb = work.trial()
-        minutes = seconds * config.steps / 60
-        run.say(f"{config.steps} steps: about {minutes:.1f} min and {needed_gb:.1f} GB of memory")
     start = run.restore(work.state, {"scene": scene_facts(scene)})
     for step in run.steps(start, config.steps):
         work.begin(step)  # smoothness, labels, weights or positions

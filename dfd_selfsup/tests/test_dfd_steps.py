@@ -2,14 +2,15 @@
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from dfd_selfsup import train
+from dfd_selfsup import descent, train
 from dfd_selfsup.config import TrainConfig
 from dfd_selfsup.datasets.splits import StackSet
-from dfd_selfsup.datasets.stack import focal_stack
+from dfd_selfsup.datasets.stack import FocalStack, focal_stack
 from dfd_selfsup.models.heads import Prediction, StackModel
 from dfd_selfsup.models.options import HeadOptions, NetworkOptions
 from shared.errors import RunError
@@ -45,6 +46,25 @@ def test_processes_share_a_batch_without_overlap(stacks: StackSet) -> None:
     assert parts[0][1] + parts[1][1] == names
     with pytest.raises(RunError, match="divided"):
         train.draw_batch(1, config, stacks, 0, 3)
+
+
+def test_guides_are_found_before_the_first_step_and_by_each_process_its_own(stacks, monkeypatch) -> None:
+    heads = HeadOptions(depth="inverse", aif="sharpest")
+    config = TrainConfig(batch_size=4, steps=9, guide="descent", guide_steps=9, heads=heads)
+    found: list[int] = []
+
+    def guide(guided: FocalStack, *settings: object) -> FocalStack:
+        found.append(int(guided.name))
+        return guided
+
+    monkeypatch.setattr(descent, "with_guide", guide)
+    model = StackModel(NetworkOptions(base_width=8, levels=2), heads)
+    for share, start, first in (((0, 1), 0, [1, 2]), ((1, 2), 0, [1, 2]), ((0, 1), 8, [9]), ((0, 1), 9, [])):
+        run = SimpleNamespace(rank=share[0], world_size=share[1], say=str)
+        ready, before = train.starting_point(run, config, model, stacks, start), found.copy()
+        names = {name for step in first for name in train.draw_batch(step, config, ready, *share)[1]}
+        assert found == before == sorted(map(int, names))
+        found.clear()
 
 
 def test_crops_are_spread_over_the_stack_and_mirrored_half_of_the_time(stacks: StackSet) -> None:

@@ -28,6 +28,7 @@ __all__ = [
     "first_nonfinite",
     "load_checkpoint",
     "load_trained",
+    "named_tensors",
     "save_checkpoint",
     "unwrap",
 ]
@@ -312,12 +313,15 @@ def first_nonfinite(tensors: Mapping[str, Tensor]) -> str | None:
     return next((name for name, tensor in numbers.items() if not tensor.isfinite().all()), None)
 
 
-def first_nan(state: Any, name: str = "") -> str | None:
+def first_nan(state: Any) -> str | None:
     """Dotted name of the first tensor with NaN in nested dicts, lists and tuples; infinity is let pass."""
+    return next((name for name, tensor in named_tensors(state) if tensor.isnan().any()), None)
+
+
+def named_tensors(state: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
+    """All tensors in nested dicts, lists and tuples, by dotted names."""
     if isinstance(state, Tensor):
-        return name if state.isnan().any() else None
+        yield name, state
     items = dict(enumerate(state)) if isinstance(state, list | tuple) else state
-    if not isinstance(items, Mapping):
-        return None
-    found = (first_nan(item, f"{name}.{key}" if name else str(key)) for key, item in items.items())
-    return next((where for where in found if where is not None), None)
+    for key, item in items.items() if isinstance(items, Mapping) else ():
+        yield from named_tensors(item, f"{name}.{key}" if name else str(key))

@@ -51,6 +51,7 @@ __all__ = [
     "parse_eval_args",
     "parse_table_args",
     "parse_train_args",
+    "peak_memory_gb",
     "process_group",
     "progress_bar",
     "rendering",
@@ -340,6 +341,17 @@ def keep_large_buffers() -> bool:
         return False
     mallopt = ctypes.CDLL(None).mallopt
     return bool(mallopt(M_MMAP_THRESHOLD, LARGEST)) and bool(mallopt(M_TRIM_THRESHOLD, LARGEST))
+
+
+def peak_memory_gb(device: "torch.device") -> float | None:
+    """The most memory that a CUDA device, else this process (Linux only), has held, in 10^9 bytes."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device) / 1e9
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    return next((int(line.split()[1]) * 1024e-9 for line in lines if line.startswith("VmHWM")), None)
 
 
 @contextlib.contextmanager

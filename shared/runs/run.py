@@ -19,6 +19,7 @@ import contextlib
 import math
 import os
 import platform
+import statistics
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -39,6 +40,7 @@ from shared.runs.checkpoint import (
     first_nonfinite,
     load_checkpoint,
     load_trained,
+    named_tensors,
     save_checkpoint,
     unwrap,
 )
@@ -46,6 +48,7 @@ from shared.runs.command import (
     keep_large_buffers,
     largest_of_group,
     noted_signals,
+    peak_memory_gb,
     process_group,
     progress_bar,
     say_done,
@@ -63,6 +66,7 @@ from shared.runs.seeds import rng_state, seed_everything, set_rng_state
 
 __all__ = ["Run", "open_run"]
 
+MEASURED_STEPS = 4  # at the start, all but the first, tell how long a run will take
 MAY_CHANGE_AT_RESUME = ("steps", "workers", "precision")  # other machinery; and all that ends in _every
 
 
@@ -233,9 +237,14 @@ class Run:
         """
         self._last_step = stop
         with noted_signals() as noted, progress_bar(start, stop, self.is_main) as self._bar:
+            seconds, began = [], time.monotonic()
             for step in range(start + 1, stop + 1):
                 yield step
                 self._bar.update()
+                if step <= start + MEASURED_STEPS:
+                    seconds.append(time.monotonic() - began)
+                if step == start + MEASURED_STEPS and step < stop:
+                    self._say_needs(stop - step, statistics.median(seconds[1:]))
                 self._check_folder()
                 number = largest_of_group(max(noted, default=0), self.device)  # else others would wait
                 if number:
@@ -243,6 +252,17 @@ class Run:
                         self.save(step, self._state)
                     message = f"stopped after step {step}; go on with --resume --out {self.folder}"
                     raise RunStopped(message, number)
+                began = time.monotonic()
+
+    def _say_needs(self, steps: int, seconds: float) -> None:
+        """Say what the coming steps of so many seconds take, and what memory and checkpoints take."""
+        minutes = steps * seconds / 60
+        time_left = f"{minutes:.1f} min" if minutes < 100 else f"{minutes / 60:.1f} h"
+        memory_gb = peak_memory_gb(self.device)
+        memory = "" if memory_gb is None else f", {memory_gb:.1f} GB of memory"
+        states = {name: item.state_dict() for name, item in self._state.items()}
+        disk_mb = sum(tensor.nbytes for _, tensor in named_tensors(states)) / 1e6
+        self.say(f"{steps} more steps: about {time_left}{memory}; a checkpoint takes {disk_mb:.1f} MB")
 
     def every(self, step: int, interval: int) -> bool:
         """Tell whether `step` is a multiple of `interval` or the last step; interval 0 means never."""

@@ -3,6 +3,8 @@
 import json
 import os
 import random
+import re
+import resource
 import signal
 import sys
 import time
@@ -61,6 +63,22 @@ def test_every_includes_the_last_step_and_zero_means_never(tmp_path):
     with open_run(ToyConfig(steps=7), arguments(tmp_path / "r"), "toy") as run:
         assert [step for step in run.steps(0, 7) if run.every(step, 3)] == [3, 6, 7]
         assert not any(run.every(step, 0) for step in range(1, 8))
+
+
+def test_what_is_ahead_is_said_after_the_first_steps(tmp_path, capsys, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    with open_run(ToyConfig(steps=14), arguments(tmp_path / "r"), "toy") as run:
+        state = toy_state() | {"big": torch.nn.Linear(500, 1000)}
+        run.restore(state)
+        for step in run.steps(0, 14):
+            clock[0] += 100 if step == 1 else 30  # the first step is slower, and no measure of the others
+        run.save(14, state)
+    lines = [line for line in capsys.readouterr().err.splitlines() if "a checkpoint takes" in line]
+    (told,) = [[float(number) for number in re.findall(r"[\d.]+\d", line)] for line in lines]
+    peak_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024e-9
+    size_mb = (tmp_path / "r/checkpoints/last.pt").stat().st_size / 1e6
+    assert told == [10, 5.0, pytest.approx(peak_gb, abs=0.1), pytest.approx(size_mb, rel=0.1)]
 
 
 def test_a_folder_that_holds_a_run_is_refused_without_resume(tmp_path):
