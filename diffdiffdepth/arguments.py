@@ -1,9 +1,11 @@
 """The arguments of the scripts; importing them does not import PyTorch, so that --help answers at once."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from shared.errors import RunError, explain
 from shared.runs.command import (
     add_colmap_command,
     add_device_argument,
@@ -23,14 +25,14 @@ ROWS = ("light_field", "multi_view", "ablation")
 
 
 def train(doc: str | None, argv: Sequence[str] | None = None) -> argparse.Namespace:
-    return parse_train_args(doc, argv, CONFIGS)
+    return _checked(parse_train_args(doc, argv, CONFIGS))
 
 
 def evaluate(doc: str | None, argv: Sequence[str] | None = None) -> argparse.Namespace:
     def add(parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--data", type=user_path, metavar="DIR", help="the data set, where it has moved")
 
-    return parse_eval_args(doc, argv, add, has_checkpoints=False)
+    return _checked(parse_eval_args(doc, argv, add, has_checkpoints=False))
 
 
 def predict(doc: str | None, argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -51,7 +53,7 @@ def predict(doc: str | None, argv: Sequence[str] | None = None) -> argparse.Name
     settings = {"nargs": "+", "action": "extend", "default": [], "metavar": "KEY=VALUE"}
     parser.add_argument("--set", **settings, help="as in train.py")
     add_device_argument(parser)
-    return parser.parse_args(argv)
+    return _checked(parser.parse_args(argv))
 
 
 def prepare(doc: str | None, argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -73,4 +75,13 @@ def table(doc: str | None, argv: Sequence[str] | None = None) -> argparse.Namesp
         parser.add_argument("--hci", type=user_path, metavar="DIR", help=text)
 
     out, config = Path("runs/diffdiffdepth-table"), CONFIGS / "quick.yaml"
-    return parse_table_args(doc, argv, config=config, out=out, rows=ROWS, add_arguments=add)
+    return _checked(parse_table_args(doc, argv, config=config, out=out, rows=ROWS, add_arguments=add))
+
+
+def _checked(args: argparse.Namespace) -> argparse.Namespace:
+    """The arguments; the program ends where the solver's float64 would be missing."""
+    if args.device == "mps":
+        reason = "--device mps: the solver takes float64, which Apple GPUs do not have; use --device cpu"
+        sys.stderr.write(explain(RunError(reason)))
+        sys.exit(2)
+    return args

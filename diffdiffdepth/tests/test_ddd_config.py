@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from diffdiffdepth import train
+from diffdiffdepth import arguments, train
 from diffdiffdepth.config import DataConfig, TrainConfig
 from diffdiffdepth.inputs import load_scene
 from shared.errors import ConfigError, DataError
@@ -13,6 +13,22 @@ from shared.runs.config import load_config
 
 CONFIGS = Path(train.__file__).parent / "configs"
 QUICK = CONFIGS / "quick.yaml"
+
+
+@pytest.mark.parametrize(
+    ("parse", "given"),
+    [
+        (arguments.train, "--config quick"),
+        (arguments.predict, "photos --out depth"),
+        (arguments.evaluate, "--run run"),
+        (arguments.table, ""),
+    ],
+)
+def test_apple_gpus_lack_the_float64_of_the_solver(parse, given, capsys) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        parse(None, [*given.split(), "--device", "mps"])
+    assert "float64" in capsys.readouterr().err
+    assert parse(None, [*given.split(), "--device", "cpu"]).device == "cpu"
 
 
 @pytest.mark.parametrize(
