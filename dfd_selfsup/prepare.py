@@ -31,7 +31,14 @@ from torch import Tensor
 from dfd_selfsup.alignment import common_part, describe_motion, residuals, stack_motions, warp
 from dfd_selfsup.config import DataConfig
 from dfd_selfsup.datasets.defocusnet import convert_depth
-from dfd_selfsup.datasets.folder import Order, complete_info, list_slices, stack_folders, write_stack
+from dfd_selfsup.datasets.folder import (
+    NO_DIRECTION,
+    Order,
+    complete_info,
+    list_slices,
+    stack_folders,
+    write_stack,
+)
 from dfd_selfsup.datasets.nyuv2 import NYU_FOCUS_M, read_labeled_frames, rgbd_stack, write_nyuv2_frame
 from dfd_selfsup.datasets.sources import SOURCES
 from dfd_selfsup.datasets.splits import KINDS, open_folder
@@ -175,7 +182,7 @@ def _align(args: argparse.Namespace) -> str:
     notes = [*stack.notes, *images.notes(str(args.photos))]
     if stack.defocus.kind == "place":
         info.order, note = _direction([describe_motion(motion, stack.size)[0] for motion in motions])
-        notes += note
+        notes = [*(each for each in notes if each != NO_DIRECTION or not info.order), *note]
     info.breathing_corrected = True
     names = distinct_stems([path.name for path in by_name.paths])
     text = yaml.safe_dump(info.model_dump(exclude_defaults=True, exclude={"sensor_width_mm"}))

@@ -43,7 +43,7 @@ from shared.files.images import read_image, write_image
 from shared.files.listing import left_out_note, list_images
 from shared.files.maps import read_pfm, write_pfm
 
-__all__ = ["StackInfo", "folder_splits", "list_slices", "load_stack", "open_stack"]
+__all__ = ["NO_DIRECTION", "StackInfo", "folder_splits", "list_slices", "load_stack", "open_stack"]
 __all__ += ["complete_info", "read_info", "stack_folders", "write_stack"]
 
 AIF_NAMES = {"aif", "all_in_focus"}
@@ -54,6 +54,10 @@ EXIF_TAGS = {
     "focal_length_35mm": "FocalLengthIn35mmFilm",
 }
 FILM_WIDTH_UM = 36_000
+NO_DIRECTION = (
+    "which end of the stack is near is not known: say it by --order near_to_far or far_to_near, or by order: "
+    "in stack.yaml"
+)
 Order = Literal["near_to_far", "far_to_near"]
 Distance = Annotated[float, pydantic.Field(gt=0, allow_inf_nan=True)]
 
@@ -144,10 +148,7 @@ def _what_is_missing(info: StackInfo, defocus: Defocus) -> list[str]:
         only = f"only {missing[0]} is" if len(missing) == 1 else f"{', '.join(missing)} are"
         notes.append(f"{only} missing in stack.yaml for depth in metres: it will be ordered, not metric")
     if defocus.kind == "place":
-        notes.append(
-            "which end of the stack is near is not known: say it by --order near_to_far or far_to_near, or "
-            "by order: in stack.yaml"
-        )
+        notes.append(NO_DIRECTION)
     return notes
 
 

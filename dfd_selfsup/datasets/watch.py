@@ -18,8 +18,8 @@ GRID = 24, 18  # cells in which sharpness is compared, across and down
 SAME_LEVEL = 1 / 512  # of grey: two photos that differ less are one
 EXPOSURE = 1.1  # ratio of brightness that is worth a note
 SHORTER = 0.75  # another place for a photo must make the way through the stack so much shorter
-MEGAPIXEL_GB = {"check": 0.06, "align": 0.07, "predict": 0.12}  # measured with photos of 12 megapixels
-MEGAPIXEL_S = {"check": 0.06, "align": 0.5, "predict": 0.45}
+MEGAPIXEL_GB = {"check": 0.06, "align": 0.075, "predict": 0.12}  # measured with photos of 12 megapixels
+MEGAPIXEL_S = {"check": 0.06, "align": 0.7, "predict": 0.45}
 LEAST_SHARPNESS = 2e-3  # grey levels: less is noise
 
 

@@ -12,7 +12,7 @@ from dfd_selfsup import prepare
 from dfd_selfsup.alignment import describe_motion, estimate_motion, pixel_motion
 from dfd_selfsup.config import DataConfig
 from dfd_selfsup.datasets import defocusnet, nyuv2
-from dfd_selfsup.datasets.folder import folder_splits, load_stack
+from dfd_selfsup.datasets.folder import NO_DIRECTION, folder_splits, load_stack
 from dfd_selfsup.datasets.mobile_depth import load_mobile_depth
 from dfd_selfsup.datasets.splits import load_splits, open_folder
 from dfd_selfsup.datasets.stack import collate, crop_stack, fit_to_size, resize_stack
@@ -376,6 +376,7 @@ def test_a_hand_held_breathing_stack_is_brought_together(tmp_path, capsys):
         assert abs(degrees) < 0.1
         assert np.hypot(x, y) + abs(scale - 1) * 80 < 0.5
     assert "far to near" in said, "what is near is larger"
+    assert NO_DIRECTION not in said
     assert (before.defocus.kind, after.defocus.kind) == ("place", "order")
     prepare.main(["check", str(tmp_path / "out")])
     assert "nearest and farthest focus 4.png, 0.png" in capsys.readouterr().out
