@@ -53,7 +53,8 @@ class Trial:
     """Candidates for the same work, ours first, with everything they need already made.
 
     `difference(other, ours)` of two results must not exceed `tolerance`; without it, `differences` holds what
-    `prepare` has compared itself. `skipped` names candidates that cannot run here, and why.
+    `prepare` has compared itself. `skipped` names candidates that cannot run here, and why. Where results may
+    differ, each candidate puts into `scores` how good its own is.
     """
 
     candidates: dict[str, Callable[[], Any]]
@@ -61,6 +62,7 @@ class Trial:
     tolerance: float = 0.0
     differences: dict[str, float] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
+    scores: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,8 @@ def run_case(case: Case, rounds: int = 7, clock: Callable[[], float] = time.perf
     figures = _figures(case, measured)
     for label, difference in differences.items():
         figures[label]["difference"] = difference
+    for label, scores in trial.scores.items():
+        figures[label]["scores"] = scores
     goals = [{"goal": str(goal), "met": _met(goal, figures)} for goal in case.goals if goal.label in figures]
     result = {
         "what": case.what,

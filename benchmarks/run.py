@@ -20,15 +20,22 @@ from typing import Any
 import cv2
 import torch
 
-from benchmarks import deepvoxels_cases, dfd_selfsup_cases, diffdiffdepth_cases, nvs_depth_cases, shared_cases
+from benchmarks import (
+    deepvoxels_cases,
+    dfd_selfsup_cases,
+    diffdiffdepth_cases,
+    light_field_cases,
+    nvs_depth_cases,
+    shared_cases,
+)
 from benchmarks.fresh import ROOT
 from benchmarks.harness import Case, run_case
 from shared.files.disk import write_json
 
 __all__ = ["lines_of", "machine", "select", "main"]
 
-CASES = [*shared_cases.CASES, *deepvoxels_cases.CASES, *diffdiffdepth_cases.CASES, *nvs_depth_cases.CASES]
-CASES += dfd_selfsup_cases.CASES
+CASES = [*shared_cases.CASES, *deepvoxels_cases.CASES, *diffdiffdepth_cases.CASES, *light_field_cases.CASES]
+CASES += [*nvs_depth_cases.CASES, *dfd_selfsup_cases.CASES]
 RESULTS = ROOT / "benchmarks" / "results.json"
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 LIBRARIES = ("torch", "torchvision", "numpy", "scipy", "opencv-python-headless", "opencv-python")
@@ -132,6 +139,7 @@ def lines_of(name: str, result: Mapping[str, Any]) -> list[str]:
         if "memory_gb" in figures:
             line += f"  {figures['memory_gb']:.2f} GB"
             line += f", {figures['memory_ratio']:.2f} x ours" if number else ""
+        line += "".join(f"  {name} {value:.3g}" for name, value in figures.get("scores", {}).items())
         lines.append(line)
     lines += [f"  {label:<{width}}  skipped: {reason}" for label, reason in result["skipped"].items()]
     return lines + [

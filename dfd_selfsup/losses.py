@@ -148,7 +148,7 @@ class _MirroredFilter(torch.autograd.Function):
     @staticmethod
     def forward(ctx, grey: Tensor, kernel: Tensor) -> Tensor:
         ctx.kernel = kernel
-        return F.conv2d(grey, kernel, padding=kernel.shape[-1] // 2)
+        return F.conv2d(grey, kernel.to(grey), padding=kernel.shape[-1] // 2)
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:

@@ -4,6 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -125,3 +126,21 @@ def test_real_crosshair_capture():
     disparity = torch.nn.functional.pad(estimate[None, None], (11, 11, 11, 11), mode="replicate")[0, 0]
     right = warp_errors(light_field, disparity)
     assert warp_errors(light_field, -disparity).mean() > 1.5 * right.mean()
+
+
+@pytest.mark.parametrize("disparity", [-1.4, 0.6])
+def test_other_ways_to_light_field_depth_are_used_as_they_should_be(disparity):
+    """Signs, units and ranges: a wall whose views are moved by a known shift comes out at that shift."""
+    y, x = np.mgrid[:40, :90].astype(float)
+
+    def view(u: float, v: float) -> np.ndarray:
+        a, b = x - disparity * u, y - disparity * v
+        waves = [np.sin(k * a + 2 * k) + np.sin(1.3 * k * b + k) for k in (0.13, 0.37, 0.71, 0.97)]
+        return np.stack([0.5 + 0.06 * sum(waves)] * 3)
+
+    grid = [[view(u, v) for u in range(-4, 5)] for v in range(-4, 5)]
+    light_field = LightField.from_grid(torch.tensor(np.array(grid), dtype=torch.float32))
+    cases = pytest.importorskip("benchmarks.light_field_cases")
+    for method in (cases.semi_global, cases.structure_tensor):
+        inner = method(light_field, 2.0)[10:-10, 20:-20]
+        assert (inner - disparity).abs().median() < 0.06, method.__name__
