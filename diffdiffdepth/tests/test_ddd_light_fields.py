@@ -134,7 +134,7 @@ def test_other_ways_to_light_field_depth_are_used_as_they_should_be(disparity):
     y, x = np.mgrid[:40, :90].astype(float)
 
     def view(u: float, v: float) -> np.ndarray:
-        a, b = x - disparity * u, y - disparity * v
+        a, b = x + disparity * u, y + disparity * v  # what is near moves against the camera
         waves = [np.sin(k * a + 2 * k) + np.sin(1.3 * k * b + k) for k in (0.13, 0.37, 0.71, 0.97)]
         return np.stack([0.5 + 0.06 * sum(waves)] * 3)
 
