@@ -16,9 +16,10 @@ from benchmarks.plain_deepvoxels import (
     plain_voxel_pixels,
 )
 from deepvoxels.config import GeneratorOptions
-from deepvoxels.losses import crop_border
+from deepvoxels.losses import crop_border, loss_terms
 from deepvoxels.models.fast.sampling import lift, sampled_rows
 from deepvoxels.models.generator import Generator
+from deepvoxels.models.networks import Discriminator
 from deepvoxels.models.volume import SamplingMap
 from shared.geometry.camera import look_at
 from shared.runs.command import keep_large_buffers
@@ -151,8 +152,8 @@ def objective(rendered: Tensor, truth: Tensor) -> Tensor:
     return 200 * F.l1_loss(crop_border(rendered, 5), crop_border(truth, 5))
 
 
-def our_step(size: str, keep_maps: bool) -> Callable[[], float]:
-    """One source, two targets, generator only, as `deepvoxels/train.py` does it."""
+def our_step(size: str, keep_maps: bool, gan: bool = False, half: bool = False) -> Callable[[], float]:
+    """One source, two targets, as `deepvoxels/train.py` does it; gan: with the discriminator; half: bf16."""
     keep_large_buffers()  # as every run on the CPU does
     torch.manual_seed(0)
     options = options_of(size)
@@ -161,6 +162,8 @@ def our_step(size: str, keep_maps: bool) -> Callable[[], float]:
     generator = Generator(options).train()
     geometry = generator.geometry((0.0, 0.0, 0.0), *SCENE)
     optimizer = torch.optim.Adam(generator.parameters(), lr=4e-4, fused=True)
+    discriminator = Discriminator() if gan else None
+    optimizer_d = torch.optim.Adam(discriminator.parameters(), lr=4e-4, fused=True) if discriminator else None
 
     def maps() -> tuple[list[SamplingMap], list[SamplingMap]]:
         lifting = generator.lifting(geometry, K, poses[0])
@@ -169,12 +172,20 @@ def our_step(size: str, keep_maps: bool) -> Callable[[], float]:
     kept = maps() if keep_maps else None
 
     def step() -> float:
-        images, state = generator(source, *(kept or maps()))
-        generator.remember(state)
-        loss = objective(images, targets)
+        with torch.autocast(source.device.type, torch.bfloat16, enabled=half):
+            images, state = generator(source, *(kept or maps()))
+            generator.remember(state)
+            loss, terms = objective(images, targets), {}
+            if discriminator is not None:
+                terms = loss_terms(crop_border(images, 5), crop_border(targets, 5), discriminator)
+                loss = loss + terms["gan"]
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
+        if optimizer_d is not None:
+            optimizer_d.zero_grad(set_to_none=True)
+            terms["discriminator"].backward()
+            optimizer_d.step()
         return loss.item()
 
     return step

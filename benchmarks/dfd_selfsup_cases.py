@@ -72,19 +72,20 @@ def saved_gb(function: Callable[[], Tensor]) -> float:
 # -------------------------------------------------------------------------------------- training step
 
 
-def training_parts(side: int = SIDE) -> tuple[TrainConfig, StackModel, Tensor, Defocus]:
-    """The network and losses of the paper, one stack of noise, and the paper's NYUv2 lens."""
+def training_parts(side: int = SIDE, stacks: int = 1) -> tuple[TrainConfig, StackModel, Tensor, Defocus]:
+    """The network and losses of the paper, stacks of noise, and the paper's NYUv2 lens."""
     keep_large_buffers()  # as every run on the CPU does
     torch.manual_seed(0)
     config = TrainConfig()
-    images = torch.rand(1, SLICES, 3, side, side)
+    images = torch.rand(stacks, SLICES, 3, side, side)
     defocus = Defocus.thin_lens(Lens(50, 8, 12), FOCUS_M)
     batch = Defocus(defocus.focus_q[None], defocus.gain_px[None])
     return config, StackModel(config.network, config.heads), images, batch
 
 
-def training_step(unfold: bool, side: int = SIDE) -> Callable[[], float]:
-    config, model, images, defocus = training_parts(side)
+def training_step(unfold: bool, side: int = SIDE, stacks: int = 1, half: bool = False) -> Callable[[], float]:
+    config, model, images, defocus = training_parts(side, stacks)
+    model.half = half
     optimizer = torch.optim.AdamW(model.parameters(), config.learning_rate, fused=True)
     blur = plain_blur if unfold else render_stack
 

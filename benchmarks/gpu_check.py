@@ -5,8 +5,8 @@
 
 Needs nothing but this repository. Every operation with own code runs on both devices: values and gradients
 must agree, and whether a second run is the same to the bit is written down. Then a few training steps of each
-paper at full size on random data, in fp32 and under autocast in bf16: seconds, peak memory, losses. What
-fails is written down with its message, and the exit code is 2. No check begins after --minutes.
+paper at full size on random data, in fp32 and, where training has it, in bf16: seconds, peak memory, losses.
+What fails is written down with its message, and the exit code is 2. No check begins after --minutes.
 """
 
 import argparse
@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ from shared.runs.command import command_line, make_parser, select_device
 
 __all__ = ["check_operation", "main", "operations"]
 
+Builds = dict[str, Callable[[], Callable[[], float]]]  # what makes a training step, by its precision
 Operation = tuple[Callable[..., Any], list[Tensor], int]  # function, inputs, how many have a gradient
 TOLERANCE = 2e-3  # of the largest value: TF32 is off, sums run in another order
 FACTORIES = {"arange", "empty", "eye", "full", "linspace", "ones", "rand", "randn", "randperm", "tensor"}
@@ -60,10 +62,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     found: dict[str, Any] = {"operations": {}, "steps": {}}
     for name, operation in operations(32 if args.self_test else 256).items():
         found["operations"][name] = _guarded(end, lambda made=operation: check_operation(*made, device))
-        sys.stdout.write(f"{name:<34}{found['operations'][name]}\n")
-    for name, build in steps(tiny=args.self_test):
-        found["steps"][name] = _guarded(end, lambda made=build: _measured_steps(made, device))
-        sys.stdout.write(f"{name:<34}{found['steps'][name]}\n")
+        sys.stdout.write(f"{name:<40}{found['operations'][name]}\n")
+    for name, builds in steps(tiny=args.self_test):
+        found["steps"][name] = _guarded(end, lambda made=builds: _measured_steps(made, device))
+        sys.stdout.write(f"{name:<40}{found['steps'][name]}\n")
     if not args.self_test:
         card = torch.cuda.get_device_name(device)
         place = Path("results/gpu") / f"{re.sub(r'[^a-z0-9]+', '-', card.lower()).strip('-')}.json"
@@ -133,30 +135,36 @@ def check_operation(
     return {"difference": difference, "agrees": difference < TOLERANCE, "deterministic": same}
 
 
-def steps(tiny: bool) -> Iterator[tuple[str, Callable[[], Callable[[], float]]]]:
-    """Training steps by name: full-size, as `make bench` measures them on the CPU; or the same, tiny."""
+def steps(tiny: bool) -> Iterator[tuple[str, Builds]]:
+    """Training steps by name and precision: those of the full-size configurations; or the same, tiny."""
     volume = deepvoxels_cases.TINY if tiny else deepvoxels_cases.LARGE
     side, batch = (64, 2) if tiny else (256, 8)
     scene = {"side": 64, "count": 300} if tiny else {"side": 512, "count": 20_000}
-    yield f"deepvoxels, {volume}", lambda: deepvoxels_cases.our_step(volume, True)
-    yield f"nvs_depth, {batch} x {side} px", lambda: nvs_depth_cases.training_step(False, side, batch)
-    yield f"dfd_selfsup, 5 x {side} px", lambda: dfd_selfsup_cases.training_step(False, side)
+    of_pairs = {"side": side, "batch": batch, "perceptual": not tiny}
+    both: dict[str, Callable[[bool], Callable[[], float]]] = {
+        f"deepvoxels, {volume}": lambda half: deepvoxels_cases.our_step(volume, True, gan=True, half=half),
+        f"nvs_depth, {batch} x {side} px": lambda half: nvs_depth_cases.training_step(
+            False, **of_pairs, half=half
+        ),
+        f"dfd_selfsup, 5 x {side} px": lambda half: dfd_selfsup_cases.training_step(False, side, half=half),
+    }
+    for name, build in both.items():
+        yield name, {"fp32": partial(build, False), "bf16": partial(build, True)}
     name = f"diffdiffdepth, {scene['side']} px, one evaluation"
-    yield name, lambda: diffdiffdepth_cases.evaluation_step(True, **scene)
+    yield name, {"fp32": partial(diffdiffdepth_cases.evaluation_step, True, **scene)}
 
 
-def _measured_steps(build: Callable[[], Callable[[], float]], device: torch.device) -> dict[str, Any]:
-    """Seconds, memory and losses of steps in fp32 and bf16; each ends with a number, for which it waits."""
+def _measured_steps(builds: Builds, device: torch.device) -> dict[str, Any]:
+    """Seconds, memory and losses of steps by precision; each ends with a number, for which it waits."""
     on_gpu, found = device.type == "cuda", {}
-    for name, half in (("fp32", False), ("bf16", True)):
+    for name, build in builds.items():
         if on_gpu:
             torch.cuda.reset_peak_memory_stats(device)
         with _MadeOn(device):
             step = build()
-            with torch.autocast(device.type, torch.bfloat16, enabled=half):
-                losses = [step()]
-                started = time.perf_counter()
-                losses += [step() for _ in range(STEPS)]
+            losses = [step()]
+            started = time.perf_counter()
+            losses += [step() for _ in range(STEPS)]
         seconds = (time.perf_counter() - started) / STEPS
         memory_gb = torch.cuda.max_memory_allocated(device) / 1e9 if on_gpu else None
         found[name] = {"seconds": seconds, "memory_gb": memory_gb, "losses": losses}
@@ -166,10 +174,7 @@ def _measured_steps(build: Callable[[], Callable[[], float]], device: torch.devi
 
 
 class _MadeOn(TorchFunctionMode):
-    """New tensors are made on a device; those of a generator of the CPU are drawn there and moved.
-
-    Backward passes run outside of autocast, as in training and as PyTorch asks: they follow the forward pass.
-    """
+    """New tensors are made on a device; those of a generator of the CPU are drawn there and moved."""
 
     def __init__(self, device: torch.device) -> None:
         super().__init__()
@@ -181,9 +186,6 @@ class _MadeOn(TorchFunctionMode):
             drawn = kwargs.get("generator") is not None and kwargs["generator"].device.type == "cpu"
             kwargs["device"] = "cpu" if drawn else self.device
             return func(*args, **kwargs).to(self.device)
-        if func in (Tensor.backward, torch.autograd.grad):
-            with torch.autocast(self.device.type, enabled=False):
-                return func(*args, **kwargs)
         return func(*args, **kwargs)
 
 

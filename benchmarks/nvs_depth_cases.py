@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Literal
 from unittest import mock
 
 import torch
@@ -22,6 +23,7 @@ from nvs_depth.train import step_terms
 from shared.geometry.camera import intrinsics_matrix, pixel_grid, project, transform_points, unproject
 from shared.geometry.trajectories import so3_exp
 from shared.geometry.warp import forward_warp
+from shared.quality.losses import VggFeatures
 from shared.runs.command import keep_large_buffers
 
 __all__ = ["CASES"]
@@ -134,12 +136,19 @@ def plain_warps() -> Iterator[None]:
 
 
 def step_parts(
-    side: int, batch: int, plain: bool, dtype: torch.dtype
+    side: int,
+    batch: int,
+    plain: bool,
+    dtype: torch.dtype,
+    vgg: VggFeatures | None = None,
+    half: bool = False,
 ) -> tuple[SynthesisNetwork, Callable[[], Tensor]]:
-    """The network and a function that gives its weighted objective, without VGG."""
+    """The network and a function that gives its weighted objective; by default without VGG."""
     torch.manual_seed(0)
     options = ModelOptions(image_side=side, encoder_init="default", depth_range="object_narrow")
-    config = TrainConfig(model=options, weights=LossWeights(perceptual=0))
+    weights = LossWeights() if vgg else LossWeights(perceptual=0)
+    precision: Literal["float32", "bfloat16"] = "bfloat16" if half else "float32"
+    config = TrainConfig(model=options, weights=weights, precision=precision)
     network = SynthesisNetwork(options).to(dtype)
     if plain:
         plain_layers(network)
@@ -149,7 +158,7 @@ def step_parts(
     data = PairBatch(*images, depth, depth, valid, valid, K, K, poses(batch).to(dtype), indices)
 
     def objective() -> Tensor:
-        terms = step_terms(network, data, config, None)
+        terms = step_terms(network, data, config, vgg)
         return sum(getattr(config.weights, name) * term for name, term in terms.items())
 
     def plain_objective() -> Tensor:
@@ -159,10 +168,16 @@ def step_parts(
     return network, plain_objective if plain else objective
 
 
-def training_step(plain: bool, side: int = 256, batch: int = 8) -> Callable[[], float]:
-    """One step of the full-size network on `batch` pairs of `side` px."""
+def training_step(
+    plain: bool, side: int = 256, batch: int = 8, perceptual: bool = False, half: bool = False
+) -> Callable[[], float]:
+    """One step of the full-size network on `batch` pairs of `side` px.
+
+    perceptual: with a VGG-16 of random weights; half: convolutions in bfloat16, as `precision` asks.
+    """
     keep_large_buffers()  # as every run on the CPU does
-    network, objective = step_parts(side, batch, plain, torch.float32)
+    vgg = VggFeatures(weights="random") if perceptual else None
+    network, objective = step_parts(side, batch, plain, torch.float32, vgg, half)
     optimizer = torch.optim.Adam(network.parameters(), lr=6e-5, betas=(0.5, 0.999))
 
     def step() -> float:

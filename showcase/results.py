@@ -48,6 +48,19 @@ Written by `make results` from the files below [`results/`](results), the `eval.
   otherwise.
 """
 
+ESTIMATES = """
+## What a full run would cost: an estimate
+
+Nothing of this was run on a GPU. One training step of each full-size configuration was carried out on random
+data on a CPU and counted (`python -m benchmarks.estimates`, [figures](results/estimates.json)): operations
+of its convolutions and matrix products, bytes that all its operations read and write one by one, and what
+is held for the backward pass, with weights, gradients and Adam's moments. The lower figure takes 40 % of the
+card's peak or 80 % of its bandwidth, whichever takes longer; the upper one 20 % and then 50 %, and 10
+microseconds to start each operation. Reading data, validation and the evaluation at the end are not in it.
+Memory: CUDA and work space come on top, one or two GB; of the released DeepVoxels 7.5 GB in all are known.
+Data: what its publisher says, or its pixels without compression.
+"""
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     formatter = argparse.RawDescriptionHelpFormatter
@@ -84,7 +97,27 @@ def results_page(folder: Path) -> str:
         for table in sorted(path for path in (folder / paper).glob("*") if path.is_dir()):
             section = _tried if table.name == "tried" else _table_section
             parts.append(section(paper, table, table.relative_to(folder)))
+    if (folder / "estimates.json").exists():
+        parts.append(_estimates(folder))
     return "\n".join(parts)
+
+
+def _estimates(folder: Path) -> str:
+    """What full-size runs on the published data would cost, from results/estimates.json."""
+    estimates = json.loads((folder / "estimates.json").read_text(encoding="utf-8"))
+    antinous = _read("diffdiffdepth", folder / "diffdiffdepth" / "antinous.json")
+    rows = []
+    for name, row in estimates["rows"].items():
+        fast, slow = row["hours"]
+        step = f"{row['tera_operations_per_step']:.2g} T, {row['gigabytes_moved_per_step']:.3g} GB"
+        steps = f"{row['steps']:,}" if row["runs"] == 1 else f"{row['runs']} x {row['steps']:,}"
+        cells = [name, f"[config]({row['config']})", steps, row["precision"], step]
+        cells += [f"**{fast:.2g} to {slow:.2g}**", f"{row['gigabytes_held']:.2g} GB", row["data"]]
+        rows.append(f"| {' | '.join(cells)} |")
+    heads = ["", "", "steps", "precision", "one step", f"hours on an {estimates['card']}", "memory", "data"]
+    lines = [ESTIMATES, f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}", *rows]
+    measured = f"diffdiffdepth needs no estimate: a published light field took {_circumstances(antinous)}."
+    return "\n".join([*lines, f"\n{measured}\n"])
 
 
 def _summary(paper: str, path: Path) -> str:

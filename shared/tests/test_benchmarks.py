@@ -1,5 +1,6 @@
 """The logic of the benchmark harness, with a clock that only the candidates move."""
 
+import ast
 import importlib
 from pathlib import Path
 
@@ -14,6 +15,7 @@ if not (ROOT / "benchmarks").is_dir():
 
 harness = importlib.import_module("benchmarks.harness")
 fresh = importlib.import_module("benchmarks.fresh")
+estimates = importlib.import_module("benchmarks.estimates")
 
 
 class Clock:
@@ -80,4 +82,50 @@ def test_a_fresh_process_reports_its_own_peak():
 def test_the_check_of_a_gpu_runs_on_the_cpu(capsys):
     """Tiny, every operation and every training step that it would take on a card."""
     importlib.import_module("benchmarks.gpu_check").main(["--self-test"])
-    assert capsys.readouterr().out.count("'losses'") == 8
+    found = [ast.literal_eval(line[40:]) for line in capsys.readouterr().out.splitlines()]
+    steps = [each for each in found if "fp32" in each]
+    assert len(steps) == 4
+    for each in steps:
+        if "bf16" in each:
+            one, other = each["fp32"]["losses"], each["bf16"]["losses"]
+            assert one != other  # it was really halved
+            assert one[0] == pytest.approx(other[0], rel=0.01)  # later ones are of other weights
+
+
+# ---- estimates ---------------------------------------------------------------------------------------------
+
+
+def test_a_step_is_counted():
+    """A product of matrices and its gradients, by hand: three products, and what each of them touches."""
+    weight = torch.nn.Parameter(torch.rand(5, 7))
+    inputs, optimizer = torch.rand(3, 5), torch.optim.SGD([weight], lr=0.1)
+
+    def step():
+        optimizer.zero_grad(set_to_none=True)
+        loss = (inputs @ weight).sum()
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    counts = estimates.count(step)
+    assert counts.flops == 2 * (2 * 3 * 5 * 7)  # forward, and the gradient of the weight
+    products = (15 + 35 + 21) + (15 + 21 + 35)
+    assert 4 * products < counts.moved < 4 * (products + 35 * 6 + 21 * 4 + 10)
+    assert counts.held == 4 * (15 + 35) + 3 * 4 * 35  # the inputs are kept; gradient and two moments to come
+
+
+def test_a_card_is_bound_by_the_slowest_of_three():
+    peak, width = estimates.PEAK["float32"], estimates.BANDWIDTH
+    for counts in ((peak, 0, 0, 0), (0, 2 * width, 0, 0), (0, 0, 500_000, 0)):
+        fast, slow = estimates.hours(estimates.Counts(*counts), "float32", 3600)
+        assert fast == pytest.approx(2.5)
+        assert slow == pytest.approx(5.0 if counts[1] == 0 else 4.0)
+    fast, slow = estimates.hours(estimates.Counts(peak, 2 * width, 500_000, 0), "float32", 3600)
+    assert (fast, slow) == (pytest.approx(2.5), pytest.approx(14.0))
+
+
+def test_full_configurations_are_there_and_steps_make_up_their_batch():
+    for full in estimates.FULL.values():
+        config = estimates.load_config(full.config_class, ROOT / full.config)
+        assert config.steps > 10_000
+    assert estimates.FULL["dfd_selfsup: NYUv2"].times * 2 == config.batch_size

@@ -10,7 +10,7 @@ from shared.errors import DataError
 from showcase.figures import fill
 from showcase.results import PAPERS, ROOT, pages, results_page
 
-FILES = sorted((ROOT / "results").rglob("*.json"))
+FILES = sorted(path for paper in PAPERS for path in (ROOT / "results" / paper).rglob("*.json"))
 
 
 def test_the_committed_pages_have_the_figures_of_the_runs() -> None:
