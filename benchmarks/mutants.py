@@ -33,6 +33,8 @@ pytest_add_cli_args_test_selection = {tests}
 do_not_mutate_patterns = {untouched}
 process_isolation = "forkserver"
 use_git_change_detection = false
+timeout_constant = 20.0
+timeout_multiplier = 5.0
 """
 DIFFS = """
 import sys

@@ -138,7 +138,7 @@ def _out_of_order(names: Sequence[str], seen: Sequence[_Glance]) -> list[str]:
             for to in range(len(order))
         ]
         best = min(moves, key=way)
-        if way(best) > 0.999 * way(order):
+        if way(best) >= 0.999 * way(order):  # equal, too, where photos show the same
             break
         order = best
     if way(order) > SHORTER * way(list(range(len(seen)))):
