@@ -9,7 +9,9 @@
 SHELL  := /bin/bash
 PAPERS := $(patsubst %/train.py,%,$(wildcard */train.py))
 
-EXTRAS := dev,colmap,log
+# What everybody gets, and what tests, checks, benchmarks and API pages take on top.
+EXTRAS := viewer
+TOOLS  := dev,colmap,log
 
 # PyTorch keeps its builds without CUDA, a fraction of the size, on an index of their own.
 CPU_INDEX := https://download.pytorch.org/whl/cpu
@@ -17,9 +19,11 @@ CPU_INDEX := https://download.pytorch.org/whl/cpu
 ifdef PYTHON
 PY    := $(PYTHON)
 READY := check-python
+TESTS := check-python
 else
 PY    := .venv/bin/python
 READY := .venv/.ready
+TESTS := .venv/.tools
 endif
 
 # One test process per core, each with one thread: more threads than cores would only slow each other down.
@@ -38,7 +42,7 @@ help: ## this list
 	    printf "  %-20s %s\n" "table-$$p" "train every row of the paper's table and print it"; \
 	done
 
-setup: $(READY) ## create .venv with everything in it (2-10 minutes, downloads PyTorch; TORCH="...")
+setup: $(READY) ## create .venv (2-10 minutes, downloads PyTorch; TORCH="...")
 
 # torch and torchvision are asked for together, so that the index hands out a matching pair.
 .venv/.ready: pyproject.toml
@@ -58,10 +62,14 @@ setup: $(READY) ## create .venv with everything in it (2-10 minutes, downloads P
 	@touch $@
 	@echo "next: source .venv/bin/activate    (in every new shell, for the commands that begin with python)"
 
+.venv/.tools: .venv/.ready
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[$(EXTRAS),$(TOOLS)]'
+	@touch $@
+
 .PHONY: check-python
 check-python:
 	@$(PY) -c 'import importlib.util as u, sys; sys.exit(not all(map(u.find_spec, ("torch", "torchvision", "shared"))))' || \
-	    { echo "$(PY) lacks the packages; run once: $(PY) -m pip install --editable '.[$(EXTRAS)]'"; exit 1; }
+	    { echo "$(PY) lacks the packages; run once: $(PY) -m pip install --editable '.[$(EXTRAS),$(TOOLS)]'"; exit 1; }
 
 define PAPER_TARGETS
 train-$(1): $$(READY)
@@ -73,35 +81,35 @@ table-$(1): $$(READY)
 endef
 $(foreach p,$(PAPERS),$(eval $(call PAPER_TARGETS,$(p))))
 
-test: $(READY) ## all tests a newcomer needs (at most 6 minutes on two cores)
+test: $(TESTS) ## all tests a newcomer needs (at most 6 minutes on two cores)
 	$(PYTEST) -m "not slow" $(ARGS)
 
-test-all: $(READY) ## also the slow ones
+test-all: $(TESTS) ## also the slow ones
 	$(PYTEST) $(ARGS)
 
-mutants: $(READY) ## small mistakes made on purpose: which does no test notice? (ARGS=FILE, minutes each)
+mutants: $(TESTS) ## small mistakes made on purpose: which does no test notice? (ARGS=FILE, minutes each)
 	OMP_NUM_THREADS=1 $(PY) -m benchmarks.mutants $(ARGS)
 
 .venv-lowest/.ready: pyproject.toml
 	python3 -m venv .venv-lowest
 	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check uv
-	.venv-lowest/bin/uv pip install --python .venv-lowest --resolution lowest-direct --editable '.[$(EXTRAS)]'
+	.venv-lowest/bin/uv pip install --python .venv-lowest --resolution lowest-direct --editable '.[$(EXTRAS),$(TOOLS)]'
 	@touch $@
 
 test-lowest: .venv-lowest/.ready ## the tests in an environment of the oldest packages that pyproject.toml allows
 	$(subst $(PY),.venv-lowest/bin/python,$(PYTEST)) -m "not slow" $(ARGS)
 
-lint: $(READY) ## ruff, and the types by pyrefly
+lint: $(TESTS) ## ruff, and the types by pyrefly
 	$(PY) -m ruff check .
 	$(PY) -m pyrefly check
 
-bench: $(READY) ## every hot operation next to its plain twin, as ratios in one run
+bench: $(TESTS) ## every hot operation next to its plain twin, as ratios in one run
 	$(PY) -m benchmarks.run $(ARGS)
 
 gpu-check: $(READY) ## a GPU against the CPU, and full-size steps on it: results/gpu/<card>.json (8 minutes)
 	$(PY) -m benchmarks.gpu_check $(ARGS)
 
-docs: $(READY) ## API pages from the docstrings, in build/docs
+docs: $(TESTS) ## API pages from the docstrings, in build/docs
 	$(PY) -m pdoc -o build/docs shared '!shared.tests' scenes '!scenes.tests' $(foreach p,$(PAPERS),$(p) '!$(p).tests')
 
 tour: $(READY) ## run the notebook docs/tour.ipynb again (extra: notebook)
