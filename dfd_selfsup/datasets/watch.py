@@ -138,10 +138,10 @@ def _out_of_order(names: Sequence[str], seen: Sequence[_Glance]) -> list[str]:
             for to in range(len(order))
         ]
         best = min(moves, key=way)
-        if way(best) >= 0.999 * way(order):  # equal, too, where photos show the same
+        if way(best) >= 0.999 * way(order):  # also where all photos show the same
             break
         order = best
-    if way(order) > SHORTER * way(list(range(len(seen)))):
+    if way(order) >= SHORTER * way(list(range(len(seen)))):
         return []
     if order[0] > order[-1]:
         order.reverse()
