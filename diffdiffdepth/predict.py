@@ -80,6 +80,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     elif args.full_size:
         raise DataError(root, "is a light field: its map has the size of its views", "Leave --full-size out")
     stems = distinct_stems(scenes.names) if is_colmap else {"": root.resolve().name}
+    if len(names) > 1:
+        sys.stderr.write(f"{len(names)} maps in turn; each takes about as long as the first says\n")
     clouds = []
     for name in names:
         fitted = DiffusedDepth.load(_optimised(args, config, settings, root, name, stems[name]))
