@@ -52,7 +52,7 @@ def evaluate(fitted: DiffusedDepth, scene: Scene, folder: Path) -> dict[str, Any
     """Measure a result on its scene with all views; pictures and report.html go into the run folder."""
     with torch.no_grad():
         results, maps = measure_run(fitted, scene)
-    write_run_report(scene, maps, results, folder)
+    write_run_report(scene, maps, fitted.confidence, results, folder)
     return results
 
 

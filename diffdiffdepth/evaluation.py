@@ -1,5 +1,6 @@
 """How good a map is: against the truth as in the paper's tables, and against the other views without one."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -34,7 +35,8 @@ def measure_run(fitted: DiffusedDepth, scene: Scene) -> tuple[dict[str, Any], di
     """Measure a result and three other maps from the same initial points; returns the maps [H, W] too.
 
     `scene` is the result's with its views. Rows: nearest label, diffusion of the initial points, optimised
-    diffusion, and the result, which is that after a weighted median at depth edges.
+    diffusion, and the result, which is that after a weighted median at depth edges. `trusted_half` has the
+    measures of the result where its confidence is in the upper half.
     """
     config, ours = fitted.config, fitted.diffused.to(scene.centre.device)
     size = tuple(scene.centre.shape[-2:])
@@ -59,6 +61,11 @@ def measure_run(fitted: DiffusedDepth, scene: Scene) -> tuple[dict[str, Any], di
         "definitions": DEFINITIONS,
         "rows": {name: measure(scene, dense, config.seed) for name, dense in maps.items()},
     }
+    if scene.truth is not None:  # does the confidence know where the map is good?
+        sure = fitted.confidence.to(scene.centre.device)
+        valid = torch.ones_like(sure, dtype=torch.bool) if scene.valid is None else scene.valid
+        half = replace(scene, valid=valid & (sure >= sure[valid].median()))
+        results["trusted_half"] = measure(half, maps["median"], config.seed)
     return results, maps
 
 

@@ -175,9 +175,9 @@ def summary(results: Mapping[str, Any]) -> str:
 
 
 def write_run_report(
-    scene: Scene, maps: Mapping[str, Tensor], results: Mapping[str, Any], folder: Path
+    scene: Scene, maps: Mapping[str, Tensor], confidence: Tensor, results: Mapping[str, Any], folder: Path
 ) -> None:
-    """Write maps.png and report.html into the run folder."""
+    """Write maps.png and report.html into the run folder; `confidence` [H, W] is that of the result."""
     sheet = maps_sheet(scene, maps)
     write_bytes(folder / "maps.png", encode_png(sheet))
     low, high = depth_range(maps["median"])
@@ -192,6 +192,7 @@ def write_run_report(
     facts |= {"Pixels": " x ".join(str(side) for side in reversed(results["size"]))}
     facts |= {"Note": "; ".join(scene.notes)} if scene.notes else {}
     pictures = [Picture(picture, f"The map that is exported: {where}.")]
+    pictures.append(Picture(to_uint8(confidence.expand(3, -1, -1)), _confidence_caption(results)))
     pictures.append(Picture(points, f"Initial points: {where}."))
     sections = [
         Section("The depth that was found", pictures),
@@ -202,3 +203,12 @@ def write_run_report(
         sections.append(Section("Optimisation", [Curves(["total", "data", "edge", "smoothness"])]))
     title = f"Differentiable diffusion: {results['data']}"
     write_report(folder, title, sections, summary=summary(results), facts=facts)
+
+
+def _confidence_caption(results: Mapping[str, Any]) -> str:
+    text = "How far each pixel can be trusted, white most: by views, colours, points near by."
+    if "trusted_half" not in results:
+        return text
+    name = "mse_x100" if results["kind"] == "light field" else "mse"
+    half, whole = results["trusted_half"][name], results["rows"]["median"][name]
+    return f"{text} In the more trusted half {_label(name)} is {half:.3g}, in all {whole:.3g}."

@@ -39,7 +39,9 @@ def test_eval_reproduces_its_own_file(small_run, capsys):
     evaluation_script.main(["--run", str(small_run), "--device", "cpu"])
     assert (small_run / "eval.json").read_bytes() == first
     assert (small_run / "maps.png").stat().st_size > 1000
-    assert "Table 2" in (small_run / "report.html").read_text()
+    report = (small_run / "report.html").read_text()
+    assert "Table 2" in report
+    assert "In the more trusted half MSE x 100 is" in report
 
 
 def test_predict_writes_a_light_field_in_metres(small_scenes, few_steps, small_run, tmp_path, capsys):
