@@ -98,6 +98,7 @@ class GeneratorOptions:
 
     coordinates: bool = True  # integration and inpainting also read voxel coordinates; the paper's text: not
     integration_dropout: Dropout = 0.2
+    largest_state: PositiveFloat | None = None  # end of the candidate's ReLU; null: none, as released
     inpainting_widths: list[PositiveInt] = field(default_factory=lambda: [1, 2, 2])  # in F, per resolution
 
     occlusion: bool = True  # False: the paper's ablation, depth planes collapsed by plain convolutions

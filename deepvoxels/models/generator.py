@@ -53,7 +53,9 @@ class Generator(nn.Module):
         self.options = options
         features, side = options.grid_features, options.grid_side
         self.extractor = FeatureExtractor(options)
-        self.integration = Integration(features, options.integration_dropout, options.coordinates)
+        self.integration = Integration(
+            features, options.integration_dropout, options.coordinates, options.largest_state
+        )
         self.inpainting = Inpainting(features, options.inpainting_widths, options.coordinates)
         self.occlusion = Occlusion(options) if options.occlusion else None
         self.collapse = None if options.occlusion else DepthCollapse(options)

@@ -193,15 +193,18 @@ class FeatureExtractor(nn.Module):
 class Integration(nn.Module):
     """Convolutional gated recurrent unit that merges a lifted view into the persistent volume (eq. 1 to 4).
 
-    Both gates are one scalar per voxel; the candidate goes through a ReLU. With `coordinates`, convolutions
-    also see the voxel's (z, y, x). Those that read the same tensor are one convolution here:
+    Both gates are one scalar per voxel; the candidate goes through a ReLU, which ends at `largest` where one
+    is given: nothing else keeps the state from growing without bound, which batch norm hides from the losses.
+    With `coordinates`, convolutions also see the voxel's (z, y, x). Those that read the same tensor are one:
     `from_observation` gives reset, update and candidate (in that order, with all biases), `gates_from_state`
     reset and update.
     """
 
     convolve = staticmethod(padded_conv)  # or its twin in models/fast
 
-    def __init__(self, features: int, dropout: float, coordinates: bool = True) -> None:
+    def __init__(
+        self, features: int, dropout: float, coordinates: bool = True, largest: float | None = None
+    ) -> None:
         super().__init__()
         inputs = features + 3 if coordinates else features
         self.from_observation = nn.Conv3d(inputs, 2 + features, 3)
@@ -209,6 +212,7 @@ class Integration(nn.Module):
         self.candidate_from_state = nn.Conv3d(inputs, features, 3, bias=False)
         self.dropout = dropout
         self.coordinates = coordinates
+        self.largest = largest
 
     def forward(self, state: Tensor, observation: Tensor) -> Tensor:
         """Old state and observation, both [B, F, G, G, G] -> new state."""
@@ -224,6 +228,8 @@ class Integration(nn.Module):
             F.dropout3d(candidate_new, self.dropout, self.training)
             + F.dropout3d(candidate_old, self.dropout, self.training)
         )
+        if self.largest is not None:
+            candidate = candidate.clamp(max=self.largest)
         return state + update * (candidate - state)
 
 

@@ -204,6 +204,16 @@ def test_a_blind_source_leaves_finite_values():
     assert all(p.grad.isfinite().all() for p in g.parameters())
 
 
+def test_the_state_stays_within_its_bound():
+    unit = Integration(3, 0.0, largest=2.0)
+    with torch.no_grad():
+        unit.from_observation.bias.fill_(5.0)  # candidates above the bound, gates open
+        state = torch.zeros(1, 3, 4, 4, 4)
+        for _ in range(30):
+            state = unit(state, torch.rand(1, 3, 4, 4, 4))
+    assert 1.9 < state.max() <= 2.0
+
+
 def test_integration_is_the_papers_gated_unit():
     features = 3
     unit = Integration(features, 0.0).double()
