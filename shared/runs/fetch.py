@@ -188,7 +188,11 @@ def fetch(url: str, path: Path, sha256: str = "", changed: str = "") -> str:
     the server, a full disk, and other content than asked for, which is removed.
     """
     if path.exists():
-        return _sha256(path)
+        digest = _sha256(path)
+        if not digest.startswith(sha256):
+            reason = f"is another file than expected: its SHA-256 begins with {digest[:8]}, not {sha256[:8]}"
+            raise DataError(path, reason, changed or "Remove it, and start again")
+        return digest
     if not url.startswith(("http://", "https://")):
         raise ValueError(f"not an address of the web: {url}")
     part = path.with_name(f"{path.name}.part")

@@ -94,6 +94,13 @@ def test_another_file_than_expected_is_removed(tmp_path, address):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_file_put_there_by_hand_is_checked_too(tmp_path, address):
+    (tmp_path / "file.bin").write_bytes(b"something else")
+    with pytest.raises(DataError, match="another file than expected"):
+        fetch(f"{address}/file.bin", tmp_path / "file.bin", "0" * 64)
+    assert (tmp_path / "file.bin").read_bytes() == b"something else"
+
+
 def test_refusals_and_no_network_are_one_error(tmp_path, address):
     for url, reason in (
         (address.replace("weights", "other"), "Not here"),
