@@ -14,6 +14,11 @@ Bytes are counted in float32, also where convolutions are halved. Reading the da
 validation and the evaluation at the end.
 """
 
+if __name__ == "__main__":
+    from shared.runs.command import begin
+
+    begin()
+
 import argparse
 import sys
 from collections.abc import Callable, Sequence

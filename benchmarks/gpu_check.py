@@ -9,6 +9,11 @@ paper at full size on random data, in fp32 and, where training has it, in bf16: 
 What fails is written down with its message, and the exit code is 2. No check begins after --minutes.
 """
 
+if __name__ == "__main__":
+    from shared.runs.command import begin
+
+    begin()
+
 import argparse
 import math
 import re

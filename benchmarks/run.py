@@ -6,6 +6,11 @@
 A run of all cases writes benchmarks/results.json; a part of them is only printed, unless --out is given.
 """
 
+if __name__ == "__main__":
+    from shared.runs.command import begin
+
+    begin()
+
 import argparse
 import importlib.metadata
 import os

@@ -53,6 +53,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     if args.command == "check":
         sys.stdout.write(report_folder(args.folder, args.images_outside))
+        config = "official" if (args.folder / "train").is_dir() else "photos_cpu"
+        embedded = any(args.folder.glob("*/made.json")) or (args.folder / "made.json").is_file()
+        choice = "quick" if embedded else f"{config} --set data.root={args.folder}"
+        say_done("", f"python -m deepvoxels.train --config {choice}")
         return
     find_cameras(prepare_photos, args.photos, args.out, sfm_options(args))
     sys.stdout.write(report_scene(args.out))

@@ -11,7 +11,7 @@ python prepare.py weights                                    download what the m
 """
 
 from dfd_selfsup import arguments
-from shared.runs.command import begin, command_line
+from shared.runs.command import begin, command_line, say_done
 
 if __name__ == "__main__":
     begin(arguments.prepare, __doc__)  # --help is answered before PyTorch is loaded
@@ -69,12 +69,25 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     commands = {"check": _check, "align": _align, "nyuv2": _nyuv2, "rgbd": _rgbd, "defocusnet": _defocusnet}
     sys.stdout.write(commands[args.command](args))
+    say_done(getattr(args, "out", ""), _then(args))
+
+
+def _then(args: argparse.Namespace) -> str:
+    """What to do after a command."""
+    if args.command in ("align", "rgbd"):
+        return f"python -m dfd_selfsup.predict {args.out} --fit"
+    folder = args.out if args.command == "nyuv2" else args.folder
+    kind = args.kind if args.command == "check" else args.command
+    if kind is None and (roots := _roots_of_splits(folder)):
+        kind, folder = "folders", roots[0]
+    if kind is None:
+        return f"python -m dfd_selfsup.predict {folder} --fit"
+    return f"python -m dfd_selfsup.train --config {kind} --set data.root={folder}"
 
 
 def report_folder(folder: Path, order: Order | None = None) -> str:
     """The report on one stack, or on all stacks below {train,validation,test}/, at most two folders down."""
-    levels = ("", "*/", "*/*/")
-    roots = {path.parent for level in levels for split in SPLITS for path in folder.glob(f"{level}{split}/")}
+    roots = _roots_of_splits(folder)
     if not roots:
         stack = open_folder(folder, order)
         sys.stderr.write(needs(stack))
@@ -83,8 +96,14 @@ def report_folder(folder: Path, order: Order | None = None) -> str:
             pass
         return report_stack(replace(stack, notes=(*stack.notes, *images.notes(str(folder)))), names)
     return "".join(
-        f"{root}\n" + report_splits({split: _loaders(root / split) for split in SPLITS})
-        for root in sorted(roots)
+        f"{root}\n" + report_splits({split: _loaders(root / split) for split in SPLITS}) for root in roots
+    )
+
+
+def _roots_of_splits(folder: Path) -> list[Path]:
+    levels = ("", "*/", "*/*/")
+    return sorted(
+        {path.parent for level in levels for split in SPLITS for path in folder.glob(f"{level}{split}/")}
     )
 
 

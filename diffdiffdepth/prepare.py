@@ -50,11 +50,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         download(args, SOURCES, backbone_file)
     elif args.command == "check":
         sys.stdout.write(report_folder(args.folder))
+        say_done("", f"python -m diffdiffdepth.predict {args.folder} --out my_depth")
     elif args.command == "points":
         light_field = load_light_field(args.folder)
         points = epi_points(light_field)
         save_points(args.out, points)
         sys.stdout.write(f"{args.out}: {_accuracy(points, light_field)}\n")
+        command = f"python -m diffdiffdepth.train --config hci --set data.root={args.folder}"
+        say_done(args.out, f"{command} points.source=file points.file={args.out}")
     else:
         find_cameras(prepare_photos, args.photos, args.out, sfm_options(args))
         sys.stdout.write(report_folder(args.out))

@@ -48,6 +48,14 @@ __all__ = ["detect_layout", "main", "report", "reprojection_gap"]
 
 CHECKED_SIDE = 128
 CHECKED_PAIRS = 24
+CONFIGS = {  # by layout
+    "shapenet": "shapenet_chairs",
+    "shapenet_flat": "shapenet_flat_chairs",
+    "kitti_raw": "kitti_eigen",
+    "kitti_odometry": "odometry_sequence",
+    "kitti_odometry_flat": "kitti_odometry_flat",
+    "posed": "posed_images",
+}
 GOOD_GAP = 0.03  # median relative gap of depths that poses, intrinsics and depth explain
 
 
@@ -57,7 +65,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         download(args, SOURCES, backbone_file)
         return
     if args.command == "check":
-        sys.stdout.write(report(args.folder, args.layout, args.images_outside))
+        layout = detect_layout(args.folder) if args.layout == "auto" else args.layout
+        sys.stdout.write(report(args.folder, layout, args.images_outside))
+        embedded = (args.folder / "made.json").is_file()
+        choice = "quick" if embedded else f"{CONFIGS[layout]} --set data.root={args.folder}"
+        say_done("", f"python -m nvs_depth.train --config {choice}")
         return
     if args.command == "colmap":
         find_cameras(prepare_photos, args.photos, args.out, sfm_options(args))
@@ -75,6 +87,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             count = convert_drive(args.raw / drive[:10], drive, camera, args.out)
             sys.stdout.write(f"{drive}_{camera}: {count} frames\n")
             sys.stdout.flush()
+    say_done(args.out, f"python -m nvs_depth.prepare check {args.out}")
 
 
 def detect_layout(folder: Path) -> str:

@@ -11,7 +11,9 @@ compare.json and every depth map into OUT.
 """
 
 if __name__ == "__main__":
-    import shared.interrupt  # noqa: F401 - Ctrl-C ends in one line during the imports, too
+    from shared.runs.command import begin
+
+    begin()
 
 import argparse
 import math

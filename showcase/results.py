@@ -9,7 +9,9 @@ the papers' own scripts print, so a figure has one definition wherever it is sho
 """
 
 if __name__ == "__main__":
-    import shared.interrupt  # noqa: F401 - Ctrl-C ends in one line during the imports, too
+    from shared.runs.command import begin
+
+    begin()
 
 import argparse
 import importlib

@@ -7,7 +7,9 @@ and `--run NAME` then find it, also after `pip install .`.
 """
 
 if __name__ == "__main__":
-    import shared.interrupt  # noqa: F401 - Ctrl-C ends in one line during the imports, too
+    from shared.runs.command import begin
+
+    begin()
 
 import argparse
 import importlib

@@ -7,7 +7,9 @@ middle test view of DeepVoxels, the scene of diffdiffdepth, the first of the tes
 """
 
 if __name__ == "__main__":
-    import shared.interrupt  # noqa: F401 - Ctrl-C ends in one line during the imports, too
+    from shared.runs.command import begin
+
+    begin()
 
 import argparse
 from collections.abc import Sequence

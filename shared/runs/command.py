@@ -72,8 +72,10 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 # ---- arguments ---------------------------------------------------------------------------------------------
 
 
-def begin(parse: Parse, doc: str | None) -> None:
+def begin(parse: Parse | None = None, doc: str | None = None) -> None:
     """Answer --help and wrong arguments, then say that the script starts: loading PyTorch takes seconds.
+
+    Without `parse` the script reads its arguments itself, later.
 
     Where PyTorch is missing, which is how a forgotten activation shows, the program ends and says what to do.
     OpenMP's threads are told to sleep while they wait for each other, unless OMP_WAIT_POLICY is set: as they
@@ -84,7 +86,10 @@ def begin(parse: Parse, doc: str | None) -> None:
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read once, when PyTorch is loaded
     importlib.import_module("shared.interrupt")  # Ctrl-C ends in one line during the imports, too
-    parse(doc, None)
+    if parse is not None:
+        parse(doc, None)
+    elif {"-h", "--help"} & set(sys.argv):
+        return
     if importlib.util.find_spec("torch") is None:
         remedy = "source .venv/bin/activate (made by `make setup`), or activate your conda environment"
         sys.stderr.write(explain(DataError(sys.executable, "this Python has no PyTorch", remedy)))
@@ -262,8 +267,9 @@ def command_line(main: Callable[[], Any]) -> NoReturn:
 
 
 def say_done(written: str | Path, then: str = "") -> None:
-    """The last lines of a command, on stderr: what was written, and what to do with it."""
-    sys.stderr.write(f"written: {written}\n" + (f"next:    {then}\n" if then else ""))
+    """The last lines of a command, on stderr: what was written (or "", if nothing), and what to do then."""
+    sys.stdout.flush()  # it comes before
+    sys.stderr.write((f"written: {written}\n" if written else "") + (f"next:    {then}\n" if then else ""))
 
 
 def select_device(name: str = "auto", local_rank: int = 0) -> "torch.device":

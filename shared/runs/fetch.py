@@ -80,7 +80,7 @@ def _list_sources(sources: Mapping[str, Source]) -> None:
     for name, source in sources.items():
         how = "" if source.url else "by hand; "
         sys.stdout.write(f"{name:20s} {source.title}\n{'':20s} {how}licence: {source.licence}\n")
-    say_done("nothing", "the same with NAME fetches that one, or says how to get it")
+    say_done("", "the same with NAME fetches that one, or says how to get it")
 
 
 def _fetch_source(source: Source, out: Path, accepted: bool) -> None:
@@ -97,9 +97,7 @@ def _fetch_source(source: Source, out: Path, accepted: bool) -> None:
         digest = _fetch_archive(source, out)
     sys.stdout.write(f"what the loaders read{'' if source.url else ', once you have put it there'}:\n")
     sys.stdout.write("".join(f"  {line}\n" for line in source.tree.format(out=out).splitlines()))
-    say_done(
-        f"{out} (SHA-256 of the archive: {digest})" if source.url else "nothing", source.then.format(out=out)
-    )
+    say_done(f"{out} (SHA-256 of the archive: {digest})" if source.url else "", source.then.format(out=out))
 
 
 def _ask_for_acceptance() -> None:

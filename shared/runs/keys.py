@@ -5,7 +5,9 @@ python -m shared.runs.keys nvs_depth --run runs/nvs_depth-quick     # measures, 
 """
 
 if __name__ == "__main__":
-    import shared.interrupt  # noqa: F401 - Ctrl-C ends in one line during the imports, too
+    from shared.runs.command import begin
+
+    begin()
 
 import argparse
 import ast

@@ -11,7 +11,9 @@ fetched from the network. Ctrl-C ends it. Needs the extra `viewer`: pip install 
 """
 
 if __name__ == "__main__":
-    import shared.interrupt  # noqa: F401 - Ctrl-C ends in one line during the imports, too
+    from shared.runs.command import begin
+
+    begin()
 
 import argparse
 import contextlib

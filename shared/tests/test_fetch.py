@@ -223,7 +223,7 @@ def test_what_is_not_handed_out_is_described(tmp_path, offered, capsys):
     said = capsys.readouterr()
     assert "register there" in said.out
     assert said.out.endswith("data/secret/\n    images/0001.png\n")
-    assert "written: nothing" in said.err
+    assert said.err == "next:    check data/secret\n"
     prepare("fetch", offered)
     listed = capsys.readouterr().out
     assert "scene" in listed
