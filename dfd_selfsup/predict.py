@@ -68,6 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.run is not None or args.fit is not None:
         stack = fit_to_size(photos, args.max_side, args.max_slices)
         notes += stack.notes[len(photos.notes) :]
+        start = shrunk(start, stack)  # at full size it would take as much memory as two photos
         estimate = learned(args, method, stack, start)
         if args.fit is not None:
             notes.append(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -121,6 +122,7 @@ def test_evaluation_of_the_folder_gives_the_same_figures(run_folder, capsys):
 
 def test_lpips_is_measured_once_its_backbone_is_there(data, run_folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    run_folder = shutil.copytree(run_folder, tmp_path / "run")  # other tests read its figures
     command = ["--run", str(run_folder), "--device", "cpu"]
     evaluation.main(command)
     assert "AIF LPIPS: not measured: `prepare.py weights`" in capsys.readouterr().out

@@ -196,7 +196,7 @@ def test_errors_name_a_source_of_data_only_where_published_data_were_asked_for(t
     (tmp_path / "s").mkdir()
     with pytest.raises(DataError) as caught:
         prepare.main(["check", str(tmp_path / "s"), *(["--kind", kind] if kind else [])])
-    assert ("nyu.edu" in str(caught.value)) == (kind == "nyuv2")
+    assert ("fetch nyuv2" in str(caught.value)) == (kind == "nyuv2")
 
 
 def test_the_home_folder_is_found_by_every_command(tmp_path, monkeypatch, capsys):
