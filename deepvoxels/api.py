@@ -1,6 +1,6 @@
 """A trained scene as an object: loaded from one file, without its data set, and rendered from any camera."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,13 +17,14 @@ from shared.errors import CheckpointError, RunError
 from shared.geometry.camera import check_pose
 from shared.results import DepthMap, Views
 from shared.runs.checkpoint import load_trained
-from shared.runs.command import select_device
+from shared.runs.command import progress_bar, select_device
 from shared.runs.config import config_from_dict
 from shared.show.pictures import evenly
 
 __all__ = ["Baseline", "DeepVoxels", "TrainedScene", "build_network", "scene_facts", "trained_scene"]
 
 VIEWS_AT_ONCE = 8  # rendered in one batch
+Done = Callable[[int], Any]  # told how many views more are done
 THUMBNAILS, THUMBNAIL_SIDE = 48, 64  # photos that a checkpoint keeps, and their side in pixels
 FLAT = 0.5  # share of all planes; a ray that mixes more of them sees no surface
 TRAIN_AGAIN = "Train again: checkpoints made before hold no cameras"
@@ -96,21 +97,23 @@ class TrainedScene:
         return scene
 
     @torch.no_grad()
-    def render(self, world_from_cam: Any, K: Any = None) -> Views:
+    def render(self, world_from_cam: Any, K: Any = None, progress: bool = False) -> Views:
         """Views from cameras [N, 4, 4] or [4, 4] with intrinsics [N, 3, 3] or [3, 3] at `image_side` pixels.
 
         Arrays, tensors or nested lists; K defaults to that of the first training view. The result is on the
-        CPU; the network stays in the mode it was in. Raises ValueError for what is no camera.
+        CPU; the network stays in the mode it was in. progress: show a bar. Raises ValueError for what is no
+        camera.
         """
         poses, K = self._cameras(world_from_cam, K)
         training = self.network.training  # then it may have changed since the last call
         self.network.eval()
         try:
-            return self._render(poses, K, changed=training)
+            with progress_bar(0, len(poses), progress, "view") as bar:
+                return self._render(poses, K, training, bar.update)
         finally:
             self.network.train(training)
 
-    def _render(self, world_from_cam: Tensor, K: Tensor, changed: bool) -> Views:
+    def _render(self, world_from_cam: Tensor, K: Tensor, changed: bool, done: Done) -> Views:
         raise NotImplementedError
 
     def _cameras(self, world_from_cam: Any, K: Any) -> tuple[Tensor, Tensor]:
@@ -147,7 +150,7 @@ class DeepVoxels(TrainedScene):
         self.geometry = network.geometry(self.grid_origin, self.grid_side_length, self.near, far)
         self._volume: Tensor | None = None
 
-    def _render(self, world_from_cam: Tensor, K: Tensor, changed: bool) -> Views:
+    def _render(self, world_from_cam: Tensor, K: Tensor, changed: bool, done: Done) -> Views:
         volume = self._volume
         if volume is None or changed:
             volume = self.network.inpaint(self.network.state)
@@ -164,6 +167,7 @@ class DeepVoxels(TrainedScene):
                 planes.append(torch.special.entr(seen.visibility).sum(dim=2).exp()[:, 0].cpu())
                 grid = self.network.project(torch.ones_like(volume[:, :1]), maps)
                 inside.append((grid * seen.visibility).sum(dim=2)[:, 0].cpu())
+            done(len(poses))
         rays = (torch.cat(part) for part in (depths, planes, inside)) if depths else None
         return Views(torch.cat(images), self._depth_map(*rays, K) if rays else None)
 
@@ -190,7 +194,7 @@ class DeepVoxels(TrainedScene):
 class Baseline(TrainedScene):
     """A network that turns the nearest training photo and two poses into a view; it knows no depth."""
 
-    def _render(self, world_from_cam: Tensor, K: Tensor, changed: bool) -> Views:
+    def _render(self, world_from_cam: Tensor, K: Tensor, changed: bool, done: Done) -> Views:
         images = []
         for pose, intrinsics in zip(world_from_cam, K, strict=True):
             source = int(nearest_neighbour(self.world_from_cam, pose[None])[0])
@@ -198,6 +202,7 @@ class Baseline(TrainedScene):
             photo = self.photos[source][None].float() / 255
             image = self.network(photo.to(self.device), *(camera.to(self.device) for camera in cameras))
             images.append(image.clamp(0, 1).cpu())
+            done(1)
         return Views(torch.cat(images))
 
 

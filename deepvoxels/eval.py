@@ -63,8 +63,8 @@ class NearestNeighbour:
     def __init__(self, views: PosedScene) -> None:
         self.views = views
 
-    def render(self, world_from_cam: Tensor, K: Tensor | None = None) -> Views:
-        """A photo [3, S, S] for each camera [N, 4, 4]."""
+    def render(self, world_from_cam: Tensor, K: Tensor | None = None, progress: bool = False) -> Views:
+        """A photo [3, S, S] for each camera [N, 4, 4]; it takes no time to show the progress of."""
         return Views(self.views.batch(nearest_neighbour(self.views.world_from_cam, world_from_cam)))
 
 
@@ -77,7 +77,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """Render and measure the test views; pictures, video and report.html go to `folder`."""
     started = time.perf_counter()
-    views = scene.render(test_views.world_from_cam, test_views.K)
+    views = scene.render(test_views.world_from_cam, test_views.K, progress=True)
     seconds_per_view = (time.perf_counter() - started) / len(test_views)
     nearest = NearestNeighbour(train_views).render(test_views.world_from_cam)
     learned = Lpips.if_there(test_views.image_side - 2 * config.border_px)

@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         world_from_cam, name = read_poses(args.poses), args.poses.stem
     else:
         world_from_cam, name = camera_path(scene, args.frames, args.path), args.path
-    views = scene.render(world_from_cam)
+    views = scene.render(world_from_cam, progress=True)
     folder = args.out or (args.run if args.run.is_dir() else Path()) / f"views_{name}"
     export_views(folder, views, world_from_cam, scene.K, args.fps)
     say_done(folder, f"look at {folder}/moving_camera.mp4, or around: python -m shared.show.viewer {folder}")

@@ -6,7 +6,7 @@ Writes eval.json (per stack and mean), test_stacks.png and report.html.
 """
 
 from dfd_selfsup import arguments
-from shared.runs.command import begin, command_line, say_done
+from shared.runs.command import begin, command_line, rendering, say_done
 
 if __name__ == "__main__":
     begin(arguments.evaluate, __doc__)  # --help is answered before PyTorch is loaded
@@ -61,7 +61,7 @@ def evaluate(method: DepthFromDefocus, splits: dict[str, StackSet], folder: Path
     seconds, examples = {}, {}
     for name, estimate in compared_methods(method, stacks, _median_depth_m(splits["train"])).items():
         started = time.perf_counter()
-        found = [estimate(stack) for stack in stacks]
+        found = [estimate(stack) for stack in rendering(stacks, len(stacks), f"stack, {name}")]
         seconds[name] = (time.perf_counter() - started) / len(stacks)
         pairs = zip(stacks, found, strict=True)
         rows[name] = [measure_stack(*pair, limits_m, learned) for pair in pairs]

@@ -17,7 +17,7 @@ from shared.geometry.camera import check_pose, invert_pose
 from shared.geometry.warp import backward_warp, forward_warp
 from shared.results import DepthMap, Views
 from shared.runs.checkpoint import load_trained
-from shared.runs.command import select_device
+from shared.runs.command import progress_bar, select_device
 from shared.runs.config import config_from_dict
 
 __all__ = ["EncodedImage", "PairPrediction", "ViewSynthesizer"]
@@ -159,8 +159,11 @@ class EncodedImage:
         self.depth = self._depth_map(source.depth.full[0, 0])
 
     @torch.no_grad()
-    def views(self, target_from_source: Any) -> Views:
-        """Views and depth, on the CPU, from cameras [N, 4, 4] or [4, 4] relative to the picture's."""
+    def views(self, target_from_source: Any, progress: bool = False) -> Views:
+        """Views and depth, on the CPU, from cameras [N, 4, 4] or [4, 4] relative to the picture's.
+
+        progress: show a bar.
+        """
         owner = self._owner
         poses = torch.as_tensor(target_from_source).detach().float()
         poses = poses[None] if poses.ndim == 2 else poses
@@ -170,10 +173,12 @@ class EncodedImage:
         poses = poses.to(owner.device, copy=True)
         poses[:, :3, 3] /= owner.unit_m or 1.0
         images, depths = [], []
-        for part in poses.split(AT_ONCE):
-            rendered = owner.network.views(self._source, self._source.K.expand(len(part), 3, 3), part)
-            images.append(rendered.images[0].float().cpu())
-            depths.append(rendered.depth.full[:, 0].cpu())
+        with progress_bar(0, len(poses), progress, "view") as bar:
+            for part in poses.split(AT_ONCE):
+                rendered = owner.network.views(self._source, self._source.K.expand(len(part), 3, 3), part)
+                images.append(rendered.images[0].float().cpu())
+                depths.append(rendered.depth.full[:, 0].cpu())
+                bar.update(len(part))
         return Views(torch.cat(images), self._depth_map(torch.cat(depths)))
 
     def _depth_map(self, values: Tensor) -> DepthMap:

@@ -7,7 +7,7 @@ Writes eval.json (per pair and mean), pictures, a video and report.html; prints 
 """
 
 from nvs_depth import arguments
-from shared.runs.command import begin, command_line, say_done
+from shared.runs.command import begin, command_line, rendering, say_done
 
 if __name__ == "__main__":
     begin(arguments.evaluate, __doc__)  # --help is answered before PyTorch is loaded
@@ -74,7 +74,8 @@ def evaluate(synthesizer: ViewSynthesizer, split: Split, folder: Path) -> dict[s
     constant = constant_depth(split.train)
     rows: list[dict[str, Any]] = []
     seconds = 0.0
-    for indices in split.test_pairs.split(BATCH):
+    parts = split.test_pairs.split(BATCH)
+    for indices in rendering(parts, len(parts), f"batch of {BATCH} pairs"):
         batch = load_pairs(split.test.views, indices).to(device)
         started = time.perf_counter()
         prediction = synthesizer.predict_pairs(batch)

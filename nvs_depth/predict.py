@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         poses = relative_path(kind, args.frames, amount, args.distance)
     folder = args.out or args.image.with_name(f"{args.image.stem}_views")
 
-    views = source.views(poses)
+    views = source.views(poses, progress=True)
     export_views(folder, views, invert_pose(poses), fps=args.fps)
     export_views(folder / "source", Views.of_one(source.image, source.depth), fps=args.fps)
     for note in source.notes:
