@@ -36,8 +36,8 @@ def stack(folder, exif=None, orientations=(1,) * 4, yaml="", pictures=None, mode
     for index, (pixels, turn) in enumerate(zip(pictures or slices(), orientations, strict=True)):
         tags = Image.Exif()
         tags[ExifTags.Base.Orientation] = turn
-        for name, value in (exif(index) if exif else {}).items():
-            tags.get_ifd(ExifTags.IFD.Exif)[EXIF[name]] = value
+        if exif:
+            tags[ExifTags.IFD.Exif] = {EXIF[name]: value for name, value in exif(index).items()}
         Image.fromarray(pixels).convert(mode).save(folder / f"{index}.png", exif=tags)
     if yaml:
         (folder / "stack.yaml").write_text(yaml)
