@@ -96,10 +96,8 @@ def test_exif_fills_what_the_yaml_leaves_out(tmp_path):
 
     for index, distance in enumerate((1.5, 0.7)):
         image = Image.fromarray((picture(index).permute(1, 2, 0).numpy() * 255).astype(np.uint8))
-        exif = image.getexif()
-        tags = exif.get_ifd(ExifTags.IFD.Exif)
-        tags[ExifTags.Base.SubjectDistance] = distance
-        tags[ExifTags.Base.FocalLength], tags[ExifTags.Base.FNumber] = 4.2, 1.8
+        exif, tag = image.getexif(), ExifTags.Base
+        exif[ExifTags.IFD.Exif] = {tag.SubjectDistance: distance, tag.FocalLength: 4.2, tag.FNumber: 1.8}
         image.save(tmp_path / f"p{index}.jpg", exif=exif)
     (tmp_path / "stack.yaml").write_text("pixel_pitch_um: 9")
     stack = load_stack(tmp_path)
