@@ -219,8 +219,8 @@ class Window:
 
     def __init__(self):
         self.scene, self.camera, self.background = self, self, "untouched"
-        self.rotation = Rotation.random(rng=0)
-        self.wxyz, self.position = self.rotation.as_quat(scalar_first=True), np.array([0.1, 0.2, 0.3])
+        self.rotation = Rotation.from_rotvec([0.4, -0.7, 1.1])
+        self.wxyz, self.position = np.roll(self.rotation.as_quat(), 1), np.array([0.1, 0.2, 0.3])
         self.fov, self.aspect = 2 * math.atan(4.5 / 20), 21 / 9
 
     def on_update(self, callback):
