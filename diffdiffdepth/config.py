@@ -34,7 +34,8 @@ class EmbeddedConfig:
 class PointsConfig:
     """Where the points come from, and noise added to them on purpose."""
 
-    source: Literal["auto", "epi", "model", "file"] = "auto"  # auto: EPI edges, or the COLMAP model's points
+    # auto: EPI edges, or the COLMAP model's points; sweep: those, and points of a plane sweep over the photos
+    source: Literal["auto", "epi", "model", "sweep", "file"] = "auto"
     file: LocalPath = ""  # .npz with x, y, label, kind and maybe weight, for source "file"
     label_noise: NonNegativeFloat = 0.0  # standard deviation: px for disparity, share for depth
     outlier_share: Fraction = 0.0  # of points that get the label of another point

@@ -17,6 +17,7 @@ from diffdiffdepth.datasets.signs import view_faults
 from diffdiffdepth.datasets.stanford import is_stanford_folder, load_stanford
 from diffdiffdepth.points.epi import epi_points
 from diffdiffdepth.points.store import load_points, perturb_points
+from diffdiffdepth.points.sweep import sweep_points
 from diffdiffdepth.scene import LightField, Scene, SparsePoints
 from shared.errors import DataError
 from shared.files.colmap import find_colmap_model
@@ -112,7 +113,9 @@ def find_points(scene: Scene, options: PointsConfig, seed: int = 0) -> SparsePoi
     else:
         if scene.points is None:
             raise DataError(scene.name, "comes without points", "Use points.source=epi or file")
-        points = scene.points.checked()
+        if source == "sweep" and is_light_field:
+            raise DataError(scene.name, "is a light field, not photos", "Use points.source=epi")
+        points = sweep_points(scene) if source == "sweep" else scene.points.checked()
     if options.label_noise or options.outlier_share:
         generator = torch.Generator().manual_seed(seed)
         points = perturb_points(points, generator, options.label_noise, options.outlier_share)
