@@ -13,7 +13,7 @@ Each part is in the form that its paper's own loader reads. Of a capture of your
 without capture.json the camera is that of the light field or of the stack.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = ["KINDS", "embedded_capture"]
 
+CAPTURE_VERSION = 2
 SIZE = (96, 128)
 PHOTO_SIDE, POSED_VIEWS = 128, 96
 VIEWPOINT_DEG, UNSEEN_DEG = 250, (-12, -6, 6, 12)  # azimuth round the object; turns of the unseen views
@@ -61,7 +62,7 @@ def embedded_capture(root: Path, name: str, seed: int = 0) -> Path:
     """The folder of the embedded capture `name`, rendered on first use below `root`."""
     from scenes import SCENES_VERSION
 
-    record = {"version": SCENES_VERSION, "name": name, "size": [*SIZE], "seed": seed}
+    record = {"version": [SCENES_VERSION, CAPTURE_VERSION], "name": name, "size": [*SIZE], "seed": seed}
     return made_once(root / name, record, partial(_write, name=name, seed=seed), print)
 
 
@@ -106,11 +107,13 @@ def square_intrinsics(focal_share: float) -> Tensor:
 
 def _scene(name: str, seed: int, distance_m: float) -> tuple["Scene", dict[str, Tensor]]:
     """The scene, and world_from_cam [N, 4, 4] of the viewpoint, the posed photos and the unseen views."""
-    from scenes import make_object
+    from scenes import Background, make_object
     from scenes.rooms import room
 
     if name == "object":
-        scene, posed = make_object("chair", seed), hemisphere_poses(POSED_VIEWS, 1000 * seed)
+        black = Background((0.0, 0.0, 0.0), (0.0, 0.0, 0.0))  # as what nvs_depth is trained on
+        scene = replace(make_object("chair", seed), background=black)
+        posed = hemisphere_poses(POSED_VIEWS, 1000 * seed)
         around = orbit_trajectory(360, distance_m, elevation_deg=25.0)
         turns = [VIEWPOINT_DEG + turn for turn in (0, *UNSEEN_DEG)]
         poses = around[turns]

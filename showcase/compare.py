@@ -203,7 +203,7 @@ def _trained(run: Path, shipped: str) -> Path | str:
 def _train_deepvoxels(run: Path, posed: Path, device: str) -> None:
     """Train on the posed photos of a capture, or go on where that was interrupted."""
     config = Path(__file__).parents[1] / "deepvoxels" / "configs" / "quick.yaml"
-    settings = [f"data.root={posed}", "data.scene=", "data.embedded=null"]
+    settings = [f"data.root={posed}", "data.scene=", "data.embedded=null", "model.largest_state=6"]
     command = ["--config", str(config), "--out", str(run), "--device", device, "--set", *settings]
     deepvoxels.train.main([*command, "--resume"] if run.exists() else command)
 
