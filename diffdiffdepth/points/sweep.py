@@ -8,7 +8,6 @@ nearly as well.
 
 import math
 
-import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -99,6 +98,8 @@ def _lightness(images: Tensor) -> Tensor:
 
 def _mean(values: Tensor) -> Tensor:
     """Over patches, of images [N, 1, H, W]; many times as fast as pooling in PyTorch."""
+    import cv2  # slow to import, and not needed to use a result
+
     side = (2 * RADIUS + 1, 2 * RADIUS + 1)
     means = [cv2.blur(image, side, borderType=cv2.BORDER_REPLICATE) for image in values[:, 0].numpy()]
     return torch.from_numpy(np.stack(means))[:, None]
