@@ -98,8 +98,9 @@ def prepare_depth(load: Callable[[], LightField], limit: float) -> Trial:
     light_field = load()
     scores: dict[str, dict[str, float]] = {}
 
-    def ours(settings: tuple[str, ...]) -> Tensor:
-        return DiffusedDepth("hci", *settings, device="cpu").fit(light_field, progress=False).values
+    def ours(*settings: str) -> Tensor:
+        overrides = dict(setting.split("=") for setting in settings)
+        return DiffusedDepth("hci", "cpu", **overrides).fit(light_field, progress=False).values
 
     def scored(label: str, run: Callable[[], Tensor]) -> Callable[[], None]:
         def candidate() -> None:
@@ -110,8 +111,8 @@ def prepare_depth(load: Callable[[], LightField], limit: float) -> Trial:
         return candidate
 
     runs = {
-        "ours": lambda: ours(()),
-        "ours, preview": lambda: ours(PREVIEW),
+        "ours": ours,
+        "ours, preview": lambda: ours(*PREVIEW),
         "OpenCV SGBM, three views": lambda: semi_global(light_field, limit),
         "structure tensor, 17 views": lambda: structure_tensor(light_field, limit),
     }
