@@ -45,10 +45,8 @@ __all__ = ["Counts", "count", "hours", "main"]
 CARD = "A100, 80 GB"
 PEAK = {"bfloat16": 312e12, "float32": 156e12}  # operations per second; float32 is TF32
 BANDWIDTH = 2.0e12  # bytes per second
-FAST, SLOW = (
-    (0.4, 0.8, 5e-6),
-    (0.2, 0.5, 10e-6),
-)  # shares of peak and bandwidth, seconds to start an operation
+# shares of peak and bandwidth, seconds to start an operation
+FAST, SLOW = (0.4, 0.8, 5e-6), (0.2, 0.5, 10e-6)
 STATES = 12  # bytes per parameter: its gradient and Adam's two moments
 
 

@@ -105,7 +105,7 @@ def prepare_depth(load: Callable[[], LightField], limit: float) -> Trial:
     def scored(label: str, run: Callable[[], Tensor]) -> Callable[[], None]:
         def candidate() -> None:
             error = (run() - light_field.truth)[light_field.truth.isfinite()].abs()
-            shares = {f"BP({limit})": 100 * (error > limit).float().mean().item() for limit in (0.07, 0.3)}
+            shares = {f"BP({off})": 100 * (error > off).float().mean().item() for off in (0.07, 0.3)}
             scores[label] = {"MSE x 100": 100 * error.square().mean().item()} | shares
 
         return candidate
@@ -120,7 +120,7 @@ def prepare_depth(load: Callable[[], LightField], limit: float) -> Trial:
 
 
 def embedded() -> LightField:
-    """The light field of the quick run, without its truth's use for points: those are found."""
+    """The light field of the quick run; its points are found in the images, not taken from the truth."""
     with tempfile.TemporaryDirectory() as folder:
         return load_light_field(make_embedded_light_field(Path(folder) / "scene", (192, 240)))
 

@@ -195,9 +195,9 @@ class Integration(nn.Module):
 
     Both gates are one scalar per voxel; the candidate goes through a ReLU, which ends at `largest` where one
     is given: nothing else keeps the state from growing without bound, which batch norm hides from the losses.
-    With `coordinates`, convolutions also see the voxel's (z, y, x). Those that read the same tensor are one:
-    `from_observation` gives reset, update and candidate (in that order, with all biases), `gates_from_state`
-    reset and update.
+    With `coordinates`, convolutions also see the voxel's (z, y, x). Those that read the same tensor are one
+    convolution: `from_observation` gives reset, update and candidate (in that order, with all biases),
+    `gates_from_state` reset and update.
     """
 
     convolve = staticmethod(padded_conv)  # or its twin in models/fast
