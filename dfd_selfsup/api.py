@@ -105,15 +105,18 @@ class DepthFromDefocus:
         found = load_trained(source, "dfd_selfsup", checkpoint)
         config = config_from_dict(TrainConfig, found.config, str(found.path))
         with found.using("facts"):
-            (near, far), kind = found.facts["q_range"], found.facts["kind"]
-            q_range = float(near), float(far)
+            q_range, kind = found.facts["q_range"], found.facts["kind"]
+            if q_range is not None:
+                far, near = q_range
+                q_range = float(far), float(near)
         model = found.network(lambda: StackModel(config.network, config.heads, q_range))
         return cls(config, model.eval(), device, kind, found.about)
 
     @property
     def facts(self) -> dict[str, Any]:
         """What a checkpoint must hold besides config and weights."""
-        return {"q_range": list(self.model.q_range), "kind": self.kind}
+        q_range = self.model.q_range
+        return {"q_range": q_range and list(q_range), "kind": self.kind}
 
     @torch.no_grad()
     def predict(
@@ -179,7 +182,7 @@ class DepthFromDefocus:
 
     def q_range_for(self, stack: FocalStack) -> tuple[float, float]:
         """That of training, if it was on stacks like this one; else what the stack itself can tell."""
-        if self.model is not None and self.kind == stack.defocus.kind == "metric":
+        if self.model is not None and self.model.q_range and self.kind == stack.defocus.kind == "metric":
             return self.model.q_range
         return stack.defocus.q_range
 

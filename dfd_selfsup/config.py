@@ -17,7 +17,10 @@ Side = Annotated[int, Field(ge=16)]  # pixels
 
 @dataclass(config=STRICT, frozen=True)
 class EmbeddedConfig:
-    """Scenes (rooms, table-tops) per split, views of each, size of the pictures, rays per pixel and slice."""
+    """Scenes (rooms, table-tops) per split, views of each, size of the pictures, rays per pixel and slice.
+
+    lenses: one camera for all, focused at five distances, or many, with eight slices each.
+    """
 
     train_scenes: tuple[NonNegativeInt, NonNegativeInt] = (2, 6)
     validation_scenes: tuple[NonNegativeInt, NonNegativeInt] = (0, 1)
@@ -26,6 +29,7 @@ class EmbeddedConfig:
     height: Side = 96
     width: Side = 128
     lens_samples: PositiveInt = 48
+    lenses: Literal["one", "many"] = "one"
     seed: Seed = 0
 
 
@@ -90,6 +94,7 @@ class TrainConfig:
     batch_size: PositiveInt = 32  # over all processes
     crop: NonNegativeInt = 0  # side of random square crops; 0: whole stacks
     flip: bool = False  # mirror half of the crops left to right
+    slices: tuple[PositiveInt, PositiveInt] | None = None  # fewest and most that a step shows; null: all
     noise_std: NonNegativeFloat = 0.0  # Gaussian noise on the input stack
     learning_rate: PositiveFloat = 5e-4
     weight_decay: NonNegativeFloat = 5e-4
@@ -108,6 +113,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.init_from and self.released_checkpoint:
             raise FieldError("init_from", "and released_checkpoint are both given: name one")
+        if self.slices and not 2 <= self.slices[0] <= self.slices[1]:
+            raise FieldError("slices", f"must be two numbers from 2 on, the smaller first, got {self.slices}")
 
     @property
     def name(self) -> str:

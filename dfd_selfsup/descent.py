@@ -8,6 +8,7 @@ for: the loss alone tells it the right direction too faintly to be learned in mi
 """
 
 from dataclasses import replace
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -109,7 +110,11 @@ def with_guide(
     return replace(stack, guide=torch.cat([found.q[None], found.aif]))
 
 
-def with_guides(stacks: StackSet, q_range: tuple[float, float], config: TrainConfig) -> StackSet:
-    """All stacks with their guides, each found when first asked for."""
-    guided = [lambda i=i: with_guide(stacks[i], q_range, config) for i in range(len(stacks))]
-    return StackSet(guided, cache=None)
+def with_guides(stacks: StackSet, q_range: tuple[float, float] | None, config: TrainConfig) -> StackSet:
+    """All stacks with their guides, each found when first asked for; q_range None: that of each stack."""
+
+    def guided(index: int) -> FocalStack:
+        stack = stacks[index]
+        return with_guide(stack, q_range or stack.defocus.q_range, config)
+
+    return StackSet([partial(guided, index) for index in range(len(stacks))], cache=None)

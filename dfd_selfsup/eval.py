@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from dfd_selfsup.api import DepthFromDefocus
+from dfd_selfsup.api import DepthFromDefocus, depth_and_image
 from dfd_selfsup.datasets.splits import StackSet, load_splits
 from dfd_selfsup.datasets.stack import Estimate, FocalStack
 from dfd_selfsup.losses import mix
@@ -108,6 +108,7 @@ def compared_methods(
         "constant": constant,
         "focus_sml": lambda stack: stack.estimate(*depth_from_focus(stack.images, stack.defocus, "sml")),
         "focus_ring": lambda stack: stack.estimate(*depth_from_focus(stack.images, stack.defocus, "ring")),
+        "focus_even": depth_and_image,
         config.name: method.predict,
     }
     if config.compare_slow:
@@ -135,7 +136,7 @@ def validate(method: DepthFromDefocus, stacks: StackSet) -> float:
 
 def summary(results: dict[str, Any]) -> str:
     """The result in one line."""
-    own, focus = results["mean"][results["method"]], results["mean"]["focus_sml"]
+    own, focus = results["mean"][results["method"]], results["mean"]["focus_even"]
     parts = [f"{METHOD_NAMES[results['method']]} on {results['test_stacks']} {results['data']}"]
     if "abs_rel" in own:
         parts.append(

@@ -17,6 +17,7 @@ METHOD_NAMES = {
     "best_slice": "Best single slice (needs truth)",
     "focus_sml": "Depth from focus, SML",
     "focus_ring": "Depth from focus, ring difference",
+    "focus_even": "Depth from focus, as predict.py without a network",
     "plane_sweep": "Plane sweep by re-blurring",
     "descent": "Descent of the same losses, pixel by pixel",
     "supervised_depth": "DAIF-Net, supervised by depth",

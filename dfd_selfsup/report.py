@@ -93,10 +93,10 @@ def write_run_report(
 ) -> None:
     """Write test_stacks.png and report.html into the run folder: some stacks, and each method's estimates."""
     own = results["method"]
-    shown = {own: "network", "selfsup_descent": "then descent", "focus_sml": "focus measure"}
+    shown = {own: "network", "selfsup_descent": "then descent", "focus_even": "focus measure"}
     sheet = stack_sheet(stacks, {shown[name]: estimates[name] for name in shown if name in estimates})
     write_bytes(folder / "test_stacks.png", encode_png(sheet))
-    mean, focus = results["mean"][own], results["mean"]["focus_sml"]
+    mean, focus = results["mean"][own], results["mean"]["focus_even"]
     facts = {"Test stacks": results["test_stacks"], "Training stacks": results["train_stacks"]}
     if "abs_rel" in mean:
         facts["AbsRel"] = f"{mean['abs_rel']:.3f} (depth from focus {focus['abs_rel']:.3f})"
@@ -108,7 +108,7 @@ def write_run_report(
         terms = [term for term in ("depth", "aif") if config.supervise in (term, "both")]
     caption = (
         "Test stacks: the slices focused nearest and farthest; the network's all-in-focus image and depth, "
-        "its depth after descent of its losses, that of a focus measure (SML), and the truth. "
+        "its depth after descent of its losses, that of a focus measure, and the truth. "
         f"Depth: {stacks[0].depth_in_words}, in {stacks[0].depth_unit}; one range for each stack; "
         "grey: no true depth."
     )

@@ -26,7 +26,7 @@ from torch import Tensor
 from dfd_selfsup.api import DepthFromDefocus
 from dfd_selfsup.config import TrainConfig
 from dfd_selfsup.datasets.splits import StackSet, load_splits
-from dfd_selfsup.datasets.stack import StackBatch, collate, random_crop
+from dfd_selfsup.datasets.stack import FocalStack, StackBatch, collate, random_crop
 from dfd_selfsup.descent import with_guides
 from dfd_selfsup.eval import evaluate, summary, validate
 from dfd_selfsup.losses import guide_losses, selfsup_losses, supervised_losses
@@ -163,12 +163,24 @@ def draw_batch(
     crops = []
     for place in own_places(config, rank, world_size):
         draw = step_generator(config.seed, step, "crop", place)
-        crop = random_crop(stacks[drawn(step, place, config, len(stacks))], config.crop, draw, config.flip)
+        stack = some_slices(stacks[drawn(step, place, config, len(stacks))], step, config, draw)
+        crop = random_crop(stack, config.crop, draw, config.flip)
         if config.noise_std:
             noise = config.noise_std * torch.randn(crop.images.shape, generator=draw)
             crop = replace(crop, images=(crop.images + noise).clamp(0, 1))
         crops.append(crop)
     return collate(crops), [crop.name for crop in crops]
+
+
+def some_slices(stack: FocalStack, step: int, config: TrainConfig, draw: torch.Generator) -> FocalStack:
+    """As many slices as this step shows of every stack: one from each of so many equal parts of its range."""
+    if config.slices is None:
+        return stack
+    low, high = config.slices
+    several = step_generator(config.seed, step, "slices")
+    count = min(int(torch.randint(low, high + 1, (), generator=several)), len(stack.images))
+    ends = torch.linspace(0, len(stack.images), count + 1).round()
+    return stack.only((ends[:-1] + ends.diff() * torch.rand(count, generator=draw)).int().tolist())
 
 
 def own_places(config: TrainConfig, rank: int, world_size: int) -> range:

@@ -9,12 +9,16 @@ slices share the pinhole pictures. Shifts are rounded to whole pixels, and no pi
 what rounding leaves over moves the ray inside its pixel, where the samples of a pixel should be spread
 anyway.
 
+With `lenses: many` every view has an f-number, a range of focus and eight slices of its own, for networks
+that are to know more than one camera.
+
 The splits share no scene: each room and each table-top, with all its views, belongs to one of them.
 """
 
 import dataclasses
 import math
 import sys
+import zlib
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -50,6 +54,8 @@ FOCUS_M = (1.0, 1.5, 2.5, 4.0, 6.0)  # those of the paper's NYUv2 stacks
 FOCAL_LENGTH_MM, F_NUMBER = 100.0, 0.9
 SENSOR_WIDTH_MM = 72.0  # with 100 mm a field of view of 40 degrees: lens, sensor and perspective fit together
 RAYS_AT_ONCE = 80_000  # a few pinholes share the cost of a call; more would leave the cache
+# What `lenses: many` draws from, evenly in logarithms: f-number, nearest and farthest focus.
+MANY_SLICES, MANY_F_NUMBERS, MANY_NEAREST_M, MANY_FARTHEST_M = 8, (0.8, 2.4), (0.7, 1.3), (3.5, 10.0)
 TABLETOP_SCALE = 2.0  # table-tops at twice life size, so that rooms and tables fall into one range of depth
 
 
@@ -189,13 +195,29 @@ def write_view(folder: Path, view: View, config: EmbeddedConfig) -> None:
     from scenes import render
 
     height, width = config.height, config.width
-    lens = Lens(FOCAL_LENGTH_MM, F_NUMBER, SENSOR_WIDTH_MM * 1000 / width)
+    f_number, focus_m = (F_NUMBER, FOCUS_M) if config.lenses == "one" else _drawn_camera(view.name)
+    lens = Lens(FOCAL_LENGTH_MM, f_number, SENSOR_WIDTH_MM * 1000 / width)
     K = stack_intrinsics(height, width)
-    slices = render_stack_views(view, K, height, width, FOCUS_M, lens.aperture_m, config.lens_samples)
+    slices = render_stack_views(view, K, height, width, focus_m, lens.aperture_m, config.lens_samples)
     # The same camera with its aperture closed, so that image and slices differ by the defocus alone.
-    aif = render_stack_views(view, K, height, width, FOCUS_M[:1], 0.0, config.lens_samples)[0]
+    aif = render_stack_views(view, K, height, width, focus_m[:1], 0.0, config.lens_samples)[0]
     sharp = render(view.scene, K, view.world_from_cam, height, width, antialias=1)
-    defocus = Defocus.thin_lens(lens, FOCUS_M, breathing_corrected=True)
+    defocus = Defocus.thin_lens(lens, focus_m, breathing_corrected=True)
     depth = sharp.depth * view.metres_per_unit
     stack = FocalStack(view.name, slices, defocus, lens, aif, depth, sharp.mask)
-    write_stack(folder, stack, FOCUS_M, breathing_corrected=True)
+    write_stack(folder, stack, focus_m, breathing_corrected=True)
+
+
+def _drawn_camera(name: str) -> tuple[float, list[float]]:
+    """f-number and focus distances (m) of one of many cameras, the same for the same name."""
+    draw = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+
+    def between(low: float, high: float) -> float:
+        return low * (high / low) ** float(torch.rand((), generator=draw))
+
+    f_number = between(*MANY_F_NUMBERS)
+    nearest, farthest = between(*MANY_NEAREST_M), between(*MANY_FARTHEST_M)
+    inverse = torch.linspace(1 / nearest, 1 / farthest, MANY_SLICES, dtype=torch.float64)
+    step = (1 / nearest - 1 / farthest) / (MANY_SLICES - 1)
+    inverse[1:-1] += step * (0.6 * torch.rand(MANY_SLICES - 2, generator=draw) - 0.3)
+    return round(f_number, 3), [round(value, 3) for value in (1 / inverse).tolist()]

@@ -20,6 +20,7 @@ from dfd_selfsup.models.thin_lens import Defocus
 __all__ = [
     "SURE",
     "FocusDepth",
+    "Measure",
     "depth_from_focus",
     "depth_of_photos",
     "focus_guess",
@@ -84,8 +85,8 @@ def focus_response(images: Tensor, measure: Measure = "sml") -> Tensor:
     flat = images.reshape(-1, *images.shape[-3:])
     response = ring_difference(flat) if measure == "ring" else sum_modified_laplacian(flat)
     if measure == "even":
-        found = [_even(each.numpy())[0] for each in response]
-        return torch.from_numpy(np.stack(found)).view(*images.shape[:-3], *images.shape[-2:])
+        found = [_even(each.numpy())[0] for each in response.detach().float().cpu()]
+        return torch.from_numpy(np.stack(found)).to(images).view(*images.shape[:-3], *images.shape[-2:])
     padded = F.pad(response[:, None], (WINDOW // 2,) * 4, mode="replicate")
     mean = F.avg_pool2d(padded, WINDOW, stride=1)
     return (mean + FLOOR).view(*images.shape[:-3], *images.shape[-2:])

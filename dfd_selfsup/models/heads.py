@@ -52,8 +52,8 @@ class StackModel(nn.Module):
     """DAIF-Net with its heads: images [B, S, 3, H, W] of any size and their defocus to a `Prediction`.
 
     Sides that are no multiples of 2^levels are padded by repetition and the maps cropped back. q_range:
-    inverse depth (far, near), by default that of the heads. A stack without metres needs its own, and heads
-    that need no metres.
+    inverse depth (far, near), by default that of the heads; None where they take that of each stack. A stack
+    without metres needs its own, and heads that need no metres.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class StackModel(nn.Module):
         self.network = DaifNet(base_width=network.base_width, levels=network.levels)
         self.heads = heads
         self.half = False  # whether training convolves in bfloat16; what is made of its output is float32
-        self.q_range = q_range or heads.q_range
+        self.q_range = None if heads.range == "stack" else q_range or heads.q_range
         if network.init == "he":
             keep_variance(self.network)
         last = self.network.conv_out[-1]
@@ -102,17 +102,24 @@ class StackModel(nn.Module):
 
     def with_focus_plane(self, images: Tensor, defocus: Defocus) -> Tensor:
         """Images with their focus as a fourth, constant plane: [B, S, 3, H, W] -> [B, S, 4, H, W]."""
-        low, high = self.q_range
-        q = defocus.focus_q
-        focus = 1 / q if self.heads.focus_input == "metres" else (q - low) / (high - low)
+        q, (low, high) = defocus.focus_q, self._ends(defocus)
+        inverse = (q - low[..., None]) / (high - low)[..., None]
+        focus = 1 / q if self.heads.focus_input == "metres" else inverse
         plane = focus[..., None, None, None].expand(*images.shape[:2], 1, *images.shape[-2:])
         if self.heads.focus_input == "sharpest":
             sharper = torch.softmax(SHARPNESS_POWER * focus_response(images, self.heads.measure).log(), 1)
             plane = (FOCUS_FLOOR + (1 - FOCUS_FLOOR) * plane) * sharper.unsqueeze(2)
         return torch.cat([images, plane.to(images)], 2)
 
+    def _ends(self, defocus: Defocus) -> tuple[Tensor, Tensor]:
+        """Inverse depth (far, near) that the heads span, [] or [B]."""
+        if self.q_range is None:
+            return defocus.ends
+        far, near = self.q_range
+        return defocus.focus_q.new_tensor(far), defocus.focus_q.new_tensor(near)
+
     def _inverse_depth(self, raw: Tensor, images: Tensor, defocus: Defocus) -> Tensor:
-        low, high = self.q_range
+        low, high = (end[..., None, None, None] for end in self._ends(defocus))
         if self.heads.depth in ABSOLUTE:
             raw = DEPTH_GAIN * raw
         if self.heads.depth == "refine":

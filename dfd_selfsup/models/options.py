@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 
+from dfd_selfsup.models.focus_measure import Measure
 from shared.errors import FieldError
 from shared.runs.config import STRICT
 
@@ -24,12 +25,13 @@ class NetworkOptions:
 class HeadOptions:
     """How the raw maps are read (`models.heads`), depths in metres.
 
-    near, far: the range of depth for all heads but `raw`. focus_input: the constant plane of each slice, its
-    focus distance in metres or its place between far (0) and near (1) in inverse depth. `sharpest` is the
-    latter, raised by a floor, but only where the slice is sharper than the others by a focus measure, so that
-    the maximum over the stack that the network takes anyway is a first guess of the depth. composite_px: how
-    many pixels of blur a slice may be worse than another and still count 1 / e as much. measure: the focus
-    measure of `refine` and `sharpest`.
+    near, far: the range of depth for all heads but `raw`. range: that one, or for `inverse` and `refine`
+    the focus of each stack and half a step beyond, whatever its unit. focus_input: the constant plane of
+    each slice, its focus distance in metres or its place between far (0) and near (1) in inverse depth.
+    `sharpest` is the latter, raised by a floor, but only where the slice is sharper than the others by a
+    focus measure, so that the maximum over the stack that the network takes anyway is a first guess of
+    the depth. composite_px: how many pixels of blur a slice may be worse than another and still count 1 /
+    e as much. measure: the focus measure of `refine` and `sharpest`.
     """
 
     depth: Literal["norm", "clip", "raw", "inverse", "refine"] = "norm"
@@ -38,11 +40,14 @@ class HeadOptions:
     far_m: PositiveFloat = 10.0
     focus_input: Literal["metres", "inverse", "sharpest"] = "metres"
     composite_px: PositiveFloat = 0.5
-    measure: Literal["ring", "sml"] = "ring"
+    measure: Measure = "ring"
+    range: Literal["fixed", "stack"] = "fixed"
 
     def __post_init__(self) -> None:
         if not self.near_m < self.far_m:
             raise FieldError("far_m", f"must be larger than near_m = {self.near_m}, got {self.far_m}")
+        if self.range == "stack" and self.need_metres:
+            raise FieldError("range", "stack is for heads without metres (depth: inverse or refine)")
 
     @property
     def q_range(self) -> tuple[float, float]:

@@ -153,11 +153,18 @@ class Defocus:
         return self.focus_q.amax(-1) - self.focus_q.amin(-1)
 
     @property
+    def ends(self) -> tuple[Tensor, Tensor]:
+        """Inverse depth (far, near), [] or [B], that a stack can tell: its focus and half a step beyond."""
+        low, high = self.focus_q.amin(-1), self.focus_q.amax(-1)
+        margin = 0.5 * (high - low) / (self.focus_q.shape[-1] - 1)
+        far = torch.maximum(low - margin, 0.1 * low) if self.kind == "metric" else low - margin
+        return far, high + margin
+
+    @property
     def q_range(self) -> tuple[float, float]:
-        """Inverse depth (far, near) one stack can tell: its focus range and half a step beyond."""
-        low, high = float(self.focus_q.min()), float(self.focus_q.max())
-        margin = 0.5 * (high - low) / (len(self.focus_q) - 1)
-        return (max(low - margin, 0.1 * low) if self.kind == "metric" else low - margin), high + margin
+        """The `ends` of one stack."""
+        far, near = self.ends
+        return float(far), float(near)
 
     def sigma_px(self, q: Tensor) -> Tensor:
         """Blur radius [B, S, H, W] in every slice of points at inverse depth q [B, 1, H, W]."""

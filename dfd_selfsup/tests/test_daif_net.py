@@ -102,6 +102,30 @@ def test_what_the_network_is_given_and_how_its_maps_are_read():
         torch.testing.assert_close(given[name], torch.cat([images[0], plane[:, None]], 1))
 
 
+def test_with_the_range_of_each_stack_its_unit_does_not_matter():
+    """The same slices focused at q and at 3 q + 1: the same map in the same places; also in one batch."""
+    torch.manual_seed(0)
+    images, focus = torch.rand(2, 3, 3, 16, 16), torch.tensor([2.0, 1.0, 0.5])
+    heads = HeadOptions("refine", "sharpest", focus_input="sharpest", range="stack")
+    model = StackModel(NetworkOptions(4), heads)
+    torch.nn.init.normal_(model.network.conv_out[-1].weight, std=0.1)
+    units = torch.stack([focus, 3 * focus + 1])
+    both = model(images[:1].expand(2, -1, -1, -1, -1), Defocus(units, units, "disparity"))
+    torch.testing.assert_close(3 * both.q[0] + 1, both.q[1])
+    for q, stack in zip(both.q, units, strict=True):
+        defocus = Defocus(stack, stack, "disparity")
+        torch.testing.assert_close(model(images[:1], defocus).q[0], q)
+        far, near = defocus.q_range
+        margin = 0.25 * (stack[0] - stack[2])
+        assert (far, near) == pytest.approx((float(stack[2] - margin), float(stack[0] + margin)))
+        assert far < q.min() < q.max() < near
+    metric = Defocus(focus, focus)
+    assert metric.q_range == pytest.approx((0.125, 2.375))
+    assert Defocus(torch.tensor([1.0, 0.1]), torch.ones(2)).q_range[0] == pytest.approx(0.01)
+    with pytest.raises(ValueError, match="without metres"):
+        HeadOptions("refine", range="stack")
+
+
 def test_norm_head_reaches_far_and_near():
     raw = torch.tensor([-1.0, 0.0, 0.5, 2.0]).view(1, 1, 2, 2)
     depth = raw_depth_to_metres(raw, HeadOptions()).flatten()

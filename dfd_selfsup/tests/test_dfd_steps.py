@@ -13,7 +13,7 @@ from dfd_selfsup.datasets.splits import StackSet
 from dfd_selfsup.datasets.stack import FocalStack, focal_stack
 from dfd_selfsup.models.heads import Prediction, StackModel
 from dfd_selfsup.models.options import HeadOptions, NetworkOptions
-from shared.errors import RunError
+from shared.errors import FieldError, RunError
 
 COUNT = 5
 
@@ -133,3 +133,26 @@ def test_rates_rise_and_fall_by_half_a_cosine() -> None:
         [0.5, 1, 1.5, 2, *cosine]
     )
     assert train.learning_rate(1, TrainConfig(learning_rate=2.0)) == 2.0
+
+
+def test_a_step_shows_as_many_slices_of_every_stack_spread_over_its_range() -> None:
+    """Eight slices that know their place, in steps of three to eight; each stack draws its own."""
+    images = torch.arange(8.0)[:, None, None, None].expand(8, 3, 16, 16) / 10
+    stacks = StackSet([lambda k=k: focal_stack(images, name=str(k)) for k in range(2)])
+    config, counts, unlike = TrainConfig(batch_size=2, slices=(3, 9)), set(), 0
+    for step in range(1, 41):
+        batch = train.draw_batch(step, config, stacks)[0]
+        shown = (batch.images[:, :, 0, 0, 0] * 10).round().int()
+        counts.add(shown.shape[1])
+        assert (shown.diff(dim=1) > 0).all()
+        assert (shown[:, 0] <= 2).all()
+        assert (shown[:, -1] >= 5).all()
+        assert torch.equal(batch.defocus.focus_q, 7.0 - shown), "focus goes with its slice"
+        unlike += not torch.equal(shown[0], shown[1])
+        if step == 7:
+            assert torch.equal(batch.images, train.draw_batch(step, config, stacks)[0].images)
+    assert counts == {3, 4, 5, 6, 7, 8}
+    assert unlike > 10
+    assert train.draw_batch(1, TrainConfig(batch_size=2), stacks)[0].images.shape[1] == 8
+    with pytest.raises(FieldError, match="smaller first"):
+        TrainConfig(slices=(5, 3))

@@ -89,6 +89,27 @@ def test_embedded_stacks_are_made_once_and_split_by_scene(tmp_path, monkeypatch)
     assert make_embedded_stacks(tmp_path, other, workers=0) != folder
 
 
+def test_many_lenses_are_many_and_the_same_for_the_same_view(tmp_path, monkeypatch):
+    scene = dataclasses.replace(wall_and_ball(), cameras=torch.eye(4).expand(4, 4, 4))
+    monkeypatch.setattr("scenes.rooms.room", lambda seed, views: scene)
+    sizes = {"views": 4, "height": 16, "width": 24, "lens_samples": 2, "lenses": "many"}
+    config = EmbeddedConfig((1, 0), (1, 0), (1, 0), **sizes)
+    folder = make_embedded_stacks(tmp_path, config, workers=0)
+    stacks = [load_stack(path) for path in sorted(folder.glob("*/*_*"))]
+    assert len({stack.lens.f_number for stack in stacks}) == 12
+    for stack in stacks:
+        focus_m = 1 / stack.defocus.focus_q
+        assert stack.images.shape == (8, 3, 16, 24)
+        assert 0.8 <= stack.lens.f_number <= 2.4
+        assert 0.69 < focus_m[0] < 1.31
+        assert 3.4 < focus_m[-1] < 10.1
+        steps = -stack.defocus.focus_q.diff()
+        assert steps.min() > 0.35 * steps.mean(), "no two photos are of the same focus"
+    again = make_embedded_stacks(tmp_path / "again", config, workers=0)
+    for path in folder.rglob("stack.yaml"):
+        assert path.read_bytes() == (again / path.relative_to(folder)).read_bytes()
+
+
 @pytest.mark.parametrize("processors", [None, {0}])
 def test_the_stacks_do_not_depend_on_the_number_of_processes(tmp_path, monkeypatch, processors):
     if processors:  # PyTorch warns of more workers, and warnings are errors here
