@@ -33,7 +33,7 @@ def fitting_config() -> TrainConfig:
     """What `fit` trains where no trained network is given."""
     return TrainConfig(
         network=NetworkOptions(init="he"),
-        heads=HeadOptions(depth="refine", aif="sharpest", focus_input="sharpest", measure="sml"),
+        heads=HeadOptions(depth="refine", aif="sharpest", focus_input="sharpest", measure="even"),
         psf=PsfOptions(window=15, threshold_px=0.2),
         loss=LossOptions(aif=0, aif_blur=0, coarse_blur=0, smooth=40, smooth_on="inverse", border_fix=True),
     )
@@ -53,7 +53,7 @@ def open_source(
 def depth_and_image(stack: FocalStack) -> Estimate:
     """What a focus measure finds in all slices at their full size; photos on disk are gone through twice."""
     q, confidence = depth_of_photos(stack.images, stack.defocus)
-    return stack.estimate(q, full_size_image(stack.images, stack.defocus, q, "even"), confidence)
+    return stack.estimate(q, full_size_image(stack.images, stack.defocus, q), confidence)
 
 
 def shrunk(start: Estimate, stack: FocalStack) -> Estimate:

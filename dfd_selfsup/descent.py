@@ -27,7 +27,7 @@ from dfd_selfsup.models.psf import render_stack
 __all__ = ["better_of", "descend", "with_guide", "with_guides"]
 
 DESCENDED = ("recon", "sharp", "smooth")  # terms of the loss that depth follows
-DEPTH_STEPS, DEPTH_RATE = 60, 0.1  # logits of inverse depth within its range
+DEPTH_STEPS, DEPTH_RATE = 30, 0.1  # logits of inverse depth within its range
 IMAGE_STEPS, IMAGE_RATE = 25, 1e-3
 COMPOSITE_PX = 0.5
 EVIDENCE_PX = 9  # side of the square in which two estimates are compared
@@ -49,10 +49,10 @@ def descend(
     It starts from `start`, a network's answer for example, or else from the focus measure. Of the losses only
     re-blurring and smoothness count.
     """
-    images, defocus, psf, measure = stack.images[None], stack.defocus, config.psf, config.heads.measure
+    images, defocus, psf = stack.images[None], stack.defocus, config.psf
     loss = replace(config.loss, **{name: 0.0 for name in TERMS if name not in DESCENDED})
     low, high = q_range
-    guess = focus_mean(images, defocus, measure) if start is None else start.q[None, None]
+    guess = focus_mean(images, defocus, config.heads.measure) if start is None else start.q[None, None]
     share = (guess - low) / (high - low)
     logits = torch.logit(share.clamp(EDGE_OF_RANGE, 1 - EDGE_OF_RANGE)).requires_grad_()
     optimizer = torch.optim.Adam([logits], betas=(0.9, 0.95))
@@ -67,7 +67,7 @@ def descend(
         optimizer.step()
     q = (low + (high - low) * logits.sigmoid()).detach()
     sigma = defocus.sigma_px(q)
-    aif = sharpest_slices(images, measure) if start is None else start.aif[None]
+    aif = sharpest_slices(images) if start is None else start.aif[None]
     aif = improve_image(aif, images, sigma, psf, image_steps, IMAGE_RATE, 0.95)
     return stack.estimate(q[0, 0], aif[0])
 

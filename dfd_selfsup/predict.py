@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             "aif_full.png is all in focus at the photos' size, put together from all of them by the depth"
         )
         defocus = at_full_size(photos, stack, estimate)
-        full = full_size_image(photos.images, defocus, estimate.q, "even")
+        full = full_size_image(photos.images, defocus, estimate.q)
         write_bytes(out / "aif_full.png", encode_png(full))
     if estimate.confidence is not None and not bool(estimate.depth.valid.all()):
         notes.append(

@@ -88,7 +88,7 @@ class StackModel(nn.Module):
         if self.heads.aif == "composite":
             base = coarse_aif(images, sigma, self.heads.composite_px)
         else:
-            base = sharpest_slices(images, self.heads.measure)
+            base = sharpest_slices(images)
         aif = base + COLOUR_GAIN * raw[:, :3]
         return Prediction(q, aif + (aif.clamp(0, 1) - aif).detach(), sigma)  # clipped, its gradient not
 

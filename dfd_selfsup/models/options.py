@@ -40,7 +40,7 @@ class HeadOptions:
     far_m: PositiveFloat = 10.0
     focus_input: Literal["metres", "inverse", "sharpest"] = "metres"
     composite_px: PositiveFloat = 0.5
-    measure: Measure = "ring"
+    measure: Measure = "ring"  # of depth
     range: Literal["fixed", "stack"] = "fixed"
 
     def __post_init__(self) -> None:

@@ -94,7 +94,7 @@ def test_what_the_network_is_given_and_how_its_maps_are_read():
         out = model(images, defocus)
     share, sharp = 1 / (1 + math.exp(-4 * 0.25)), focus_response(images, "ring")[0] ** 4
     torch.testing.assert_close(out.q, torch.full((1, 1, 16, 16), 1 / 8 + (2 - 1 / 8) * share))
-    torch.testing.assert_close(out.aif, (sharpest_slices(images, "ring") + 0.2 * raw[:, :3]).clamp(0, 1))
+    torch.testing.assert_close(out.aif, (sharpest_slices(images) + 0.2 * raw[:, :3]).clamp(0, 1))
     inverse = (torch.tensor([1.0, 0.5, 0.25])[:, None, None].expand(3, 16, 16) - 1 / 8) / (2 - 1 / 8)
     planes = {"metres": torch.tensor([1.0, 2.0, 4.0])[:, None, None].expand(3, 16, 16), "inverse": inverse}
     planes["sharpest"] = (0.2 + 0.8 * inverse) * sharp / sharp.sum(0)

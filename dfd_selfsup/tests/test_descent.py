@@ -69,7 +69,7 @@ def test_without_steps_it_is_the_focus_measure():
     (stack, _), heads = two_planes(), HeadOptions(measure="sml")
     found = descend(stack, Q_RANGE, replace(CONFIG, heads=heads), depth_steps=0, image_steps=0)
     assert torch.allclose(found.q, focus_mean(stack.images[None], stack.defocus, "sml")[0, 0], atol=1e-5)
-    assert torch.equal(found.aif, sharpest_slices(stack.images[None], "sml")[0])
+    assert torch.equal(found.aif, sharpest_slices(stack.images[None])[0])
 
 
 def test_focus_mean_and_sharpest_slices_agree_with_plain_loops():

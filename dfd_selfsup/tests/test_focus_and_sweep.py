@@ -78,6 +78,16 @@ def test_ring_difference_ignores_flat_and_linear_pictures():
     assert response[10, 12] == response[10, 13] == 0 < response[10, 14]  # the gap, and the ring
 
 
+def test_ring_difference_is_that_of_a_convolution_with_disc_and_ring():
+    images = torch.rand(2, 3, 24, 19)
+    offsets = torch.arange(-5.0, 6)
+    radius = (offsets[:, None] ** 2 + offsets**2).sqrt()
+    disc, ring = (radius <= 1).float(), ((radius > 3) & (radius <= 5)).float()
+    kernel = (disc / disc.sum() - ring / ring.sum()).expand(3, 1, 11, 11)
+    expected = F.conv2d(F.pad(images, (5,) * 4, mode="replicate"), kernel, groups=3).norm(dim=1)
+    torch.testing.assert_close(ring_difference(images), expected, atol=1e-6, rtol=1e-5)
+
+
 def test_plane_sweep_finds_depth_between_the_slices():
     stack, q = two_planes()
     found, aif = plane_sweep(stack.images, stack.defocus, (0.15, 1.1), PSF, hypotheses=30, window=7, rounds=3)
@@ -118,10 +128,11 @@ def test_slices_that_come_one_by_one_give_what_all_at_once_give(measure):
     assert torch.equal(found.aif, stack.images.gather(0, response.argmax(0).expand(1, 3, -1, -1))[0])
     if measure != "even":  # whose confidence knows only what is close by
         assert torch.allclose(found.confidence, 1 - response.mean(0) / response.amax(0), atol=1e-5)
-    blur = stack.defocus.sigma_px(q[None, None])[0]
-    weights = torch.softmax(FULL_SIZE_POWER * response.log() - blur / FULL_SIZE_BLUR_PX, 0)
-    expected = (weights[:, None] * stack.images).sum(0)
-    assert torch.allclose(full_size_image(iter(stack.images), stack.defocus, q, measure), expected, atol=1e-5)
+    if measure == "ring":
+        blur = stack.defocus.sigma_px(q[None, None])[0]
+        weights = torch.softmax(FULL_SIZE_POWER * response.log() - blur / FULL_SIZE_BLUR_PX, 0)
+        expected = (weights[:, None] * stack.images).sum(0)
+        assert torch.allclose(full_size_image(iter(stack.images), stack.defocus, q), expected, atol=1e-5)
 
 
 def test_blanks_are_invalid_and_filled_and_specks_go():
@@ -139,7 +150,7 @@ def test_blanks_are_invalid_and_filled_and_specks_go():
 def test_full_size_keeps_the_detail_that_shrinking_loses():
     stack, q = two_planes(80, 112)
     small = resize_stack(stack, 40, 56)
-    found = full_size_image(stack.images, stack.defocus, q[::2, ::2], "ring")
+    found = full_size_image(stack.images, stack.defocus, q[::2, ::2])
     enlarged = F.interpolate(small.aif[None], (80, 112), mode="bicubic", align_corners=False).clamp(0, 1)
     quality = psnr(found[None], stack.aif[None])
     assert quality > psnr(enlarged, stack.aif[None]) + 3
