@@ -7,6 +7,7 @@ lacks. The answer takes seconds per stack. As a guide it gives a network, which 
 for: the loss alone tells it the right direction too faintly to be learned in minutes.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -23,6 +24,8 @@ from dfd_selfsup.models.heads import Prediction, coarse_aif
 from dfd_selfsup.models.options import PsfOptions
 from dfd_selfsup.models.plane_sweep import improve_image
 from dfd_selfsup.models.psf import render_stack
+from shared.runs.command import rendering
+from shared.runs.workers import read_ahead
 
 __all__ = ["better_of", "descend", "with_guide", "with_guides"]
 
@@ -110,11 +113,26 @@ def with_guide(
     return replace(stack, guide=torch.cat([found.q[None], found.aif]))
 
 
-def with_guides(stacks: StackSet, q_range: tuple[float, float] | None, config: TrainConfig) -> StackSet:
-    """All stacks with their guides, each found when first asked for; q_range None: that of each stack."""
+def with_guides(
+    stacks: StackSet,
+    needed: Sequence[int],
+    q_range: tuple[float, float] | None,
+    config: TrainConfig,
+    workers: int | None = None,
+) -> StackSet:
+    """The stacks, those needed with their guides, which processes find; q_range None: that of each stack."""
+    found = read_ahead(partial(_guide_of, stacks, q_range, config), needed, workers)
+    guides = (guide.clone() for guide in found)  # out of the memory that is shared with a worker
+    known = dict(zip(needed, rendering(guides, len(needed), "stack"), strict=True))
+    return StackSet([partial(_guided, stacks, index, known.get(index)) for index in range(len(stacks))])
 
-    def guided(index: int) -> FocalStack:
-        stack = stacks[index]
-        return with_guide(stack, q_range or stack.defocus.q_range, config)
 
-    return StackSet([partial(guided, index) for index in range(len(stacks))], cache=None)
+def _guide_of(
+    stacks: StackSet, q_range: tuple[float, float] | None, config: TrainConfig, index: int
+) -> Tensor:
+    stack = stacks[index]
+    return with_guide(stack, q_range or stack.defocus.q_range, config).guide
+
+
+def _guided(stacks: StackSet, index: int, guide: Tensor | None) -> FocalStack:
+    return replace(stacks[index], guide=guide)

@@ -36,7 +36,6 @@ from dfd_selfsup.models.psf import render_stack
 from dfd_selfsup.models.released import load_released, revive
 from dfd_selfsup.report import SHEET_STACKS, stack_sheet
 from shared.errors import RunError
-from shared.runs.command import rendering
 from shared.runs.config import load_config
 from shared.runs.run import Run, open_run
 from shared.runs.seeds import seed_everything, step_generator
@@ -143,14 +142,14 @@ def starting_point(
         run.say(f"heads: {revive(model.network, images, config.dead_heads)}")
     if config.guide != "descent" or config.guide_steps <= start or config.method != "selfsup":
         return stacks
-    guided = with_guides(stacks, model.q_range, config)
-    last = min(config.steps, config.guide_steps, start + math.ceil(len(stacks) / config.batch_size))
-    steps, places = range(start + 1, last + 1), own_places(config, run.rank, run.world_size)
-    needed = {drawn(step, place, config, len(stacks)) for step in steps for place in places}
+    needed: set[int] = set()
+    for step in range(start + 1, min(config.steps, config.guide_steps) + 1):
+        places = own_places(config, run.rank, run.world_size)
+        needed |= {drawn(step, place, config, len(stacks)) for place in places}
+        if len(needed) == len(stacks):
+            break
     run.say(f"descending the losses in {len(needed)} stacks, for what is to lead the network")
-    for index in rendering(sorted(needed), len(needed), "stack"):
-        guided[index]  # found now, where a bar tells how long it takes, and kept
-    return guided
+    return with_guides(stacks, sorted(needed), model.q_range, config)
 
 
 def draw_batch(

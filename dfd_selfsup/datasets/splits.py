@@ -7,6 +7,7 @@ one line in `KINDS`.
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from dfd_selfsup.config import DataConfig
 from dfd_selfsup.datasets.defocusnet import defocusnet_splits
@@ -32,8 +33,11 @@ class StackSet(Sequence[FocalStack]):
     """A sequence of stacks that are read on first use; up to `cache` of them stay in memory, None: all."""
 
     def __init__(self, loaders: Sequence[Loader], cache: int | None = 1000):
-        self._count = len(loaders)
+        self._count, self._made_of = len(loaders), (loaders, cache)
         self._load = functools.lru_cache(cache)(lambda index: loaders[index]())
+
+    def __reduce__(self) -> tuple[Any, ...]:  # for processes that are not forked
+        return StackSet, self._made_of
 
     def __len__(self) -> int:
         return self._count

@@ -85,9 +85,12 @@ def test_focus_mean_and_sharpest_slices_agree_with_plain_loops():
 
 def test_guides_follow_crops_and_are_left_behind_by_resizing():
     stack, _ = two_planes()
-    guided = with_guides(StackSet([lambda: stack]), Q_RANGE, CONFIG)
+    stacks = StackSet([lambda: stack, lambda: stack, lambda: stack])
+    alone, guided = (with_guides(stacks, [0, 1], Q_RANGE, CONFIG, workers) for workers in (0, 2))
     assert guided[0].guide.shape == (4, 40, 56)
-    assert guided[0] is guided[0], "found once"
+    assert guided[0] is guided[0], "read once"
+    assert guided[2].guide is None
+    assert all(torch.equal(alone[index].guide, guided[index].guide) for index in (0, 1))
     cut = crop_stack(guided[0], 3, 5, 16, flip=True)
     assert torch.equal(cut.guide, guided[0].guide[:, 3:19, 5:21].flip(-1))
     assert collate([cut, cut]).guide.shape == (2, 4, 16, 16)
