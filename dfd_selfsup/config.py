@@ -94,6 +94,8 @@ class TrainConfig:
     batch_size: PositiveInt = 32  # over all processes
     crop: NonNegativeInt = 0  # side of random square crops; 0: whole stacks
     flip: bool = False  # mirror half of the crops left to right
+    zoom: Annotated[float, Field(ge=1, le=4)] = 1.0  # most by which a crop is enlarged
+    recolour: bool = False  # shuffle and scale the colours of a crop
     slices: tuple[PositiveInt, PositiveInt] | None = None  # fewest and most that a step shows; null: all
     noise_std: NonNegativeFloat = 0.0  # Gaussian noise on the input stack
     learning_rate: PositiveFloat = 5e-4

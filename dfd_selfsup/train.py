@@ -26,7 +26,7 @@ from torch import Tensor
 from dfd_selfsup.api import DepthFromDefocus
 from dfd_selfsup.config import TrainConfig
 from dfd_selfsup.datasets.splits import StackSet, load_splits
-from dfd_selfsup.datasets.stack import FocalStack, StackBatch, collate, random_crop
+from dfd_selfsup.datasets.stack import FocalStack, StackBatch, collate, random_crop, recoloured
 from dfd_selfsup.descent import with_guides
 from dfd_selfsup.eval import evaluate, summary, validate
 from dfd_selfsup.losses import guide_losses, selfsup_losses, supervised_losses
@@ -163,7 +163,8 @@ def draw_batch(
     for place in own_places(config, rank, world_size):
         draw = step_generator(config.seed, step, "crop", place)
         stack = some_slices(stacks[drawn(step, place, config, len(stacks))], step, config, draw)
-        crop = random_crop(stack, config.crop, draw, config.flip)
+        crop = random_crop(stack, config.crop, draw, config.flip, config.zoom)
+        crop = recoloured(crop, draw) if config.recolour else crop
         if config.noise_std:
             noise = config.noise_std * torch.randn(crop.images.shape, generator=draw)
             crop = replace(crop, images=(crop.images + noise).clamp(0, 1))

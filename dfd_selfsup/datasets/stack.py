@@ -32,6 +32,7 @@ __all__ = [
     "open_slices",
     "random_crop",
     "read_slices",
+    "recoloured",
     "resize_stack",
 ]
 
@@ -274,13 +275,35 @@ def crop_stack(stack: FocalStack, top: int, left: int, side: int, flip: bool = F
     return replace(stack, **parts)
 
 
-def random_crop(stack: FocalStack, side: int, draw: torch.Generator, flip: bool = False) -> FocalStack:
-    """A random square part of a stack, mirrored half of the time with `flip`; side 0: the whole stack."""
+def random_crop(
+    stack: FocalStack, side: int, draw: torch.Generator, flip: bool = False, zoom: float = 1.0
+) -> FocalStack:
+    """A random square part of a stack, mirrored half of the time with `flip`; side 0: the whole stack.
+
+    zoom: a smaller part, enlarged by 1 to this factor, as if of a camera with more and softer pixels.
+    """
     height, width = stack.size
-    side = side or max(height, width)
-    top = int(torch.randint(max(height - side, 0) + 1, (), generator=draw))
-    left = int(torch.randint(max(width - side, 0) + 1, (), generator=draw))
-    return crop_stack(stack, top, left, side, flip and bool(torch.randint(2, (), generator=draw)))
+    side = part = side or max(height, width)
+    if zoom > 1:
+        part = round(min(side, height, width) / zoom ** float(torch.rand((), generator=draw)))
+    top = int(torch.randint(max(height - part, 0) + 1, (), generator=draw))
+    left = int(torch.randint(max(width - part, 0) + 1, (), generator=draw))
+    crop = crop_stack(stack, top, left, part, flip and bool(torch.randint(2, (), generator=draw)))
+    if part == side or crop.size[0] != crop.size[1]:
+        return crop
+    guide = None if crop.guide is None else F.interpolate(crop.guide[None], (side, side), mode="bilinear")[0]
+    return replace(resize_stack(crop, side, side), guide=guide)
+
+
+def recoloured(stack: FocalStack, draw: torch.Generator) -> FocalStack:
+    """The colours in another order, each times 0.5 to 1: the blur, being linear, stays what it is."""
+    order, gain = torch.randperm(3, generator=draw), 0.5 + 0.5 * torch.rand(3, 1, 1, generator=draw)
+
+    def change(image: Tensor | None) -> Tensor | None:
+        return None if image is None else image[..., order, :, :] * gain
+
+    guide = None if stack.guide is None else torch.cat([stack.guide[:1], change(stack.guide[1:])])
+    return replace(stack, images=change(stack.images), aif=change(stack.aif), guide=guide)
 
 
 def resize_stack(stack: FocalStack, height: int, width: int, rescale_pitch: bool = True) -> FocalStack:

@@ -6,14 +6,18 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from dfd_selfsup import descent, train
 from dfd_selfsup.config import TrainConfig
 from dfd_selfsup.datasets.splits import StackSet
-from dfd_selfsup.datasets.stack import focal_stack
+from dfd_selfsup.datasets.stack import FocalStack, focal_stack, random_crop, recoloured
 from dfd_selfsup.models.heads import Prediction, StackModel
-from dfd_selfsup.models.options import HeadOptions, NetworkOptions
+from dfd_selfsup.models.options import HeadOptions, NetworkOptions, PsfOptions
+from dfd_selfsup.models.psf import render_stack
+from dfd_selfsup.models.thin_lens import Defocus
 from shared.errors import RunError
+from shared.runs.seeds import step_generator
 
 COUNT = 5
 
@@ -76,6 +80,36 @@ def test_crops_are_spread_over_the_stack_and_mirrored_half_of_the_time(stacks: S
     assert 0.4 < sum(mirrored) / len(mirrored) < 0.6
     plain = train.draw_batch(3, TrainConfig(batch_size=COUNT, crop=12), stacks)[0].images
     assert (plain[:, :, 1, :, 0] < plain[:, :, 1, :, -1]).all()
+
+
+def test_enlarged_and_recoloured_crops_are_still_stacks_of_their_lens() -> None:
+    """What `descend` may assume stays true: an image blurred by the depth through the lens is the slice."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = F.interpolate(torch.rand(1, 3, 12, 14, generator=generator), (48, 56), mode="bicubic").clamp(
+        0, 1
+    )
+    q, psf = torch.full((1, 1, 48, 56), 0.6), PsfOptions(window=15, threshold_px=0.2)
+    defocus = Defocus(torch.tensor([1.0, 0.7, 0.2]), torch.full((3,), 5.0))
+    images = render_stack(coarse, defocus.sigma_px(q), psf)[0]
+    stack = FocalStack("s", images, defocus, aif=coarse[0], guide=torch.cat([q[0], coarse[0]]))
+    sizes, orders = set(), set()
+    for step in range(12):
+        draw = step_generator(0, step)
+        crop = random_crop(stack, 40, draw, zoom=1.6)
+        sizes.add(round(float(crop.defocus.gain_px[0]), 3))
+        changed = recoloured(crop, draw)
+        orders.add(tuple(changed.aif.mean((1, 2)).argsort().tolist()))
+        assert changed.images.shape == (3, 3, 40, 40)
+        torch.testing.assert_close(changed.guide[1:], changed.aif, atol=0.02, rtol=0)
+        errors = []
+        for lens in (changed.defocus, stack.defocus):
+            rendered = render_stack(changed.aif[None], lens.sigma_px(changed.guide[None, :1]), psf)[0]
+            errors.append((rendered - changed.images)[..., 8:-8, 8:-8].abs().mean())
+        assert errors[0] < 0.006
+        assert sizes == {5.0} or errors[0] < errors[1], "the lens is enlarged with the picture"
+    assert len(sizes) > 6
+    assert 5 <= min(sizes) < max(sizes) < 8.1
+    assert len(orders) > 2
 
 
 def test_noise_has_the_strength_that_was_asked_for(stacks: StackSet) -> None:
