@@ -121,6 +121,7 @@ def _dfd_selfsup(read: Any) -> dict[str, str]:
         "best_slice": "best single slice (needs truth)",
         "focus_sml": "depth from focus, SML",
         "focus_ring": "depth from focus, ring difference",
+        "focus_even": "depth from focus, as `predict.py` without a network",
         "plane_sweep": "plane sweep by re-blurring",
         "descent": "descent of the same losses, pixel by pixel",
         "selfsup": "**DAIF-Net, self-supervised**",
@@ -148,9 +149,9 @@ def _dfd_selfsup(read: Any) -> dict[str, str]:
     columns = ["stack", "size, slices", "AbsRel", "RMSE (m)", "δ1", "AIF PSNR (dB)", "rank correlation"]
     stacks = _grid(columns, rows)
 
-    own, both, focus = (100 * means[key]["abs_rel"] for key in ("selfsup", "selfsup_descent", "focus_ring"))
+    own, both, focus = (100 * means[key]["abs_rel"] for key in ("selfsup", "selfsup_descent", "focus_even"))
     line = f"depth off by {own:.1f} % in one pass, {both:.1f} % when its own losses are descended further"
-    line += f"; focus measures: {focus:.1f} %"
+    line += f"; the best focus measure: {focus:.1f} %"
     return {"table": table, "stacks": stacks, "quick-line": line}
 
 

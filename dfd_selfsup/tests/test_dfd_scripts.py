@@ -94,8 +94,8 @@ def run_folder(data, tmp_path_factory):
 def test_training_leaves_a_whole_run_folder(run_folder):
     results = json.loads((run_folder / "eval.json").read_text())
     assert set(results["mean"]) == {
-        "constant", "best_slice", "focus_sml", "focus_ring", "plane_sweep", "descent", "selfsup",
-        "selfsup_descent", "oracle"
+        "constant", "best_slice", "focus_sml", "focus_ring", "focus_even", "plane_sweep", "descent",
+        "selfsup", "selfsup_descent", "oracle"
     }  # fmt: skip
     assert results["mean"]["oracle"]["abs_rel"] < 1e-6
     assert results["mean"]["selfsup"]["psnr"] > 5
