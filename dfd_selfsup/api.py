@@ -33,7 +33,9 @@ def fitting_config() -> TrainConfig:
     """What `fit` trains where no trained network is given."""
     return TrainConfig(
         network=NetworkOptions(init="he"),
-        heads=HeadOptions(depth="refine", aif="sharpest", focus_input="sharpest", measure="even"),
+        heads=HeadOptions(
+            depth="refine", aif="sharpest", focus_input="sharpest", measure="even", image_steps=4
+        ),
         psf=PsfOptions(window=15, threshold_px=0.2),
         loss=LossOptions(aif=0, aif_blur=0, coarse_blur=0, smooth=40, smooth_on="inverse", border_fix=True),
     )
@@ -109,7 +111,7 @@ class DepthFromDefocus:
             if q_range is not None:
                 far, near = q_range
                 q_range = float(far), float(near)
-        model = found.network(lambda: StackModel(config.network, config.heads, q_range))
+        model = found.network(lambda: StackModel(config.network, config.heads, q_range, config.psf))
         return cls(config, model.eval(), device, kind, found.about)
 
     @property
@@ -168,7 +170,8 @@ class DepthFromDefocus:
         if self.model is None:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
-                model = StackModel(self.config.network, self.config.heads, stack.defocus.q_range)
+                parts = self.config.network, self.config.heads, stack.defocus.q_range, self.config.psf
+                model = StackModel(*parts)
         else:
             model = copy.deepcopy(self._model_for(stack))
         fitted = DepthFromDefocus(self.config, model, self.device, stack.defocus.kind)
@@ -190,5 +193,5 @@ class DepthFromDefocus:
         """The network for the depth range of this stack; the weights are shared."""
         self.model.check_kind(stack.defocus)
         model = copy.copy(self.model)
-        model.q_range = self.q_range_for(stack)
+        model.q_range, model.psf = self.q_range_for(stack), self.config.psf
         return model

@@ -22,8 +22,7 @@ from dfd_selfsup.losses import TERMS, selfsup_losses
 from dfd_selfsup.models.focus_measure import focus_mean, sharpest_slices
 from dfd_selfsup.models.heads import Prediction, coarse_aif
 from dfd_selfsup.models.options import PsfOptions
-from dfd_selfsup.models.plane_sweep import improve_image
-from dfd_selfsup.models.psf import render_stack
+from dfd_selfsup.models.psf import improve_image, render_stack
 from shared.runs.command import rendering
 from shared.runs.workers import read_ahead
 
@@ -31,7 +30,7 @@ __all__ = ["better_of", "descend", "with_guide", "with_guides"]
 
 DESCENDED = ("recon", "sharp", "smooth")  # terms of the loss that depth follows
 DEPTH_STEPS, DEPTH_RATE = 30, 0.1  # logits of inverse depth within its range
-IMAGE_STEPS, IMAGE_RATE = 25, 1e-3
+IMAGE_STEPS = 8
 COMPOSITE_PX = 0.5
 EVIDENCE_PX = 9  # side of the square in which two estimates are compared
 JUMP_PX = 1.0  # of blur between neighbours, in any slice
@@ -71,7 +70,7 @@ def descend(
     q = (low + (high - low) * logits.sigmoid()).detach()
     sigma = defocus.sigma_px(q)
     aif = sharpest_slices(images) if start is None else start.aif[None]
-    aif = improve_image(aif, images, sigma, psf, image_steps, IMAGE_RATE, 0.95)
+    aif = improve_image(aif, images, sigma, psf, image_steps)
     return stack.estimate(q[0, 0], aif[0])
 
 

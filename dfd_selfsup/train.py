@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         run.say(", ".join(f"{len(stacks)} {split} stacks" for split, stacks in splits.items()))
         defocus = splits["train"][0].defocus
         q_range = config.heads.q_range if defocus.kind == "metric" else defocus.q_range
-        model = StackModel(config.network, config.heads, q_range)
+        model = StackModel(config.network, config.heads, q_range, config.psf)
         model.half = config.precision == "bfloat16"
         method = DepthFromDefocus(config, model, run.device, defocus.kind)
         train(run, method, splits)

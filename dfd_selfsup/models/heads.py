@@ -9,7 +9,8 @@ point, which the network corrects.
 
 All-in-focus heads. `clip` is the released code's: a ReLU clipped at 1. The others are ours, and the network
 corrects a picture put together from the slices: with `composite` they are mixed by how sharp the predicted
-depth says they are, with `sharpest` each pixel is copied from the slice that a focus measure prefers.
+depth says they are, with `sharpest` each pixel is copied from the slice that a focus measure prefers, and
+the picture may then take a few steps down its re-blurring error (`image_steps`).
 """
 
 from typing import NamedTuple
@@ -19,7 +20,8 @@ from torch import Tensor, nn
 
 from dfd_selfsup.models.daif_net import DaifNet, keep_variance, pad_to_multiple
 from dfd_selfsup.models.focus_measure import focus_mean, focus_response, sharpest_slices
-from dfd_selfsup.models.options import HeadOptions, NetworkOptions
+from dfd_selfsup.models.options import HeadOptions, NetworkOptions, PsfOptions
+from dfd_selfsup.models.psf import improve_image
 from dfd_selfsup.models.thin_lens import NEAREST_DEPTH_M, Defocus
 from shared.errors import RunError
 
@@ -61,10 +63,11 @@ class StackModel(nn.Module):
         network: NetworkOptions = NetworkOptions(),  # noqa: B008
         heads: HeadOptions = HeadOptions(),  # noqa: B008
         q_range: tuple[float, float] | None = None,
+        psf: PsfOptions = PsfOptions(),  # noqa: B008
     ):
         super().__init__()
         self.network = DaifNet(base_width=network.base_width, levels=network.levels)
-        self.heads = heads
+        self.heads, self.psf = heads, psf
         self.half = False  # whether training convolves in bfloat16; what is made of its output is float32
         self.q_range = None if heads.range == "stack" else q_range or heads.q_range
         if network.init == "he":
@@ -89,6 +92,8 @@ class StackModel(nn.Module):
             base = coarse_aif(images, sigma, self.heads.composite_px)
         else:
             base = sharpest_slices(images)
+            if self.heads.image_steps and defocus.kind in ("metric", "disparity"):
+                base = improve_image(base, images, sigma, self.psf, self.heads.image_steps)
         aif = base + COLOUR_GAIN * raw[:, :3]
         return Prediction(q, aif + (aif.clamp(0, 1) - aif).detach(), sigma)  # clipped, its gradient not
 

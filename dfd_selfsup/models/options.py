@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 
 from dfd_selfsup.models.focus_measure import Measure
@@ -31,7 +31,9 @@ class HeadOptions:
     `sharpest` is the latter, raised by a floor, but only where the slice is sharper than the others by a
     focus measure, so that the maximum over the stack that the network takes anyway is a first guess of
     the depth. composite_px: how many pixels of blur a slice may be worse than another and still count 1 /
-    e as much. measure: the focus measure of `refine` and `sharpest`.
+    e as much. measure: the focus measure of the depths `refine` and `sharpest` start from. image_steps:
+    how many steps down the re-blurring error the picture of `sharpest` takes before it is corrected,
+    where the lens is known.
     """
 
     depth: Literal["norm", "clip", "raw", "inverse", "refine"] = "norm"
@@ -40,7 +42,8 @@ class HeadOptions:
     far_m: PositiveFloat = 10.0
     focus_input: Literal["metres", "inverse", "sharpest"] = "metres"
     composite_px: PositiveFloat = 0.5
-    measure: Measure = "ring"  # of depth
+    measure: Measure = "ring"
+    image_steps: NonNegativeInt = 0
     range: Literal["fixed", "stack"] = "fixed"
 
     def __post_init__(self) -> None:

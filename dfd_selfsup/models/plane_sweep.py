@@ -13,13 +13,12 @@ from torch import Tensor
 from dfd_selfsup.models.focus_measure import depth_from_focus
 from dfd_selfsup.models.heads import coarse_aif
 from dfd_selfsup.models.options import PsfOptions
-from dfd_selfsup.models.psf import render_stack
+from dfd_selfsup.models.psf import improve_image, render_stack
 from dfd_selfsup.models.thin_lens import Defocus
 
-__all__ = ["improve_image", "plane_sweep"]
+__all__ = ["plane_sweep"]
 
 COMPOSITE_PX = 0.5
-STEP_SIZE = 0.02
 
 
 def plane_sweep(
@@ -30,7 +29,7 @@ def plane_sweep(
     hypotheses: int = 32,
     window: int = 9,
     rounds: int = 2,
-    image_steps: int = 15,
+    image_steps: int = 8,
 ) -> tuple[Tensor, Tensor]:
     """Inverse depth q [H, W] and image [3, H, W] of slices [S, 3, H, W]; q_range is (far, near)."""
     defocus = defocus.to(images)
@@ -42,7 +41,7 @@ def plane_sweep(
         q = _refined_minimum(costs, candidates)
         sigma = defocus.sigma_px(q[None, None])
         start = coarse_aif(images[None], sigma, COMPOSITE_PX) if index == 0 else aif[None]
-        aif = improve_image(start, images[None], sigma, psf, image_steps, STEP_SIZE)[0]
+        aif = improve_image(start, images[None], sigma, psf, image_steps)[0]
     return q, aif
 
 
@@ -66,17 +65,3 @@ def _refined_minimum(costs: Tensor, candidates: Tensor) -> Tensor:
     move = torch.where(bend > 0, 0.5 * (before - after) / bend.clamp(min=1e-20), 0.0).clamp(-0.5, 0.5)
     step = candidates[1] - candidates[0]
     return torch.where(best == middle, candidates[middle] + move * step, candidates[best])
-
-
-@torch.enable_grad()
-def improve_image(
-    aif: Tensor, images: Tensor, sigma: Tensor, psf: PsfOptions, steps: int, rate: float, beta2: float = 0.999
-) -> Tensor:
-    """The image [B, 3, H, W] after a few steps of Adam on the squared re-blurring error, sigma fixed."""
-    aif = aif.detach().clone().requires_grad_()
-    optimizer = torch.optim.Adam([aif], lr=rate, betas=(0.9, beta2))
-    for _ in range(steps):
-        optimizer.zero_grad()
-        F.mse_loss(render_stack(aif, sigma, psf), images).backward()
-        optimizer.step()
-    return aif.detach().clamp(0, 1)

@@ -20,7 +20,7 @@ from dfd_selfsup.models.focus_measure import (
 )
 from dfd_selfsup.models.options import PsfOptions
 from dfd_selfsup.models.plane_sweep import plane_sweep
-from dfd_selfsup.models.psf import render_stack
+from dfd_selfsup.models.psf import improve_image, render_stack
 from dfd_selfsup.models.thin_lens import Defocus, Lens
 from shared.quality.metrics import psnr
 
@@ -96,6 +96,33 @@ def test_plane_sweep_finds_depth_between_the_slices():
     focus, composite, _ = depth_from_focus(stack.images, stack.defocus)
     assert error.mean() < 0.8 * (focus - q).abs()[away_from_edges(q)].mean()
     assert (aif - stack.aif).square().mean() < 0.8 * (composite - stack.aif).square().mean()
+
+
+def test_an_image_is_improved_by_plain_steps_down_the_error_where_kernels_hold_the_blur():
+    """Against a finite difference of the error, and not at all by a slice that is too blurred."""
+    stack, q = two_planes()
+    images, sigma = stack.images[None], stack.defocus.sigma_px(q[None, None])
+    start = (stack.aif + 0.05 * torch.randn(stack.aif.shape, generator=torch.Generator().manual_seed(0)))[
+        None
+    ]
+    found = improve_image(start, images, sigma, PSF, 6)
+    assert (found - stack.aif).square().mean() < 0.3 * (start - stack.aif).square().mean()
+    held = (sigma < PSF.window // 2).unsqueeze(2) / images.shape[1]
+
+    def error(image: torch.Tensor) -> torch.Tensor:
+        return (held * (render_stack(image.double(), sigma.double(), PSF) - images).square()).sum() / 2
+
+    once, bump = improve_image(0.5 * start + 0.2, images, sigma, PSF, 1), torch.zeros_like(start)
+    bump[0, 1, 20, 30] = 1e-3
+    slope = (error(0.5 * start + 0.2 + bump) - error(0.5 * start + 0.2 - bump)) / 2e-3
+    moved = (0.5 * start + 0.2 - once)[0, 1, 20, 30]
+    assert moved.item() == pytest.approx(1.5 * slope.item(), rel=0.02, abs=1e-5)
+    blurred = torch.cat([sigma[:, :-1], torch.full_like(sigma[:, -1:], 50.0)], 1)
+    other = images.clone()
+    other[:, -1] = 0
+    assert torch.equal(
+        improve_image(start, images, blurred, PSF, 2), improve_image(start, other, blurred, PSF, 2)
+    )
 
 
 def test_sharpness_measures_are_the_published_ones():
