@@ -22,7 +22,7 @@ from torch import Tensor
 
 from nvs_depth.api import ViewSynthesizer
 from nvs_depth.config import TrainConfig
-from nvs_depth.datasets.pairs import PairBatch, PairOrder, pair_batches
+from nvs_depth.datasets.pairs import PairBatch, PairOrder, pair_batches, varied
 from nvs_depth.datasets.select import Split, load_split
 from nvs_depth.eval import evaluate, summary
 from nvs_depth.losses import LossWeights, loss_terms, perceptual_network
@@ -32,6 +32,7 @@ from shared.geometry.camera import invert_pose
 from shared.quality.losses import VggFeatures
 from shared.runs.config import load_config
 from shared.runs.run import Run, open_run
+from shared.runs.seeds import step_generator
 
 __all__ = ["learning_rate", "main", "step_terms"]
 
@@ -73,6 +74,8 @@ def train(run: Run, synthesizer: ViewSynthesizer, split: Split, vgg: VggFeatures
     for step, batch in zip(run.steps(start, config.steps), batches, strict=False):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, steps_per_epoch, config)
+        if config.data.pairs.vary:
+            batch = varied(batch, step_generator(config.seed, step, "vary", run.rank))
         terms = step_terms(wrapped, batch.to(run.device), config, vgg)
         loss = sum(getattr(config.weights, name) * term for name, term in terms.items())
         run.update(step, optimizer, loss, terms, samples=batch.indices.tolist())

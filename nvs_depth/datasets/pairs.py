@@ -15,7 +15,7 @@ from shared.geometry.camera import relative_pose
 from shared.runs.seeds import step_generator
 from shared.runs.workers import read_ahead
 
-__all__ = ["PairBatch", "PairOrder", "PairSet", "find_pairs", "load_pairs", "pair_batches"]
+__all__ = ["PairBatch", "PairOrder", "PairSet", "find_pairs", "load_pairs", "pair_batches", "varied"]
 
 
 class PairBatch(NamedTuple):
@@ -136,6 +136,29 @@ def load_pairs(views: ViewSet, pairs: Tensor | Sequence[tuple[int, int]]) -> Pai
         valid, Ks = (source.valid, target.valid), (source.K, target.K)
         rows.append((*images, *depths, *valid, *Ks, pose, torch.as_tensor(pair)))
     return PairBatch(*(torch.stack(parts) for parts in zip(*rows, strict=True)))
+
+
+def varied(batch: PairBatch, draw: torch.Generator) -> PairBatch:
+    """The pairs as of other objects: half of them mirrored left to right, colours in another order.
+
+    A mirrored picture shows the mirrored scene, its camera with principal point and motion mirrored.
+    """
+    half = torch.rand(len(batch.image_source), generator=draw) < 0.5
+    orders = torch.stack([torch.randperm(3, generator=draw) for _ in half])  # [B, 3]
+    mirror = torch.tensor([-1.0, 1.0, 1.0, 1.0])
+    parts = batch._asdict()
+    for name, value in parts.items():
+        if name.startswith(("image", "depth", "valid")):
+            parts[name] = torch.where(half[:, None, None, None], value.flip(-1), value)
+        elif name.startswith("K"):
+            mirrored = value.clone()
+            mirrored[:, 0, 2] = batch.image_source.shape[-1] - 1 - value[:, 0, 2]
+            parts[name] = torch.where(half[:, None, None], mirrored, value)
+    for name in ("image_source", "image_target"):
+        parts[name] = parts[name].gather(1, orders[..., None, None].expand_as(parts[name]))
+    pose = batch.target_from_source
+    parts["target_from_source"] = torch.where(half[:, None, None], mirror[:, None] * pose * mirror, pose)
+    return PairBatch(**parts)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from nvs_depth.datasets.embedded import make_embedded
 from nvs_depth.datasets.options import DataConfig, EmbeddedConfig, PairOptions
-from nvs_depth.datasets.pairs import PairOrder, find_pairs, load_pairs, pair_batches
+from nvs_depth.datasets.pairs import PairBatch, PairOrder, find_pairs, load_pairs, pair_batches, varied
 from nvs_depth.datasets.select import load_split, load_views
 from nvs_depth.datasets.shapenet import grid_pose, load_shapenet, view_number
 from nvs_depth.datasets.views import Framing
@@ -107,6 +107,36 @@ def test_true_depth_carries_one_view_onto_another(embedded, layout, close, wrong
     assert reprojection_error(batch) < close
     # the pose the wrong way round is noticed
     assert reprojection_error(batch, source_from_target=batch.target_from_source) > wrong
+
+
+@pytest.mark.parametrize("layout", ["shapenet_flat", "kitti_raw"])
+def test_mirrored_and_recoloured_pairs_are_pairs_of_a_scene(embedded, layout):
+    """Depth still carries one view onto the other, with the right principal point; colours go together."""
+    split = split_of(embedded, layout, 48 if layout == "kitti_raw" else SIDE)
+    one = load_pairs(split.test.views, split.test_pairs[:1].expand(12, 2))
+    one = one._replace(K_source=one.K_source.clone(), K_target=one.K_target.clone())
+    if layout == "kitti_raw":
+        one.valid_target[:, :, 24:] = False
+    batch = varied(one, torch.Generator().manual_seed(0))
+    mirrored = (batch.depth_source != one.depth_source).flatten(1).any(1)
+    assert 2 < mirrored.sum() < 10
+    for kept in (mirrored, ~mirrored):
+        part = PairBatch(*(value[kept] for value in batch))
+        assert reprojection_error(part) < 0.02
+        wrong = PairBatch(*(value[kept] for value in one))._replace(
+            depth_source=part.depth_source, depth_target=part.depth_target,
+            valid_source=part.valid_source, valid_target=part.valid_target,
+        )  # fmt: skip
+        assert not kept[mirrored].any() or reprojection_error(wrong) > 0.02, "the camera is mirrored too"
+    orders = set()
+    for index in range(12):
+        flipped = one.image_target[index].flip(-1) if mirrored[index] else one.image_target[index]
+        order = [int((flipped - colour).abs().sum((1, 2)).argmin()) for colour in batch.image_target[index]]
+        assert torch.equal(flipped[order], batch.image_target[index])
+        source = one.image_source[index].flip(-1) if mirrored[index] else one.image_source[index]
+        assert torch.equal(source[order], batch.image_source[index])
+        orders.add(tuple(order))
+    assert len(orders) > 2
 
 
 def test_ray_lengths_taken_for_depth_are_noticed(embedded):
