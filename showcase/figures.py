@@ -137,22 +137,29 @@ def _dfd_selfsup(read: Any) -> dict[str, str]:
     for row in ("supervised_depth", "supervised_aif", "supervised_both"):
         means[row] = read(f"dfd_selfsup/table/{row}")["mean"][row]
     rows = [[label, *_cells(means[key], formats)] for key, label in names.items()]
-    table = _grid(["method", "AbsRel", "RMSE (m)", "δ1", "AIF PSNR (dB)", "AIF SSIM"], rows)
+    heads = ["AbsRel", "RMSE (m)", "δ1", "AIF PSNR (dB)", "AIF SSIM"]
+    table = _grid(["method", *heads], rows)
+
+    means_later = read("dfd_selfsup/evening")["mean"]
+    evening = _grid(
+        ["method", *heads],
+        [[label, *_cells(means_later[key], formats)] for key, label in names.items() if key in means_later],
+    )
 
     real = read("dfd_selfsup/real")["stacks"]
     formats = {"abs_rel": ".3f", "rmse": ".3f", "delta1": ".3f", "psnr": ".1f", "rank_correlation": ".3f"}
     rows = []
     for name, stack in real.items():
-        pairs = zip(*(_cells(stack[who], formats) for who in ("focus", "sml")), strict=True)
+        several = zip(*(_cells(stack[who], formats) for who in ("focus", "network", "sml")), strict=True)
         size = f"{stack['size'][1]} x {stack['size'][0]}, {stack['slices']}"
-        rows.append([name, size, *("–" if ours == "–" else f"{ours} ({sml})" for ours, sml in pairs)])
+        rows.append([name, size, *("–" if "–" in cells else " / ".join(cells) for cells in several)])
     columns = ["stack", "size, slices", "AbsRel", "RMSE (m)", "δ1", "AIF PSNR (dB)", "rank correlation"]
     stacks = _grid(columns, rows)
 
     own, both, focus = (100 * means[key]["abs_rel"] for key in ("selfsup", "selfsup_descent", "focus_even"))
     line = f"depth off by {own:.1f} % in one pass, {both:.1f} % when its own losses are descended further"
     line += f"; the best focus measure: {focus:.1f} %"
-    return {"table": table, "stacks": stacks, "quick-line": line}
+    return {"table": table, "evening": evening, "stacks": stacks, "quick-line": line}
 
 
 def _nvs_depth(read: Any) -> dict[str, str]:
