@@ -291,7 +291,9 @@ def random_crop(
     crop = crop_stack(stack, top, left, part, flip and bool(torch.randint(2, (), generator=draw)))
     if part == side or crop.size[0] != crop.size[1]:
         return crop
-    guide = None if crop.guide is None else F.interpolate(crop.guide[None], (side, side), mode="bilinear")[0]
+    guide = crop.guide
+    if guide is not None:
+        guide = F.interpolate(guide[None], (side, side), mode="bilinear", align_corners=False)[0]
     return replace(resize_stack(crop, side, side), guide=guide)
 
 

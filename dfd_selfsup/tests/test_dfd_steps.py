@@ -85,9 +85,8 @@ def test_crops_are_spread_over_the_stack_and_mirrored_half_of_the_time(stacks: S
 def test_enlarged_and_recoloured_crops_are_still_stacks_of_their_lens() -> None:
     """What `descend` may assume stays true: an image blurred by the depth through the lens is the slice."""
     generator = torch.Generator().manual_seed(0)
-    coarse = F.interpolate(torch.rand(1, 3, 12, 14, generator=generator), (48, 56), mode="bicubic").clamp(
-        0, 1
-    )
+    coarse = torch.rand(1, 3, 12, 14, generator=generator)
+    coarse = F.interpolate(coarse, (48, 56), mode="bicubic", align_corners=False).clamp(0, 1)
     q, psf = torch.full((1, 1, 48, 56), 0.6), PsfOptions(window=15, threshold_px=0.2)
     defocus = Defocus(torch.tensor([1.0, 0.7, 0.2]), torch.full((3,), 5.0))
     images = render_stack(coarse, defocus.sigma_px(q), psf)[0]
