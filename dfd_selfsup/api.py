@@ -23,7 +23,7 @@ from shared.runs.checkpoint import load_trained
 from shared.runs.command import select_device
 from shared.runs.config import config_from_dict
 
-__all__ = ["DepthFromDefocus", "depth_and_image", "open_source", "shrunk"]
+__all__ = ["DepthFromDefocus", "depth_and_image", "new_model", "open_source", "shrunk"]
 
 MAX_SIDE, MAX_SLICES = 512, 12  # of stacks that are not given as a FocalStack
 Stack = FocalStack | str | Path | Sequence[Any] | Tensor
@@ -39,6 +39,11 @@ def fitting_config() -> TrainConfig:
         psf=PsfOptions(window=15, threshold_px=0.2),
         loss=LossOptions(aif=0, aif_blur=0, coarse_blur=0, smooth=40, smooth_on="inverse", border_fix=True),
     )
+
+
+def new_model(config: TrainConfig, q_range: tuple[float, float] | None) -> StackModel:
+    """The network of a config, untrained; q_range: inverse depth (far, near) that its heads span."""
+    return StackModel(config.network, config.heads, q_range, config.psf)
 
 
 def open_source(
@@ -111,7 +116,7 @@ class DepthFromDefocus:
             if q_range is not None:
                 far, near = q_range
                 q_range = float(far), float(near)
-        model = found.network(lambda: StackModel(config.network, config.heads, q_range, config.psf))
+        model = found.network(lambda: new_model(config, q_range))
         return cls(config, model.eval(), device, kind, found.about)
 
     @property
@@ -170,8 +175,7 @@ class DepthFromDefocus:
         if self.model is None:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
-                parts = self.config.network, self.config.heads, stack.defocus.q_range, self.config.psf
-                model = StackModel(*parts)
+                model = new_model(self.config, stack.defocus.q_range)
         else:
             model = copy.deepcopy(self._model_for(stack))
         fitted = DepthFromDefocus(self.config, model, self.device, stack.defocus.kind)

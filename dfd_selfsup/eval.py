@@ -136,8 +136,7 @@ def validate(method: DepthFromDefocus, stacks: StackSet) -> float:
 
 def summary(results: dict[str, Any]) -> str:
     """The result in one line."""
-    means = results["mean"]
-    own, focus = means[results["method"]], means.get("focus_even", means["focus_sml"])  # older runs lack it
+    own, focus = results["mean"][results["method"]], results["mean"]["focus_even"]
     parts = [f"{METHOD_NAMES[results['method']]} on {results['test_stacks']} {results['data']}"]
     if "abs_rel" in own:
         parts.append(

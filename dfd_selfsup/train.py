@@ -23,7 +23,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from dfd_selfsup.api import DepthFromDefocus
+from dfd_selfsup.api import DepthFromDefocus, new_model
 from dfd_selfsup.config import TrainConfig
 from dfd_selfsup.datasets.splits import StackSet, load_splits
 from dfd_selfsup.datasets.stack import FocalStack, StackBatch, collate, random_crop, recoloured
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         run.say(", ".join(f"{len(stacks)} {split} stacks" for split, stacks in splits.items()))
         defocus = splits["train"][0].defocus
         q_range = config.heads.q_range if defocus.kind == "metric" else defocus.q_range
-        model = StackModel(config.network, config.heads, q_range, config.psf)
+        model = new_model(config, q_range)
         model.half = config.precision == "bfloat16"
         method = DepthFromDefocus(config, model, run.device, defocus.kind)
         train(run, method, splits)

@@ -140,10 +140,14 @@ def _dfd_selfsup(read: Any) -> dict[str, str]:
     heads = ["AbsRel", "RMSE (m)", "δ1", "AIF PSNR (dB)", "AIF SSIM"]
     table = _grid(["method", *heads], rows)
 
-    means_later = read("dfd_selfsup/evening")["mean"]
+    evening_means = read("dfd_selfsup/evening")["mean"]
     evening = _grid(
         ["method", *heads],
-        [[label, *_cells(means_later[key], formats)] for key, label in names.items() if key in means_later],
+        [
+            [label, *_cells(evening_means[key], formats)]
+            for key, label in names.items()
+            if key in evening_means
+        ],
     )
 
     real = read("dfd_selfsup/real")["stacks"]

@@ -53,8 +53,8 @@ class PairOptions:
     max_gap: PositiveInt = 7  # frames of a sequence
     nearest: PositiveInt = 8  # targets of an unordered set: this many nearest cameras
     symmetric: bool = False  # also smaller azimuths and earlier frames
-    vary: bool = False  # mirror and recolour training pairs, not in the paper
     redraw: bool = False  # a new target for each source in every epoch; false: drawn once
+    vary: bool = False  # mirror and recolour training pairs, not in the paper
 
 
 @dataclass(config=STRICT)
